@@ -1,0 +1,172 @@
+//! The way a client reaches a server.
+
+use std::time::Duration;
+
+use arrow_flight::FlightClient;
+use arrow_flight::error::FlightError;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use tonic::transport::{Channel, Endpoint};
+
+/// The port a server listens on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 8815;
+
+/// The server a client connects to unless told otherwise.
+pub const DEFAULT_SERVER: &str = "grpc://127.0.0.1:8815";
+
+/// How long a connection attempt may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How much a server may send ahead of what the client has read: per stream, and per connection.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// The largest message a client accepts. The server sends messages near 2 MiB; a single huge value may be larger.
+const MAX_MESSAGE_BYTES: usize = 1 << 30;
+
+/// Where a server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectOptions {
+    /// `grpc://host:port`, `http://host:port` or `host:port`.
+    pub server: String,
+}
+
+/// The flags with which a command-line client says where its server is.
+#[cfg(feature = "cli")]
+#[derive(Debug, Clone, clap::Args)]
+pub struct ConnectArgs {
+    /// Where the server is: `grpc://host:port`, or just `host:port`.
+    #[arg(long, value_name = "URL", env = "DUCK_FLIGHT_SERVER", default_value = DEFAULT_SERVER)]
+    pub server: String,
+}
+
+#[cfg(feature = "cli")]
+impl From<ConnectArgs> for ConnectOptions {
+    fn from(args: ConnectArgs) -> Self {
+        Self {
+            server: args.server,
+        }
+    }
+}
+
+impl ConnectOptions {
+    /// Connects, and answers with a client that is ready for calls. Clone its channel
+    /// ([`FlightClient::inner`]) to share the connection.
+    ///
+    /// # Errors
+    /// When the address is malformed or no server answers there within ten seconds; the message names the address.
+    pub async fn connect(&self) -> Result<FlightClient, ConnectError> {
+        let channel = self
+            .endpoint()?
+            .connect()
+            .await
+            .map_err(|source| ConnectError::Refused {
+                server: self.server.clone(),
+                source,
+            })?;
+        Ok(flight_client(channel))
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, ConnectError> {
+        let bad_address = |reason: String| ConnectError::Address {
+            server: self.server.clone(),
+            reason,
+        };
+        let address = match self.server.split_once("://") {
+            None | Some(("grpc" | "grpc+tcp" | "http", _)) => self
+                .server
+                .split_once("://")
+                .map_or(self.server.as_str(), |(_, rest)| rest),
+            Some((scheme, _)) => {
+                return Err(bad_address(format!(
+                    "unknown scheme `{scheme}`, use grpc://host:port"
+                )));
+            }
+        };
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| bad_address(error.to_string()))?;
+        if endpoint.uri().port().is_none() {
+            return Err(bad_address(format!(
+                "the port is missing, usually {DEFAULT_PORT}"
+            )));
+        }
+        Ok(endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
+    }
+}
+
+fn flight_client(channel: Channel) -> FlightClient {
+    FlightClient::new_from_inner(
+        FlightServiceClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES),
+    )
+}
+
+/// What a call's error says to a person: the server's own message where there is one.
+pub fn error_message(error: &FlightError) -> String {
+    match error {
+        FlightError::Tonic(status) if status.message().is_empty() => status.code().to_string(),
+        FlightError::Tonic(status) => status.message().to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Why a client has no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The address cannot be read.
+    #[error("bad server address `{server}`: {reason}")]
+    Address {
+        /// The address as given.
+        server: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nobody answers there.
+    #[error("no server answers at {server}; is duck-flight-server running there?")]
+    Refused {
+        /// The address as given.
+        server: String,
+        /// What the transport says.
+        source: tonic::transport::Error,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uri(server: &str) -> Result<String, String> {
+        let options = ConnectOptions {
+            server: server.to_owned(),
+        };
+        options
+            .endpoint()
+            .map(|e| e.uri().to_string())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_address_is_read_with_and_without_its_scheme() {
+        for server in ["grpc://h:1", "grpc+tcp://h:1", "http://h:1", "h:1"] {
+            assert_eq!(uri(server).unwrap(), "http://h:1/");
+        }
+    }
+
+    #[test]
+    fn a_bad_address_says_what_is_wrong() {
+        assert!(
+            uri("ftp://h:1")
+                .unwrap_err()
+                .contains("unknown scheme `ftp`")
+        );
+        assert!(
+            uri("localhost")
+                .unwrap_err()
+                .contains("the port is missing")
+        );
+    }
+}

@@ -1,0 +1,31 @@
+//! What the Duck Flight server and its clients agree on.
+//!
+//! No DuckDB and no server code lives here: only the options of a put ([`PutOptions`]) and its
+//! acknowledgements ([`Ack`]), which are JSON on the wire and types in the code, and the way a client
+//! reaches a server ([`ConnectOptions`]).
+//!
+//! A put is a `DoPut` whose first message carries a descriptor made by [`PutOptions::descriptor`]; the
+//! server answers with [`Ack`]s. A query is a `DoGet` whose ticket is SQL text. A script without a
+//! result is the action [`ACTION_QUERY`], answered with one [`RowsChanged`].
+
+mod connect;
+mod put;
+
+#[cfg(feature = "cli")]
+pub use connect::ConnectArgs;
+pub use connect::{ConnectError, ConnectOptions, DEFAULT_PORT, DEFAULT_SERVER, error_message};
+pub use put::{
+    Ack, BatchMetadata, Commit, Create, Mode, OptionsError, PutOptions, SchemaMode, TableName,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// The name of the `DoAction` that runs a script of SQL and answers with [`RowsChanged`].
+pub const ACTION_QUERY: &str = "query";
+
+/// The body of the one result of [`ACTION_QUERY`], as JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowsChanged {
+    /// Rows inserted, updated and deleted by all statements of the script together.
+    pub rows_changed: u64,
+}
