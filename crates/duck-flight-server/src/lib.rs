@@ -1,1 +1,38 @@
-//! placeholder
+//! Puts one DuckDB database behind Apache Arrow Flight, so that many loaders write and many clients query it
+//! at the same time.
+//!
+//! # The way of a get
+//!
+//! `flight` → `flight::get` → [`Engine`] → a worker thread with a connection of its own, which runs the
+//! ticket's statements and sends the last one's chunks, coalesced, through a bounded channel → the Flight
+//! encoder, on the task of the response. A client that goes away drops the response, which drops the channel
+//! and interrupts the statement.
+//!
+//! # The way of a put
+//!
+//! `flight` → `flight::decode` (validates every buffer) → `flight::put` → the engine's `ingest`, which casts to
+//! the table's types and gathers a unit within one memory budget → a lane → a writer thread, which takes all
+//! units that wait, appends them in one transaction, commits, and only then answers → acks.
+//!
+//! # Invariants
+//!
+//! - A unit is acknowledged after its COMMIT has returned, never before.
+//! - A put whose client did not finish its stream commits nothing of the unit that was open: `server` tells a
+//!   cancelled stream apart from one that ended.
+//! - A failing unit never fails another one: a group that fails is taken apart.
+//! - Every queue has a bound: statements that wait, bytes of rows that wait, frames of a result.
+//! - Only `engine` and `error` name DuckDB; only `flight`, `server` and `error` name tonic; unsafe code lives
+//!   in `engine::ffi`.
+
+mod args;
+mod config;
+mod engine;
+mod error;
+mod flight;
+mod server;
+
+pub use args::{Args, LogFormat};
+pub use config::{Config, ConfigError};
+pub use engine::{Engine, EngineOptions, SqlError, SqlErrorKind};
+pub use error::{Error, Result};
+pub use server::{ServeError, serve};

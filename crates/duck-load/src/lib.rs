@@ -1,1 +1,92 @@
-//! placeholder
+//! Generates load for a Duck Flight server, and counts only what the server acknowledged.
+//!
+//! The way of a batch: a [`Plan`] says how much and how fast; each writer makes its own batches
+//! ([`BatchSource`]), sends them to its [`Target`], waits for the answers, and records what came of them;
+//! [`run`] starts all writers together and merges what they recorded into one [`Report`].
+//!
+//! What holds always:
+//! - **Never counted unless acknowledged.** Rows and batches of a report have an ack of the server.
+//! - **Never sent twice unless certain.** A batch is resent only when nothing of it can have been committed:
+//!   the server itself answered with a code that promises so, or there was no connection to send it on. A
+//!   batch whose answer got lost is counted as *unknown* and left alone (see [`Outcome`]).
+//! - **Whole or absent.** All rows of a batch carry the same `batch_id`, and no other batch has it, so that
+//!   `SELECT batch_id, count(*) ... GROUP BY batch_id` proves that every batch arrived whole, and once.
+//! - **Latency is what a client waits.** From the moment a batch was due until its ack, retries included.
+
+mod batch;
+mod plan;
+mod progress;
+mod report;
+mod retry;
+mod stats;
+mod stop;
+mod target;
+mod worker;
+
+pub mod args;
+
+pub use batch::{Batch, BatchSource, schema};
+pub use duck_flight_protocol::Commit;
+pub use plan::Plan;
+pub use progress::Progress;
+pub use report::{Load, Report};
+pub use stop::Stop;
+pub use target::{Failure, FlightTarget, Outcome, Target};
+
+use std::sync::Arc;
+
+use duck_flight_protocol::{ConnectError, ConnectOptions};
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
+
+use crate::stats::Stats;
+use crate::worker::Worker;
+
+/// Connects the plan's writers to a Flight server and runs them: the whole of `duck-load` but its flags.
+///
+/// # Errors
+/// When no connection can be made. What goes wrong later is counted in the report.
+pub async fn load(
+    server: &ConnectOptions,
+    plan: &Plan,
+    progress: Progress,
+    stop: Stop,
+) -> Result<Report, ConnectError> {
+    let targets = FlightTarget::connect_all(server, plan).await?;
+    Ok(run(plan, targets, progress, stop).await)
+}
+
+/// Runs one writer per target, all of them starting at the same moment, until the plan is fulfilled, `stop`
+/// asks for the end, or they give up; then waits for the outstanding answers.
+///
+/// # Panics
+/// When a writer panics.
+pub async fn run<T: Target>(
+    plan: &Plan,
+    targets: Vec<T>,
+    progress: Progress,
+    stop: Stop,
+) -> Report {
+    let writer_count = targets.len();
+    let barrier = Arc::new(Barrier::new(writer_count));
+    let sources = BatchSource::for_writers(plan, writer_count);
+    let mut writers = JoinSet::new();
+    for ((target, source), index) in targets.into_iter().zip(sources).zip(1..) {
+        let barrier = Arc::clone(&barrier);
+        let (plan, progress, stop) = (plan.clone(), progress.clone(), stop.clone());
+        writers.spawn(async move {
+            barrier.wait().await;
+            Worker::new(index, plan, target, source, progress, stop)
+                .run()
+                .await
+        });
+    }
+    let stats = writers
+        .join_all()
+        .await
+        .into_iter()
+        .reduce(Stats::merge)
+        .unwrap_or_default();
+    progress.finish();
+    Report::new(plan, writer_count, &stats, stop.is_requested())
+}

@@ -1,0 +1,90 @@
+//! Flags as typed.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+
+/// Share one DuckDB database over Apache Arrow Flight: many loaders write and many clients query it at the
+/// same time.
+#[derive(Debug, clap::Parser)]
+#[command(name = "duck-flight-server", version)]
+pub struct Args {
+    /// The database file, created when it is missing, or `:memory:`
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "DUCK_FLIGHT_DATABASE",
+        default_value = "duck_flight.db"
+    )]
+    pub database: PathBuf,
+
+    /// The address to listen on; port 0 picks a free one
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "DUCK_FLIGHT_LISTEN",
+        default_value = "127.0.0.1:8815"
+    )]
+    pub listen: SocketAddr,
+
+    /// Listen on an address other machines can reach, although there is no TLS and no password
+    #[arg(long, env = "DUCK_FLIGHT_INSECURE")]
+    pub insecure: bool,
+
+    /// DuckDB's threads [default: one for each core]
+    #[arg(long, value_name = "N", env = "DUCK_FLIGHT_THREADS")]
+    pub threads: Option<NonZeroUsize>,
+
+    /// DuckDB's memory limit, such as 4GB [default: 80% of the machine's memory]
+    #[arg(long, value_name = "SIZE", env = "DUCK_FLIGHT_MEMORY_LIMIT")]
+    pub memory_limit: Option<ByteSize>,
+
+    /// How many statements run at the same time; 64 times as many may wait
+    #[arg(
+        long,
+        value_name = "N",
+        env = "DUCK_FLIGHT_MAX_QUERIES",
+        default_value = "32"
+    )]
+    pub max_queries: NonZeroUsize,
+
+    /// How much memory rows may take while they wait for their commit
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "DUCK_FLIGHT_INGEST_BUFFER",
+        default_value = "256MiB"
+    )]
+    pub ingest_buffer: ByteSize,
+
+    /// The largest message a client may send
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "DUCK_FLIGHT_MAX_MESSAGE_SIZE",
+        default_value = "64MiB"
+    )]
+    pub max_message_size: ByteSize,
+
+    /// How log lines on stderr are written; RUST_LOG says which (default: info)
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "DUCK_FLIGHT_LOG_FORMAT",
+        value_enum,
+        default_value_t
+    )]
+    pub log_format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}

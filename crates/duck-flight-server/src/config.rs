@@ -1,0 +1,143 @@
+//! Flags as meant: checked values.
+
+use std::net::SocketAddr;
+
+use bytesize::ByteSize;
+
+use crate::args::Args;
+use crate::engine::EngineOptions;
+
+/// The least memory DuckDB does useful work with.
+const MIN_MEMORY_LIMIT: ByteSize = ByteSize::mib(64);
+
+/// The least that lets a put of one ordinary batch through.
+const MIN_INGEST_BUFFER: ByteSize = ByteSize::mib(1);
+
+/// A message holds at least one batch of ordinary rows.
+const MIN_MESSAGE_SIZE: ByteSize = ByteSize::kib(64);
+
+/// HTTP/2 and Arrow count a message's bytes in 31 bits.
+const MAX_MESSAGE_SIZE: ByteSize = ByteSize::gib(1);
+
+/// What a server needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// What its engine needs to know.
+    pub engine: EngineOptions,
+    /// The largest message it takes from a client, in bytes.
+    pub max_message_bytes: usize,
+}
+
+/// Why flags do not make a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Anyone on the network could read and write the database.
+    #[error(
+        "--listen {0} can be reached from other machines, without TLS and without a password: listen on \
+         127.0.0.1, or say --insecure if that is what you want"
+    )]
+    Exposed(SocketAddr),
+    /// A size is outside its range.
+    #[error("--{flag} {value} is outside {min} to {max}")]
+    Size {
+        /// The flag's name.
+        flag: &'static str,
+        /// The value given.
+        value: ByteSize,
+        /// The least allowed.
+        min: ByteSize,
+        /// The most allowed.
+        max: ByteSize,
+    },
+}
+
+impl TryFrom<Args> for Config {
+    type Error = ConfigError;
+
+    fn try_from(args: Args) -> Result<Self, ConfigError> {
+        if !args.listen.ip().is_loopback() && !args.insecure {
+            return Err(ConfigError::Exposed(args.listen));
+        }
+        let any = ByteSize::b(isize::MAX as u64);
+        let memory_limit = args
+            .memory_limit
+            .map(|value| within("memory-limit", value, MIN_MEMORY_LIMIT, any))
+            .transpose()?;
+        let ingest_buffer = within("ingest-buffer", args.ingest_buffer, MIN_INGEST_BUFFER, any)?;
+        let max_message = within(
+            "max-message-size",
+            args.max_message_size,
+            MIN_MESSAGE_SIZE,
+            MAX_MESSAGE_SIZE,
+        )?;
+        Ok(Self {
+            listen: args.listen,
+            engine: EngineOptions {
+                database: args.database,
+                threads: args.threads.map(Into::into),
+                memory_limit: memory_limit.map(|bytes| format!("{bytes}B")),
+                max_queries: args.max_queries.into(),
+                ingest_buffer_bytes: ingest_buffer,
+            },
+            max_message_bytes: max_message,
+        })
+    }
+}
+
+fn within(
+    flag: &'static str,
+    value: ByteSize,
+    min: ByteSize,
+    max: ByteSize,
+) -> Result<usize, ConfigError> {
+    let out_of_range = ConfigError::Size {
+        flag,
+        value,
+        min,
+        max,
+    };
+    if value < min || value > max {
+        return Err(out_of_range);
+    }
+    usize::try_from(value.as_u64()).map_err(|_| out_of_range)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn config(flags: &[&str]) -> Result<Config, ConfigError> {
+        let flags = ["duck-flight-server"].iter().chain(flags);
+        Config::try_from(Args::try_parse_from(flags).unwrap())
+    }
+
+    #[test]
+    fn no_flags_make_a_server_on_loopback() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8815");
+        assert_eq!(config.engine.database.to_str(), Some("duck_flight.db"));
+    }
+
+    #[test]
+    fn an_address_others_can_reach_needs_insecure() {
+        let error = config(&["--listen", "0.0.0.0:1"]).unwrap_err().to_string();
+        assert!(
+            error.contains("--insecure") && error.contains("0.0.0.0:1"),
+            "{error}"
+        );
+        assert!(config(&["--listen", "0.0.0.0:1", "--insecure"]).is_ok());
+        assert!(config(&["--listen", "[::1]:1"]).is_ok());
+    }
+
+    #[test]
+    fn a_size_outside_its_range_is_refused_by_name() {
+        let error = config(&["--max-message-size", "1KiB"])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("--max-message-size"), "{error}");
+    }
+}

@@ -1,0 +1,347 @@
+//! The engine: the only way in to DuckDB.
+//!
+//! Every connection lives on a thread of its own. [`Engine::query`], [`Engine::execute`] and
+//! [`Engine::describe`] run on a fixed pool of them, fed from a bounded queue; [`Engine::put`] leads to the
+//! writers, which share commits; a catalog thread answers look-ups, so that no put waits behind a query.
+
+mod catalog;
+mod checkpoint;
+mod ffi;
+mod ingest;
+mod pool;
+mod query;
+mod readable;
+mod sql_error;
+mod types;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use arrow::datatypes::SchemaRef;
+use duck_flight_protocol::{PutOptions, TableName};
+use tokio::sync::watch;
+
+pub(crate) use catalog::Relation;
+pub(crate) use ingest::{Committing, Put, SentBatch};
+pub(crate) use query::ResultStream;
+pub use sql_error::{SqlError, SqlErrorKind};
+
+use crate::error::{Error, Result};
+use checkpoint::{CheckpointBell, Checkpointer};
+use ffi::{ArrowOptions, Connection, Database};
+use ingest::{Budget, Columns, LargeUnits, SeenColumns};
+use pool::Pool;
+use writer::{Lane, Writers};
+
+/// How many statements may wait for each connection.
+const WAITING_PER_CONNECTION: usize = 64;
+
+/// How many writers share the commits: one appends while another waits for the disk.
+const WRITERS: usize = 2;
+
+/// How many units too large for memory are written at a time, and how many may wait.
+const LARGE_UNITS: usize = 4;
+const LARGE_UNITS_WAITING: usize = 1024;
+
+/// How many look-ups of tables may wait for the catalog thread.
+const LOOKUPS_WAITING: usize = 65_536;
+
+/// Checkpoints have a thread of their own; only a log that has grown to this size makes a commit do one.
+const LAST_RESORT_WAL: &str = "4GB";
+
+/// What the engine needs to know.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// The database file, or `:memory:`.
+    pub database: PathBuf,
+    /// DuckDB's threads; as many as there are cores when absent.
+    pub threads: Option<usize>,
+    /// DuckDB's memory limit, such as `4GB` or `70%`.
+    pub memory_limit: Option<String>,
+    /// How many statements run at the same time.
+    pub max_queries: usize,
+    /// How many bytes of rows may wait for their commit.
+    pub ingest_buffer_bytes: usize,
+}
+
+/// One open database and the threads that work on it. Clones share it.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    queries: Pool,
+    lookups: Pool,
+    large_units: LargeUnits,
+    writers: RwLock<Option<Writers>>,
+    checkpointer: Mutex<Option<(Checkpointer, CheckpointBell)>>,
+    seen: Arc<SeenColumns>,
+    budget: Budget,
+    lossless: Arc<Lossless>,
+    health: Health,
+    database: Mutex<Option<Database>>,
+}
+
+/// The export options for types that Arrow has no plain equal for.
+struct Lossless {
+    options: ArrowOptions,
+    /// The options belong to it. Behind a lock, for a connection is not for sharing.
+    _connection: Mutex<Connection>,
+}
+
+/// Whether the database can still be used.
+#[derive(Clone)]
+struct Health(Arc<watch::Sender<Option<String>>>);
+
+impl Health {
+    /// Takes note of an error after which nothing works until the database is opened again.
+    fn observe(&self, error: Error) -> Error {
+        if let Error::Sql(sql) | Error::Statement { source: sql, .. } = &error
+            && sql.is_fatal()
+        {
+            self.0.send_if_modified(|reason| {
+                reason
+                    .is_none()
+                    .then(|| *reason = Some(sql.message.clone()))
+                    .is_some()
+            });
+        }
+        error
+    }
+}
+
+impl Engine {
+    /// Opens the database and starts the threads. Blocks.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or another process has it; the message names the file and the process.
+    pub fn open(options: &EngineOptions) -> Result<Self> {
+        let database = open_database(options)?;
+        let set_up = database.connect()?;
+        let (checkpointer, bell) = Checkpointer::start(&database, &options.database)?;
+        let seen = Arc::new(SeenColumns::default());
+        let health = Health(Arc::new(watch::Sender::new(None)));
+        let writers = Writers::start(WRITERS, &database, &seen, &health, &bell)?;
+        let as_it_is = |_: &Connection| Ok(());
+        let waiting = options.max_queries.saturating_mul(WAITING_PER_CONNECTION);
+        let inner = Inner {
+            queries: Pool::start("query", options.max_queries, waiting, &database, as_it_is)?,
+            lookups: Pool::start("catalog", 1, LOOKUPS_WAITING, &database, as_it_is)?,
+            large_units: Pool::start(
+                "large-unit",
+                LARGE_UNITS,
+                LARGE_UNITS_WAITING,
+                &database,
+                writer::set_up,
+            )?,
+            writers: RwLock::new(Some(writers)),
+            checkpointer: Mutex::new(Some((checkpointer, bell))),
+            seen,
+            budget: Budget::new(options.ingest_buffer_bytes),
+            lossless: Arc::new(lossless(&database)?),
+            health,
+            database: Mutex::new(Some(database)),
+        };
+        // Last, for after it the connections above could not be set up.
+        lock_down(&set_up)?;
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Runs a script; the last statement's result streams out. Dropping the stream stops it.
+    pub(crate) async fn query(&self, sql: String) -> Result<ResultStream> {
+        let result = query::query(&self.0.queries, self.0.lossless.clone(), sql).await;
+        result.map_err(|error| self.0.health.observe(error))
+    }
+
+    /// Runs a script for its effect and answers with the number of rows it changed.
+    pub(crate) async fn execute(&self, sql: String) -> Result<u64> {
+        let result = query::execute(&self.0.queries, sql).await;
+        result.map_err(|error| self.0.health.observe(error))
+    }
+
+    /// The schema of a script's result, without running it.
+    pub(crate) async fn describe(&self, sql: String) -> Result<SchemaRef> {
+        let result = query::describe(&self.0.lookups, self.0.lossless.clone(), sql).await;
+        result.map_err(|error| self.0.health.observe(error))
+    }
+
+    /// Lists tables and views whose name matches a `LIKE` pattern, or all.
+    pub(crate) async fn relations(&self, pattern: Option<String>) -> Result<Vec<Relation>> {
+        catalog::relations(&self.0.lookups, self.0.lossless.clone(), pattern).await
+    }
+
+    /// Opens a put into a table.
+    pub(crate) async fn put(&self, options: &PutOptions, schema: SchemaRef) -> Result<Put> {
+        Put::open(self, options, schema).await
+    }
+
+    /// Waits until the database has become unusable, and says why.
+    pub(crate) async fn failed(&self) -> String {
+        let mut health = self.0.health.0.subscribe();
+        match health.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Finishes what was begun, checkpoints and closes the database. Blocks.
+    pub(crate) fn close(&self) {
+        self.0.queries.stop();
+        self.0.large_units.stop();
+        self.0.lookups.stop();
+        if let Some(writers) = self
+            .0
+            .writers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
+            writers.stop();
+        }
+        let checkpointer = self
+            .0
+            .checkpointer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some((checkpointer, bell)) = checkpointer {
+            drop(bell);
+            checkpointer.stop();
+        }
+        let database = self
+            .0
+            .database
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let checkpoint = database.map(|database| database.connect()?.execute("CHECKPOINT"));
+        if let Some(Err(error)) = checkpoint {
+            tracing::warn!(%error, "no checkpoint at the end; the log is replayed at the next start");
+        }
+    }
+
+    /// The columns of a table as they were last seen, or as they are.
+    async fn columns(&self, table: &TableName) -> Result<Option<Columns>> {
+        if let Some(columns) = self.0.seen.get(table) {
+            return Ok(Some(columns));
+        }
+        let name = table.clone();
+        let columns = self
+            .0
+            .lookups
+            .run(move |session, _| Ok(session.connection.table_columns(&name)?))
+            .await?
+            .map(Columns::from);
+        self.0.seen.set(table, columns.as_ref());
+        Ok(columns)
+    }
+
+    /// The way to a writer: the first for a put that creates its table, the least busy one for others.
+    fn lane(&self, creates: bool) -> Result<Lane> {
+        let writers = self
+            .0
+            .writers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let writers = writers.as_ref().ok_or(Error::ShuttingDown)?;
+        Ok(if creates {
+            writers.first_lane()
+        } else {
+            writers.least_busy_lane()
+        })
+    }
+
+    fn budget(&self) -> Budget {
+        self.0.budget.clone()
+    }
+
+    fn large_units(&self) -> &LargeUnits {
+        &self.0.large_units
+    }
+}
+
+/// Runs `work` in a transaction: committed when it succeeds, rolled back when it fails.
+fn transaction<'c, T>(
+    connection: &'c Connection,
+    work: impl FnOnce(&'c Connection) -> Result<T>,
+) -> Result<T> {
+    connection.execute("BEGIN TRANSACTION")?;
+    let outcome = work(connection).and_then(|value| {
+        connection.execute("COMMIT")?;
+        Ok(value)
+    });
+    if outcome.is_err() {
+        // A commit that failed has rolled back already.
+        connection.execute("ROLLBACK").ok();
+    }
+    outcome
+}
+
+fn open_database(options: &EngineOptions) -> Result<Database> {
+    let path = options.database.to_str().ok_or_else(|| {
+        let path = options.database.display();
+        Error::Malformed(format!("the database's path is not UTF-8: {path}"))
+    })?;
+    let mut settings = vec![
+        ("autoinstall_known_extensions", "false".to_owned()),
+        ("autoload_known_extensions", "false".to_owned()),
+        ("allow_community_extensions", "false".to_owned()),
+        ("allow_persistent_secrets", "false".to_owned()),
+        ("checkpoint_threshold", LAST_RESORT_WAL.to_owned()),
+        // Above it a commit would write a checkpoint under the lock that all commits need.
+        (
+            "auto_checkpoint_skip_wal_threshold",
+            (1_u64 << 60).to_string(),
+        ),
+    ];
+    settings.extend(
+        options
+            .threads
+            .map(|threads| ("threads", threads.to_string())),
+    );
+    settings.extend(
+        options
+            .memory_limit
+            .clone()
+            .map(|limit| ("memory_limit", limit)),
+    );
+    Database::open(path, &settings).map_err(|error| in_use(&options.database, error))
+}
+
+/// Tells a database that another process has open apart from other reasons.
+fn in_use(path: &Path, error: SqlError) -> Error {
+    if !error.message.contains("Could not set lock on file") {
+        return error.into();
+    }
+    let holder = error
+        .message
+        .split_once("Conflicting lock is held in ")
+        .map(|(_, rest)| {
+            let end = rest.find(')').map_or(rest.len(), |end| end + 1);
+            format!(": {}", &rest[..end])
+        });
+    Error::DatabaseInUse {
+        path: path.to_owned(),
+        holder: holder.unwrap_or_default(),
+    }
+}
+
+fn lossless(database: &Database) -> Result<Lossless> {
+    let connection = database.connect()?;
+    connection.execute("SET SESSION arrow_lossless_conversion = true")?;
+    let options = ArrowOptions::of(&connection);
+    Ok(Lossless {
+        options,
+        _connection: Mutex::new(connection),
+    })
+}
+
+/// Closes DuckDB towards the machine: no files, no extensions, and of the settings only a session's own.
+fn lock_down(connection: &Connection) -> Result<()> {
+    connection.execute(
+        "SET allowed_configs = ['TimeZone', 'Calendar', 'search_path', 'schema'];
+         SET enable_external_access = false;
+         SET lock_configuration = true",
+    )?;
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! What is in the database: tables and views, with their schemas.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Int64Type, SchemaRef};
+use duck_flight_protocol::TableName;
+
+use super::ffi::Connection;
+use super::pool::Pool;
+use super::readable::Readable;
+use super::sql_error::SqlError;
+use crate::error::Result;
+
+/// A table or view.
+#[derive(Debug, Clone)]
+pub(crate) struct Relation {
+    /// Its full name.
+    pub(crate) name: TableName,
+    /// The schema of `SELECT *`.
+    pub(crate) schema: SchemaRef,
+    /// DuckDB's estimate; unknown for a view.
+    pub(crate) rows_estimate: Option<i64>,
+}
+
+/// Lists tables and views whose name matches a `LIKE` pattern, in the order of their names. One whose
+/// columns cannot be exported, or a view that has lost its table, is left out.
+pub(super) async fn relations(
+    pool: &Pool,
+    lossless: Arc<super::Lossless>,
+    pattern: Option<String>,
+) -> Result<Vec<Relation>> {
+    pool.run(move |session, cancel| {
+        let connection = &session.connection;
+        let _watch = cancel.watch(connection);
+        let mut relations = Vec::new();
+        let found = rows(connection, &lossless, &listing_sql(pattern.as_deref()))?;
+        for row in 0..found.num_rows() {
+            cancel.check()?;
+            let name = TableName {
+                catalog: Some(text(found.column(0), row)),
+                schema: Some(text(found.column(1), row)),
+                table: text(found.column(2), row),
+            };
+            let estimate = found.column(3).as_primitive::<Int64Type>();
+            let rows_estimate = estimate.is_valid(row).then(|| estimate.value(row));
+            match select_all_schema(connection, &lossless, &name) {
+                Ok(schema) => relations.push(Relation {
+                    name,
+                    schema,
+                    rows_estimate,
+                }),
+                Err(error) => tracing::warn!(%name, %error, "left out of the listing"),
+            }
+        }
+        Ok(relations)
+    })
+    .await
+}
+
+fn listing_sql(pattern: Option<&str>) -> String {
+    let filter = pattern.map_or(String::new(), |pattern| {
+        format!(" AND name LIKE '{}'", pattern.replace('\'', "''"))
+    });
+    format!(
+        "SELECT database_name, schema_name, name, rows FROM (
+             SELECT database_name, schema_name, table_name AS name, internal, estimated_size::BIGINT AS rows
+             FROM duckdb_tables()
+             UNION ALL
+             SELECT database_name, schema_name, view_name, internal, NULL FROM duckdb_views()
+         ) WHERE NOT internal{filter} ORDER BY ALL"
+    )
+}
+
+fn select_all_schema(
+    connection: &Connection,
+    lossless: &super::Lossless,
+    name: &TableName,
+) -> std::result::Result<SchemaRef, SqlError> {
+    let statement = connection
+        .parse(&format!("FROM {}", name.to_sql()))?
+        .last_statement();
+    let statement = statement.ok_or_else(|| SqlError::internal("a statement was not parsed"))??;
+    Ok(Readable::new(&statement.schema(&lossless.options)?)
+        .schema()
+        .clone())
+}
+
+/// Runs one of the engine's own small queries.
+fn rows(connection: &Connection, lossless: &super::Lossless, sql: &str) -> Result<RecordBatch> {
+    let statement = connection.parse(sql)?.last_statement();
+    let statement = statement.ok_or_else(|| SqlError::internal("a statement was not parsed"))??;
+    let mut batches = statement.execute()?.into_batches(&lossless.options)?;
+    let mut all = Vec::new();
+    while let Some(batch) = batches.next_batch()? {
+        all.push(batch);
+    }
+    let rows = concat_batches(batches.schema(), &all);
+    Ok(rows.map_err(|error| SqlError::internal(error.to_string()))?)
+}
+
+fn text(array: &ArrayRef, row: usize) -> String {
+    match array.data_type() {
+        DataType::Utf8 => array.as_string::<i32>().value(row).to_owned(),
+        _ => String::new(),
+    }
+}

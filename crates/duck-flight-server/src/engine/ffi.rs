@@ -1,0 +1,315 @@
+//! Safe wrappers over DuckDB's C API: the one place with unsafe code.
+//!
+//! The `duckdb` crate's own wrappers stand in the way here: its streaming iterators panic on an error in
+//! the middle of a result, its `prepare` runs all statements of a script but the last, its Arrow appender
+//! loses the nulls of intervals, and a statement's schema is known only after it has run. So this module
+//! takes the crate's bindings and wraps the calls the engine needs:
+//!
+//! - [`Database`] and [`Connection`]: opened once, closed when the last user is gone;
+//! - [`query::Script`], [`Prepared`], [`QueryResult`]: one statement at a time, results chunk by chunk;
+//! - [`Appender`], [`ArrowImporter`], [`append::DataChunk`]: Arrow in, rows appended.
+//!
+//! A wrapper owns what it wraps and frees it once. Whatever borrows from a connection says so with a
+//! lifetime, and a connection belongs to one thread at a time; only its [`Interrupter`] is shared.
+
+#![expect(unsafe_code, reason = "this module is where the C API is called")]
+
+pub(crate) mod append;
+pub(crate) mod query;
+
+use std::ffi::{CStr, CString, c_char};
+use std::ptr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use duckdb::ffi;
+
+pub(crate) use append::{Appender, ArrowImporter, ColumnShape};
+pub(crate) use query::{Prepared, QueryResult, StatementKind};
+
+use super::sql_error::{SqlError, SqlErrorKind};
+
+pub(crate) type Result<T> = std::result::Result<T, SqlError>;
+
+/// An open database. Clones share it; it closes, and checkpoints, when the last clone and connection are gone.
+#[derive(Clone)]
+pub(crate) struct Database(Arc<DatabaseHandle>);
+
+struct DatabaseHandle(ffi::duckdb_database);
+
+// SAFETY: DuckDB's database object is made for use from many threads; only opening and closing are
+// exclusive, and those happen in `open` and in `drop`.
+unsafe impl Send for DatabaseHandle {}
+// SAFETY: as above.
+unsafe impl Sync for DatabaseHandle {}
+
+impl Drop for DatabaseHandle {
+    fn drop(&mut self) {
+        // SAFETY: the handle came from a successful duckdb_open_ext and is closed only here.
+        unsafe { ffi::duckdb_close(&raw mut self.0) };
+    }
+}
+
+impl Database {
+    /// Opens the database at `path` (`:memory:` for one without a file) with these settings.
+    pub(crate) fn open(path: &str, settings: &[(&str, String)]) -> Result<Self> {
+        let path = c_string(path)?;
+        let config = Config::new(settings)?;
+        let mut database = ptr::null_mut();
+        let mut message = ptr::null_mut();
+        // SAFETY: all pointers are valid for the call; on failure the message is ours to free.
+        let state = unsafe {
+            ffi::duckdb_open_ext(path.as_ptr(), &raw mut database, config.0, &raw mut message)
+        };
+        if state == ffi::DuckDBSuccess {
+            return Ok(Self(Arc::new(DatabaseHandle(database))));
+        }
+        // SAFETY: a failed open leaves a NUL-terminated message, or null, allocated by DuckDB.
+        let error = unsafe {
+            let error = SqlError::from_message(&text(message));
+            ffi::duckdb_free(message.cast());
+            error
+        };
+        Err(error)
+    }
+
+    /// Opens a connection: a session of its own.
+    pub(crate) fn connect(&self) -> Result<Connection> {
+        let mut raw = ptr::null_mut();
+        // SAFETY: the database is open for as long as `self.0` lives.
+        let state = unsafe { ffi::duckdb_connect(self.0.0, &raw mut raw) };
+        if state != ffi::DuckDBSuccess {
+            return Err(SqlError::internal("DuckDB gives no connection"));
+        }
+        let interrupter = Interrupter(Arc::new(Mutex::new(Some(RawConnection(raw)))));
+        Ok(Connection {
+            raw,
+            interrupter,
+            _database: self.clone(),
+        })
+    }
+}
+
+struct Config(ffi::duckdb_config);
+
+impl Config {
+    fn new(settings: &[(&str, String)]) -> Result<Self> {
+        let mut config = Self(ptr::null_mut());
+        // SAFETY: the pointer is valid; the config is freed by `drop`.
+        unsafe { ffi::duckdb_create_config(&raw mut config.0) };
+        for (name, value) in settings {
+            let (c_name, c_value) = (c_string(name)?, c_string(value)?);
+            // SAFETY: the config is live and both strings are NUL-terminated.
+            let state =
+                unsafe { ffi::duckdb_set_config(config.0, c_name.as_ptr(), c_value.as_ptr()) };
+            if state != ffi::DuckDBSuccess {
+                let message = format!("DuckDB refuses the setting {name} = {value}");
+                return Err(SqlError::new(SqlErrorKind::Invalid, message));
+            }
+        }
+        Ok(config)
+    }
+}
+
+impl Drop for Config {
+    fn drop(&mut self) {
+        // SAFETY: made by duckdb_create_config, freed only here.
+        unsafe { ffi::duckdb_destroy_config(&raw mut self.0) };
+    }
+}
+
+/// A connection: one session, used by one thread at a time.
+pub(crate) struct Connection {
+    raw: ffi::duckdb_connection,
+    interrupter: Interrupter,
+    // After `raw`, so that the database outlives the connection.
+    _database: Database,
+}
+
+// SAFETY: a connection may move between threads; it is not Sync, so only one uses it at a time.
+unsafe impl Send for Connection {}
+
+impl Connection {
+    /// What stops this connection's statement from another thread.
+    pub(crate) fn interrupter(&self) -> Interrupter {
+        self.interrupter.clone()
+    }
+
+    /// Runs a script for its effect and drops its results: for the engine's own statements.
+    pub(crate) fn execute(&self, sql: &str) -> Result<()> {
+        let mut script = self.parse(sql)?;
+        while let Some(statement) = script.next_statement() {
+            let mut result = statement?.execute()?;
+            while result.next_chunk()?.is_some() {}
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Under the interrupter's lock, so that nobody interrupts a connection that is gone.
+        let mut shared = self
+            .interrupter
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *shared = None;
+        // SAFETY: made by duckdb_connect, closed only here.
+        unsafe { ffi::duckdb_disconnect(&raw mut self.raw) };
+    }
+}
+
+/// Stops whatever a connection is running, from any thread. Harmless once the connection is gone.
+#[derive(Clone)]
+pub(crate) struct Interrupter(Arc<Mutex<Option<RawConnection>>>);
+
+struct RawConnection(ffi::duckdb_connection);
+
+// SAFETY: the pointer is used only for duckdb_interrupt, which sets an atomic flag, and only under the
+// lock that `Connection::drop` takes before it closes the connection.
+unsafe impl Send for RawConnection {}
+
+impl Interrupter {
+    /// Stops the statement that is running, if any; one that starts later is not touched.
+    pub(crate) fn interrupt(&self) {
+        let connection = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(RawConnection(raw)) = *connection {
+            // SAFETY: under the lock the connection is open.
+            unsafe { ffi::duckdb_interrupt(raw) };
+        }
+    }
+}
+
+/// How values are exported to Arrow, captured from a connection's settings. It must not outlive that
+/// connection, so whoever makes one keeps the connection beside it.
+pub(crate) struct ArrowOptions(ffi::duckdb_arrow_options);
+
+// SAFETY: the options are plain values that are only read; the conversion registry they lead to is
+// guarded by a lock of its own.
+unsafe impl Send for ArrowOptions {}
+// SAFETY: as above.
+unsafe impl Sync for ArrowOptions {}
+
+impl ArrowOptions {
+    /// The options as the connection's settings are now.
+    pub(crate) fn of(connection: &Connection) -> Self {
+        let mut options = ptr::null_mut();
+        // SAFETY: the connection is open; the options are freed by `drop`.
+        unsafe { ffi::duckdb_connection_get_arrow_options(connection.raw, &raw mut options) };
+        Self(options)
+    }
+}
+
+impl Drop for ArrowOptions {
+    fn drop(&mut self) {
+        // SAFETY: made by DuckDB, freed only here.
+        unsafe { ffi::duckdb_destroy_arrow_options(&raw mut self.0) };
+    }
+}
+
+/// A DuckDB type, owned.
+struct LogicalType(ffi::duckdb_logical_type);
+
+impl Drop for LogicalType {
+    fn drop(&mut self) {
+        // SAFETY: made by DuckDB for us, freed only here; null is allowed.
+        unsafe { ffi::duckdb_destroy_logical_type(&raw mut self.0) };
+    }
+}
+
+impl LogicalType {
+    /// Whether the type, or a type inside it, is one of `ids`.
+    fn contains(&self, ids: &[ffi::duckdb_type]) -> bool {
+        // SAFETY: the type is live; children come back owned and are freed by their wrapper.
+        unsafe {
+            let id = ffi::duckdb_get_type_id(self.0);
+            if ids.contains(&id) {
+                return true;
+            }
+            let children: Vec<Self> = match id {
+                ffi::DUCKDB_TYPE_DUCKDB_TYPE_LIST => {
+                    vec![Self(ffi::duckdb_list_type_child_type(self.0))]
+                }
+                ffi::DUCKDB_TYPE_DUCKDB_TYPE_ARRAY => {
+                    vec![Self(ffi::duckdb_array_type_child_type(self.0))]
+                }
+                ffi::DUCKDB_TYPE_DUCKDB_TYPE_MAP => vec![
+                    Self(ffi::duckdb_map_type_key_type(self.0)),
+                    Self(ffi::duckdb_map_type_value_type(self.0)),
+                ],
+                ffi::DUCKDB_TYPE_DUCKDB_TYPE_STRUCT => {
+                    (0..ffi::duckdb_struct_type_child_count(self.0))
+                        .map(|index| Self(ffi::duckdb_struct_type_child_type(self.0, index)))
+                        .collect()
+                }
+                ffi::DUCKDB_TYPE_DUCKDB_TYPE_UNION => {
+                    (0..ffi::duckdb_union_type_member_count(self.0))
+                        .map(|index| Self(ffi::duckdb_union_type_member_type(self.0, index)))
+                        .collect()
+                }
+                _ => Vec::new(),
+            };
+            children.iter().any(|child| child.contains(ids))
+        }
+    }
+}
+
+/// Turns DuckDB's error data into a result, and frees it.
+///
+/// # Safety
+/// `error` is null or error data that nobody else frees.
+unsafe fn check(mut error: ffi::duckdb_error_data) -> Result<()> {
+    if error.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        let outcome = if ffi::duckdb_error_data_has_error(error) {
+            let kind = SqlErrorKind::from_code(ffi::duckdb_error_data_error_type(error));
+            Err(SqlError::new(
+                kind,
+                text(ffi::duckdb_error_data_message(error)),
+            ))
+        } else {
+            Ok(())
+        };
+        ffi::duckdb_destroy_error_data(&raw mut error);
+        outcome
+    }
+}
+
+/// Copies a C string of DuckDB's; empty for null.
+///
+/// # Safety
+/// `pointer` is null or NUL-terminated.
+unsafe fn text(pointer: *const c_char) -> String {
+    if pointer.is_null() {
+        return String::new();
+    }
+    // SAFETY: the caller's promise.
+    unsafe { CStr::from_ptr(pointer) }
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Copies a string that DuckDB allocated for us, and frees it.
+///
+/// # Safety
+/// `pointer` is null or NUL-terminated and allocated by DuckDB for us.
+unsafe fn take_text(pointer: *mut c_char) -> String {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let text = text(pointer);
+        ffi::duckdb_free(pointer.cast());
+        text
+    }
+}
+
+fn c_string(text: &str) -> Result<CString> {
+    CString::new(text).map_err(|_| {
+        SqlError::new(
+            SqlErrorKind::Invalid,
+            "the character NUL (0x00) cannot stand in SQL",
+        )
+    })
+}

@@ -1,0 +1,282 @@
+//! Rows on their way in: Arrow batches become data chunks, which an appender adds to a table.
+
+use std::marker::PhantomData;
+use std::ptr;
+
+use arrow::array::{Array, RecordBatch, StructArray};
+use arrow::datatypes::Schema;
+use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
+use duck_flight_protocol::TableName;
+use duckdb::ffi;
+
+use super::{
+    ArrowOptions, Connection, LogicalType, Result, SqlError, SqlErrorKind, c_string, check,
+    take_text, text,
+};
+
+/// The most rows a data chunk may have. A longer one that needs a cast overruns DuckDB's buffers
+/// (`BaseAppender::AppendDataChunk` casts into a chunk of the standard vector size).
+pub(crate) const MAX_CHUNK_ROWS: usize = 2048;
+
+/// A column of a table: its name and the Arrow type DuckDB exports it as.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ColumnShape {
+    pub(crate) field: arrow::datatypes::FieldRef,
+    /// The type as DuckDB knows it, for comparisons and messages.
+    pub(crate) type_id: u32,
+}
+
+impl Connection {
+    /// The columns of a table in their order, or `None` where there is no such table. It is read in the
+    /// connection's transaction where one is open.
+    pub(crate) fn table_columns(&self, table: &TableName) -> Result<Option<Vec<ColumnShape>>> {
+        let names = TableNames::new(table)?;
+        let mut description = TableDescription(ptr::null_mut());
+        // SAFETY: the connection is open and the names are NUL-terminated; freed by `drop`, also after a failure.
+        let state = unsafe {
+            ffi::duckdb_table_description_create_ext(
+                self.raw,
+                names.catalog(),
+                names.schema(),
+                names.table.as_ptr(),
+                &raw mut description.0,
+            )
+        };
+        if state != ffi::DuckDBSuccess {
+            // SAFETY: the failed description holds the message.
+            let message = unsafe { text(ffi::duckdb_table_description_error(description.0)) };
+            if message == "No table with that schema+name could be located" {
+                return Ok(None);
+            }
+            return Err(SqlError::from_message(&message));
+        }
+        self.describe_columns(&description).map(Some)
+    }
+
+    fn describe_columns(&self, description: &TableDescription) -> Result<Vec<ColumnShape>> {
+        let options = ArrowOptions::of(self);
+        // SAFETY: the description is live; names are copied and types owned.
+        unsafe {
+            let count = ffi::duckdb_table_description_get_column_count(description.0);
+            (0..count)
+                .map(|index| {
+                    let name = take_text(ffi::duckdb_table_description_get_column_name(
+                        description.0,
+                        index,
+                    ));
+                    let logical = LogicalType(ffi::duckdb_table_description_get_column_type(
+                        description.0,
+                        index,
+                    ));
+                    column_shape(&options, &name, &logical)
+                })
+                .collect()
+        }
+    }
+
+    /// Starts to append to a table. With `columns`, only those are given and the others take their default.
+    pub(crate) fn appender(
+        &self,
+        table: &TableName,
+        columns: Option<&[String]>,
+    ) -> Result<Appender<'_>> {
+        let names = TableNames::new(table)?;
+        let mut appender = Appender {
+            raw: ptr::null_mut(),
+            _connection: PhantomData,
+        };
+        // SAFETY: the connection is open and the names NUL-terminated; freed by `drop`, also after a failure.
+        let state = unsafe {
+            ffi::duckdb_appender_create_ext(
+                self.raw,
+                names.catalog(),
+                names.schema(),
+                names.table.as_ptr(),
+                &raw mut appender.raw,
+            )
+        };
+        appender.check(state)?;
+        for column in columns.unwrap_or_default() {
+            let column = c_string(column)?;
+            // SAFETY: the appender is live and the name NUL-terminated.
+            let state = unsafe { ffi::duckdb_appender_add_column(appender.raw, column.as_ptr()) };
+            appender.check(state)?;
+        }
+        Ok(appender)
+    }
+
+    /// Prepares to turn batches of this schema into data chunks.
+    pub(crate) fn importer(&self, schema: &Schema) -> Result<ArrowImporter<'_>> {
+        let mut c_schema = FFI_ArrowSchema::try_from(schema)
+            .map_err(|error| SqlError::new(SqlErrorKind::Invalid, error.to_string()))?;
+        let mut importer = ArrowImporter {
+            connection: self,
+            raw: ptr::null_mut(),
+        };
+        // SAFETY: the connection is open, the schema struct has the layout of the C data interface and is
+        // only read; the converted schema is freed by `drop`.
+        unsafe {
+            check(ffi::duckdb_schema_from_arrow(
+                self.raw,
+                (&raw mut c_schema).cast(),
+                &raw mut importer.raw,
+            ))?;
+        }
+        Ok(importer)
+    }
+}
+
+fn column_shape(options: &ArrowOptions, name: &str, logical: &LogicalType) -> Result<ColumnShape> {
+    let c_name = c_string(name)?;
+    let mut c_schema = FFI_ArrowSchema::empty();
+    let (mut types, mut names) = ([logical.0], [c_name.as_ptr()]);
+    // SAFETY: one live type and one NUL-terminated name; the schema struct has the layout of the C data
+    // interface and is released by its own drop.
+    let type_id = unsafe {
+        check(ffi::duckdb_to_arrow_schema(
+            options.0,
+            types.as_mut_ptr(),
+            names.as_mut_ptr(),
+            1,
+            (&raw mut c_schema).cast(),
+        ))?;
+        ffi::duckdb_get_type_id(logical.0)
+    };
+    let schema =
+        Schema::try_from(&c_schema).map_err(|error| SqlError::internal(error.to_string()))?;
+    Ok(ColumnShape {
+        field: schema.fields()[0].clone(),
+        type_id,
+    })
+}
+
+struct TableNames {
+    catalog: Option<std::ffi::CString>,
+    schema: Option<std::ffi::CString>,
+    table: std::ffi::CString,
+}
+
+impl TableNames {
+    fn new(name: &TableName) -> Result<Self> {
+        Ok(Self {
+            catalog: name.catalog.as_deref().map(c_string).transpose()?,
+            schema: name.schema.as_deref().map(c_string).transpose()?,
+            table: c_string(&name.table)?,
+        })
+    }
+
+    fn catalog(&self) -> *const std::ffi::c_char {
+        self.catalog
+            .as_ref()
+            .map_or(ptr::null(), |name| name.as_ptr())
+    }
+
+    fn schema(&self) -> *const std::ffi::c_char {
+        self.schema
+            .as_ref()
+            .map_or(ptr::null(), |name| name.as_ptr())
+    }
+}
+
+struct TableDescription(ffi::duckdb_table_description);
+
+impl Drop for TableDescription {
+    fn drop(&mut self) {
+        // SAFETY: made by duckdb_table_description_create_ext, freed only here.
+        unsafe { ffi::duckdb_table_description_destroy(&raw mut self.0) };
+    }
+}
+
+/// Adds data chunks to a table. Nothing that was not flushed survives the drop, so that an error or a
+/// cancelled put leaves nothing behind.
+pub(crate) struct Appender<'a> {
+    raw: ffi::duckdb_appender,
+    _connection: PhantomData<&'a Connection>,
+}
+
+impl Appender<'_> {
+    /// Adds the rows of a chunk, casting where types differ.
+    pub(crate) fn append(&mut self, chunk: &DataChunk) -> Result<()> {
+        // SAFETY: appender and chunk are live, and no chunk is longer than MAX_CHUNK_ROWS.
+        let state = unsafe { ffi::duckdb_append_data_chunk(self.raw, chunk.0) };
+        self.check(state)
+    }
+
+    /// Writes what was added into the transaction.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        // SAFETY: the appender is live.
+        let state = unsafe { ffi::duckdb_appender_flush(self.raw) };
+        self.check(state)
+    }
+
+    fn check(&self, state: ffi::duckdb_state) -> Result<()> {
+        if state == ffi::DuckDBSuccess {
+            return Ok(());
+        }
+        // SAFETY: the appender is live or null; the error data is freed by `check`.
+        unsafe { check(ffi::duckdb_appender_error_data(self.raw)) }?;
+        Err(SqlError::internal("the appender failed without a reason"))
+    }
+}
+
+impl Drop for Appender<'_> {
+    fn drop(&mut self) {
+        // Destroying an appender flushes it, so what it holds is thrown away first.
+        // SAFETY: made by duckdb_appender_create_ext, freed only here.
+        unsafe {
+            ffi::duckdb_appender_clear(self.raw);
+            ffi::duckdb_appender_destroy(&raw mut self.raw);
+        }
+    }
+}
+
+/// Turns record batches of one schema into data chunks.
+pub(crate) struct ArrowImporter<'a> {
+    connection: &'a Connection,
+    raw: ffi::duckdb_arrow_converted_schema,
+}
+
+impl ArrowImporter<'_> {
+    /// Turns a batch of at most [`MAX_CHUNK_ROWS`] rows into a chunk that shares its buffers.
+    ///
+    /// The batch must have the importer's schema, with no extension type that DuckDB converts while it
+    /// imports (`arrow.bool8`): DuckDB frees the array after the first such column. `types::plan` sees to it.
+    pub(crate) fn import(&mut self, batch: &RecordBatch) -> Result<DataChunk> {
+        debug_assert!(batch.num_rows() <= MAX_CHUNK_ROWS);
+        let rows = batch.num_rows();
+        if rows > MAX_CHUNK_ROWS {
+            let message = format!("a chunk of {rows} rows is longer than {MAX_CHUNK_ROWS}");
+            return Err(SqlError::internal(message));
+        }
+        let mut c_array = FFI_ArrowArray::new(&StructArray::from(batch.clone()).to_data());
+        let mut chunk = DataChunk(ptr::null_mut());
+        // SAFETY: the array has the importer's schema (the caller's promise, checked by the engine when it
+        // plans a put) and the layout of the C data interface. DuckDB takes it over by clearing `release`.
+        unsafe {
+            check(ffi::duckdb_data_chunk_from_arrow(
+                self.connection.raw,
+                (&raw mut c_array).cast(),
+                self.raw,
+                &raw mut chunk.0,
+            ))?;
+        }
+        Ok(chunk)
+    }
+}
+
+impl Drop for ArrowImporter<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by duckdb_schema_from_arrow, freed only here.
+        unsafe { ffi::duckdb_destroy_arrow_converted_schema(&raw mut self.raw) };
+    }
+}
+
+/// At most [`MAX_CHUNK_ROWS`] rows in DuckDB's layout.
+pub(crate) struct DataChunk(ffi::duckdb_data_chunk);
+
+impl Drop for DataChunk {
+    fn drop(&mut self) {
+        // SAFETY: made by duckdb_data_chunk_from_arrow, freed only here; null is allowed.
+        unsafe { ffi::duckdb_destroy_data_chunk(&raw mut self.0) };
+    }
+}

@@ -1,0 +1,388 @@
+//! Statements and results: a script is parsed, then prepared and run statement by statement.
+
+use std::ffi::CString;
+use std::ptr;
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, RecordBatchOptions, StructArray};
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi};
+use duckdb::ffi;
+
+use super::{ArrowOptions, Connection, LogicalType, Result, SqlError, check, text};
+
+/// The kinds of statement the engine treats apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StatementKind {
+    /// Reads or changes rows: leaves no trace in the session.
+    Rows,
+    /// `SET` and `RESET`, of a setting or a variable.
+    Set,
+    /// A `PRAGMA` that is a call, not a query in disguise.
+    Pragma,
+    /// Anything else: may leave traces in the session (temporary tables, `USE`, open transactions).
+    Other,
+}
+
+impl Connection {
+    /// Parses a script without running any of it.
+    pub(crate) fn parse(&self, sql: &str) -> Result<Script<'_>> {
+        let sql = super::c_string(sql)?;
+        let mut script = Script {
+            connection: self,
+            raw: ptr::null_mut(),
+            len: 0,
+            next: 0,
+        };
+        // SAFETY: the connection is open, the text NUL-terminated, the result freed by `Script::drop`.
+        script.len =
+            unsafe { ffi::duckdb_extract_statements(self.raw, sql.as_ptr(), &raw mut script.raw) };
+        // SAFETY: the extracted statements are live; the message is copied.
+        let message = unsafe { text(ffi::duckdb_extract_statements_error(script.raw)) };
+        if !message.is_empty() {
+            return Err(SqlError::from_message(&message));
+        }
+        Ok(script)
+    }
+}
+
+/// A parsed script: statements that are prepared one after another, each after the one before it has run.
+pub(crate) struct Script<'a> {
+    connection: &'a Connection,
+    raw: ffi::duckdb_extracted_statements,
+    len: u64,
+    next: u64,
+}
+
+impl<'a> Script<'a> {
+    /// How many statements there are.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Prepares the next statement, or `None` at the end.
+    pub(crate) fn next_statement(&mut self) -> Option<Result<Prepared<'a>>> {
+        let index = self.next;
+        (index < self.len).then(|| {
+            self.next += 1;
+            self.prepare(index)
+        })
+    }
+
+    /// Prepares the last statement alone, none before it having run.
+    pub(crate) fn last_statement(mut self) -> Option<Result<Prepared<'a>>> {
+        self.next = self.len.checked_sub(1)?;
+        self.next_statement()
+    }
+
+    fn prepare(&self, index: u64) -> Result<Prepared<'a>> {
+        let mut prepared = Prepared {
+            connection: self.connection,
+            raw: ptr::null_mut(),
+        };
+        // SAFETY: connection and script are live, the index is in range and used once.
+        let state = unsafe {
+            ffi::duckdb_prepare_extracted_statement(
+                self.connection.raw,
+                self.raw,
+                index,
+                &raw mut prepared.raw,
+            )
+        };
+        if state == ffi::DuckDBSuccess {
+            return Ok(prepared);
+        }
+        // SAFETY: a failed prepare leaves a statement that holds the message, or null.
+        let message = unsafe { text(ffi::duckdb_prepare_error(prepared.raw)) };
+        Err(SqlError::from_message(&message))
+    }
+}
+
+impl Drop for Script<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by duckdb_extract_statements, freed only here.
+        unsafe { ffi::duckdb_destroy_extracted(&raw mut self.raw) };
+    }
+}
+
+/// A statement that is bound and planned, but has not run.
+pub(crate) struct Prepared<'a> {
+    connection: &'a Connection,
+    raw: ffi::duckdb_prepared_statement,
+}
+
+impl<'a> Prepared<'a> {
+    /// What kind of statement it is, as DuckDB parsed it.
+    pub(crate) fn kind(&self) -> StatementKind {
+        // SAFETY: the statement is live.
+        match unsafe { ffi::duckdb_prepared_statement_type(self.raw) } {
+            ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_SELECT
+            | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_INSERT
+            | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_UPDATE
+            | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_DELETE
+            | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_MERGE_INTO
+            | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_EXPLAIN => StatementKind::Rows,
+            ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_SET
+            | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_VARIABLE_SET => StatementKind::Set,
+            ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_PRAGMA => StatementKind::Pragma,
+            _ => StatementKind::Other,
+        }
+    }
+
+    /// The schema of the result, before the statement has run. Where a type depends on a parameter it is Null.
+    pub(crate) fn schema(&self, lossless: &ArrowOptions) -> Result<SchemaRef> {
+        // SAFETY: the statement is live; names and types are copied or owned.
+        let columns = unsafe {
+            (0..ffi::duckdb_prepared_statement_column_count(self.raw))
+                .map(|index| {
+                    let name = ffi::duckdb_prepared_statement_column_name(self.raw, index);
+                    let column = Column {
+                        name: CString::from(std::ffi::CStr::from_ptr(name)),
+                        logical: LogicalType(ffi::duckdb_prepared_statement_column_logical_type(
+                            self.raw, index,
+                        )),
+                    };
+                    ffi::duckdb_free(name.cast_mut().cast());
+                    column
+                })
+                .collect::<Vec<_>>()
+        };
+        let plain = ArrowOptions::of(self.connection);
+        let options = if is_lossy(&columns) { lossless } else { &plain };
+        Ok(Arc::new(export_schema(options, &columns)?.1))
+    }
+
+    /// Starts the statement and answers once its first rows, or its effect, are there.
+    pub(crate) fn execute(self) -> Result<QueryResult<'a>> {
+        self.start()?.finish()
+    }
+
+    /// Starts the statement. From here on an interrupt reaches it; one before is lost.
+    pub(crate) fn start(self) -> Result<Pending<'a>> {
+        let mut pending = Pending {
+            prepared: self,
+            raw: ptr::null_mut(),
+        };
+        // SAFETY: the statement is live; the pending result is freed by `drop`, also after a failure.
+        let state = unsafe {
+            ffi::duckdb_pending_prepared_streaming(pending.prepared.raw, &raw mut pending.raw)
+        };
+        if state == ffi::DuckDBSuccess {
+            return Ok(pending);
+        }
+        Err(pending.error())
+    }
+}
+
+impl Drop for Prepared<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by duckdb_prepare_extracted_statement, freed only here.
+        unsafe { ffi::duckdb_destroy_prepare(&raw mut self.raw) };
+    }
+}
+
+/// A statement that has started.
+pub(crate) struct Pending<'a> {
+    prepared: Prepared<'a>,
+    raw: ffi::duckdb_pending_result,
+}
+
+impl<'a> Pending<'a> {
+    /// Runs until the first rows, or the effect, are there.
+    pub(crate) fn finish(self) -> Result<QueryResult<'a>> {
+        // SAFETY: an all-zero duckdb_result is what the C API expects to fill in.
+        let mut raw: ffi::duckdb_result = unsafe { std::mem::zeroed() };
+        // SAFETY: the pending result is live; the result is freed by `QueryResult::drop`, also after a failure.
+        let state = unsafe { ffi::duckdb_execute_pending(self.raw, &raw mut raw) };
+        let mut result = QueryResult {
+            raw,
+            connection: self.prepared.connection,
+        };
+        if state == ffi::DuckDBSuccess {
+            return Ok(result);
+        }
+        Err(result.error().unwrap_or_else(|| self.error()))
+    }
+
+    fn error(&self) -> SqlError {
+        // SAFETY: the pending result is live or null; the message is copied.
+        SqlError::from_message(&unsafe { text(ffi::duckdb_pending_error(self.raw)) })
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by duckdb_pending_prepared_streaming, freed only here.
+        unsafe { ffi::duckdb_destroy_pending(&raw mut self.raw) };
+    }
+}
+
+/// A result whose rows are fetched chunk by chunk while the statement runs.
+pub(crate) struct QueryResult<'a> {
+    raw: ffi::duckdb_result,
+    connection: &'a Connection,
+}
+
+impl<'a> QueryResult<'a> {
+    /// Rows inserted, updated or deleted by the statement.
+    pub(crate) fn rows_changed(&mut self) -> u64 {
+        // SAFETY: the result is live.
+        unsafe { ffi::duckdb_rows_changed(&raw mut self.raw) }
+    }
+
+    /// Fetches the next chunk: at most 2,048 rows, and never none. `None` is the end.
+    pub(crate) fn next_chunk(&mut self) -> Result<Option<ResultChunk>> {
+        // SAFETY: the result is live; the chunk is owned by its wrapper.
+        let chunk = ResultChunk(unsafe { ffi::duckdb_fetch_chunk(self.raw) });
+        // SAFETY: the chunk is live where it is not null.
+        if !chunk.0.is_null() && unsafe { ffi::duckdb_data_chunk_get_size(chunk.0) } > 0 {
+            return Ok(Some(chunk));
+        }
+        self.error().map_or(Ok(None), Err)
+    }
+
+    /// Turns the result into one of record batches. `lossless` are the options for types that Arrow
+    /// has no plain equal for.
+    pub(crate) fn into_batches(mut self, lossless: &'a ArrowOptions) -> Result<Batches<'a>> {
+        // SAFETY: the result is live; names are copied, types owned.
+        let columns = unsafe {
+            (0..ffi::duckdb_column_count(&raw mut self.raw))
+                .map(|index| Column {
+                    name: std::ffi::CStr::from_ptr(ffi::duckdb_column_name(
+                        &raw mut self.raw,
+                        index,
+                    ))
+                    .to_owned(),
+                    logical: LogicalType(ffi::duckdb_column_logical_type(&raw mut self.raw, index)),
+                })
+                .collect::<Vec<_>>()
+        };
+        let options = if is_lossy(&columns) {
+            BatchOptions::Lossless(lossless)
+        } else {
+            BatchOptions::Plain(ArrowOptions::of(self.connection))
+        };
+        let (c_schema, schema) = export_schema(options.get(), &columns)?;
+        Ok(Batches {
+            result: self,
+            options,
+            c_schema,
+            schema: Arc::new(schema),
+        })
+    }
+
+    fn error(&mut self) -> Option<SqlError> {
+        // SAFETY: the result is live; the message is copied.
+        let message = unsafe { text(ffi::duckdb_result_error(&raw mut self.raw)) };
+        (!message.is_empty()).then(|| SqlError::from_message(&message))
+    }
+}
+
+impl Drop for QueryResult<'_> {
+    fn drop(&mut self) {
+        // SAFETY: filled in by duckdb_execute_pending, freed only here.
+        unsafe { ffi::duckdb_destroy_result(&raw mut self.raw) };
+    }
+}
+
+/// A chunk of a result, in DuckDB's own layout.
+pub(crate) struct ResultChunk(ffi::duckdb_data_chunk);
+
+impl Drop for ResultChunk {
+    fn drop(&mut self) {
+        // SAFETY: given to us by duckdb_fetch_chunk, freed only here; null is allowed.
+        unsafe { ffi::duckdb_destroy_data_chunk(&raw mut self.0) };
+    }
+}
+
+/// A result as record batches, one for each chunk.
+pub(crate) struct Batches<'a> {
+    result: QueryResult<'a>,
+    options: BatchOptions<'a>,
+    c_schema: FFI_ArrowSchema,
+    schema: SchemaRef,
+}
+
+enum BatchOptions<'a> {
+    Plain(ArrowOptions),
+    Lossless(&'a ArrowOptions),
+}
+
+impl BatchOptions<'_> {
+    fn get(&self) -> &ArrowOptions {
+        match self {
+            Self::Plain(options) => options,
+            Self::Lossless(options) => options,
+        }
+    }
+}
+
+impl Batches<'_> {
+    /// The schema of every batch, as DuckDB exports it.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Fetches the next batch: at most 2,048 rows, and never none. `None` is the end.
+    pub(crate) fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
+        let Some(chunk) = self.result.next_chunk()? else {
+            return Ok(None);
+        };
+        let mut c_array = FFI_ArrowArray::empty();
+        // SAFETY: options and chunk are live; both Arrow structs have the layout of the C data interface.
+        unsafe {
+            check(ffi::duckdb_data_chunk_to_arrow(
+                self.options.get().0,
+                chunk.0,
+                (&raw mut c_array).cast(),
+            ))?;
+        }
+        // SAFETY: DuckDB filled in the array according to this schema, exported with the same options.
+        let data = unsafe { from_ffi(c_array, &self.c_schema) }.map_err(arrow_error)?;
+        let array = StructArray::from(data);
+        let rows = RecordBatchOptions::new().with_row_count(Some(arrow::array::Array::len(&array)));
+        let columns = array.into_parts().1;
+        RecordBatch::try_new_with_options(self.schema.clone(), columns, &rows)
+            .map(Some)
+            .map_err(arrow_error)
+    }
+}
+
+struct Column {
+    name: CString,
+    logical: LogicalType,
+}
+
+/// The types whose plain export loses something: a sign or digits, an offset, or their meaning.
+const LOSSY: &[ffi::duckdb_type] = &[
+    ffi::DUCKDB_TYPE_DUCKDB_TYPE_UHUGEINT,
+    ffi::DUCKDB_TYPE_DUCKDB_TYPE_TIME_TZ,
+    ffi::DUCKDB_TYPE_DUCKDB_TYPE_BIT,
+];
+
+fn is_lossy(columns: &[Column]) -> bool {
+    columns.iter().any(|column| column.logical.contains(LOSSY))
+}
+
+fn export_schema(options: &ArrowOptions, columns: &[Column]) -> Result<(FFI_ArrowSchema, Schema)> {
+    let mut types: Vec<_> = columns.iter().map(|column| column.logical.0).collect();
+    let mut names: Vec<_> = columns.iter().map(|column| column.name.as_ptr()).collect();
+    let mut c_schema = FFI_ArrowSchema::empty();
+    // SAFETY: both arrays hold `columns.len()` live entries; the schema struct has the layout of the C
+    // data interface and is released by its own drop.
+    unsafe {
+        check(ffi::duckdb_to_arrow_schema(
+            options.0,
+            types.as_mut_ptr(),
+            names.as_mut_ptr(),
+            columns.len() as u64,
+            (&raw mut c_schema).cast(),
+        ))?;
+    }
+    let schema = Schema::try_from(&c_schema).map_err(arrow_error)?;
+    Ok((c_schema, schema))
+}
+
+fn arrow_error(error: arrow::error::ArrowError) -> SqlError {
+    SqlError::internal(format!("DuckDB's Arrow export cannot be read: {error}"))
+}

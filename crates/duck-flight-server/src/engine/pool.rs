@@ -1,0 +1,223 @@
+//! Threads that own connections: a fixed number, fed from one bounded queue.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use tokio::sync::oneshot;
+
+use super::ffi::{Connection, Database, Interrupter};
+use crate::error::{Error, Result};
+
+/// Parsing and planning go deep: DuckDB counts on more stack than a Rust thread has by default.
+pub(super) const STACK_BYTES: usize = 16 << 20;
+
+type Job = Box<dyn FnOnce(&mut Session) + Send>;
+
+/// A fixed set of threads, each with a connection of its own for life, and the requests that wait for one.
+pub(super) struct Pool {
+    jobs: Mutex<Option<Sender<Job>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    max_waiting: usize,
+}
+
+/// A connection between two requests: as new, with nothing of the last client in it.
+pub(super) struct Session {
+    pub(super) connection: Connection,
+    /// Whether the request may have left something behind (a temporary table, a setting, a transaction).
+    pub(super) dirty: bool,
+    database: Database,
+}
+
+impl Pool {
+    /// Starts `size` threads; `max_waiting` requests may wait for one. `prepare` sets up each connection.
+    pub(super) fn start(
+        name: &str,
+        size: usize,
+        max_waiting: usize,
+        database: &Database,
+        prepare: impl Fn(&Connection) -> Result<()>,
+    ) -> Result<Self> {
+        let (sender, receiver) = bounded::<Job>(max_waiting);
+        let mut threads = Vec::with_capacity(size);
+        for index in 0..size {
+            let connection = database.connect()?;
+            prepare(&connection)?;
+            let session = Session {
+                connection,
+                dirty: false,
+                database: database.clone(),
+            };
+            let receiver = receiver.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("{name}-{index}"))
+                .stack_size(STACK_BYTES)
+                .spawn(move || work(session, &receiver))
+                .map_err(|source| Error::Io {
+                    doing: "start a worker thread",
+                    source,
+                })?;
+            threads.push(thread);
+        }
+        Ok(Self {
+            jobs: Mutex::new(Some(sender)),
+            threads: Mutex::new(threads),
+            max_waiting,
+        })
+    }
+
+    /// Queues a job for the next free thread.
+    pub(super) fn submit(&self, job: impl FnOnce(&mut Session) + Send + 'static) -> Result<()> {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = jobs.as_ref().ok_or(Error::ShuttingDown)?;
+        sender.try_send(Box::new(job)).map_err(|error| match error {
+            TrySendError::Full(_) => Error::Busy {
+                waiting: self.max_waiting,
+                limit: self.max_waiting,
+            },
+            TrySendError::Disconnected(_) => Error::ShuttingDown,
+        })
+    }
+
+    /// Runs a job on the next free thread and waits for its answer. When the caller stops waiting, the
+    /// job is cancelled.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Session, &Cancel) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let guard = CancelOnDrop::default();
+        let cancel = guard.cancel();
+        let (answer, waiting) = oneshot::channel();
+        self.submit(move |session| {
+            if !cancel.is_cancelled() {
+                answer.send(job(session, &cancel)).ok();
+            }
+        })?;
+        waiting.await.map_err(|_| Error::WorkerLost)?
+    }
+
+    /// Finishes the queued jobs and ends the threads. Blocks.
+    pub(super) fn stop(&self) {
+        drop(
+            self.jobs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+        let threads: Vec<_> = self
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+            .collect();
+        for thread in threads {
+            thread.join().ok();
+        }
+    }
+}
+
+fn work(mut session: Session, jobs: &Receiver<Job>) {
+    for job in jobs {
+        if catch_unwind(AssertUnwindSafe(|| job(&mut session))).is_err() {
+            tracing::error!("a job panicked; its connection is replaced");
+            session.dirty = true;
+        }
+        session.renew();
+    }
+}
+
+impl Session {
+    /// Replaces a connection that may hold something of the last request.
+    fn renew(&mut self) {
+        if !self.dirty {
+            return;
+        }
+        match self.database.connect() {
+            Ok(connection) => {
+                self.connection = connection;
+                self.dirty = false;
+            }
+            Err(error) => {
+                tracing::error!(%error, "no new connection; the next request tries again")
+            }
+        }
+    }
+}
+
+/// Stops one request, wherever it is: not begun, running, or done.
+///
+/// An interrupt that reaches DuckDB before the statement has started is lost, and one that comes after
+/// its end would hit the next. So the flag is set first, the thread looks at it once the statement has
+/// started, and the interrupter is there only while the request runs, under one lock.
+#[derive(Default)]
+pub(super) struct Cancel(Mutex<CancelState>);
+
+#[derive(Default)]
+struct CancelState {
+    cancelled: bool,
+    running: Option<Interrupter>,
+}
+
+impl Cancel {
+    /// Stops the request.
+    pub(super) fn cancel(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.cancelled = true;
+        if let Some(interrupter) = &state.running {
+            interrupter.interrupt();
+        }
+    }
+
+    /// Lets `cancel` reach the connection until the guard is dropped.
+    pub(super) fn watch(&self, connection: &Connection) -> Watch<'_> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.running = Some(connection.interrupter());
+        Watch(self)
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .cancelled
+    }
+
+    /// Fails when the request was cancelled.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.is_cancelled() {
+            Err(Error::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// While it lives, the request can be interrupted.
+pub(super) struct Watch<'a>(&'a Cancel);
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.0
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .running = None;
+    }
+}
+
+/// Cancels its request when it is dropped: the client has gone, or has all it wanted.
+#[derive(Default)]
+pub(super) struct CancelOnDrop(Arc<Cancel>);
+
+impl CancelOnDrop {
+    pub(super) fn cancel(&self) -> Arc<Cancel> {
+        self.0.clone()
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}

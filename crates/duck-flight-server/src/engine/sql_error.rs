@@ -1,0 +1,154 @@
+//! What DuckDB says when it refuses: a kind to act on, and its message.
+
+use duckdb::ffi;
+
+/// An error of DuckDB's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct SqlError {
+    /// What to do about it.
+    pub kind: SqlErrorKind,
+    /// DuckDB's own words.
+    pub message: String,
+}
+
+/// The kinds of error that callers treat differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SqlErrorKind {
+    /// The statement or its values are wrong: syntax, types, casts, constraints.
+    Invalid,
+    /// Something that is named does not exist.
+    NotFound,
+    /// Something that is created exists.
+    AlreadyExists,
+    /// Another transaction got there first: the same statement may succeed when tried again.
+    Conflict,
+    /// The transaction cannot go on.
+    Transaction,
+    /// A limit is reached: memory or disk.
+    Exhausted,
+    /// The server's settings forbid it.
+    Forbidden,
+    /// DuckDB does not have this.
+    Unsupported,
+    /// The statement was interrupted.
+    Interrupted,
+    /// The database must be opened again before it can go on.
+    Fatal,
+    /// A bug of DuckDB's or ours.
+    Internal,
+}
+
+impl SqlError {
+    pub(crate) fn new(kind: SqlErrorKind, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self {
+            kind: refine(kind, &message),
+            message,
+        }
+    }
+
+    /// A bug: of DuckDB's, or ours in using it.
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(SqlErrorKind::Internal, message)
+    }
+
+    /// Reads a message that begins with DuckDB's name for its kind, such as `Binder Error: `.
+    pub(crate) fn from_message(message: &str) -> Self {
+        let kind = message
+            .split_once(" Error: ")
+            .or_else(|| message.split_once(" exception: "))
+            .map_or(SqlErrorKind::Invalid, |(name, _)| kind_of(name));
+        Self::new(kind, message)
+    }
+
+    /// Whether the database is unusable from now on.
+    pub(crate) fn is_fatal(&self) -> bool {
+        self.kind == SqlErrorKind::Fatal
+    }
+}
+
+fn kind_of(name: &str) -> SqlErrorKind {
+    match name {
+        "TransactionContext" => SqlErrorKind::Transaction,
+        "Out of Memory" => SqlErrorKind::Exhausted,
+        "Permission" => SqlErrorKind::Forbidden,
+        "Not implemented" => SqlErrorKind::Unsupported,
+        "INTERRUPT" => SqlErrorKind::Interrupted,
+        "FATAL" => SqlErrorKind::Fatal,
+        "INTERNAL" | "IO" | "Serialization" => SqlErrorKind::Internal,
+        _ => SqlErrorKind::Invalid,
+    }
+}
+
+/// Some kinds are told apart only by DuckDB's wording.
+fn refine(kind: SqlErrorKind, message: &str) -> SqlErrorKind {
+    let says = |words: &str| message.contains(words);
+    match kind {
+        _ if says("database has been invalidated") => SqlErrorKind::Fatal,
+        SqlErrorKind::Transaction if says("onflict") => SqlErrorKind::Conflict,
+        SqlErrorKind::Invalid if says("write-write conflict") => SqlErrorKind::Conflict,
+        SqlErrorKind::Invalid if says("already exists") => SqlErrorKind::AlreadyExists,
+        SqlErrorKind::Invalid if says("does not exist") => SqlErrorKind::NotFound,
+        SqlErrorKind::Invalid if says("the configuration has been locked") => {
+            SqlErrorKind::Forbidden
+        }
+        SqlErrorKind::Internal if says("No space left on device") => SqlErrorKind::Exhausted,
+        kind => kind,
+    }
+}
+
+impl SqlErrorKind {
+    /// Reads DuckDB's error type.
+    pub(crate) fn from_code(code: ffi::duckdb_error_type) -> Self {
+        match code {
+            ffi::duckdb_error_type_DUCKDB_ERROR_TRANSACTION => Self::Transaction,
+            ffi::duckdb_error_type_DUCKDB_ERROR_OUT_OF_MEMORY => Self::Exhausted,
+            ffi::duckdb_error_type_DUCKDB_ERROR_PERMISSION => Self::Forbidden,
+            ffi::duckdb_error_type_DUCKDB_ERROR_NOT_IMPLEMENTED => Self::Unsupported,
+            ffi::duckdb_error_type_DUCKDB_ERROR_INTERRUPT => Self::Interrupted,
+            ffi::duckdb_error_type_DUCKDB_ERROR_FATAL => Self::Fatal,
+            ffi::duckdb_error_type_DUCKDB_ERROR_INTERNAL
+            | ffi::duckdb_error_type_DUCKDB_ERROR_IO
+            | ffi::duckdb_error_type_DUCKDB_ERROR_SERIALIZATION => Self::Internal,
+            _ => Self::Invalid,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kind_is_read_from_duckdbs_wording() {
+        let kind = |message| SqlError::from_message(message).kind;
+        assert_eq!(
+            kind("Parser Error: syntax error at or near \"x\""),
+            SqlErrorKind::Invalid
+        );
+        assert_eq!(
+            kind("Catalog Error: Table with name t does not exist!"),
+            SqlErrorKind::NotFound
+        );
+        assert_eq!(
+            kind("Catalog Error: Table with name \"t\" already exists!"),
+            SqlErrorKind::AlreadyExists
+        );
+        assert_eq!(
+            kind("TransactionContext Error: Conflict on update!"),
+            SqlErrorKind::Conflict
+        );
+        assert_eq!(
+            kind("INTERRUPT Error: Interrupted!"),
+            SqlErrorKind::Interrupted
+        );
+        assert_eq!(
+            kind(
+                "FATAL Error: Failed: database has been invalidated because of a previous fatal error"
+            ),
+            SqlErrorKind::Fatal
+        );
+        assert_eq!(kind("words of no known kind"), SqlErrorKind::Invalid);
+    }
+}

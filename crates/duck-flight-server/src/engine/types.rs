@@ -1,0 +1,515 @@
+//! Values on their way in: which SQL type a stream's column gets, and how its values become a table's.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray};
+use arrow::compute::kernels::cmp::not_distinct;
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{
+    DataType, Field, FieldRef, IntervalMonthDayNanoType, IntervalUnit, Schema, SchemaRef, TimeUnit,
+    UnionMode,
+};
+use arrow::util::display::array_value_to_string;
+use duckdb::ffi;
+
+use super::ffi::ColumnShape;
+use crate::error::{Error, Result};
+
+/// The largest precision of a DuckDB decimal.
+const MAX_DECIMAL_DIGITS: u8 = 38;
+
+/// How the batches of one stream become rows of one table.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The table's columns this was made for.
+    table: Arc<[ColumnShape]>,
+    columns: Vec<PlannedColumn>,
+    schema: SchemaRef,
+    /// Whether every column of the table is given.
+    complete: bool,
+}
+
+#[derive(Debug)]
+struct PlannedColumn {
+    /// The column's place in the stream.
+    source: usize,
+    /// The type to cast to before DuckDB sees the values; `None` to pass them as they are.
+    cast: Option<Conversion>,
+    /// What DuckDB imports, and casts itself where the table has another type.
+    target: FieldRef,
+}
+
+#[derive(Debug)]
+enum Conversion {
+    /// Arrow's cast, checked row by row.
+    To(DataType),
+    /// The text of a UUID's 16 bytes.
+    UuidText,
+}
+
+impl Plan {
+    /// Matches a stream's columns with a table's, by name and without regard to case.
+    ///
+    /// # Errors
+    /// When a column is unknown, given twice, or cannot become the table's type; the message names it.
+    pub(super) fn new(stream: &Schema, table: &Arc<[ColumnShape]>) -> Result<Self> {
+        let mut columns: Vec<(usize, PlannedColumn)> = Vec::with_capacity(stream.fields().len());
+        for (source, field) in stream.fields().iter().enumerate() {
+            let place = table
+                .iter()
+                .position(|column| same_name(column.field.name(), field.name()))
+                .ok_or_else(|| unknown_column(field, table))?;
+            if columns.iter().any(|(other, _)| *other == place) {
+                let message = format!("column `{}` is there twice", field.name());
+                return Err(Error::Columns(message));
+            }
+            let (cast, target) = conversion(field, &table[place])?;
+            columns.push((
+                place,
+                PlannedColumn {
+                    source,
+                    cast,
+                    target,
+                },
+            ));
+        }
+        if columns.is_empty() {
+            return Err(Error::Columns("the stream's schema has no columns".into()));
+        }
+        columns.sort_by_key(|(place, _)| *place);
+        let complete = columns.len() == table.len();
+        let columns: Vec<_> = columns.into_iter().map(|(_, column)| column).collect();
+        let fields: Vec<_> = columns.iter().map(|column| column.target.clone()).collect();
+        let schema = Arc::new(Schema::new(fields));
+        Ok(Self {
+            table: table.clone(),
+            columns,
+            schema,
+            complete,
+        })
+    }
+
+    /// The schema of the batches that [`Plan::apply`] makes.
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Whether this is how rows go into a table with these columns.
+    pub(super) fn fits(&self, table: &[ColumnShape]) -> bool {
+        *self.table == *table
+    }
+
+    /// The names of the given columns in the table's order, or `None` when all are given.
+    pub(super) fn given(&self) -> Option<Vec<String>> {
+        let names = || {
+            self.columns
+                .iter()
+                .map(|column| column.target.name().clone())
+                .collect()
+        };
+        (!self.complete).then(names)
+    }
+
+    /// Casts a batch of the stream. `rows_before` are the rows of the unit before this batch, for errors.
+    pub(super) fn apply(&self, batch: &RecordBatch, rows_before: u64) -> Result<RecordBatch> {
+        let columns = self
+            .columns
+            .iter()
+            .map(|column| column.apply(batch.column(column.source), rows_before))
+            .collect::<Result<Vec<_>>>()?;
+        let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        RecordBatch::try_new_with_options(self.schema.clone(), columns, &rows)
+            .map_err(|error| Error::Columns(error.to_string()))
+    }
+}
+
+impl PlannedColumn {
+    fn apply(&self, array: &ArrayRef, rows_before: u64) -> Result<ArrayRef> {
+        match &self.cast {
+            None => Ok(array.clone()),
+            Some(Conversion::UuidText) => {
+                let texts: StringArray = array
+                    .as_fixed_size_binary()
+                    .iter()
+                    .map(|value| value.and_then(|v| uuid::Uuid::from_slice(v).ok()))
+                    .map(|uuid| uuid.map(|uuid| uuid.hyphenated().to_string()))
+                    .collect();
+                Ok(Arc::new(texts))
+            }
+            Some(Conversion::To(target)) => self.cast(array, target, rows_before),
+        }
+    }
+
+    /// Casts without losing anything: a value that does not fit is an error that names its row.
+    fn cast(&self, array: &ArrayRef, target: &DataType, rows_before: u64) -> Result<ArrayRef> {
+        let options = CastOptions {
+            safe: true,
+            ..CastOptions::default()
+        };
+        let refused = |error: arrow::error::ArrowError| {
+            Error::Columns(format!("column `{}`: {error}", self.target.name()))
+        };
+        let cast = cast_with_options(array, target, &options).map_err(refused)?;
+        let lost = if let Some(row) = finer_than_micros(&cast) {
+            Some(row)
+        } else if cast.logical_null_count() > array.logical_null_count() {
+            (0..array.len()).find(|&row| is_null(&cast, row) && !is_null(array, row))
+        } else if may_round(array.data_type(), target) {
+            let back = cast_with_options(&cast, array.data_type(), &options).map_err(refused)?;
+            let same = not_distinct(array, &back).map_err(refused)?;
+            (0..same.len()).find(|&row| !same.value(row))
+        } else {
+            None
+        };
+        lost.map_or(Ok(cast), |row| {
+            let value = array_value_to_string(array, row).unwrap_or_default();
+            let reason = format!(
+                "`{value}` of type {} does not fit {target} of the table",
+                array.data_type()
+            );
+            let row = rows_before + row as u64 + 1;
+            Err(Error::Value {
+                row,
+                column: self.target.name().clone(),
+                reason,
+            })
+        })
+    }
+}
+
+/// The first row of an interval with parts of a microsecond, which DuckDB has no place for.
+fn finer_than_micros(array: &ArrayRef) -> Option<usize> {
+    let intervals = array.as_primitive_opt::<IntervalMonthDayNanoType>()?;
+    intervals
+        .iter()
+        .position(|value| value.is_some_and(|value| value.nanoseconds % 1000 != 0))
+}
+
+fn is_null(array: &ArrayRef, row: usize) -> bool {
+    array
+        .logical_nulls()
+        .is_some_and(|nulls| nulls.is_null(row))
+}
+
+/// Whether Arrow's cast would round silently.
+fn may_round(from: &DataType, to: &DataType) -> bool {
+    use DataType::{Duration, Interval, Time32, Time64, Timestamp};
+    let unit = |data_type: &DataType| match data_type {
+        Timestamp(unit, _) | Time32(unit) | Time64(unit) | Duration(unit) => Some(*unit),
+        _ => None,
+    };
+    if let (Some(from), Some(to)) = (unit(from), unit(to)) {
+        return to < from;
+    }
+    if matches!((from, to), (Timestamp(..), DataType::Date32)) {
+        return true;
+    }
+    if matches!(to, Interval(_)) {
+        return false;
+    }
+    let scale = |data_type: &DataType| match data_type {
+        DataType::Decimal128(_, scale) | DataType::Decimal256(_, scale) => Some(i16::from(*scale)),
+        other if other.is_integer() => Some(0),
+        other if other.is_floating() => Some(i16::MAX),
+        _ => None,
+    };
+    match (scale(from), scale(to)) {
+        (Some(i16::MAX), Some(to)) => to < i16::MAX,
+        (Some(from), Some(to)) => to < from,
+        _ => false,
+    }
+}
+
+fn same_name(one: &str, other: &str) -> bool {
+    one.eq_ignore_ascii_case(other) || one.to_lowercase() == other.to_lowercase()
+}
+
+fn unknown_column(field: &Field, table: &[ColumnShape]) -> Error {
+    let names: Vec<_> = table
+        .iter()
+        .map(|column| column.field.name().as_str())
+        .collect();
+    Error::Columns(format!(
+        "the table has no column `{}`; its columns are {}",
+        field.name(),
+        names.join(", ")
+    ))
+}
+
+/// How a column of the stream becomes a column of the table, and as what DuckDB imports it.
+fn conversion(field: &Field, column: &ColumnShape) -> Result<(Option<Conversion>, FieldRef)> {
+    let name = column.field.name();
+    let named = |data_type: &DataType| Arc::new(Field::new(name, data_type.clone(), true));
+    let (from, to) = (field.data_type(), column.field.data_type());
+    let is_type = |id: ffi::duckdb_type| column.type_id == id;
+    match extension_name(field) {
+        Some("arrow.bool8") if *from == DataType::Int8 && *to == DataType::Boolean => {
+            return Ok((Some(Conversion::To(DataType::Boolean)), named(to)));
+        }
+        Some("arrow.uuid") if *from == DataType::FixedSizeBinary(16) => {
+            return Ok((Some(Conversion::UuidText), named(&DataType::Utf8)));
+        }
+        _ => {}
+    }
+    let cast_to = |target: &DataType| Ok((Some(Conversion::To(target.clone())), named(target)));
+    if matches!(to, DataType::Interval(IntervalUnit::MonthDayNano)) && *from == *to {
+        // A cast that changes nothing, for its check.
+        return cast_to(to);
+    }
+    if same_shape(from, to) {
+        return Ok((None, named(from)));
+    }
+    let text_of = [
+        ffi::DUCKDB_TYPE_DUCKDB_TYPE_ENUM,
+        ffi::DUCKDB_TYPE_DUCKDB_TYPE_UUID,
+        ffi::DUCKDB_TYPE_DUCKDB_TYPE_BIT,
+        ffi::DUCKDB_TYPE_DUCKDB_TYPE_TIME_TZ,
+        ffi::DUCKDB_TYPE_DUCKDB_TYPE_HUGEINT,
+        ffi::DUCKDB_TYPE_DUCKDB_TYPE_UHUGEINT,
+        ffi::DUCKDB_TYPE_DUCKDB_TYPE_BIGNUM,
+    ];
+    // DuckDB parses these from text; what is no text by nature goes there as text too, losing nothing.
+    let by_text = text_of.iter().any(|id| is_type(*id));
+    if by_text && (is_text(from) || matches!(from, DataType::Decimal256(_, 0))) {
+        return cast_to(&DataType::Utf8);
+    }
+    let huge = is_type(ffi::DUCKDB_TYPE_DUCKDB_TYPE_HUGEINT)
+        || is_type(ffi::DUCKDB_TYPE_DUCKDB_TYPE_UHUGEINT)
+        || is_type(ffi::DUCKDB_TYPE_DUCKDB_TYPE_BIGNUM);
+    if huge && from.is_integer() {
+        return Ok((None, named(from)));
+    }
+    if let (DataType::Timestamp(..), DataType::Timestamp(unit, Some(_))) = (from, to) {
+        // DuckDB keeps the instant alone, so the zone's name does not matter; an offset needs no zone table.
+        return cast_to(&DataType::Timestamp(*unit, Some("+00:00".into())));
+    }
+    if !from.is_nested() && arrow::compute::can_cast_types(from, to) {
+        return cast_to(to);
+    }
+    // DuckDB casts nested values itself, structs by name; it needs them in plain encodings.
+    if from.is_nested() && to.is_nested() && importable(from) {
+        let plain = plain_encoding(from);
+        if plain == *from {
+            return Ok((None, named(from)));
+        }
+        if arrow::compute::can_cast_types(from, &plain) {
+            return cast_to(&plain);
+        }
+    }
+    Err(Error::Columns(format!(
+        "column `{name}`: {from} cannot become {to} of the table"
+    )))
+}
+
+/// Whether two types are laid out alike: the names of list and map entries, and of zones, do not matter.
+fn same_shape(one: &DataType, other: &DataType) -> bool {
+    use DataType::{FixedSizeList, List, Map, Struct, Timestamp, Union};
+    let same = |one: &FieldRef, other: &FieldRef| same_shape(one.data_type(), other.data_type());
+    match (one, other) {
+        (Timestamp(one, Some(_)), Timestamp(other, Some(_))) => one == other,
+        (List(one), List(other)) => same(one, other),
+        (FixedSizeList(one, n), FixedSizeList(other, m)) => n == m && same(one, other),
+        (Struct(one), Struct(other)) => {
+            one.len() == other.len()
+                && one
+                    .iter()
+                    .zip(other)
+                    .all(|(a, b)| a.name() == b.name() && same(a, b))
+        }
+        (Map(one, _), Map(other, _)) => match (one.data_type(), other.data_type()) {
+            (Struct(one), Struct(other)) => one.iter().zip(other).all(|(a, b)| same(a, b)),
+            _ => false,
+        },
+        (Union(one, UnionMode::Sparse), Union(other, UnionMode::Sparse)) => {
+            one.len() == other.len()
+                && one
+                    .iter()
+                    .zip(other.iter())
+                    .all(|((_, a), (_, b))| a.name() == b.name() && same(a, b))
+        }
+        _ => one == other,
+    }
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Dictionary(_, values) => is_text(values),
+        DataType::RunEndEncoded(_, values) => is_text(values.data_type()),
+        other => matches!(
+            other,
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
+        ),
+    }
+}
+
+/// Whether DuckDB's Arrow import takes the type as it is.
+fn importable(data_type: &DataType) -> bool {
+    use DataType::{
+        Decimal32, Decimal64, Decimal128, Decimal256, Dictionary, FixedSizeList, Float16,
+        LargeList, LargeListView, List, ListView, Map, RunEndEncoded, Struct, Union,
+    };
+    match data_type {
+        Float16 | Decimal256(..) | Union(_, UnionMode::Dense) => false,
+        Decimal32(_, scale) | Decimal64(_, scale) | Decimal128(_, scale) => *scale >= 0,
+        List(child)
+        | LargeList(child)
+        | ListView(child)
+        | LargeListView(child)
+        | FixedSizeList(child, _)
+        | Map(child, _) => importable(child.data_type()),
+        RunEndEncoded(_, values) => importable(values.data_type()),
+        Dictionary(_, values) => importable(values),
+        Struct(children) => children.iter().all(|child| importable(child.data_type())),
+        Union(members, _) => members
+            .iter()
+            .all(|(_, member)| importable(member.data_type())),
+        _ => true,
+    }
+}
+
+/// The type with its dictionaries, runs and views spelled out. DuckDB's import reads the wrong values from a
+/// dictionary inside a list that starts at an offset.
+fn plain_encoding(data_type: &DataType) -> DataType {
+    use DataType::{
+        BinaryView, Dictionary, FixedSizeList, LargeList, LargeListView, List, ListView, Map,
+        RunEndEncoded, Struct, Utf8View,
+    };
+    let plain = |field: &FieldRef| {
+        let data_type = plain_encoding(field.data_type());
+        Arc::new(field.as_ref().clone().with_data_type(data_type))
+    };
+    match data_type {
+        Dictionary(_, values) => plain_encoding(values),
+        RunEndEncoded(_, values) => plain_encoding(values.data_type()),
+        Utf8View => DataType::Utf8,
+        BinaryView => DataType::Binary,
+        List(child) | ListView(child) => List(plain(child)),
+        LargeList(child) | LargeListView(child) => LargeList(plain(child)),
+        FixedSizeList(child, size) => FixedSizeList(plain(child), *size),
+        Map(entries, sorted) => Map(plain(entries), *sorted),
+        Struct(children) => Struct(children.iter().map(plain).collect()),
+        other => other.clone(),
+    }
+}
+
+fn extension_name(field: &Field) -> Option<&str> {
+    field
+        .metadata()
+        .get("ARROW:extension:name")
+        .map(String::as_str)
+}
+
+/// The statement that creates a table for a stream, up to its verb: `create` is `CREATE TABLE` and its kind.
+pub(super) fn create_table_sql(create: &str, table: &str, stream: &Schema) -> Result<String> {
+    let mut columns = Vec::with_capacity(stream.fields().len());
+    for field in stream.fields() {
+        let sql_type = sql_type(field)
+            .map_err(|reason| Error::Columns(format!("column `{}`: {reason}", field.name())))?;
+        columns.push(format!("{} {sql_type}", quote(field.name())));
+    }
+    if columns.is_empty() {
+        return Err(Error::Columns("the stream's schema has no columns".into()));
+    }
+    Ok(format!("{create} {table} ({})", columns.join(", ")))
+}
+
+pub(super) fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The SQL type of a column made from a stream's field.
+fn sql_type(field: &Field) -> std::result::Result<String, String> {
+    match extension_name(field) {
+        Some("arrow.uuid") if *field.data_type() == DataType::FixedSizeBinary(16) => {
+            return Ok("UUID".into());
+        }
+        Some("arrow.json") if is_text(field.data_type()) => return Ok("JSON".into()),
+        Some("arrow.bool8") if *field.data_type() == DataType::Int8 => return Ok("BOOLEAN".into()),
+        _ => {}
+    }
+    sql_type_of(field.data_type())
+}
+
+fn sql_type_of(data_type: &DataType) -> std::result::Result<String, String> {
+    use DataType::*;
+    let name = match data_type {
+        Boolean => "BOOLEAN",
+        Int8 => "TINYINT",
+        Int16 => "SMALLINT",
+        // A column of nothing but nulls is an INTEGER, as in CREATE TABLE AS SELECT NULL.
+        Int32 | Null => "INTEGER",
+        Int64 => "BIGINT",
+        UInt8 => "UTINYINT",
+        UInt16 => "USMALLINT",
+        UInt32 => "UINTEGER",
+        UInt64 => "UBIGINT",
+        Float16 | Float32 => "FLOAT",
+        Float64 => "DOUBLE",
+        Utf8 | LargeUtf8 | Utf8View => "VARCHAR",
+        Binary | LargeBinary | BinaryView | FixedSizeBinary(_) => "BLOB",
+        Date32 | Date64 => "DATE",
+        Time32(_) | Time64(TimeUnit::Microsecond) => "TIME",
+        Time64(_) => "TIME_NS",
+        Timestamp(_, Some(_)) => "TIMESTAMP WITH TIME ZONE",
+        Timestamp(TimeUnit::Second, None) => "TIMESTAMP_S",
+        Timestamp(TimeUnit::Millisecond, None) => "TIMESTAMP_MS",
+        Timestamp(TimeUnit::Microsecond, None) => "TIMESTAMP",
+        Timestamp(TimeUnit::Nanosecond, None) => "TIMESTAMP_NS",
+        Duration(_) | Interval(_) => "INTERVAL",
+        Decimal32(digits, scale)
+        | Decimal64(digits, scale)
+        | Decimal128(digits, scale)
+        | Decimal256(digits, scale) => return decimal_type(*digits, *scale),
+        Dictionary(_, values) => return sql_type_of(values),
+        RunEndEncoded(_, values) => return sql_type(values),
+        List(child) | LargeList(child) | ListView(child) | LargeListView(child) => {
+            return Ok(format!("{}[]", sql_type(child)?));
+        }
+        FixedSizeList(child, 0) => return Err(format!("a list of 0 {child} has no DuckDB type")),
+        FixedSizeList(child, size) => return Ok(format!("{}[{size}]", sql_type(child)?)),
+        Struct(children) if children.is_empty() => {
+            return Err("a struct without fields has no DuckDB type".into());
+        }
+        Struct(children) => return members("STRUCT", children.iter()),
+        Union(_, UnionMode::Dense) => {
+            return Err("dense unions are not supported; send a sparse union".into());
+        }
+        Union(union_members, UnionMode::Sparse) => {
+            return members("UNION", union_members.iter().map(|(_, member)| member));
+        }
+        Map(entries, _) => match entries.data_type() {
+            Struct(pair) if pair.len() == 2 => {
+                return Ok(format!(
+                    "MAP({}, {})",
+                    sql_type(&pair[0])?,
+                    sql_type(&pair[1])?
+                ));
+            }
+            _ => return Err("a map's entries are a key and a value".into()),
+        },
+    };
+    Ok(name.into())
+}
+
+fn decimal_type(digits: u8, scale: i8) -> std::result::Result<String, String> {
+    // Digits before the point that a negative scale stands for.
+    let digits = digits.saturating_add(scale.min(0).unsigned_abs());
+    let scale = scale.max(0).unsigned_abs();
+    if digits > MAX_DECIMAL_DIGITS || scale > digits {
+        return Err(format!(
+            "a decimal of {digits} digits, {scale} after the point, does not fit DuckDB's {MAX_DECIMAL_DIGITS}; \
+             send text, or create the table beforehand"
+        ));
+    }
+    Ok(format!("DECIMAL({digits}, {scale})"))
+}
+
+fn members<'a>(
+    kind: &str,
+    fields: impl Iterator<Item = &'a FieldRef>,
+) -> std::result::Result<String, String> {
+    let members = fields
+        .map(|field| Ok(format!("{} {}", quote(field.name()), sql_type(field)?)))
+        .collect::<std::result::Result<Vec<_>, String>>()?;
+    Ok(format!("{kind}({})", members.join(", ")))
+}

@@ -1,0 +1,267 @@
+//! One error type, and its one mapping to gRPC codes.
+
+use std::path::PathBuf;
+
+use duck_flight_protocol::{OptionsError, TableName};
+use tonic::{Code, Status};
+
+use crate::engine::{SqlError, SqlErrorKind};
+
+/// A result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Everything that can go wrong in a request. Every message says what is wrong and, where it can, what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// DuckDB refuses.
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    /// DuckDB refuses one statement of a script; those before it have run.
+    #[error("statement {number} of {count}: {source}")]
+    Statement {
+        /// Which statement, from 1.
+        number: u64,
+        /// How many there are.
+        count: u64,
+        /// What DuckDB says.
+        source: SqlError,
+    },
+    /// A put's options cannot be read.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// A put asks for something this version does not have.
+    #[error("put option not supported yet: {0}; this server appends with schema: match")]
+    PutOption(String),
+    /// The request's bytes are not what the protocol says.
+    #[error("{0}")]
+    Malformed(String),
+    /// There is no statement in the request.
+    #[error("the request holds no SQL statement")]
+    NoStatement,
+    /// The schema of a script is not known before it runs.
+    #[error("the schema of this script is known only once it has run: {0}")]
+    UnknownSchema(SqlError),
+    /// A statement the server does not let clients run.
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// A script began a transaction and did not end it.
+    #[error("the script left a transaction open, so it was rolled back: end it with COMMIT")]
+    OpenTransaction,
+    /// A table that is not there.
+    #[error("table `{0}` does not exist; create it, or put with create: if_missing")]
+    NoTable(TableName),
+    /// A table that is there already.
+    #[error(
+        "table `{0}` already exists; put with create: if_missing to append, or create: replace"
+    )]
+    TableExists(TableName),
+    /// Columns of a put do not fit the table.
+    #[error("{0}")]
+    Columns(String),
+    /// A value of a put does not fit its column.
+    #[error("row {row}, column `{column}`: {reason}")]
+    Value {
+        /// The row in its unit, from 1.
+        row: u64,
+        /// The column of the table.
+        column: String,
+        /// The value, the two types, and what is wrong.
+        reason: String,
+    },
+    /// A put ended before its end: the client cancelled or went away.
+    #[error("the put was cut short by its client, so nothing of it was committed")]
+    PutCutShort,
+    /// The transport refused a message, or lost its client.
+    #[error("{1}")]
+    Transport(Code, String),
+    /// Too many requests are waiting.
+    #[error(
+        "{waiting} statements are waiting already (limit {limit}); try again, or raise --max-queries"
+    )]
+    Busy {
+        /// How many wait.
+        waiting: usize,
+        /// How many may.
+        limit: usize,
+    },
+    /// Something the protocol has and this server has not.
+    #[error("{0}")]
+    Unimplemented(String),
+    /// The client cancelled, or went away.
+    #[error("the statement was cancelled")]
+    Cancelled,
+    /// The server is on its way down.
+    #[error("the server is shutting down; try again once it is back")]
+    ShuttingDown,
+    /// A thread ended in the middle of a request.
+    #[error("a worker stopped without finishing its request")]
+    WorkerLost,
+    /// Another process has the database.
+    #[error("database file {path} is in use by another process{holder}; stop it, or use another --database", path = path.display())]
+    DatabaseInUse {
+        /// The file.
+        path: PathBuf,
+        /// Which process, in brackets after a space, where it is known.
+        holder: String,
+    },
+    /// Reading or writing outside DuckDB failed.
+    #[error("{doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// Whether the same request may succeed when it is tried again at once.
+    pub(crate) fn is_conflict(&self) -> bool {
+        self.code() == Code::Aborted
+    }
+
+    /// The code a client should act on.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Sql(error) | Self::Statement { source: error, .. } => sql_code(error.kind),
+            Self::Options(_)
+            | Self::Malformed(_)
+            | Self::NoStatement
+            | Self::Columns(_)
+            | Self::Value { .. } => Code::InvalidArgument,
+            Self::UnknownSchema(_) | Self::OpenTransaction | Self::DatabaseInUse { .. } => {
+                Code::FailedPrecondition
+            }
+            Self::Forbidden(_) => Code::PermissionDenied,
+            Self::NoTable(_) => Code::NotFound,
+            Self::TableExists(_) => Code::AlreadyExists,
+            Self::PutCutShort | Self::Cancelled => Code::Cancelled,
+            Self::Busy { .. } => Code::ResourceExhausted,
+            Self::PutOption(_) | Self::Unimplemented(_) => Code::Unimplemented,
+            Self::ShuttingDown => Code::Unavailable,
+            Self::WorkerLost | Self::Io { .. } => Code::Internal,
+            // tonic says so for a message over the limit.
+            Self::Transport(Code::OutOfRange, _) => Code::ResourceExhausted,
+            Self::Transport(code, _) => *code,
+        }
+    }
+}
+
+fn sql_code(kind: SqlErrorKind) -> Code {
+    match kind {
+        SqlErrorKind::Invalid => Code::InvalidArgument,
+        SqlErrorKind::NotFound => Code::NotFound,
+        SqlErrorKind::AlreadyExists => Code::AlreadyExists,
+        SqlErrorKind::Conflict => Code::Aborted,
+        SqlErrorKind::Transaction => Code::FailedPrecondition,
+        SqlErrorKind::Exhausted => Code::ResourceExhausted,
+        SqlErrorKind::Forbidden => Code::PermissionDenied,
+        SqlErrorKind::Unsupported => Code::Unimplemented,
+        SqlErrorKind::Interrupted => Code::Cancelled,
+        SqlErrorKind::Fatal => Code::Unavailable,
+        SqlErrorKind::Internal => Code::Internal,
+    }
+}
+
+/// The most of a message that goes to a client: gRPC carries it in a header, and clients limit those.
+const MAX_MESSAGE_CHARS: usize = 4000;
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let (code, mut message) = (error.code(), error.to_string());
+        match code {
+            Code::Internal => tracing::error!(%error, "request failed"),
+            _ => tracing::debug!(%error, ?code, "request refused"),
+        }
+        if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE_CHARS) {
+            message.truncate(end);
+            message.push('…');
+        }
+        Self::new(code, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sql(kind: SqlErrorKind) -> Error {
+        Error::Sql(SqlError {
+            kind,
+            message: "m".into(),
+        })
+    }
+
+    #[test]
+    fn every_error_has_the_code_a_client_should_act_on() {
+        let table = || TableName::from("t");
+        let io = || std::io::Error::other("x");
+        let cases = [
+            (sql(SqlErrorKind::Invalid), Code::InvalidArgument),
+            (sql(SqlErrorKind::NotFound), Code::NotFound),
+            (sql(SqlErrorKind::AlreadyExists), Code::AlreadyExists),
+            (sql(SqlErrorKind::Conflict), Code::Aborted),
+            (sql(SqlErrorKind::Transaction), Code::FailedPrecondition),
+            (sql(SqlErrorKind::Exhausted), Code::ResourceExhausted),
+            (sql(SqlErrorKind::Forbidden), Code::PermissionDenied),
+            (sql(SqlErrorKind::Unsupported), Code::Unimplemented),
+            (sql(SqlErrorKind::Interrupted), Code::Cancelled),
+            (sql(SqlErrorKind::Fatal), Code::Unavailable),
+            (sql(SqlErrorKind::Internal), Code::Internal),
+            (
+                Error::Options(OptionsError::EmptyName),
+                Code::InvalidArgument,
+            ),
+            (Error::PutOption("op".into()), Code::Unimplemented),
+            (Error::Malformed("m".into()), Code::InvalidArgument),
+            (Error::NoStatement, Code::InvalidArgument),
+            (Error::Forbidden("f"), Code::PermissionDenied),
+            (Error::OpenTransaction, Code::FailedPrecondition),
+            (Error::NoTable(table()), Code::NotFound),
+            (Error::TableExists(table()), Code::AlreadyExists),
+            (Error::Columns("c".into()), Code::InvalidArgument),
+            (
+                Error::Value {
+                    row: 1,
+                    column: "c".into(),
+                    reason: "r".into(),
+                },
+                Code::InvalidArgument,
+            ),
+            (Error::PutCutShort, Code::Cancelled),
+            (
+                Error::Transport(Code::OutOfRange, "m".into()),
+                Code::ResourceExhausted,
+            ),
+            (Error::Transport(Code::Aborted, "m".into()), Code::Aborted),
+            (
+                Error::Busy {
+                    waiting: 1,
+                    limit: 1,
+                },
+                Code::ResourceExhausted,
+            ),
+            (Error::Unimplemented("u".into()), Code::Unimplemented),
+            (Error::Cancelled, Code::Cancelled),
+            (Error::ShuttingDown, Code::Unavailable),
+            (Error::WorkerLost, Code::Internal),
+            (
+                Error::Io {
+                    doing: "d",
+                    source: io(),
+                },
+                Code::Internal,
+            ),
+        ];
+        for (error, code) in cases {
+            assert_eq!(error.code(), code, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_long_message_is_cut_at_a_character() {
+        let error = Error::Malformed("é".repeat(2 * MAX_MESSAGE_CHARS));
+        let message = Status::from(error).message().to_owned();
+        assert_eq!(message.chars().count(), MAX_MESSAGE_CHARS + 1);
+    }
+}

@@ -1,0 +1,264 @@
+//! The messages of a put, decoded and checked: nothing here trusts its client.
+//!
+//! Arrow's reader validates every buffer it builds an array from (offsets, UTF-8, dictionary keys, child
+//! lengths). What it takes on trust is checked here before: the sizes that compressed buffers claim, and the
+//! numbers of values that take no bytes. Where it panics, the panic ends as an error of the put.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayData, ArrayRef, RecordBatch};
+use arrow::buffer::Buffer;
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow_flight::{FlightData, FlightDescriptor};
+use arrow_ipc::{CompressionType, Message, MessageHeader};
+use bytes::Bytes;
+use tonic::Streaming;
+
+use crate::engine::SentBatch;
+use crate::error::{Error, Result};
+
+/// How much larger than the largest message a message may become when it is decompressed.
+const MAX_EXPANSION: usize = 8;
+
+/// Values that take no bytes (nulls, runs) may outnumber the message's bits by this many.
+const FREE_VALUES: usize = 1 << 20;
+
+/// The record batches of a put.
+pub(super) struct PutStream {
+    messages: Streaming<FlightData>,
+    decoder: Decoder,
+}
+
+struct Decoder {
+    schema: SchemaRef,
+    dictionaries: HashMap<i64, ArrayRef>,
+    max_expanded_bytes: usize,
+}
+
+impl PutStream {
+    /// Reads the first message: the descriptor and the schema.
+    pub(super) async fn open(
+        mut messages: Streaming<FlightData>,
+        max_message_bytes: usize,
+    ) -> Result<(FlightDescriptor, Self)> {
+        let Some(first) = next_message(&mut messages).await? else {
+            return Err(malformed(
+                "the put is empty: its first message holds descriptor and schema",
+            ));
+        };
+        let descriptor = first.flight_descriptor.clone().ok_or_else(|| {
+            malformed("the first message of a put must hold a descriptor that names the table")
+        })?;
+        let decoder = Decoder {
+            schema: guarded(|| decode_schema(&first.data_header))?,
+            dictionaries: HashMap::new(),
+            max_expanded_bytes: max_message_bytes.saturating_mul(MAX_EXPANSION),
+        };
+        Ok((descriptor, Self { messages, decoder }))
+    }
+
+    /// The schema of every batch.
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.decoder.schema
+    }
+
+    /// The next batch and its `app_metadata`, or `None` once the client has ended the stream.
+    pub(super) async fn next(&mut self) -> Result<Option<(SentBatch, Bytes)>> {
+        while let Some(message) = next_message(&mut self.messages).await? {
+            if let Some(batch) = guarded(|| self.decoder.decode(&message))? {
+                return Ok(Some((batch, message.app_metadata)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+async fn next_message(messages: &mut Streaming<FlightData>) -> Result<Option<FlightData>> {
+    messages
+        .message()
+        .await
+        .map_err(|status| Error::Transport(status.code(), status.message().into()))
+}
+
+/// Runs a decoder of Arrow's. Malformed bytes that make it panic are an error like any other.
+fn guarded<T>(decode: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(decode))
+        .unwrap_or_else(|_| Err(malformed("the message is not valid Arrow IPC")))
+}
+
+fn decode_schema(header: &[u8]) -> Result<SchemaRef> {
+    let message = root(header)?;
+    let schema = message.header_as_schema().ok_or_else(|| {
+        let found = message
+            .header_type()
+            .variant_name()
+            .unwrap_or("nothing known");
+        malformed(format!(
+            "the first message of a put must hold its schema, not {found}"
+        ))
+    })?;
+    if schema.fields().is_none() {
+        return Err(malformed("the schema has no list of fields"));
+    }
+    let schema: Schema = arrow_ipc::convert::fb_to_schema(schema);
+    Ok(Arc::new(schema))
+}
+
+fn root(header: &[u8]) -> Result<Message<'_>> {
+    arrow_ipc::root_as_message(header).map_err(|error| {
+        malformed(format!(
+            "the message's header is not valid Arrow IPC: {error}"
+        ))
+    })
+}
+
+impl Decoder {
+    /// Decodes a message; `None` where it holds no rows.
+    fn decode(&mut self, data: &FlightData) -> Result<Option<SentBatch>> {
+        if data.data_header.is_empty() && data.data_body.is_empty() {
+            // Metadata alone, which a plain put has no use for.
+            return Ok(None);
+        }
+        let message = root(&data.data_header)?;
+        let body = Buffer::from(data.data_body.clone());
+        match message.header_type() {
+            MessageHeader::RecordBatch => {
+                let batch = message
+                    .header_as_record_batch()
+                    .ok_or_else(|| empty("record batch"))?;
+                let bytes = self.expanded_bytes(&batch, &body)?;
+                let rows = arrow_ipc::reader::read_record_batch(
+                    &body,
+                    batch,
+                    self.schema.clone(),
+                    &self.dictionaries,
+                    None,
+                    &message.version(),
+                )
+                .map_err(invalid_batch)?;
+                check_lengths(&rows, bytes, &self.dictionaries)?;
+                Ok(Some(SentBatch { rows, bytes }))
+            }
+            MessageHeader::DictionaryBatch => {
+                let dictionary = message
+                    .header_as_dictionary_batch()
+                    .ok_or_else(|| empty("dictionary"))?;
+                let data = dictionary.data().ok_or_else(|| empty("dictionary"))?;
+                self.expanded_bytes(&data, &body)?;
+                arrow_ipc::reader::read_dictionary(
+                    &body,
+                    dictionary,
+                    &self.schema,
+                    &mut self.dictionaries,
+                    &message.version(),
+                )
+                .map_err(invalid_batch)?;
+                Ok(None)
+            }
+            MessageHeader::Schema => Err(malformed("a put has one schema, at its start")),
+            other => {
+                let name = other.variant_name().unwrap_or("unknown");
+                Err(malformed(format!(
+                    "a message of kind {name} does not belong in a put"
+                )))
+            }
+        }
+    }
+
+    /// The bytes a batch takes in memory. Refuses compressed buffers that claim, or hold, more than is allowed.
+    fn expanded_bytes(&self, batch: &arrow_ipc::RecordBatch<'_>, body: &Buffer) -> Result<usize> {
+        let Some(compression) = batch.compression() else {
+            return Ok(body.len());
+        };
+        let mut total = body.len();
+        for buffer in batch.buffers().iter().flatten() {
+            let start = usize::try_from(buffer.offset()).unwrap_or(usize::MAX);
+            let len = usize::try_from(buffer.length()).unwrap_or(usize::MAX);
+            let bytes = start.checked_add(len).and_then(|end| body.get(start..end));
+            let bytes = bytes.ok_or_else(|| malformed("a buffer lies outside of its message"))?;
+            let Some((claim, compressed)) = bytes.split_first_chunk::<8>() else {
+                continue;
+            };
+            // -1 says that the buffer is not compressed after all.
+            let claim = usize::try_from(i64::from_le_bytes(*claim)).unwrap_or(0);
+            total = total.saturating_add(claim);
+            if total > self.max_expanded_bytes {
+                return Err(malformed(format!(
+                    "the batch would take {total} bytes once decompressed (limit {}); send smaller batches",
+                    self.max_expanded_bytes
+                )));
+            }
+            if compression.codec() == CompressionType::LZ4_FRAME && claim > 0 {
+                check_lz4(compressed, claim)?;
+            }
+        }
+        Ok(total)
+    }
+}
+
+/// Arrow's reader reads an LZ4 frame to its end, whatever length was claimed; so the length is checked before.
+fn check_lz4(compressed: &[u8], claim: usize) -> Result<()> {
+    use std::io::Read;
+    let mut frame = lz4_flex::frame::FrameDecoder::new(compressed).take(claim as u64 + 1);
+    let held = std::io::copy(&mut frame, &mut std::io::sink())
+        .map_err(|error| malformed(format!("a compressed buffer is not valid LZ4: {error}")))?;
+    if held == claim as u64 {
+        return Ok(());
+    }
+    Err(malformed(
+        "a compressed buffer does not hold as many bytes as it claims",
+    ))
+}
+
+/// Refuses batches with far more values than bytes: they would grow without bound once they are copied.
+fn check_lengths(
+    rows: &RecordBatch,
+    bytes: usize,
+    dictionaries: &HashMap<i64, ArrayRef>,
+) -> Result<()> {
+    let dictionary_bytes: usize = dictionaries
+        .values()
+        .map(|values| values.get_array_memory_size())
+        .sum();
+    let limit = (bytes + dictionary_bytes)
+        .saturating_mul(8)
+        .saturating_add(FREE_VALUES);
+    let longest = rows
+        .columns()
+        .iter()
+        .map(|column| longest(&column.to_data()))
+        .max()
+        .unwrap_or(0)
+        .max(rows.num_rows());
+    if longest > limit {
+        return Err(malformed(format!(
+            "the batch claims {longest} values in a message of {bytes} bytes; send smaller batches"
+        )));
+    }
+    Ok(())
+}
+
+fn longest(data: &ArrayData) -> usize {
+    data.child_data()
+        .iter()
+        .map(longest)
+        .max()
+        .unwrap_or(0)
+        .max(data.len())
+}
+
+fn invalid_batch(error: arrow::error::ArrowError) -> Error {
+    malformed(format!(
+        "the batch is not valid Arrow IPC for the put's schema: {error}"
+    ))
+}
+
+fn empty(kind: &str) -> Error {
+    malformed(format!("a message calls itself a {kind} and holds none"))
+}
+
+fn malformed(message: impl Into<String>) -> Error {
+    Error::Malformed(message.into())
+}

@@ -1,0 +1,86 @@
+//! `DoGet`, `GetFlightInfo` and `GetSchema` of plain Flight.
+
+use arrow_flight::encode::FlightDataEncoderBuilder;
+use arrow_flight::error::FlightError;
+use arrow_flight::flight_descriptor::DescriptorType;
+use arrow_flight::{
+    FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, SchemaAsIpc, SchemaResult, Ticket,
+};
+use arrow_ipc::writer::IpcWriteOptions;
+use duck_flight_protocol::TableName;
+use futures::{StreamExt, TryStreamExt};
+use tonic::Status;
+
+use super::Answers;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+
+/// Runs the ticket's SQL; the last statement's result streams back.
+pub(super) async fn get(engine: &Engine, ticket: &[u8]) -> Result<Answers<FlightData>> {
+    let result = engine.query(sql_text(ticket, "ticket")?).await?;
+    let schema = result.schema().clone();
+    let batches = result.map_err(|error| FlightError::from(Status::from(error)));
+    let messages = FlightDataEncoderBuilder::new()
+        .with_schema(schema)
+        // The engine has made batches of a good size; the encoder would split them by their buffers' size.
+        .with_max_flight_data_size(usize::MAX)
+        .build(batches);
+    Ok(messages.map_err(Status::from).boxed())
+}
+
+/// Where and how to get a table or the result of a query. Nothing runs yet.
+pub(super) async fn flight_info(
+    engine: &Engine,
+    descriptor: FlightDescriptor,
+) -> Result<FlightInfo> {
+    let sql = descriptor_sql(&descriptor)?;
+    let info = FlightInfo::new()
+        .with_endpoint(FlightEndpoint::new().with_ticket(Ticket::new(sql.clone())))
+        .with_total_records(-1)
+        .with_total_bytes(-1)
+        .with_descriptor(descriptor);
+    match engine.describe(sql).await {
+        Ok(schema) => Ok(info.try_with_schema(&schema).map_err(encoding)?),
+        // A script whose later statements need the earlier ones has its schema once it has run.
+        Err(Error::UnknownSchema(_)) => Ok(info),
+        Err(error) => Err(error),
+    }
+}
+
+/// The schema of a table or of the result of a query. Nothing runs.
+pub(super) async fn schema(engine: &Engine, descriptor: &FlightDescriptor) -> Result<SchemaResult> {
+    let schema = engine.describe(descriptor_sql(descriptor)?).await?;
+    SchemaAsIpc::new(&schema, &IpcWriteOptions::default())
+        .try_into()
+        .map_err(encoding)
+}
+
+/// The SQL that a descriptor stands for: all rows of its path, or its command.
+fn descriptor_sql(descriptor: &FlightDescriptor) -> Result<String> {
+    match descriptor.r#type() {
+        DescriptorType::Path => Ok(select_all(&TableName::from_path(&descriptor.path)?)),
+        DescriptorType::Cmd => sql_text(&descriptor.cmd, "descriptor's command"),
+        DescriptorType::Unknown => Err(Error::Malformed(
+            "the descriptor is neither a path nor a command: set path to [table], or cmd to SQL"
+                .into(),
+        )),
+    }
+}
+
+pub(super) fn select_all(table: &TableName) -> String {
+    format!("SELECT * FROM {}", table.to_sql())
+}
+
+pub(super) fn sql_text(bytes: &[u8], place: &str) -> Result<String> {
+    match std::str::from_utf8(bytes) {
+        Ok(sql) if sql.trim().is_empty() => Err(Error::NoStatement),
+        Ok(sql) => Ok(sql.to_owned()),
+        Err(error) => Err(Error::Malformed(format!(
+            "the {place} is not SQL text in UTF-8: {error}"
+        ))),
+    }
+}
+
+pub(super) fn encoding(error: arrow::error::ArrowError) -> Error {
+    Error::Malformed(format!("the schema cannot be encoded: {error}"))
+}

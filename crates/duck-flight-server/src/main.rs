@@ -1,0 +1,82 @@
+//! The `duck-flight-server` command: flags in, exit code out.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use duck_flight_server::{Args, Config, Engine, LogFormat, serve};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// The exit code of a server that was told twice to stop: what it was doing is not finished.
+const EXIT_INTERRUPTED: i32 = 130;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    init_tracing(args.log_format);
+    let outcome = tokio::runtime::Runtime::new()
+        .context("start the runtime")
+        .and_then(|runtime| runtime.block_on(run(args)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    let config = Config::try_from(args)?;
+    let signals = StopSignals::new().context("listen for signals")?;
+    let engine = Engine::open(&config.engine).context("open the database")?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("listen on {}", config.listen))?;
+    println!("listening on {}", listener.local_addr()?);
+    serve(listener, engine, &config, signals.first()).await?;
+    Ok(())
+}
+
+/// SIGINT and SIGTERM: the first asks to finish, the second ends the process at once.
+struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn first(mut self) {
+        self.next().await;
+        tracing::info!("finishing what is in flight; a second signal ends at once");
+        tokio::spawn(async move {
+            self.next().await;
+            std::process::exit(EXIT_INTERRUPTED);
+        });
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+fn init_tracing(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => subscriber.init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+}

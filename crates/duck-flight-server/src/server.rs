@@ -1,0 +1,158 @@
+//! Serving: the transport's settings, and the way down.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arrow_flight::flight_service_server::FlightServiceServer;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::net::TcpListener;
+use tonic::Status;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tower::{Layer, Service};
+
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::flight::FrontDoor;
+
+/// How much a client may send ahead of what was read: on one stream, and on one connection.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// The largest HTTP/2 frame: large ones save work on large messages and cost small ones nothing.
+const FRAME_BYTES: u32 = 1 << 20;
+
+/// A client that answers no ping for this long is gone.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Streams on one connection.
+const MAX_STREAMS: u32 = 1024;
+
+/// A client may cancel this many streams at once before its connection is closed as an attack.
+const MAX_PENDING_RESETS: usize = 1024;
+
+/// Headers hold credentials and what drivers add to them.
+const MAX_HEADER_BYTES: u32 = 64 << 10;
+
+/// Why a server stopped before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The transport failed.
+    #[error("serve")]
+    Transport(#[from] tonic::transport::Error),
+    /// The database cannot be used any more; a new process replays its log and can.
+    #[error("the database is unusable until it is opened again: {0}")]
+    Database(String),
+}
+
+/// Serves until `shutdown` completes, then finishes what is in flight, checkpoints and closes the database.
+///
+/// # Errors
+/// When the transport fails, or the database becomes unusable.
+pub async fn serve(
+    listener: TcpListener,
+    engine: Engine,
+    config: &Config,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let front_door = FrontDoor::new(engine.clone(), config.max_message_bytes);
+    let service = FlightServiceServer::new(front_door)
+        .max_decoding_message_size(config.max_message_bytes)
+        .max_encoding_message_size(usize::MAX);
+    let serving = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(WholeRequestsLayer)
+        .add_service(service)
+        .serve_with_incoming_shutdown(
+            // Without it every put larger than a segment waits for a delayed acknowledgement.
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            shutdown,
+        );
+    tokio::select! {
+        served = serving => served?,
+        reason = engine.failed() => return Err(ServeError::Database(reason)),
+    }
+    let closing = tokio::task::spawn_blocking(move || engine.close());
+    if closing.await.is_err() {
+        tracing::error!("the engine did not close cleanly");
+    }
+    Ok(())
+}
+
+/// Tells a request that was cut short apart from one that ended.
+///
+/// hyper reports a stream that its client reset with CANCEL as if it had ended, and tonic turns what is left
+/// of the difference into a clean end too; a cancelled put would be committed. Below both, the body still
+/// knows whether the client's END_STREAM has come.
+#[derive(Clone)]
+struct WholeRequestsLayer;
+
+impl<S> Layer<S> for WholeRequestsLayer {
+    type Service = WholeRequests<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        WholeRequests(inner)
+    }
+}
+
+#[derive(Clone)]
+struct WholeRequests<S>(S);
+
+impl<S> Service<http::Request<tonic::body::Body>> for WholeRequests<S>
+where
+    S: Service<http::Request<tonic::body::Body>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        self.0
+            .call(request.map(|body| tonic::body::Body::new(WholeBody(body))))
+    }
+}
+
+/// A body that fails where it was cut short.
+struct WholeBody(tonic::body::Body);
+
+impl Body for WholeBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        // tonic takes the code CANCELLED for a clean end, so the error has another one on its way up.
+        let cut_short = || Status::aborted(Error::PutCutShort.to_string());
+        match Pin::new(&mut self.0).poll_frame(context) {
+            Poll::Ready(None) if !self.0.is_end_stream() => Poll::Ready(Some(Err(cut_short()))),
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(cut_short()))),
+            other => other,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}

@@ -1,0 +1,200 @@
+//! The flags of `duck-load`, as typed.
+
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::time::Duration;
+
+use clap::builder::NonEmptyStringValueParser;
+use duck_flight_protocol::ConnectArgs;
+
+use crate::{Commit, Plan};
+
+/// Load random batches into a Duck Flight server, and report what it acknowledged.
+///
+/// Every row of a batch carries the batch's id, and no two batches share one, however many loaders run at the
+/// same time. Exits with 0 when every batch was acknowledged, 1 when one was not, 2 on bad usage.
+#[derive(Debug, clap::Parser)]
+#[command(name = "duck-load", version)]
+pub struct Args {
+    /// Where the server is.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// The table to load; created when missing. A name is taken as it is: dots and quotes are part of it.
+    #[arg(long, env = "DUCK_LOAD_TABLE", value_name = "NAME", default_value = Plan::DEFAULT_TABLE)]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub table: String,
+    /// Rows of each batch, at most 1,000,000.
+    #[arg(long, env = "DUCK_LOAD_ROWS", value_name = "N", default_value_t = Plan::DEFAULT_ROWS)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(Plan::MAX_ROWS)))]
+    pub rows: u32,
+    /// Batches each writer sends [default: 100, or no limit with --duration].
+    #[arg(long, env = "DUCK_LOAD_BATCHES", value_name = "N")]
+    pub batches: Option<NonZeroU64>,
+    /// How long to send, such as `30s` or `5m`; with --batches too, whichever ends first.
+    #[arg(long, env = "DUCK_LOAD_DURATION", value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Send each writer's batches at this fixed pace, such as `500ms`, timing each from its planned start;
+    /// without it, each writer sends as fast as it is answered.
+    #[arg(long, env = "DUCK_LOAD_INTERVAL", value_name = "TIME", value_parser = duration)]
+    pub interval: Option<Duration>,
+    /// Writers in this process, each with a stream of its own; up to 64 have a connection of their own, more
+    /// share those.
+    #[arg(long, env = "DUCK_LOAD_WRITERS", value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub writers: u16,
+    /// What is committed as a whole.
+    #[arg(
+        long,
+        env = "DUCK_LOAD_COMMIT",
+        value_enum,
+        default_value_t = CommitArg::Stream
+    )]
+    pub commit: CommitArg,
+    /// With --commit batch: batches a writer may have sent before the first of them is acknowledged.
+    #[arg(
+        long,
+        env = "DUCK_LOAD_IN_FLIGHT",
+        value_name = "N",
+        default_value_t = 32
+    )]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub in_flight: u16,
+    /// Make the values and categories repeatable. Batch ids stay unique all the same.
+    #[arg(long, env = "DUCK_LOAD_SEED", value_name = "N")]
+    pub seed: Option<u64>,
+    /// Count batch ids up from this one, instead of from a random place; loaders running side by side must
+    /// then be given ranges of their own.
+    #[arg(long, env = "DUCK_LOAD_FIRST_BATCH_ID", value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    pub first_batch_id: Option<u64>,
+    /// How often to send a batch again after failures that certainly committed nothing of it.
+    #[arg(long, env = "DUCK_LOAD_RETRIES", value_name = "N", default_value_t = 7)]
+    #[arg(value_parser = clap::value_parser!(u32).range(..=100))]
+    pub retries: u32,
+    /// How long to wait for an answer before counting the batch as unknown.
+    #[arg(
+        long,
+        env = "DUCK_LOAD_ACK_TIMEOUT",
+        value_name = "TIME",
+        default_value = "60s"
+    )]
+    #[arg(value_parser = duration)]
+    pub ack_timeout: Duration,
+    /// How to print the summary.
+    #[arg(long, env = "DUCK_LOAD_FORMAT", value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// What is committed as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum CommitArg {
+    /// Each batch is a put of its own.
+    Stream,
+    /// Each writer keeps one long put, in which each batch is committed and acknowledged by itself.
+    Batch,
+}
+
+/// How the summary is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Lines for people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+impl From<&Args> for Plan {
+    fn from(args: &Args) -> Self {
+        let defaults = Self::new(args.table.as_str());
+        let default_batches = match args.duration {
+            Some(_) => None,
+            None => defaults.batches,
+        };
+        Self {
+            rows: NonZeroU32::new(args.rows).unwrap_or(defaults.rows),
+            batches: args.batches.or(default_batches),
+            duration: args.duration,
+            interval: args.interval,
+            writers: NonZeroUsize::new(args.writers.into()).unwrap_or(defaults.writers),
+            commit: match args.commit {
+                CommitArg::Stream => Commit::Stream,
+                CommitArg::Batch => Commit::Batch,
+            },
+            in_flight: NonZeroUsize::new(args.in_flight.into()).unwrap_or(defaults.in_flight),
+            seed: args.seed,
+            first_batch_id: args.first_batch_id,
+            retries: args.retries,
+            ack_timeout: args.ack_timeout,
+            ..defaults
+        }
+    }
+}
+
+/// Reads `250us`, `500ms`, `1.5s`, `5m` or `2h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let unit_at = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let unit_seconds = match unit.trim() {
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        "" => return Err("the unit is missing: write 500ms, 30s, 5m or 2h".into()),
+        unknown => return Err(format!("unknown unit `{unknown}`: use us, ms, s, m or h")),
+    };
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("`{number}` is not a number"))?;
+    let seconds = number * unit_seconds;
+    // A year is the limit, so that every deadline can be reckoned.
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if time.is_zero() => Err("it must be longer than zero".into()),
+        Ok(time) if time.as_secs() <= 365 * 24 * 3600 => Ok(time),
+        _ => Err("it must be at most a year".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    fn plan(flags: &[&str]) -> Plan {
+        let args = Args::parse_from([&["duck-load"], flags].concat());
+        Plan::from(&args)
+    }
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn no_flags_mean_the_default_plan() {
+        assert_eq!(plan(&[]), Plan::new("concurrent_test"));
+    }
+
+    #[test]
+    fn a_duration_lifts_the_default_limit_of_batches_but_not_a_given_one() {
+        assert_eq!(plan(&["--duration", "1s"]).batches, None);
+        let both = plan(&["--duration", "1s", "--batches", "5"]);
+        assert_eq!(both.batches, NonZeroU64::new(5));
+        assert_eq!(both.duration, Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_duration_is_a_number_with_a_unit() {
+        assert_eq!(duration("250us"), Ok(Duration::from_micros(250)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1.5 s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        for bad in ["", "s", "10", "0s", "-1s", "1..5s", "3 parsecs", "9999999h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What a run is to do.
+
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::time::Duration;
+
+use duck_flight_protocol::{Commit, PutOptions, TableName};
+
+/// What a run is to do: how many rows go where, and how fast.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The table the rows go to. The server creates it when it is missing.
+    pub table: TableName,
+    /// Rows of each batch.
+    pub rows: NonZeroU32,
+    /// Batches each writer sends; without limit when absent.
+    pub batches: Option<NonZeroU64>,
+    /// How long new batches are sent; without limit when absent.
+    pub duration: Option<Duration>,
+    /// The time between the planned starts of a writer's batches. When absent, a writer sends as soon as the
+    /// server's answers let it (a closed loop).
+    pub interval: Option<Duration>,
+    /// Writers, each with a stream of its own.
+    pub writers: NonZeroUsize,
+    /// Whether each batch is a put of its own, or a part of its writer's one long put.
+    pub commit: Commit,
+    /// Batches a writer may have sent without an ack, with [`Commit::Batch`]. With [`Commit::Stream`] it is one.
+    pub in_flight: NonZeroUsize,
+    /// Makes values and categories repeatable. Batch ids stay unique: see [`Plan::first_batch_id`].
+    pub seed: Option<u64>,
+    /// The id of the first batch; the others count up from it. When absent, the run draws a place of its own.
+    /// Runs side by side must not be given ranges that overlap.
+    pub first_batch_id: Option<u64>,
+    /// How often a batch is sent again after failures that certainly committed nothing of it.
+    pub retries: u32,
+    /// How long a writer waits for an answer before it takes the answer for lost.
+    pub ack_timeout: Duration,
+}
+
+impl Plan {
+    /// Batches of a writer when neither a number nor a duration is given: enough for a 99th percentile.
+    pub const DEFAULT_BATCHES: u64 = 100;
+    /// Rows of a batch unless told otherwise.
+    pub const DEFAULT_ROWS: u32 = 1000;
+    /// The most rows of a batch. With [`Commit::Batch`] a batch is one message, of some 30 bytes a row.
+    pub const MAX_ROWS: u32 = 1_000_000;
+    /// The table rows go to unless told otherwise.
+    pub const DEFAULT_TABLE: &str = "concurrent_test";
+
+    /// A plan of one writer that sends 100 batches of 1,000 rows in a closed loop, each a put of its own.
+    ///
+    /// # Panics
+    /// Never: the defaults are not zero.
+    pub fn new(table: impl Into<TableName>) -> Self {
+        Self {
+            table: table.into(),
+            rows: NonZeroU32::new(Self::DEFAULT_ROWS).expect("not zero"),
+            batches: NonZeroU64::new(Self::DEFAULT_BATCHES),
+            duration: None,
+            interval: None,
+            writers: NonZeroUsize::MIN,
+            commit: Commit::Stream,
+            in_flight: NonZeroUsize::new(32).expect("not zero"),
+            seed: None,
+            first_batch_id: None,
+            retries: 7,
+            ack_timeout: Duration::from_secs(60),
+        }
+    }
+
+    /// The most batches a writer may have sent without an ack.
+    pub(crate) fn window(&self) -> usize {
+        match self.commit {
+            Commit::Stream => 1,
+            Commit::Batch => self.in_flight.get(),
+        }
+    }
+
+    /// The options of a put that is its writer's one long stream.
+    pub(crate) fn put_options(&self) -> PutOptions {
+        let mut options = PutOptions::new(self.table.clone());
+        options.commit = self.commit;
+        options
+    }
+
+    /// Rows of the whole run, where the plan limits them.
+    pub(crate) fn total_rows(&self) -> Option<u64> {
+        let writers = u64::try_from(self.writers.get()).unwrap_or(u64::MAX);
+        let per_writer = self.batches?.get().saturating_mul(self.rows.get().into());
+        Some(per_writer.saturating_mul(writers))
+    }
+}

@@ -1,0 +1,222 @@
+//! What a run came to.
+
+use std::fmt;
+
+use duck_flight_protocol::{Commit, TableName};
+use serde::Serialize;
+
+use crate::Plan;
+use crate::stats::Stats;
+
+/// What kind of load a run was, which says how to read its latencies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Load {
+    /// Each writer sent when its answers let it; latency counts from the sending. A slow server slows the load.
+    ClosedLoop,
+    /// Each writer had a fixed pace; latency counts from the planned moment, waiting behind a slow batch included.
+    /// Timers tick in milliseconds, so that these latencies read up to two milliseconds longer than they are.
+    FixedPace,
+}
+
+/// What a run came to. Serialized, it is the JSON summary of `duck-load`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The table loaded.
+    pub table: TableName,
+    /// What was committed as a whole.
+    pub commit: Commit,
+    /// What kind of load it was.
+    pub load: Load,
+    /// Writers.
+    pub writers: usize,
+    /// Rows of each batch.
+    pub rows_per_batch: u32,
+    /// Rows acknowledged.
+    pub rows: u64,
+    /// Batches acknowledged.
+    pub batches: u64,
+    /// Seconds from the common start to the last writer's end.
+    pub elapsed_seconds: f64,
+    /// Rows acknowledged per second.
+    pub rows_per_second: f64,
+    /// The median time to an ack in milliseconds; absent without acks, as are the others.
+    pub latency_ms_p50: Option<f64>,
+    /// The time in milliseconds within which 95 of 100 acks came.
+    pub latency_ms_p95: Option<f64>,
+    /// The time in milliseconds within which 99 of 100 acks came.
+    pub latency_ms_p99: Option<f64>,
+    /// The longest time to an ack in milliseconds.
+    pub latency_ms_max: Option<f64>,
+    /// Failures of which nothing was committed.
+    pub errors: u64,
+    /// Batches sent again.
+    pub retries: u64,
+    /// Batches whose answer got lost: they may be in the table or not.
+    pub unknown: u64,
+    /// The first failure that no retry mended.
+    pub first_error: Option<String>,
+    /// Whether the run was asked to end before its plan was fulfilled.
+    pub interrupted: bool,
+}
+
+impl Report {
+    pub(crate) fn new(plan: &Plan, writers: usize, stats: &Stats, interrupted: bool) -> Self {
+        let elapsed_seconds = stats.elapsed().as_secs_f64();
+        let rows_per_second = match elapsed_seconds {
+            0.0 => 0.0,
+            seconds => stats.rows as f64 / seconds,
+        };
+        Self {
+            table: plan.table.clone(),
+            commit: plan.commit,
+            load: match plan.interval {
+                Some(_) => Load::FixedPace,
+                None => Load::ClosedLoop,
+            },
+            writers,
+            rows_per_batch: plan.rows.get(),
+            rows: stats.rows,
+            batches: stats.batches,
+            elapsed_seconds,
+            rows_per_second,
+            latency_ms_p50: stats.latency_ms(0.50),
+            latency_ms_p95: stats.latency_ms(0.95),
+            latency_ms_p99: stats.latency_ms(0.99),
+            latency_ms_max: stats.max_latency_ms(),
+            errors: stats.errors,
+            retries: stats.retries,
+            unknown: stats.unknown,
+            first_error: stats.first_error.clone(),
+            interrupted,
+        }
+    }
+
+    /// Whether every batch that was sent was acknowledged.
+    pub fn is_success(&self) -> bool {
+        self.errors == 0 && self.unknown == 0
+    }
+
+    /// The report as one line of JSON.
+    ///
+    /// # Panics
+    /// Never: its parts are always JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("strings and numbers are always JSON")
+    }
+
+    fn load_in_words(&self) -> &'static str {
+        match self.load {
+            Load::ClosedLoop => "closed loop",
+            Load::FixedPace => "fixed pace, from the planned start",
+        }
+    }
+
+    fn writers_in_words(&self) -> String {
+        let plural = if self.writers == 1 { "" } else { "s" };
+        let puts = match self.commit {
+            Commit::Stream => "a put per batch",
+            Commit::Batch => "one long put each",
+        };
+        format!("{} writer{plural}, {puts}", self.writers)
+    }
+}
+
+/// The summary for people.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "table      {}", self.table)?;
+        writeln!(f, "load       {}", self.writers_in_words())?;
+        let plural = if self.batches == 1 { "" } else { "es" };
+        writeln!(
+            f,
+            "rows       {} acknowledged in {} batch{plural}",
+            self.rows, self.batches
+        )?;
+        writeln!(f, "elapsed    {:.2} s", self.elapsed_seconds)?;
+        writeln!(f, "rate       {:.0} rows/s", self.rows_per_second)?;
+        let millis = |latency: Option<f64>| match latency {
+            None => "-".to_owned(),
+            Some(ms) if ms < 1.0 => format!("{ms:.2} ms"),
+            Some(ms) => format!("{ms:.1} ms"),
+        };
+        writeln!(
+            f,
+            "ack        p50 {}  p95 {}  p99 {}  max {}  ({})",
+            millis(self.latency_ms_p50),
+            millis(self.latency_ms_p95),
+            millis(self.latency_ms_p99),
+            millis(self.latency_ms_max),
+            self.load_in_words(),
+        )?;
+        write!(
+            f,
+            "errors     {}   retries {}   unknown {}",
+            self.errors, self.retries, self.unknown
+        )?;
+        if self.unknown > 0 {
+            write!(
+                f,
+                "\nnote       the answer to {} got lost: they may be in the table or not",
+                self.unknown
+            )?;
+        }
+        if self.interrupted {
+            write!(f, "\nnote       interrupted before the end of the plan")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn report() -> Report {
+        let mut stats = Stats::default();
+        for _ in 0..400 {
+            stats.acknowledge(1000, Duration::from_micros(2100));
+        }
+        let start = Instant::now();
+        stats.ran(start, start + Duration::from_millis(1250));
+        Report::new(&Plan::new("concurrent_test"), 4, &stats, false)
+    }
+
+    #[test]
+    fn the_summary_is_aligned_and_says_which_load_it_was() {
+        let expected = "\
+table      concurrent_test
+load       4 writers, a put per batch
+rows       400000 acknowledged in 400 batches
+elapsed    1.25 s
+rate       320000 rows/s
+ack        p50 2.1 ms  p95 2.1 ms  p99 2.1 ms  max 2.1 ms  (closed loop)
+errors     0   retries 0   unknown 0";
+        assert_eq!(report().to_string(), expected);
+    }
+
+    #[test]
+    fn the_json_has_the_qualifier_of_a_number_last() {
+        let json: serde_json::Value = serde_json::from_str(&report().to_json()).unwrap();
+        assert_eq!(json["table"], "concurrent_test");
+        assert_eq!(json["commit"], "stream");
+        assert_eq!(json["load"], "closed_loop");
+        assert_eq!(json["rows"], 400_000);
+        assert_eq!(json["latency_ms_p99"], 2.1);
+        assert_eq!(json["latency_ms_max"], 2.1);
+        assert_eq!(json["rows_per_second"], 320_000.0);
+    }
+
+    #[test]
+    fn a_report_without_acks_has_no_latency_and_no_rate() {
+        let report = Report::new(&Plan::new("t"), 1, &Stats::default(), true);
+        let text = report.to_string();
+        assert!(text.contains("p50 -  p95 -"), "{text}");
+        assert!(text.contains("rate       0 rows/s"), "{text}");
+        assert!(text.ends_with("interrupted before the end of the plan"));
+    }
+}

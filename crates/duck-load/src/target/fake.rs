@@ -1,0 +1,111 @@
+//! A target that answers as it is told, after times that are known.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use duck_flight_protocol::Ack;
+use tokio::time::{Instant, sleep_until};
+
+use super::{Failure, Target};
+use crate::Batch;
+
+/// How the fake answers one batch.
+#[derive(Debug, Clone)]
+pub(crate) enum Answer {
+    /// An ack of all rows.
+    Ack,
+    /// An ack of so many rows.
+    AckOf(u64),
+    /// A failure, upon which it forgets all batches.
+    Fail(Failure),
+    /// None, ever.
+    Silence,
+}
+
+/// A server that works on one batch at a time, in order, and takes the scripted time for each; after the
+/// script's end it begins anew.
+#[derive(Debug)]
+pub(crate) struct FakeTarget {
+    script: Vec<(Duration, Answer)>,
+    position: usize,
+    working: VecDeque<(Instant, u64, Answer)>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What a fake was sent.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// The ids of all batches, in order, resent ones again.
+    pub(crate) ids: Vec<i64>,
+    /// The most batches that were without an answer at once.
+    pub(crate) most_waiting: usize,
+    pub(crate) closed: bool,
+}
+
+impl FakeTarget {
+    pub(crate) fn new(script: Vec<(Duration, Answer)>) -> Self {
+        Self {
+            script,
+            position: 0,
+            working: VecDeque::new(),
+            seen: Arc::default(),
+        }
+    }
+
+    /// Acknowledges every batch after `latency`.
+    pub(crate) fn steady(latency: Duration) -> Self {
+        Self::new(vec![(latency, Answer::Ack)])
+    }
+
+    pub(crate) fn seen(&self) -> Arc<Mutex<Seen>> {
+        Arc::clone(&self.seen)
+    }
+}
+
+impl Target for FakeTarget {
+    fn send(&mut self, batch: &Batch) -> Result<(), Failure> {
+        let (takes, answer) = self.script[self.position % self.script.len()].clone();
+        self.position += 1;
+        let now = Instant::now();
+        let begins = self
+            .working
+            .back()
+            .map_or(now, |(ready, ..)| now.max(*ready));
+        let rows = u64::try_from(batch.rows.num_rows()).unwrap();
+        self.working.push_back((begins + takes, rows, answer));
+        let mut seen = self.seen.lock().unwrap();
+        seen.ids.push(batch.id);
+        seen.most_waiting = seen.most_waiting.max(self.working.len());
+        Ok(())
+    }
+
+    async fn answer(&mut self) -> Result<Ack, Failure> {
+        let (ready, rows, answer) = self.working.front().cloned().expect("a batch is waiting");
+        sleep_until(ready).await;
+        let acked = match answer {
+            Answer::Ack => rows,
+            Answer::AckOf(rows) => rows,
+            Answer::Silence => std::future::pending().await,
+            Answer::Fail(failure) => {
+                self.working.clear();
+                return Err(failure);
+            }
+        };
+        self.working.pop_front();
+        Ok(Ack {
+            rows: acked,
+            sequence: None,
+            duplicate: false,
+        })
+    }
+
+    fn reset(&mut self) {
+        self.working.clear();
+    }
+
+    async fn close(&mut self) -> Result<(), Failure> {
+        self.seen.lock().unwrap().closed = true;
+        Ok(())
+    }
+}

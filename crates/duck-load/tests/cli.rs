@@ -1,0 +1,142 @@
+//! The binary: help, usage errors, and servers that are not there or go away.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Output};
+use std::thread;
+
+fn duck_load(flags: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_duck-load"))
+        .args(flags)
+        .env_remove("DUCK_FLIGHT_SERVER")
+        .output()
+        .expect("duck-load starts")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// An address on which nobody listens.
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+#[test]
+fn help_names_every_flag_and_goes_to_stdout() {
+    let output = duck_load(&["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    let help = stdout(&output);
+    for flag in [
+        "--server",
+        "--table",
+        "--rows",
+        "--batches",
+        "--duration",
+        "--interval",
+        "--writers",
+        "--commit",
+        "--in-flight",
+        "--seed",
+        "--format",
+    ] {
+        assert!(help.contains(flag), "{flag} is missing in\n{help}");
+    }
+}
+
+#[test]
+fn bad_usage_exits_with_2_and_says_what_is_wrong() {
+    for (flags, complaint) in [
+        (vec!["--rows", "0"], "--rows"),
+        (vec!["--writers", "0"], "--writers"),
+        (vec!["--batches", "0"], "--batches"),
+        (vec!["--duration", "10"], "the unit is missing"),
+        (vec!["--commit", "never"], "stream, batch"),
+        (vec!["--table", ""], "--table"),
+        (vec!["--no-such-flag"], "--no-such-flag"),
+    ] {
+        let output = duck_load(&flags);
+        assert_eq!(output.status.code(), Some(2), "{flags:?}");
+        assert!(stderr(&output).contains(complaint), "{flags:?}");
+        assert_eq!(stdout(&output), "");
+    }
+}
+
+#[test]
+fn without_a_server_it_exits_with_1_and_names_the_address() {
+    let address = free_address();
+    let output = duck_load(&["--server", &address]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains(&address), "{}", stderr(&output));
+    assert_eq!(stdout(&output), "");
+}
+
+#[test]
+fn a_flag_may_come_from_the_environment() {
+    let address = free_address();
+    let output = Command::new(env!("CARGO_BIN_EXE_duck-load"))
+        .env("DUCK_FLIGHT_SERVER", &address)
+        .env("DUCK_LOAD_ROWS", "none")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--rows"), "{}", stderr(&output));
+}
+
+/// Takes connections, and closes each once it has sent more than the greeting of an idle client.
+fn server_that_hangs_up() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            thread::spawn(move || hang_up(connection.unwrap()));
+        }
+    });
+    address
+}
+
+fn hang_up(mut connection: TcpStream) {
+    // An empty SETTINGS frame, so that the client goes on.
+    if connection.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).is_err() {
+        return;
+    }
+    let mut buffer = [0; 4096];
+    let mut received = 0;
+    while received < 2000 {
+        match connection.read(&mut buffer) {
+            Ok(0) | Err(_) => return,
+            Ok(length) => received += length,
+        }
+    }
+}
+
+#[test]
+fn a_batch_whose_answer_got_lost_is_unknown_and_not_sent_again() {
+    let server = server_that_hangs_up();
+    for commit in ["stream", "batch"] {
+        let flags = ["--server", &server, "--commit", commit, "--batches", "1"];
+        let output = duck_load(&[&flags[..], &["--format", "json"]].concat());
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["unknown"], 1, "{report}");
+        assert_eq!(report["batches"], 0, "{report}");
+        assert_eq!(report["retries"], 0, "{report}");
+        assert!(stderr(&output).contains("1 unknown"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn an_endless_loss_of_connections_makes_a_writer_give_up() {
+    let server = server_that_hangs_up();
+    let output = duck_load(&["--server", &server, "--batches", "1000"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("giving up"), "{}", stderr(&output));
+    let summary = stdout(&output);
+    assert!(summary.contains("rows       0 acknowledged"), "{summary}");
+    assert!(summary.contains("unknown 5"), "{summary}");
+}

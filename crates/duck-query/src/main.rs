@@ -1,0 +1,64 @@
+//! The command `duck-query`: arguments in, results out, and an exit code.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use duck_query::args::Args;
+use duck_query::{Summary, run};
+
+/// The SQL or the server is at fault.
+const FAILED: u8 = 1;
+
+/// The command line is at fault.
+const USAGE: u8 = 2;
+
+/// Stopped by Ctrl-C, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let timing = args.timing;
+    let query = match args.into_query() {
+        Ok(query) => query,
+        Err(error) => return fail(&error, USAGE),
+    };
+    let runtime = match tokio::runtime::Runtime::new().context("start the runtime") {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error, FAILED),
+    };
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            result = run(query, Box::new(io::stdout())) => Some(result),
+            _ = tokio::signal::ctrl_c() => None,
+        }
+    });
+    // The printing thread may wait for a reader that never comes.
+    runtime.shutdown_background();
+    match outcome {
+        Some(Ok(summary)) => {
+            if timing {
+                report(summary);
+            }
+            ExitCode::SUCCESS
+        }
+        Some(Err(error)) => fail(&error.into(), FAILED),
+        None => ExitCode::from(INTERRUPTED),
+    }
+}
+
+fn report(Summary { rows, elapsed }: Summary) {
+    let unit = if rows == 1 { "row" } else { "rows" };
+    tell(&format!("{rows} {unit} in {:.3} s", elapsed.as_secs_f64()));
+}
+
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    tell(&format!("error: {error:#}"));
+    ExitCode::from(code)
+}
+
+/// Writes a line to stderr; nobody is left to hear that even this fails.
+fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}

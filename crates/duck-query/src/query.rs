@@ -1,0 +1,146 @@
+//! One query: from its SQL to its printed result.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow_flight::Ticket;
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::error::FlightError;
+use duck_flight_protocol::{ConnectError, ConnectOptions, error_message};
+use futures::TryStreamExt;
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, spawn_blocking};
+
+use crate::format::{OutputOptions, Printer, Sink, printer};
+
+/// How many batches may wait to be printed.
+const WAITING_BATCHES: usize = 2;
+
+/// What to run, where, and how to show it.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// The server.
+    pub connect: ConnectOptions,
+    /// One statement, or a script of which the last statement's result is shown.
+    pub sql: String,
+    /// How the result is shown.
+    pub output: OutputOptions,
+}
+
+/// What a query came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// Rows of the result, also those not printed; of a result whose output was closed, those received.
+    pub rows: usize,
+    /// From sending the SQL to the last row being printed.
+    pub elapsed: Duration,
+}
+
+/// Why a query failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The server refused the query or failed at it; the message is its own.
+    #[error("{}", error_message(.0))]
+    Query(FlightError),
+    /// The result cannot be written.
+    #[error("write the result")]
+    Write(#[source] io::Error),
+    /// Formatting panicked: a defect of this program.
+    #[error("format the result")]
+    Format(#[source] JoinError),
+}
+
+/// Runs a query and prints its result. An `output` that is closed early ends the query quietly; dropping
+/// the future cancels it.
+///
+/// # Errors
+/// When there is no connection, the server reports an error, or the output cannot be written.
+pub async fn run(query: Query, output: Box<dyn io::Write + Send>) -> Result<Summary, Error> {
+    let mut client = query.connect.connect().await?;
+    let started = Instant::now();
+    let ticket = Ticket::new(query.sql);
+    let stream = client.do_get(ticket).await.map_err(Error::Query)?;
+
+    let (sender, receiver) = mpsc::channel(WAITING_BATCHES);
+    let options = query.output;
+    let printing = spawn_blocking(move || print(receiver, &options, Sink::new(output)));
+    let received = receive(stream, sender).await;
+    let printed = printing.await.map_err(Error::Format)?;
+
+    match printed {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        printed => printed.map_err(Error::Write)?,
+    }
+    Ok(Summary {
+        rows: received.map_err(Error::Query)?,
+        elapsed: started.elapsed(),
+    })
+}
+
+/// A result on its way to the printing thread. A channel that closes without [`Frame::End`] tells it that
+/// the result was cut short.
+enum Frame {
+    Schema(SchemaRef),
+    Batch(RecordBatch),
+    End,
+}
+
+/// Passes a result on, and answers how many rows it had. Stops without an error when nobody prints it any
+/// more.
+async fn receive(
+    mut stream: FlightRecordBatchStream,
+    frames: mpsc::Sender<Frame>,
+) -> Result<usize, FlightError> {
+    let mut rows = 0;
+    let mut schema_sent = false;
+    loop {
+        let batch = stream.try_next().await?;
+        if !schema_sent && let Some(schema) = stream.schema() {
+            schema_sent = true;
+            if frames.send(Frame::Schema(schema.clone())).await.is_err() {
+                return Ok(rows);
+            }
+        }
+        let Some(batch) = batch else {
+            break;
+        };
+        rows += batch.num_rows();
+        if frames.send(Frame::Batch(batch)).await.is_err() {
+            return Ok(rows);
+        }
+    }
+    // Whether anybody listens does not matter any more.
+    let _ = frames.send(Frame::End).await;
+    Ok(rows)
+}
+
+/// Prints a result until its end; blocks, and so has a thread of its own.
+fn print(
+    mut frames: mpsc::Receiver<Frame>,
+    options: &OutputOptions,
+    mut sink: Sink,
+) -> io::Result<()> {
+    let mut current: Option<Box<dyn Printer>> = None;
+    while let Some(frame) = frames.blocking_recv() {
+        match (frame, &mut current) {
+            // A statement without columns has nothing to show.
+            (Frame::Schema(schema), _) if schema.fields().is_empty() => {}
+            (Frame::Schema(schema), _) => {
+                current.insert(printer(options, &schema)).start(&mut sink)?;
+            }
+            (Frame::Batch(batch), Some(printer)) => printer.print(&batch, &mut sink)?,
+            (Frame::End, Some(printer)) => printer.finish(&mut sink)?,
+            (Frame::Batch(_) | Frame::End, None) => {}
+        }
+        if frames.is_empty() {
+            // Nothing else is there to do, so show what there is.
+            sink.flush()?;
+        }
+    }
+    sink.flush()
+}

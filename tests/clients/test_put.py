@@ -1,0 +1,244 @@
+"""The options of a put, its acknowledgements, and how columns find their place."""
+
+import json
+
+import pyarrow as pa
+import pytest
+from conftest import execute, put, query, read
+from pyarrow import flight
+
+NUMBERS = pa.schema([("i", pa.int64())])
+
+
+def numbers(*values) -> pa.Table:
+    return pa.table({"i": values}, NUMBERS)
+
+
+def command(**options) -> flight.FlightDescriptor:
+    return flight.FlightDescriptor.for_command(json.dumps(options))
+
+
+def put_with(client, descriptor, data) -> list[dict]:
+    """Puts a table and answers with every acknowledgement."""
+    writer, reader = client.do_put(descriptor, data.schema)
+    writer.write_table(data)
+    writer.done_writing()
+    acks = []
+    while (ack := reader.read()) is not None:
+        acks.append(json.loads(ack.to_pybytes()))
+    writer.close()
+    return acks
+
+
+def test_a_whole_put_is_acknowledged_once(client, table):
+    data = pa.concat_tables([numbers(1, 2), numbers(3)])
+    assert put_with(client, command(table=table), data) == [{"rows": 3, "duplicate": False}]
+    assert query(client, f"SELECT * FROM {table}") == [{"i": 1}, {"i": 2}, {"i": 3}]
+
+
+def test_each_batch_is_acknowledged_while_the_stream_goes_on(client, table):
+    writer, reader = client.do_put(command(table=table, commit="batch"), NUMBERS)
+    for number, rows in enumerate([1, 1000, 3000], start=1):
+        writer.write_batch(pa.record_batch({"i": [number] * rows}, NUMBERS))
+        assert json.loads(reader.read().to_pybytes()) == {"rows": rows, "duplicate": False}
+        # Acknowledged is committed: another call sees it at once.
+        assert query(client, f"SELECT count(*) AS n FROM {table} WHERE i = {number}") == [{"n": rows}]
+    writer.done_writing()
+    assert reader.read() is None
+    writer.close()
+
+
+def test_batches_are_acknowledged_in_order_when_nobody_waits_for_the_acks(client, table):
+    writer, reader = client.do_put(command(table=table, commit="batch"), NUMBERS)
+    for rows in range(1, 101):
+        writer.write_batch(pa.record_batch({"i": [rows] * rows}, NUMBERS))
+    writer.done_writing()
+    acks = [json.loads(reader.read().to_pybytes())["rows"] for _ in range(100)]
+    assert acks == list(range(1, 101))
+    writer.close()
+
+
+def test_batch_commit_keeps_what_was_acknowledged_before_a_bad_batch(client, table):
+    execute(client, f"CREATE TABLE {table} (i BIGINT CHECK (i < 10))")
+    writer, reader = client.do_put(command(table=table, commit="batch"), NUMBERS)
+    writer.write_batch(pa.record_batch({"i": [1]}, NUMBERS))
+    assert json.loads(reader.read().to_pybytes())["rows"] == 1
+    with pytest.raises(pa.ArrowException, match="(?i)check"):
+        writer.write_batch(pa.record_batch({"i": [2, 11]}, NUMBERS))
+        writer.done_writing()
+        reader.read()
+        writer.close()
+    assert query(client, f"SELECT * FROM {table}") == [{"i": 1}]
+
+
+def test_a_failing_put_inserts_nothing(client, table):
+    execute(client, f"CREATE TABLE {table} (i BIGINT CHECK (i < 10))")
+    data = pa.concat_tables([numbers(1), numbers(11)])
+    with pytest.raises(pa.ArrowException, match="(?i)check"):
+        put_with(client, command(table=table), data)
+    assert query(client, f"SELECT * FROM {table}") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"colour": "red"}, "colour"),
+        ({"commit": "sometimes"}, "sometimes"),
+        ({"mode": "append", "create": "maybe"}, "maybe"),
+        ({"table": {"table": "t", "database": "d"}}, "database|table"),
+        ({"table": ""}, "empty"),
+    ],
+)
+def test_an_option_that_does_not_exist_is_refused_by_name(client, table, options, named):
+    with pytest.raises(pa.ArrowInvalid, match=named):
+        put_with(client, command(**{"table": table} | options), numbers(1))
+    with pytest.raises(KeyError):
+        read(client, f"SELECT * FROM {table}")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"mode": "upsert", "key": ["i"]}, "upsert"),
+        ({"mode": "delete", "key": ["i"]}, "delete"),
+        ({"mode": "changes", "key": ["i"], "op": "op"}, "changes"),
+        ({"schema": "evolve"}, "evolve"),
+        ({"producer": "p", "sequence": 1}, "producer"),
+    ],
+)
+def test_an_option_that_is_not_built_yet_is_refused_by_name(client, table, options, named):
+    with pytest.raises(pa.ArrowNotImplementedError, match=named):
+        put_with(client, command(table=table, **options), numbers(1))
+    with pytest.raises(KeyError):
+        read(client, f"SELECT * FROM {table}")
+
+
+@pytest.mark.parametrize("options", [b"", b"{", b"[]", b"\xff\xfe", b'"table"', b"{}"])
+def test_options_that_are_not_a_json_object_with_a_table_are_refused(client, options):
+    with pytest.raises(pa.ArrowInvalid):
+        put_with(client, flight.FlightDescriptor.for_command(options), numbers(1))
+
+
+@pytest.mark.parametrize("path", [[], ["a", "b", "c", "d"], [""], ["main", ""], ["a\0b"]])
+def test_a_path_that_names_no_table_is_refused(client, path):
+    with pytest.raises(pa.ArrowInvalid):
+        put_with(client, flight.FlightDescriptor.for_path(*path), numbers(1))
+
+
+def test_a_path_may_name_the_schema_and_the_catalog(client, table):
+    execute(client, f"CREATE SCHEMA schema_of_{table}")
+    put_with(client, flight.FlightDescriptor.for_path(f"schema_of_{table}", table), numbers(1))
+    catalog = query(client, "SELECT current_database() AS name")[0]["name"]
+    put_with(client, flight.FlightDescriptor.for_path(catalog, f"schema_of_{table}", table), numbers(2))
+    assert query(client, f"SELECT * FROM schema_of_{table}.{table}") == [{"i": 1}, {"i": 2}]
+
+
+def test_create_says_what_happens_to_a_table_that_is_missing_or_there(client, table):
+    with pytest.raises(KeyError, match=table):
+        put_with(client, command(table=table, create="never"), numbers(1))
+    put_with(client, command(table=table, create="always"), numbers(2))
+    with pytest.raises(pa.ArrowException, match=f"{table}.*exist"):
+        put_with(client, command(table=table, create="always"), numbers(3))
+    put_with(client, command(table=table, create="never"), numbers(4))
+    assert query(client, f"SELECT * FROM {table}") == [{"i": 2}, {"i": 4}]
+    put_with(client, command(table=table, create="replace"), pa.table({"s": ["new"]}))
+    assert query(client, f"SELECT * FROM {table}") == [{"s": "new"}]
+
+
+def test_names_are_data_and_never_sql(client):
+    execute(client, "CREATE TABLE y (i BIGINT)")
+    for strange in ['x"; DROP TABLE y; --', "select", "it's", "späť 🦆", "a.b", " "]:
+        data = pa.table({strange: [1, 2]})
+        put(client, strange, data)
+        put(client, strange, data)
+        quoted = '"' + strange.replace('"', '""') + '"'
+        assert read(client, f"SELECT * FROM {quoted}").equals(pa.concat_tables([data, data]))
+    assert query(client, "SELECT * FROM y") == []
+
+
+def test_columns_match_by_name_whatever_their_order_and_case(client, table):
+    execute(client, f"CREATE TABLE {table} (first INTEGER, Second VARCHAR)")
+    put(client, table, pa.table({"SECOND": ["b"], "First": pa.array([1], pa.int32())}))
+    assert query(client, f"SELECT * FROM {table}") == [{"first": 1, "Second": "b"}]
+
+
+def test_columns_that_the_stream_lacks_take_their_default(client, table):
+    execute(client, f"CREATE SEQUENCE sequence_of_{table}")
+    defaults = f"d INTEGER DEFAULT 7, n INTEGER, s BIGINT DEFAULT nextval('sequence_of_{table}')"
+    execute(client, f"CREATE TABLE {table} (i BIGINT, {defaults})")
+    put(client, table, numbers(10, 20))
+    assert query(client, f"SELECT * FROM {table}") == [
+        {"i": 10, "d": 7, "n": None, "s": 1},
+        {"i": 20, "d": 7, "n": None, "s": 2},
+    ]
+
+
+def test_an_unknown_column_is_refused_by_name(client, table):
+    execute(client, f"CREATE TABLE {table} (i BIGINT)")
+    with pytest.raises(pa.ArrowInvalid, match="colour"):
+        put(client, table, pa.table({"i": [1], "colour": ["red"]}))
+    assert query(client, f"SELECT * FROM {table}") == []
+
+
+def test_values_are_cast_to_the_tables_types(client, table):
+    execute(client, f"CREATE TABLE {table} (a BIGINT, b DOUBLE, c DECIMAL(10, 2), d TIMESTAMP, e VARCHAR)")
+    data = pa.table(
+        {
+            "a": pa.array([1, None] * 3000, pa.int8()),
+            "b": pa.array([1.5, None] * 3000, pa.float32()),
+            "c": pa.array([3, None] * 3000, pa.int32()),
+            "d": pa.array([5, None] * 3000, pa.timestamp("s")),
+            "e": pa.array(["x", None] * 3000, pa.large_string()),
+        }
+    )
+    put(client, table, data)
+    back = read(client, f"SELECT * FROM {table}")
+    assert back.num_rows == 6000
+    assert back.equals(data.cast(back.schema))
+
+
+@pytest.mark.parametrize(
+    ("table_type", "values"),
+    [
+        ("INTEGER", pa.array([1, 2, 2**40], pa.int64())),
+        ("UTINYINT", pa.array([1, 2, -1], pa.int64())),
+        ("DOUBLE", pa.array(["1", "2", "duck"])),
+        ("BIGINT[]", pa.array(["1", "2", "duck"])),
+        ("INTEGER", pa.array([[1], [2], [3]], pa.list_(pa.int32()))),
+        ("DECIMAL(4, 2)", pa.array([1.0, 2.0, 1000.0])),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_with_its_column(client, table, table_type, values):
+    execute(client, f"CREATE TABLE {table} (fitting INTEGER, misfit {table_type})")
+    with pytest.raises(pa.ArrowInvalid, match="misfit"):
+        put(client, table, pa.table({"fitting": pa.array([1, 2, 3], pa.int32()), "misfit": values}))
+    assert query(client, f"SELECT * FROM {table}") == []
+
+
+def test_constraints_and_keys_are_kept(client, table):
+    execute(client, f"CREATE TABLE {table} (i BIGINT PRIMARY KEY)")
+    put(client, table, numbers(1, 2))
+    with pytest.raises(pa.ArrowException, match="(?i)duplicate|constraint"):
+        put(client, table, numbers(3, 2))
+    with pytest.raises(pa.ArrowException, match="(?i)null|constraint"):
+        put(client, table, numbers(4, None))
+    assert query(client, f"SELECT * FROM {table} ORDER BY i") == [{"i": 1}, {"i": 2}]
+
+
+def test_a_view_is_not_a_place_for_rows(client, table):
+    execute(client, f"CREATE VIEW {table} AS SELECT 1::BIGINT AS i")
+    with pytest.raises(pa.ArrowException, match=table):
+        put(client, table, numbers(1))
+
+
+def test_a_message_above_the_limit_is_refused_with_the_right_code(start_server):
+    limit = 1 << 20
+    with start_server("--max-message-size", str(limit)).client() as client:
+        execute(client, "CREATE TABLE t (i BIGINT)")
+        too_large = pa.table({"i": pa.array(range(limit // 4), pa.int64())})
+        # pyarrow has no exception for RESOURCE_EXHAUSTED; the code stands in its message.
+        with pytest.raises(pa.ArrowException, match="(?is)resource exhausted.*limit"):
+            put(client, "t", too_large)
+        assert query(client, "SELECT * FROM t") == []
+        put(client, "t", numbers(*range(1000)))
+        assert query(client, "SELECT count(*) AS n FROM t") == [{"n": 1000}]
