@@ -194,7 +194,8 @@ def test_values_are_cast_to_the_tables_types(client, table):
     put(client, table, data)
     back = read(client, f"SELECT * FROM {table}")
     assert back.num_rows == 6000
-    assert back.equals(data.cast(back.schema))
+    assert back.schema.field("c").type == pa.decimal128(10, 2)
+    assert back.to_pylist() == data.to_pylist()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,10 @@ pub struct TableName {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "`table` must be a string, or an object with `table` and optionally `catalog` and `schema`"
+)]
 enum TableNameOnWire {
     Table(String),
     Parts(TableNameParts),

@@ -36,7 +36,7 @@ pub enum Error {
     #[error("{0}")]
     Malformed(String),
     /// There is no statement in the request.
-    #[error("the request holds no SQL statement")]
+    #[error("the request is empty: it holds no SQL statement")]
     NoStatement,
     /// The schema of a script is not known before it runs.
     #[error("the schema of this script is known only once it has run: {0}")]

@@ -8,12 +8,14 @@
 //! | --- | --- | --- |
 //! | `HUGEINT` | 16 bytes | `decimal128(38, 0)`, as from the plain export |
 //! | `UHUGEINT` | 16 bytes | `decimal256(39, 0)` |
-//! | `TIME WITH TIME ZONE` | 8 bytes | text: `12:34:56.789+02:00` |
+//! | `TIME WITH TIME ZONE` | 8 bytes | text: `12:34:56.789+02` |
 //! | `BIT` | bytes | text: `0101` |
 //! | `BIGNUM` | bytes | text: digits |
 //! | `UUID` | `arrow.uuid` | text, as from the plain export |
 //! | `BOOLEAN` | `arrow.bool8` | boolean, as from the plain export |
 //! | `JSON` | `arrow.json` | text, as from the plain export |
+//!
+//! An `ENUM` comes as a dictionary either way, and clients get its text.
 
 use std::sync::Arc;
 
@@ -125,6 +127,7 @@ fn readable_field(field: &FieldRef) -> FieldRef {
         return Arc::new(Field::new(field.name(), data_type, field.is_nullable()));
     }
     let data_type = match field.data_type() {
+        DataType::Dictionary(_, values) => values.as_ref().clone(),
         DataType::List(child) => DataType::List(readable_field(child)),
         DataType::FixedSizeList(child, size) => {
             DataType::FixedSizeList(readable_field(child), *size)
@@ -150,6 +153,7 @@ fn convert(exported: &Field, readable: &Field, array: &ArrayRef) -> Result<Array
         return convert_extension(extension, array);
     }
     let array: ArrayRef = match (exported.data_type(), readable.data_type()) {
+        (DataType::Dictionary(..), values) => cast(array, values).map_err(unreadable)?,
         (DataType::List(from), DataType::List(to)) => {
             let (_, offsets, values, nulls) = array.as_list::<i32>().clone().into_parts();
             let values = convert(from, to, &values)?;

@@ -60,8 +60,7 @@ impl Plan {
                 .position(|column| same_name(column.field.name(), field.name()))
                 .ok_or_else(|| unknown_column(field, table))?;
             if columns.iter().any(|(other, _)| *other == place) {
-                let message = format!("column `{}` is there twice", field.name());
-                return Err(Error::Columns(message));
+                return Err(given_twice(field));
             }
             let (cast, target) = conversion(field, &table[place])?;
             columns.push((
@@ -224,6 +223,13 @@ fn same_name(one: &str, other: &str) -> bool {
     one.eq_ignore_ascii_case(other) || one.to_lowercase() == other.to_lowercase()
 }
 
+fn given_twice(field: &Field) -> Error {
+    Error::Columns(format!(
+        "the stream has two columns `{}`; DuckDB does not tell names apart by their case",
+        field.name()
+    ))
+}
+
 fn unknown_column(field: &Field, table: &[ColumnShape]) -> Error {
     let names: Vec<_> = table
         .iter()
@@ -283,7 +289,10 @@ fn conversion(field: &Field, column: &ColumnShape) -> Result<(Option<Conversion>
         // DuckDB keeps the instant alone, so the zone's name does not matter; an offset needs no zone table.
         return cast_to(&DataType::Timestamp(*unit, Some("+00:00".into())));
     }
-    if !from.is_nested() && arrow::compute::can_cast_types(from, to) {
+    if is_text(from) && to.is_nested() {
+        return cast_to(&DataType::Utf8);
+    }
+    if !from.is_nested() && !to.is_nested() && arrow::compute::can_cast_types(from, to) {
         return cast_to(to);
     }
     // DuckDB casts nested values itself, structs by name; it needs them in plain encodings.
@@ -402,7 +411,13 @@ fn extension_name(field: &Field) -> Option<&str> {
 /// The statement that creates a table for a stream, up to its verb: `create` is `CREATE TABLE` and its kind.
 pub(super) fn create_table_sql(create: &str, table: &str, stream: &Schema) -> Result<String> {
     let mut columns = Vec::with_capacity(stream.fields().len());
-    for field in stream.fields() {
+    for (index, field) in stream.fields().iter().enumerate() {
+        if stream.fields()[..index]
+            .iter()
+            .any(|other| same_name(other.name(), field.name()))
+        {
+            return Err(given_twice(field));
+        }
         let sql_type = sql_type(field)
             .map_err(|reason| Error::Columns(format!("column `{}`: {reason}", field.name())))?;
         columns.push(format!("{} {sql_type}", quote(field.name())));
