@@ -57,6 +57,14 @@ pub(crate) fn is_numeric(field: &Field) -> bool {
     }
 }
 
+/// Whether all values of a field look alike and say little when they are cut, as timestamps do.
+pub(crate) fn has_fixed_form(field: &Field) -> bool {
+    match Extension::of(field) {
+        Some(extension) => matches!(extension, Extension::Uuid | Extension::TimeWithZone),
+        None => field.data_type().is_temporal(),
+    }
+}
+
 fn is_string(data_type: &DataType) -> bool {
     matches!(
         data_type,

@@ -285,11 +285,10 @@ fn time_tz_text(bits: u64) -> String {
         text.push_str(digits.trim_end_matches('0'));
     }
     let (sign, offset) = (if offset < 0 { '-' } else { '+' }, offset.abs());
-    text.push_str(&format!(
-        "{sign}{:02}:{:02}",
-        offset / 3600,
-        offset / 60 % 60
-    ));
+    text.push_str(&format!("{sign}{:02}", offset / 3600));
+    if offset % 3600 > 0 {
+        text.push_str(&format!(":{:02}", offset / 60 % 60));
+    }
     if offset % 60 > 0 {
         text.push_str(&format!(":{:02}", offset % 60));
     }

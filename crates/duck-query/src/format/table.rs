@@ -12,14 +12,14 @@ use std::collections::VecDeque;
 use std::io;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::{DataType, Field, Schema};
 
 use super::{Format, OutputOptions, Printer, Sink, columns};
-use crate::type_name::{is_numeric, type_name};
+use crate::type_name::{has_fixed_form, is_numeric, type_name};
 use crate::value::Column;
 use cell::{cut, escape_controls, width};
 use draw::{Drawing, Part};
-use layout::{Need, Room, Shown, lay_out, widen};
+use layout::{Need, Room, Shorten, Shown, lay_out, widen};
 
 /// How many rows are kept before they are drawn.
 const CHUNK_ROWS: usize = 10_000;
@@ -38,6 +38,7 @@ struct Header {
     name: String,
     type_name: String,
     is_numeric: bool,
+    shorten: Shorten,
 }
 
 /// Prints a table.
@@ -70,6 +71,7 @@ impl TablePrinter {
             name: escape_controls(field.name()).into_owned(),
             type_name: escape_controls(&type_name(field)).into_owned(),
             is_numeric: is_numeric(field),
+            shorten: shorten(field),
         });
         let has_boxes = options.format == Format::Table;
         let (per_column, around) = if has_boxes { (3, 1) } else { (2, 0) };
@@ -172,7 +174,7 @@ impl TablePrinter {
             Need {
                 header: width(&header.name).max(width(&header.type_name)),
                 values: cells.max().unwrap_or(0),
-                is_numeric: header.is_numeric,
+                shorten: header.shorten,
             }
         };
         headers.map(need).collect()
@@ -209,6 +211,17 @@ impl TablePrinter {
             })
         };
         columns.iter().map(&mut cell).collect()
+    }
+}
+
+/// When the values of a field are shortened.
+fn shorten(field: &Field) -> Shorten {
+    if is_numeric(field) {
+        Shorten::Never
+    } else if has_fixed_form(field) {
+        Shorten::Last
+    } else {
+        Shorten::First
     }
 }
 

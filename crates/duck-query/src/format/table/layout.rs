@@ -13,8 +13,20 @@ pub(super) struct Need {
     pub(super) header: usize,
     /// The width of its widest value.
     pub(super) values: usize,
-    /// Whether its values must not be shortened: half a number is another number.
-    pub(super) is_numeric: bool,
+    /// When its values are shortened.
+    pub(super) shorten: Shorten,
+}
+
+/// Which columns give way first when there is little room.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Shorten {
+    /// Text, whose beginning tells most.
+    #[default]
+    First,
+    /// Values of a fixed form, such as timestamps.
+    Last,
+    /// Numbers: half a number is another number.
+    Never,
 }
 
 impl Need {
@@ -22,11 +34,13 @@ impl Need {
         self.header.max(self.values)
     }
 
-    fn least(self) -> usize {
-        if self.is_numeric {
-            self.values.max(self.header.min(NARROW))
-        } else {
-            self.most().min(NARROW)
+    /// The least width, where those that give way last may `yield_all` already or still stay whole.
+    fn least(self, yield_all: bool) -> usize {
+        let whole = self.values.max(self.header.min(NARROW));
+        match self.shorten {
+            Shorten::Never => whole,
+            Shorten::Last if !yield_all => whole,
+            Shorten::First | Shorten::Last => self.most().min(NARROW),
         }
     }
 }
@@ -85,7 +99,7 @@ pub(super) fn lay_out(needs: &[Need], room: Room) -> Vec<Shown> {
 const HIDDEN: Need = Need {
     header: 1,
     values: 1,
-    is_numeric: false,
+    shorten: Shorten::First,
 };
 
 fn shown(sources: impl Iterator<Item = usize>, widths: impl Iterator<Item = usize>) -> Vec<Shown> {
@@ -105,7 +119,7 @@ pub(super) fn widen(columns: &mut [Shown], needs: &[Need], room: Room) {
             continue;
         };
         let need = needs[source];
-        if room.width.is_none() || need.is_numeric {
+        if room.width.is_none() || need.shorten == Shorten::Never {
             column.width = column.width.max(need.values.min(WIDEST));
         }
     }
@@ -118,7 +132,7 @@ enum Kept {
 
 /// The columns that have room at their least width: all, or as many as possible from both ends.
 fn kept_columns(needs: &[Need], room: Room, width: usize) -> Kept {
-    let least = |need: &Need| need.least() + room.per_column;
+    let least = |need: &Need| need.least(true) + room.per_column;
     if needs.len() <= 1 || needs.iter().map(least).sum::<usize>() + room.around <= width {
         return Kept::All;
     }
@@ -143,25 +157,23 @@ fn kept_columns(needs: &[Need], room: Room, width: usize) -> Kept {
     Kept::Ends { left, right }
 }
 
-/// Shortens the widest columns to one common width that makes all of them fit.
+/// Shortens the widest columns to one common width that makes all of them fit: text alone where that is
+/// enough.
 fn fit(needs: &[Need], available: usize) -> Vec<usize> {
-    let at_most = |cap: usize| {
-        needs
-            .iter()
-            .map(move |need| need.most().min(cap.max(need.least())))
+    let widths = |cap: usize, yield_all: bool| {
+        let width = move |need: &Need| need.most().min(cap.max(need.least(yield_all)));
+        needs.iter().map(width)
     };
     let widest = needs.iter().map(|need| need.most()).max().unwrap_or(0);
-    let fitting = (1..=widest)
-        .rev()
-        .find(|cap| at_most(*cap).sum::<usize>() <= available);
-    match fitting {
-        Some(cap) => at_most(cap).collect(),
-        // Not even the least fits: a single wide column, or a very narrow terminal.
-        None => {
-            let share = (available / needs.len().max(1)).max(1);
-            at_most(1).map(|width| width.min(share)).collect()
+    for yield_all in [false, true] {
+        let fits = |cap: &usize| widths(*cap, yield_all).sum::<usize>() <= available;
+        if let Some(cap) = (1..=widest).rev().find(fits) {
+            return widths(cap, yield_all).collect();
         }
     }
+    // Not even the least fits: a single wide column, or a very narrow terminal.
+    let share = (available / needs.len().max(1)).max(1);
+    widths(1, true).map(|width| width.min(share)).collect()
 }
 
 #[cfg(test)]
@@ -172,13 +184,13 @@ mod tests {
         Need {
             header: 4,
             values: width,
-            is_numeric: false,
+            shorten: Shorten::First,
         }
     }
 
     fn number(width: usize) -> Need {
         Need {
-            is_numeric: true,
+            shorten: Shorten::Never,
             ..word(width)
         }
     }
@@ -208,6 +220,22 @@ mod tests {
     fn the_widest_words_are_shortened_first_and_numbers_never() {
         let expected = [(Some(0), 31), (Some(1), 20), (Some(2), 31)];
         assert_eq!(widths(&[word(100), number(20), word(70)], 92), expected);
+    }
+
+    #[test]
+    fn times_give_way_after_words() {
+        let time = Need {
+            shorten: Shorten::Last,
+            ..word(26)
+        };
+        assert_eq!(
+            widths(&[word(60), time], 50),
+            [(Some(0), 17), (Some(1), 26)]
+        );
+        assert_eq!(
+            widths(&[word(60), time], 40),
+            [(Some(0), 16), (Some(1), 16)]
+        );
     }
 
     #[test]

@@ -1,0 +1,3 @@
+//! End-to-end tests: real clients against a server in the test's process, or against the real binary.
+
+mod smoke;

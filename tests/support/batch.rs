@@ -1,0 +1,70 @@
+//! Rows to send, and the messages they are sent in.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::SchemaRef;
+use arrow_flight::encode::{DictionaryHandling, FlightDataEncoderBuilder};
+use arrow_flight::error::FlightError;
+use arrow_flight::{FlightData, FlightDescriptor};
+use arrow_ipc::CompressionType;
+use arrow_ipc::writer::IpcWriteOptions;
+use futures::executor::block_on;
+use futures::{TryStreamExt, stream};
+
+/// How the bodies of messages are compressed.
+pub type Compression = Option<CompressionType>;
+
+/// A batch of one column `i` of 64-bit integers.
+///
+/// # Panics
+/// Never.
+pub fn ints(values: impl IntoIterator<Item = i64>) -> RecordBatch {
+    let values: ArrayRef = Arc::new(Int64Array::from_iter_values(values));
+    RecordBatch::try_from_iter([("i", values)]).expect("one column")
+}
+
+/// A batch of `rows` rows that say which batch they are of: columns `batch` and `row`.
+///
+/// # Panics
+/// Never.
+pub fn numbered(batch: i64, rows: i64) -> RecordBatch {
+    let batches = std::iter::repeat_n(batch, usize::try_from(rows).unwrap_or_default());
+    let batches: ArrayRef = Arc::new(Int64Array::from_iter_values(batches));
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+    RecordBatch::try_from_iter([("batch", batches), ("row", numbers)]).expect("two columns")
+}
+
+/// A batch of columns `i`, an integer, and `s`, text.
+///
+/// # Panics
+/// Never.
+pub fn pairs(rows: &[(i64, &str)]) -> RecordBatch {
+    let ints: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.0)));
+    let texts: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.1)));
+    RecordBatch::try_from_iter([("i", ints), ("s", texts)]).expect("two columns")
+}
+
+/// The messages of a put: the schema with the descriptor, then dictionaries and batches, nothing split.
+///
+/// # Panics
+/// When the batches do not have this schema.
+pub fn messages(
+    descriptor: FlightDescriptor,
+    schema: &SchemaRef,
+    batches: &[RecordBatch],
+    compression: Compression,
+) -> Vec<FlightData> {
+    let options = IpcWriteOptions::default()
+        .try_with_compression(compression)
+        .expect("the codec is built in");
+    let batches = batches.iter().cloned().map(Ok::<_, FlightError>);
+    let encoder = FlightDataEncoderBuilder::new()
+        .with_schema(schema.clone())
+        .with_flight_descriptor(Some(descriptor))
+        .with_options(options)
+        .with_dictionary_handling(DictionaryHandling::Resend)
+        .with_max_flight_data_size(usize::MAX)
+        .build(stream::iter(batches.collect::<Vec<_>>()));
+    block_on(encoder.try_collect()).expect("batches of the schema")
+}
