@@ -82,7 +82,7 @@ def measure_limits(found: Measurements) -> None:
     if not (BINARIES / "duck-bench").exists():
         return
     with contenders.working_directory() as directory:
-        limits = contenders.run_json(BINARIES / "duck-bench", "limits", env=os.environ | {"TMPDIR": str(directory)})
+        limits = contenders.run_json(BINARIES / "duck-bench", "limits", "--dir", directory)
     for name in ("appender_rows_per_s", "stream_rows_per_s"):
         found.add(f"limit.{name}", limits[name])
 

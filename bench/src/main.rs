@@ -9,11 +9,11 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use arrow::array::{Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
-use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use arrow::array::RecordBatch;
 use arrow_flight::Ticket;
 use clap::Parser;
 use duck_flight_protocol::{ConnectArgs, ConnectOptions};
+use duck_load::{BatchSource, Plan};
 use duckdb::Connection;
 use futures::TryStreamExt;
 use serde_json::json;
@@ -159,9 +159,9 @@ fn append(
         .map(|_| {
             let (connection, start) = (connection.try_clone()?, start.clone());
             Ok(std::thread::spawn(move || {
-                let batch = batch();
+                let batches = batches(commits * batches_per_commit * BATCH_ROWS);
                 start.wait();
-                append_commits(&connection, &batch, commits, batches_per_commit)
+                append_commits(&connection, &batches, batches_per_commit)
             }))
         })
         .collect::<anyhow::Result<_>>()?;
@@ -178,15 +178,14 @@ fn append(
 
 fn append_commits(
     connection: &Connection,
-    batch: &RecordBatch,
-    commits: usize,
+    batches: &[RecordBatch],
     batches_per_commit: usize,
 ) -> duckdb::Result<()> {
     connection.execute_batch("SET SESSION preserve_insertion_order = false")?;
-    for _ in 0..commits {
+    for commit in batches.chunks(batches_per_commit) {
         connection.execute_batch("BEGIN")?;
         let mut appender = connection.appender("t")?;
-        for _ in 0..batches_per_commit {
+        for batch in commit {
             appender.append_record_batch(batch.clone())?;
         }
         appender.flush()?;
@@ -196,33 +195,17 @@ fn append_commits(
     Ok(())
 }
 
-/// A batch like a loader's, with values that do not compress to nothing.
-fn batch() -> RecordBatch {
-    let values = |scale: f64| (0..BATCH_ROWS).map(move |i| ((i * 7919) % 1000) as f64 * scale);
-    let schema = Schema::new(vec![
-        Field::new("batch_id", DataType::Int64, true),
-        Field::new(
-            "timestamp",
-            DataType::Timestamp(TimeUnit::Microsecond, None),
-            true,
-        ),
-        Field::new("value", DataType::Float64, true),
-        Field::new("category", DataType::Utf8, true),
-    ]);
-    let times = (0..BATCH_ROWS as i64).map(|i| 1_767_225_600_000_000 + i);
-    let categories = (0..BATCH_ROWS).map(|i| ["A", "B", "C", "D"][(i * 31 / 7) % 4]);
-    RecordBatch::try_new(
-        Arc::new(schema),
-        vec![
-            Arc::new(Int64Array::from_iter_values(std::iter::repeat_n(
-                7, BATCH_ROWS,
-            ))),
-            Arc::new(TimestampMicrosecondArray::from_iter_values(times)),
-            Arc::new(Float64Array::from_iter_values(values(0.123_456_789))),
-            Arc::new(StringArray::from_iter_values(categories)),
-        ],
-    )
-    .expect("the columns are those of the schema")
+/// Batches as `duck-load` makes them, made beforehand so that only the appender is measured.
+fn batches(rows: usize) -> Vec<RecordBatch> {
+    let plan = Plan {
+        seed: Some(1),
+        ..Plan::new("t")
+    };
+    let mut sources = BatchSource::for_writers(&plan, 1);
+    let source = &mut sources[0];
+    (0..rows.div_ceil(BATCH_ROWS))
+        .map(|_| source.next_batch().rows)
+        .collect()
 }
 
 fn stream(connection: &Connection) -> anyhow::Result<f64> {

@@ -55,6 +55,16 @@ impl Client {
         FlightClient::new_from_inner(self.0.clone())
     }
 
+    /// Makes a round trip that needs no connection to the database: what was sent before on this connection has
+    /// then reached the server.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn ping(&self) {
+        let actions = self.flight().list_actions().await.expect("an answer");
+        assert!(actions.count().await > 0);
+    }
+
     /// Starts a query; its batches stream.
     ///
     /// # Errors

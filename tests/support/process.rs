@@ -252,7 +252,9 @@ impl ServerProcess {
         // After the name, which may hold anything, the fields count from the third.
         let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
         let ticks = fields.split_whitespace().skip(11).take(2);
-        ticks.map(|field| field.parse::<u64>().expect("ticks")).sum()
+        ticks
+            .map(|field| field.parse::<u64>().expect("ticks"))
+            .sum()
     }
 }
 

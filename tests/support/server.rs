@@ -6,7 +6,6 @@ use duck_flight_server::{Config, Engine, EngineOptions, ServeError, serve};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 use crate::{Client, soon};
 
@@ -57,9 +56,16 @@ impl Setup {
         let listener = TcpListener::bind(config.listen).await.expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
         let (stop, stopped) = oneshot::channel::<()>();
-        let serving = tokio::spawn(async move {
-            let stopped = async { drop(stopped.await) };
-            serve(listener, engine, &config, stopped).await
+        let (served, serving) = oneshot::channel();
+        // A runtime of its own, as the binary has: nothing a test does holds the server back.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+            let listener = listener.into_std().expect("a listener");
+            served.send(runtime.block_on(async {
+                let listener = TcpListener::from_std(listener).expect("a listener");
+                let stopped = async { drop(stopped.await) };
+                serve(listener, engine, &config, stopped).await
+            }))
         });
         TestServer {
             address,
@@ -77,7 +83,7 @@ pub struct TestServer {
     address: String,
     database: PathBuf,
     stop: oneshot::Sender<()>,
-    serving: JoinHandle<Result<(), ServeError>>,
+    serving: oneshot::Receiver<Result<(), ServeError>>,
     directory: TempDir,
 }
 

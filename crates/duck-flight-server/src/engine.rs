@@ -16,7 +16,7 @@ mod types;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use duck_flight_protocol::{PutOptions, TableName};
@@ -30,9 +30,9 @@ pub use sql_error::{SqlError, SqlErrorKind};
 use crate::error::{Error, Result};
 use checkpoint::{CheckpointBell, Checkpointer};
 use ffi::{ArrowOptions, Connection, Database};
-use ingest::{Budget, Columns, LargeUnits, SeenColumns};
+use ingest::{Budget, Columns, LargeUnits, SeenColumns, Unit};
 use pool::Pool;
-use writer::{Lane, Writers};
+use writer::Writers;
 
 /// How many statements may wait for each connection.
 const WAITING_PER_CONNECTION: usize = 64;
@@ -73,7 +73,7 @@ struct Inner {
     queries: Pool,
     lookups: Pool,
     large_units: LargeUnits,
-    writers: RwLock<Option<Writers>>,
+    writers: Writers,
     checkpointer: Mutex<Option<(Checkpointer, CheckpointBell)>>,
     seen: Arc<SeenColumns>,
     budget: Budget,
@@ -134,7 +134,7 @@ impl Engine {
                 &database,
                 writer::set_up,
             )?,
-            writers: RwLock::new(Some(writers)),
+            writers,
             checkpointer: Mutex::new(Some((checkpointer, bell))),
             seen,
             budget: Budget::new(options.ingest_buffer_bytes),
@@ -189,15 +189,7 @@ impl Engine {
         self.0.queries.stop();
         self.0.large_units.stop();
         self.0.lookups.stop();
-        if let Some(writers) = self
-            .0
-            .writers
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        {
-            writers.stop();
-        }
+        self.0.writers.stop();
         let checkpointer = self
             .0
             .checkpointer
@@ -232,23 +224,15 @@ impl Engine {
             .run(move |session, _| Ok(session.connection.table_columns(&name)?))
             .await?
             .map(Columns::from);
-        self.0.seen.set(table, columns.as_ref());
+        if let Some(columns) = &columns {
+            self.0.seen.set(table, columns);
+        }
         Ok(columns)
     }
 
-    /// The way to a writer: the first for a put that creates its table, the least busy one for others.
-    fn lane(&self, creates: bool) -> Result<Lane> {
-        let writers = self
-            .0
-            .writers
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let writers = writers.as_ref().ok_or(Error::ShuttingDown)?;
-        Ok(if creates {
-            writers.first_lane()
-        } else {
-            writers.least_busy_lane()
-        })
+    /// Hands a unit to the writers.
+    fn submit(&self, unit: Unit) -> Result<()> {
+        self.0.writers.submit(unit)
     }
 
     fn budget(&self) -> Budget {

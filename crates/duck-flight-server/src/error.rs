@@ -68,6 +68,9 @@ pub enum Error {
         /// The value, the two types, and what is wrong.
         reason: String,
     },
+    /// A batch of a put follows one that was refused.
+    #[error("an earlier batch of this put was refused, so this one was not committed")]
+    EarlierBatchFailed,
     /// A put ended before its end: the client cancelled or went away.
     #[error("the put was cut short by its client, so nothing of it was committed")]
     PutCutShort,
@@ -135,7 +138,7 @@ impl Error {
             Self::Forbidden(_) => Code::PermissionDenied,
             Self::NoTable(_) => Code::NotFound,
             Self::TableExists(_) => Code::AlreadyExists,
-            Self::PutCutShort | Self::Cancelled => Code::Cancelled,
+            Self::PutCutShort | Self::Cancelled | Self::EarlierBatchFailed => Code::Cancelled,
             Self::Busy { .. } => Code::ResourceExhausted,
             Self::PutOption(_) | Self::Unimplemented(_) => Code::Unimplemented,
             Self::ShuttingDown => Code::Unavailable,
@@ -229,6 +232,7 @@ mod tests {
                 Code::InvalidArgument,
             ),
             (Error::PutCutShort, Code::Cancelled),
+            (Error::EarlierBatchFailed, Code::Cancelled),
             (
                 Error::Transport(Code::OutOfRange, "m".into()),
                 Code::ResourceExhausted,

@@ -1,11 +1,13 @@
 //! The way of a put, up to the writers: batches are cast to the table's types and gathered into units.
 //!
 //! A unit is what is committed as a whole: a record batch, or a whole put. Small units wait in memory,
-//! within one budget for all puts, and go to a [lane](super::writer) where they share commits. A unit that
+//! within one budget for all puts, and go to the [writers](super::writer), where they share commits. A unit that
 //! grows large, or that finds the budget spent, moves to a transaction and a connection of its own and is
 //! written while it comes in; so memory stays bounded and no unit waits for another one's budget.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -15,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use super::ffi::ColumnShape;
 use super::pool::{Pool, Session};
 use super::types::Plan;
-use super::writer::{self, Lane, TableWriter};
+use super::writer::{self, TableWriter};
 use super::{Engine, transaction};
 use crate::error::{Error, Result};
 
@@ -72,15 +74,27 @@ fn grains(bytes: usize) -> u32 {
 
 /// What all units of a put have in common.
 pub(super) struct Target {
+    failed: AtomicBool,
     pub(super) table: TableName,
     pub(super) create: Create,
     /// The stream's schema.
     pub(super) schema: SchemaRef,
 }
 
+impl Target {
+    /// Notes that a unit of this put was refused.
+    pub(super) fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+}
+
 /// Rows that are committed as a whole, on their way to a writer.
 pub(super) struct Unit {
-    pub(super) target: Arc<Target>,
+    pub(super) put: Arc<Target>,
     /// The rows as they were sent.
     pub(super) sent: Vec<RecordBatch>,
     /// The rows cast according to a plan made beforehand; void when the table has changed since.
@@ -98,7 +112,6 @@ pub(crate) struct Put {
     engine: Engine,
     target: Arc<Target>,
     plan: Option<Arc<Plan>>,
-    lane: Lane,
     begun: bool,
 }
 
@@ -129,9 +142,8 @@ impl Put {
             }
             (Some(columns), _) => Some(Arc::new(Plan::new(&schema, columns)?)),
         };
-        // Tables are created in one lane, so that two loaders never create one at the same time.
-        let lane = engine.lane(columns.is_none())?;
         let target = Arc::new(Target {
+            failed: AtomicBool::new(false),
             table,
             create: options.create,
             schema,
@@ -140,7 +152,6 @@ impl Put {
             engine: engine.clone(),
             target,
             plan,
-            lane,
             begun: false,
         })
     }
@@ -252,7 +263,7 @@ impl UnitBuilder<'_> {
                 let (answer, committing) = oneshot::channel();
                 let plan = self.put.plan.clone();
                 let unit = Unit {
-                    target: self.put.target.clone(),
+                    put: self.put.target.clone(),
                     cast: plan.map(|plan| (plan, small.cast)),
                     sent: small.sent,
                     rows: self.rows,
@@ -260,7 +271,7 @@ impl UnitBuilder<'_> {
                     answer,
                     _budget: small.budget,
                 };
-                self.put.lane.submit(unit)?;
+                self.put.engine.submit(unit)?;
                 Ok(Committing(committing))
             }
         }
@@ -305,7 +316,6 @@ impl Large {
                 engine: put.engine.clone(),
                 target: target.clone(),
                 plan: None,
-                lane: put.lane.clone(),
                 begun: false,
             };
             empty.unit().commit().await?.rows().await?;
@@ -354,7 +364,7 @@ pub(super) type LargeUnits = Pool;
 
 /// The columns of tables as they were last seen: a hint that saves a look-up, checked in the transaction.
 #[derive(Default)]
-pub(super) struct SeenColumns(std::sync::Mutex<std::collections::HashMap<TableName, Columns>>);
+pub(super) struct SeenColumns(Mutex<HashMap<TableName, Columns>>);
 
 pub(super) type Columns = Arc<[ColumnShape]>;
 
@@ -363,26 +373,22 @@ const MAX_SEEN_TABLES: usize = 4096;
 
 impl SeenColumns {
     pub(super) fn get(&self, table: &TableName) -> Option<Columns> {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .get(table)
-            .cloned()
+        self.lock().get(table).cloned()
     }
 
-    pub(super) fn set(&self, table: &TableName, columns: Option<&Columns>) {
-        let mut seen = self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        match columns {
-            None => drop(seen.remove(table)),
-            Some(columns) => {
-                if seen.len() >= MAX_SEEN_TABLES {
-                    seen.clear();
-                }
-                seen.insert(table.clone(), columns.clone());
-            }
+    pub(super) fn set(&self, table: &TableName, columns: &Columns) {
+        let mut seen = self.lock();
+        if seen.len() >= MAX_SEEN_TABLES {
+            seen.clear();
         }
+        seen.insert(table.clone(), columns.clone());
+    }
+
+    pub(super) fn forget(&self, table: &TableName) {
+        self.lock().remove(table);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TableName, Columns>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,21 +1,22 @@
 //! The writers: group commit.
 //!
 //! DuckDB commits one transaction at a time and waits for the disk in each, so small units share commits.
-//! Each writer is a thread with a connection and a lane of waiting units. It takes all that waits, appends
-//! it in one transaction, commits, and answers; meanwhile the next group gathers. There is no delay that
-//! somebody chose: an idle writer commits a lone unit at once.
+//! A writer is a thread with a connection. It takes all units that wait, appends them in one transaction,
+//! commits, and answers; meanwhile the next group gathers. There is no delay that somebody chose: an idle
+//! writer commits a lone unit at once.
 //!
-//! While one writer waits for the disk another appends. A stream keeps its lane, so its units commit in
-//! their order. When a group fails it is rolled back and halved until the offender stands alone.
+//! A second writer appends while the first one commits, but only where much waits: two small groups would
+//! wait for the disk twice. Groups commit in the order in which they were taken, so the units of a stream
+//! commit in theirs. A group that fails is rolled back and halved until the offender stands alone.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::util::display::array_value_to_string;
 use duck_flight_protocol::{Create, TableName};
-use tokio::sync::mpsc;
 
 use super::checkpoint::CheckpointBell;
 use super::ffi::append::MAX_CHUNK_ROWS;
@@ -31,42 +32,37 @@ use crate::error::{Error, Result};
 /// to the database file by the append itself.
 const GROUP_ROWS: u64 = 122_880;
 
-/// How often a unit is tried again when a client's own DDL got in its way.
-const CONFLICT_TRIES: u32 = 20;
+/// From this many waiting rows on a second writer joins in: appending them takes about as long as a commit
+/// waits for the disk.
+const SECOND_WRITER_ROWS: u64 = 16_384;
+
+/// How often a unit is tried again when a client's own DDL got in its way, each time after one more
+/// millisecond.
+const CONFLICT_TRIES: u64 = 20;
 
 /// All writers.
 pub(super) struct Writers {
-    lanes: Vec<Lane>,
-    threads: Vec<JoinHandle<()>>,
+    queue: Arc<Queue>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// The way to one writer. Clones count as its streams.
-pub(super) struct Lane {
-    units: mpsc::UnboundedSender<Unit>,
-    streams: Arc<AtomicUsize>,
+/// The units that wait, and whose turn it is to commit.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<QueueState>,
+    changed: Condvar,
 }
 
-impl Clone for Lane {
-    fn clone(&self) -> Self {
-        self.streams.fetch_add(1, Ordering::Relaxed);
-        Self {
-            units: self.units.clone(),
-            streams: self.streams.clone(),
-        }
-    }
-}
-
-impl Drop for Lane {
-    fn drop(&mut self) {
-        self.streams.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Lane {
-    /// Queues a unit. The queue is bounded by the budget that every unit holds a part of.
-    pub(super) fn submit(&self, unit: Unit) -> Result<()> {
-        self.units.send(unit).map_err(|_| Error::ShuttingDown)
-    }
+#[derive(Default)]
+struct QueueState {
+    units: VecDeque<Unit>,
+    rows: u64,
+    closed: bool,
+    /// Writers that have taken a group and not answered it yet.
+    busy: usize,
+    /// The number of the next group to be taken, and of the next one to be committed.
+    next_group: u64,
+    turn: u64,
 }
 
 impl Writers {
@@ -78,18 +74,14 @@ impl Writers {
         health: &Health,
         bell: &CheckpointBell,
     ) -> Result<Self> {
-        let mut writers = Self {
-            lanes: Vec::new(),
-            threads: Vec::new(),
-        };
+        let queue = Arc::<Queue>::default();
+        let mut threads = Vec::with_capacity(count);
         for index in 0..count {
             let connection = database.connect()?;
             set_up(&connection)?;
-            let (units, waiting) = mpsc::unbounded_channel();
             let writer = Writer {
                 connection,
-                waiting,
-                held: None,
+                queue: queue.clone(),
                 seen: seen.clone(),
                 health: health.clone(),
                 bell: bell.clone(),
@@ -102,33 +94,124 @@ impl Writers {
                     doing: "start a writer thread",
                     source,
                 })?;
-            writers.lanes.push(Lane {
-                units,
-                streams: Arc::new(AtomicUsize::new(1)),
-            });
-            writers.threads.push(thread);
+            threads.push(thread);
         }
-        Ok(writers)
+        Ok(Self {
+            queue,
+            threads: Mutex::new(threads),
+        })
     }
 
-    pub(super) fn first_lane(&self) -> Lane {
-        self.lanes[0].clone()
+    /// Queues a unit. The queue is bounded by the budget that every unit holds a part of.
+    pub(super) fn submit(&self, unit: Unit) -> Result<()> {
+        let mut state = self.queue.lock();
+        if state.closed {
+            return Err(Error::ShuttingDown);
+        }
+        state.rows += unit.rows;
+        state.units.push_back(unit);
+        drop(state);
+        self.queue.changed.notify_all();
+        Ok(())
     }
 
-    pub(super) fn least_busy_lane(&self) -> Lane {
-        let lane = self
-            .lanes
-            .iter()
-            .min_by_key(|lane| lane.streams.load(Ordering::Relaxed));
-        lane.unwrap_or(&self.lanes[0]).clone()
-    }
-
-    /// Commits what waits and ends the threads. Blocks until no stream holds a lane.
-    pub(super) fn stop(self) {
-        drop(self.lanes);
-        for thread in self.threads {
+    /// Commits what waits and ends the threads. Blocks.
+    pub(super) fn stop(&self) {
+        self.queue.lock().closed = true;
+        self.queue.changed.notify_all();
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
             thread.join().ok();
         }
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for units that are this writer's to take, and takes all that may share a transaction. `None`
+    /// when there will be no more.
+    fn take(self: &Arc<Self>) -> Option<(Turn, Vec<Unit>)> {
+        let mut state = self.lock();
+        while !state.is_ready() {
+            if state.closed && state.units.is_empty() {
+                return None;
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        let group = state.take_group();
+        state.busy += 1;
+        state.next_group += 1;
+        let turn = Turn {
+            queue: self.clone(),
+            number: state.next_group - 1,
+        };
+        Some((turn, group))
+    }
+}
+
+impl QueueState {
+    fn is_ready(&self) -> bool {
+        let enough = if self.busy == 0 {
+            0
+        } else {
+            SECOND_WRITER_ROWS
+        };
+        !self.units.is_empty() && self.rows >= enough
+    }
+
+    fn take_group(&mut self) -> Vec<Unit> {
+        let mut group: Vec<Unit> = Vec::new();
+        let mut rows = 0;
+        while rows < GROUP_ROWS
+            && let Some(unit) = self.units.pop_front()
+        {
+            if group.first().is_some_and(|first| !may_join(first, &unit)) {
+                self.units.push_front(unit);
+                break;
+            }
+            rows += unit.rows;
+            group.push(unit);
+        }
+        self.rows -= rows;
+        group
+    }
+}
+
+/// A group's place in the order of commits. Dropped, it is the next one's turn.
+struct Turn {
+    queue: Arc<Queue>,
+    number: u64,
+}
+
+impl Turn {
+    /// Waits until all groups taken before have been answered.
+    fn wait(&self) {
+        let mut state = self.queue.lock();
+        while state.turn != self.number {
+            state = self
+                .queue
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.wait();
+        let mut state = self.queue.lock();
+        state.turn += 1;
+        state.busy -= 1;
+        drop(state);
+        self.queue.changed.notify_all();
     }
 }
 
@@ -139,64 +222,52 @@ pub(super) fn set_up(connection: &Connection) -> Result<()> {
 
 struct Writer {
     connection: Connection,
-    waiting: mpsc::UnboundedReceiver<Unit>,
-    /// Taken from the queue, but for the next group.
-    held: Option<Unit>,
+    queue: Arc<Queue>,
     seen: Arc<SeenColumns>,
     health: Health,
     bell: CheckpointBell,
 }
 
 impl Writer {
-    fn run(mut self) {
-        while let Some(unit) = self.held.take().or_else(|| self.waiting.blocking_recv()) {
-            let group = self.gather(unit);
-            self.commit(group);
+    fn run(self) {
+        while let Some((turn, group)) = self.queue.take() {
+            self.write(&turn, group);
+            drop(turn);
             self.bell.ring();
         }
     }
 
-    /// Takes all that waits and may share a transaction with `first`.
-    fn gather(&mut self, first: Unit) -> Vec<Unit> {
-        let mut rows = first.rows;
-        let mut group = vec![first];
-        while rows < GROUP_ROWS
-            && let Ok(unit) = self.waiting.try_recv()
-        {
-            if !may_join(&group[0], &unit) {
-                self.held = Some(unit);
-                break;
+    /// Commits a group and answers its units.
+    fn write(&self, turn: &Turn, group: Vec<Unit>) {
+        let outcome = transaction(&self.connection, |connection| {
+            self.append(connection, &group)?;
+            turn.wait();
+            check_puts(&group)
+        });
+        match outcome {
+            Ok(()) => answer(group),
+            Err(error) => {
+                // A group before this one may have been in the way; from here on none is.
+                turn.wait();
+                self.take_apart(group, error);
             }
-            rows += unit.rows;
-            group.push(unit);
         }
-        group
     }
 
-    /// Commits a group and answers its units; where that fails, halves of it, down to the unit at fault.
-    fn commit(&self, mut group: Vec<Unit>) {
-        let outcome = transaction(&self.connection, |connection| {
-            self.append(connection, &group)
-        });
-        let error = match outcome {
-            Ok(()) => {
-                for unit in group {
-                    unit.answer.send(Ok(unit.rows)).ok();
-                }
-                return;
+    /// A group that failed: its halves are tried, down to the unit at fault.
+    fn take_apart(&self, mut group: Vec<Unit>, error: Error) {
+        let error = self.health.observe(error);
+        let second = group.split_off(group.len().div_ceil(2));
+        if second.is_empty() {
+            if let Some(unit) = group.pop() {
+                self.retry_or_refuse(unit, error);
             }
-            Err(error) => self.health.observe(error),
-        };
-        let second = group.split_off(group.len() / 2);
-        match (group.is_empty(), second) {
-            (true, mut alone) => {
-                if let Some(unit) = alone.pop() {
-                    self.retry_or_refuse(unit, error);
-                }
-            }
-            (false, second) => {
-                self.commit(group);
-                self.commit(second);
+            return;
+        }
+        for half in [group, second] {
+            match self.try_commit(&half) {
+                Ok(()) => answer(half),
+                Err(error) => self.take_apart(half, error),
             }
         }
     }
@@ -204,33 +275,35 @@ impl Writer {
     /// A lone unit that failed: tried again where only the moment was wrong.
     fn retry_or_refuse(&self, unit: Unit, mut error: Error) {
         let group = [unit];
-        for _ in 0..CONFLICT_TRIES {
+        for pause_ms in 0..CONFLICT_TRIES {
             if !error.is_conflict() {
                 break;
             }
-            std::thread::yield_now();
-            match transaction(&self.connection, |connection| {
-                self.append(connection, &group)
-            }) {
-                Ok(()) => {
-                    let [unit] = group;
-                    unit.answer.send(Ok(unit.rows)).ok();
-                    return;
-                }
+            std::thread::sleep(Duration::from_millis(pause_ms));
+            match self.try_commit(&group) {
+                Ok(()) => return answer(group),
                 Err(again) => error = again,
             }
         }
         let [unit] = group;
+        unit.put.fail();
         unit.answer.send(Err(error)).ok();
+    }
+
+    fn try_commit(&self, group: &[Unit]) -> Result<()> {
+        check_puts(group)?;
+        transaction(&self.connection, |connection| {
+            self.append(connection, group)
+        })
     }
 
     /// Appends a group within the open transaction: table by table, each table's units in their order.
     fn append(&self, connection: &Connection, group: &[Unit]) -> Result<()> {
-        let mut tables: Vec<&TableName> = group.iter().map(|unit| &unit.target.table).collect();
+        let mut tables: Vec<&TableName> = group.iter().map(|unit| &unit.put.table).collect();
         tables.sort_unstable();
         tables.dedup();
         for table in tables {
-            let units = group.iter().filter(|unit| unit.target.table == *table);
+            let units = group.iter().filter(|unit| unit.put.table == *table);
             self.append_to_table(connection, table, units)?;
         }
         Ok(())
@@ -247,13 +320,14 @@ impl Writer {
         for unit in units {
             let columns = match &columns {
                 Some(columns) => columns,
-                None => columns.insert(resolve(connection, &unit.target, unit.is_first)?),
+                None => columns.insert(resolve(connection, &unit.put, unit.is_first)?),
             };
             let replanned;
             let (plan, batches) = match &unit.cast {
                 Some((plan, batches)) if plan.fits(columns) => (plan.as_ref(), batches),
                 _ => {
-                    self.seen.set(table, Some(columns));
+                    // Not remembered: what this transaction sees may be of its own making, and undone.
+                    self.seen.forget(table);
                     replanned = replan(unit, columns)?;
                     (&replanned.0, &replanned.1)
                 }
@@ -278,19 +352,31 @@ impl Writer {
     }
 }
 
+fn answer(group: impl IntoIterator<Item = Unit>) {
+    for unit in group {
+        unit.answer.send(Ok(unit.rows)).ok();
+    }
+}
+
+/// Refuses units that follow a failed one in their stream: batches are committed in order, without gaps.
+fn check_puts(group: &[Unit]) -> Result<()> {
+    if group.iter().any(|unit| unit.put.has_failed()) {
+        Err(Error::EarlierBatchFailed)
+    } else {
+        Ok(())
+    }
+}
+
 /// Whether two units may share a transaction: DuckDB writes one database in each, and a unit that makes
 /// its table anew stands alone.
 fn may_join(first: &Unit, unit: &Unit) -> bool {
-    let stands_alone = |unit: &Unit| {
-        unit.is_first && matches!(unit.target.create, Create::Always | Create::Replace)
-    };
-    first.target.table.catalog == unit.target.table.catalog
-        && !stands_alone(first)
-        && !stands_alone(unit)
+    let stands_alone =
+        |unit: &Unit| unit.is_first && matches!(unit.put.create, Create::Always | Create::Replace);
+    first.put.table.catalog == unit.put.table.catalog && !stands_alone(first) && !stands_alone(unit)
 }
 
 fn replan(unit: &Unit, columns: &Columns) -> Result<(Plan, Vec<RecordBatch>)> {
-    let plan = Plan::new(&unit.target.schema, columns)?;
+    let plan = Plan::new(&unit.put.schema, columns)?;
     let mut batches = Vec::with_capacity(unit.sent.len());
     let mut rows = 0;
     for batch in &unit.sent {
@@ -306,6 +392,7 @@ pub(super) fn resolve(connection: &Connection, target: &Target, is_first: bool) 
         table,
         create,
         schema,
+        ..
     } = target;
     let columns = connection.table_columns(table)?;
     let verb = match (columns, create) {

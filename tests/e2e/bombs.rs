@@ -1,0 +1,183 @@
+//! Small messages that stand for huge values: refused, and memory stays bounded.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, DictionaryArray, FixedSizeListArray, Int8Array, Int32Array, Int64Array,
+    ListArray, ListViewArray, NullArray, RecordBatch, RecordBatchOptions, RunArray, StringArray,
+    StringViewArray,
+};
+use arrow::buffer::{OffsetBuffer, ScalarBuffer};
+use arrow::datatypes::{DataType, Field, Int8Type, Int32Type, Schema};
+use arrow_flight::FlightData;
+use arrow_ipc::CompressionType;
+use duck_flight_protocol::PutOptions;
+use duck_tests::{ServerProcess, messages, soon};
+use tonic::Code;
+
+const HUGE: usize = 1_000_000_000;
+
+fn one_column(column: ArrayRef) -> RecordBatch {
+    let field = Field::new("c", column.data_type().clone(), true);
+    let rows = RecordBatchOptions::new().with_row_count(Some(column.len()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(vec![field])), vec![column], &rows)
+        .unwrap()
+}
+
+fn put_of(column: ArrayRef, compression: Option<CompressionType>) -> Vec<FlightData> {
+    let batch = one_column(column);
+    messages(
+        PutOptions::new("t").descriptor(),
+        &batch.schema(),
+        &[batch],
+        compression,
+    )
+}
+
+/// Puts of few bytes that claim, or stand for, very many.
+fn bombs() -> Vec<(&'static str, Vec<FlightData>)> {
+    let item = |data_type| Arc::new(Field::new_list_field(data_type, true));
+    let nulls = || -> ArrayRef { Arc::new(NullArray::new(HUGE)) };
+    let offsets = OffsetBuffer::new(ScalarBuffer::from(vec![0, i32::try_from(HUGE).unwrap()]));
+    let list = ListArray::new(item(DataType::Null), offsets, nulls(), None);
+    let fixed = FixedSizeListArray::new(
+        item(DataType::Null),
+        i32::try_from(HUGE / 10).unwrap(),
+        nulls(),
+        None,
+    );
+    let ends = Int32Array::from(vec![i32::try_from(HUGE).unwrap()]);
+    let text = StringArray::from_iter_values(["x".repeat(100)]);
+    let runs = RunArray::<Int32Type>::try_new(&ends, &text).unwrap();
+    let megabyte = StringArray::from_iter_values(["x".repeat(1 << 20)]);
+    let keys = Int8Array::from_iter_values(std::iter::repeat_n(0, 100_000));
+    let dictionary = DictionaryArray::<Int8Type>::new(keys, Arc::new(megabyte.clone()));
+    let ends = Int32Array::from(vec![100_000]);
+    let long_runs = RunArray::<Int32Type>::try_new(&ends, &megabyte).unwrap();
+    let view = StringViewArray::from_iter_values(["x".repeat(1 << 20)]);
+    let views = ScalarBuffer::from(vec![view.views()[0]; 100_000]);
+    let views = StringViewArray::new(views, view.data_buffers().to_vec(), None);
+    let child: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100_000));
+    let (starts, sizes) = (vec![0; 100_000], vec![100_000; 100_000]);
+    let list_views = ListViewArray::new(
+        item(DataType::Int64),
+        starts.into(),
+        sizes.into(),
+        child,
+        None,
+    );
+    vec![
+        ("a billion rows of nothing", put_of(nulls(), None)),
+        ("a list of a billion nulls", put_of(Arc::new(list), None)),
+        ("a fixed list of many nulls", put_of(Arc::new(fixed), None)),
+        ("a run of a billion", put_of(Arc::new(runs), None)),
+        (
+            "a dictionary of one megabyte 100,000 times",
+            put_of(Arc::new(dictionary), None),
+        ),
+        (
+            "a run of one megabyte 100,000 times",
+            put_of(Arc::new(long_runs), None),
+        ),
+        (
+            "a view of one megabyte 100,000 times",
+            put_of(Arc::new(views), None),
+        ),
+        (
+            "a list view of 100,000 numbers 100,000 times",
+            put_of(Arc::new(list_views), None),
+        ),
+    ]
+}
+
+/// Compressed buffers: their first eight bytes say how long they are once they are decompressed.
+fn compressed_bombs() -> Vec<(&'static str, Vec<FlightData>)> {
+    let zeros = |codec| put_of(Arc::new(Int64Array::from(vec![0; 8 << 20])), Some(codec));
+    let claim = |mut put: Vec<FlightData>, claim: i64| {
+        let mut body = put[1].data_body.to_vec();
+        // The last buffer that has bytes holds the values; it starts where its claim, the true length, stands.
+        let true_claim = (64_i64 << 20).to_le_bytes();
+        let at = body
+            .windows(8)
+            .position(|bytes| bytes == true_claim)
+            .expect("the claim of the values");
+        body[at..at + 8].copy_from_slice(&claim.to_le_bytes());
+        put[1].data_body = body.into();
+        put
+    };
+    use CompressionType as Codec;
+    vec![
+        (
+            "LZ4 claims more than any memory",
+            claim(zeros(Codec::LZ4_FRAME), 1 << 50),
+        ),
+        (
+            "LZ4 claims a negative length",
+            claim(zeros(Codec::LZ4_FRAME), -2),
+        ),
+        (
+            "LZ4 holds more than it claims",
+            claim(zeros(Codec::LZ4_FRAME), 64),
+        ),
+        (
+            "LZ4 holds less than it claims",
+            claim(zeros(Codec::LZ4_FRAME), 400 << 20),
+        ),
+        (
+            "ZSTD claims more than any memory",
+            claim(zeros(Codec::ZSTD), 1 << 50),
+        ),
+        (
+            "ZSTD claims a negative length",
+            claim(zeros(Codec::ZSTD), -2),
+        ),
+        (
+            "ZSTD holds more than it claims",
+            claim(zeros(Codec::ZSTD), 64),
+        ),
+        (
+            "ZSTD holds less than it claims",
+            claim(zeros(Codec::ZSTD), 400 << 20),
+        ),
+    ]
+}
+
+async fn assert_refused(bombs: Vec<(&'static str, Vec<FlightData>)>) {
+    let mut server =
+        ServerProcess::start(&["--memory-limit", "256MiB", "--ingest-buffer", "16MiB"]);
+    let client = server.client().await;
+    for (name, put) in bombs {
+        let outcome = soon(name, client.put_messages(put)).await;
+        if client.try_rows("SELECT 1").await.is_err() {
+            panic!("{name} ended the server: {:?}, {outcome:?}", server.wait());
+        }
+        let error = outcome.expect_err(name);
+        let refused = matches!(
+            error.code(),
+            Code::InvalidArgument | Code::ResourceExhausted
+        );
+        assert!(refused, "{name}: {error:?}");
+        #[cfg(target_os = "linux")]
+        {
+            let peak = server.peak_memory_bytes() >> 20;
+            assert!(peak < 256 + 1024, "{name}: {peak} MiB");
+        }
+        assert_eq!(client.rows("SELECT 1").await, ["1"]);
+    }
+    let tables = "SELECT count(*) FROM information_schema.tables WHERE table_name = 't'";
+    if client.rows(tables).await == ["1"] {
+        assert_eq!(client.count("t").await, 0);
+    }
+    assert!(!server.stderr().contains("panicked"), "{}", server.stderr());
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn few_bytes_that_stand_for_very_many_values_are_refused() {
+    assert_refused(bombs()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compressed_buffers_that_lie_about_their_length_are_refused() {
+    assert_refused(compressed_bombs()).await;
+}

@@ -1,0 +1,230 @@
+//! Many loaders at once: they share commits, and nobody pays for another one's mistake.
+
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use duck_flight_protocol::{Commit, ConnectOptions, PutOptions};
+use duck_load::{Plan, Progress, Report, Stop, load};
+use duck_tests::{TestServer, ints, numbered};
+use futures::future::join_all;
+use tokio::sync::Barrier;
+use tonic::Code;
+
+const ROWS: u64 = 500;
+
+fn plan(table: &str, writers: usize, batches: u64, commit: Commit) -> Plan {
+    Plan {
+        rows: NonZeroU32::new(500).unwrap(),
+        batches: NonZeroU64::new(batches),
+        writers: NonZeroUsize::new(writers).unwrap(),
+        commit,
+        // What needs a retry is an error here.
+        retries: 0,
+        ..Plan::new(table)
+    }
+}
+
+async fn run(server: &TestServer, plan: Plan) -> Report {
+    let server = server.address().to_owned();
+    let report = load(
+        &ConnectOptions { server },
+        &plan,
+        Progress::silent(),
+        Stop::never(),
+    )
+    .await;
+    report.expect("a connection")
+}
+
+fn assert_clean(report: &Report, rows: u64) {
+    assert_eq!((report.errors, report.unknown), (0, 0), "{report:?}");
+    assert_eq!(report.rows, rows, "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_that_fails_fails_alone() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    for round in 0..5_i64 {
+        client
+            .execute("CREATE OR REPLACE TABLE t (i BIGINT PRIMARY KEY); INSERT INTO t VALUES (-1)")
+            .await;
+        let bad = (round * 13) % 64;
+        let barrier = Arc::new(Barrier::new(64));
+        let puts = (0..64_i64).map(|index| {
+            let (client, barrier) = (client.clone(), barrier.clone());
+            async move {
+                let start = index * 1000;
+                let mut values: Vec<_> = (start..start + 100).collect();
+                if index == bad {
+                    values[50] = -1;
+                }
+                barrier.wait().await;
+                client.append("t", &[ints(values)]).await
+            }
+        });
+        for (index, outcome) in join_all(puts).await.into_iter().enumerate() {
+            match outcome {
+                Ok(rows) => assert!(rows == 100 && index as i64 != bad),
+                Err(error) => {
+                    assert_eq!(index as i64, bad, "{error:?}");
+                    assert_eq!(error.code(), Code::InvalidArgument, "{error:?}");
+                    assert!(error.message().contains("-1"), "{error:?}");
+                }
+            }
+        }
+        assert_eq!(client.count("t").await, 63 * 100 + 1);
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_units_of_one_group_with_the_same_key_do_not_both_succeed() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client
+        .execute("CREATE TABLE t (i BIGINT PRIMARY KEY)")
+        .await;
+    let puts = (0..32_i64).map(|index| {
+        let client = client.clone();
+        async move { client.append("t", &[ints([index / 2])]).await }
+    });
+    let outcomes = join_all(puts).await;
+    assert_eq!(
+        outcomes.iter().filter(|outcome| outcome.is_ok()).count(),
+        16
+    );
+    assert_eq!(client.count("t").await, 16);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_loaders_and_four_readers_work_at_the_same_time() {
+    for commit in [Commit::Stream, Commit::Batch] {
+        let server = TestServer::start().await;
+        server
+            .client()
+            .await
+            .execute("CREATE TABLE t (batch_id BIGINT, timestamp TIMESTAMP, value DOUBLE, category VARCHAR)")
+            .await;
+        let over = Arc::new(AtomicBool::new(false));
+        let mut readers = Vec::new();
+        for _ in 0..4 {
+            let (client, over) = (server.client().await, over.clone());
+            readers.push(tokio::spawn(async move {
+                let mut last = 0;
+                let mut counts = 0;
+                while !over.load(Ordering::Acquire) {
+                    let count = client.count("t").await;
+                    assert!(count >= last, "{count} after {last}");
+                    assert_eq!(count % ROWS, 0, "part of a batch was seen");
+                    let halves = "SELECT batch_id FROM t GROUP BY batch_id HAVING count(*) <> 500";
+                    assert!(client.rows(halves).await.is_empty());
+                    last = count;
+                    counts += 1;
+                }
+                counts
+            }));
+        }
+        let report = run(&server, plan("t", 8, 150, commit)).await;
+        over.store(true, Ordering::Release);
+        for reader in readers {
+            assert!(reader.await.unwrap() > 0);
+        }
+        assert_clean(&report, 8 * 150 * ROWS);
+        assert_eq!(server.client().await.count("t").await, 8 * 150 * ROWS);
+        server.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loaders_that_race_to_create_a_table_all_succeed() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    for round in 0..10 {
+        let table = format!("t{round}");
+        let barrier = Arc::new(Barrier::new(16));
+        let mut loaders = Vec::new();
+        for index in 0..16_i64 {
+            let (client, barrier, table) = (server.client().await, barrier.clone(), table.clone());
+            loaders.push(tokio::spawn(async move {
+                barrier.wait().await;
+                // Some units are large enough for a transaction of their own.
+                let rows = if index == 3 { 1_100_000 } else { 100 };
+                (client.append(&table, &[numbered(index, rows)]).await, rows)
+            }));
+        }
+        let mut total = 0;
+        for loader in loaders {
+            let (outcome, rows) = loader.await.unwrap();
+            assert_eq!(outcome.unwrap(), rows.unsigned_abs());
+            total += rows.unsigned_abs();
+        }
+        assert_eq!(client.count(&table).await, total);
+        client.execute(&format!("DROP TABLE {table}")).await;
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_loaders_that_race_to_create_always_one_succeeds() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let options: PutOptions = serde_json::from_str(r#"{"table":"t","create":"always"}"#).unwrap();
+    let puts = (0..16).map(|_| {
+        let (client, options) = (client.clone(), options.clone());
+        async move { client.put(&options, &[ints(0..10)]).await }
+    });
+    let (won, lost): (Vec<_>, Vec<_>) = join_all(puts).await.into_iter().partition(Result::is_ok);
+    assert_eq!(won.len(), 1);
+    for error in lost {
+        assert_eq!(error.unwrap_err().code(), Code::AlreadyExists);
+    }
+    assert_eq!(client.count("t").await, 10);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ddl_beside_loaders_neither_fails_them_nor_spoils_their_rows() {
+    for commit in [Commit::Stream, Commit::Batch] {
+        let server = TestServer::start().await;
+        let client = server.client().await;
+        client
+            .execute("CREATE TABLE t (batch_id BIGINT, timestamp TIMESTAMP, value DOUBLE, category VARCHAR)")
+            .await;
+        let over = Arc::new(AtomicBool::new(false));
+        let churn = tokio::spawn({
+            let (client, over) = (client.clone(), over.clone());
+            async move {
+                let mut added = 0;
+                while !over.load(Ordering::Acquire) {
+                    client
+                        .execute("CREATE OR REPLACE TABLE other AS FROM range(100)")
+                        .await;
+                    let add =
+                        format!("ALTER TABLE t ADD COLUMN extra{added} INTEGER DEFAULT {added}");
+                    // Rows that were just committed are a conflict, which a client of SQL tries again.
+                    match client.try_execute(add).await {
+                        Ok(_) => added += 1,
+                        Err(error) => assert_eq!(error.code(), Code::Aborted, "{error:?}"),
+                    }
+                    client.execute("DROP TABLE other").await;
+                }
+                added
+            }
+        });
+        let report = run(&server, plan("t", 4, 100, commit)).await;
+        over.store(true, Ordering::Release);
+        let added: u32 = churn.await.unwrap();
+        assert_clean(&report, 4 * 100 * ROWS);
+        assert!(added > 0);
+        assert_eq!(client.count("t").await, 4 * 100 * ROWS);
+        let wrong = "SELECT count(*) FROM t WHERE value NOT BETWEEN 0 AND 100 OR category NOT IN ('A', 'B', 'C', 'D') \
+             OR value IS NULL OR category IS NULL OR timestamp IS NULL OR extra0 IS DISTINCT FROM 0";
+        assert_eq!(client.rows(wrong).await, ["0"]);
+        let halves = "SELECT batch_id FROM t GROUP BY batch_id HAVING count(*) <> 500";
+        assert!(client.rows(halves).await.is_empty());
+        server.shutdown().await;
+    }
+}

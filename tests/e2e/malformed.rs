@@ -1,0 +1,523 @@
+//! Requests that are not what the protocol says: a clear error, the right code, nothing inserted, and a
+//! connection that goes on.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow_flight::sql::{Any, CommandGetTables, CommandStatementQuery, ProstMessageExt};
+use arrow_flight::{Action, FlightData, FlightDescriptor, Ticket};
+use arrow_ipc::CompressionType;
+use duck_flight_protocol::PutOptions;
+use duck_tests::{
+    Answer, Client, ServerProcess, Setup, TestServer, ints, messages, pairs, soon, status,
+};
+use prost::Message;
+use tonic::{Code, Status};
+
+/// Asserts a refusal with this code, whose message says these words.
+fn assert_refused<T: std::fmt::Debug>(answer: Answer<T>, code: Code, words: &[&str]) {
+    let error = answer.expect_err("a refusal");
+    assert_eq!(error.code(), code, "{error:?}");
+    for word in words {
+        assert!(
+            error.message().contains(word),
+            "`{word}` is missing: {error:?}"
+        );
+    }
+}
+
+fn valid() -> Vec<FlightData> {
+    let batch = pairs(&[(1, "one"), (2, "two")]);
+    messages(
+        PutOptions::new("t").descriptor(),
+        &batch.schema(),
+        &[batch],
+        None,
+    )
+}
+
+async fn server_with_table() -> (TestServer, Client) {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT, s VARCHAR)").await;
+    (server, client)
+}
+
+async fn assert_unharmed(server: TestServer, client: Client) {
+    assert_eq!(client.count("t").await, 0);
+    client.put_messages(valid()).await.unwrap();
+    assert_eq!(
+        client.rows("SELECT * FROM t ORDER BY i").await,
+        ["1|one", "2|two"]
+    );
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_that_is_not_sql_is_refused() {
+    let (server, client) = server_with_table().await;
+    let cases: [(&[u8], &str); 6] = [
+        (b"SELECT '\xFF\xFE'", "UTF-8"),
+        (b"", "empty"),
+        (b"  \n\t", "empty"),
+        (b"-- a comment alone", "empty"),
+        (b";;", "empty"),
+        (b"SELECT 1\0; DROP TABLE t", "NUL"),
+    ];
+    for (ticket, words) in cases {
+        assert_refused(
+            client.query(ticket.to_vec()).await,
+            Code::InvalidArgument,
+            &[words],
+        );
+        assert_refused(
+            client.try_execute(ticket.to_vec()).await,
+            Code::InvalidArgument,
+            &[words],
+        );
+        let info = client
+            .flight()
+            .get_flight_info(FlightDescriptor::new_cmd(ticket.to_vec()))
+            .await;
+        assert_refused(info.map_err(status), Code::InvalidArgument, &[words]);
+    }
+    assert_refused(
+        client.query("SELEC 1").await,
+        Code::InvalidArgument,
+        &["SELEC"],
+    );
+    assert_refused(
+        client.query("SELECT * FROM missing").await,
+        Code::NotFound,
+        &["missing"],
+    );
+    assert_unharmed(server, client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_without_what_its_first_message_must_hold_is_refused() {
+    let (server, client) = server_with_table().await;
+    let refused = async |put, words: &[&str]| {
+        assert_refused(client.put_messages(put).await, Code::InvalidArgument, words);
+    };
+    refused(vec![], &["empty"]).await;
+    refused(valid().split_off(1), &["descriptor"]).await;
+    let mut no_descriptor = valid();
+    no_descriptor[0].flight_descriptor = None;
+    refused(no_descriptor, &["descriptor"]).await;
+    let mut no_schema = valid();
+    no_schema[0].flight_descriptor = no_schema.remove(0).flight_descriptor;
+    refused(no_schema, &["schema"]).await;
+    let mut nothing = valid();
+    nothing[0].data_header = Default::default();
+    refused(nothing, &[]).await;
+    let mut twice = valid();
+    twice.insert(1, twice[0].clone());
+    refused(twice, &["schema"]).await;
+    let mut unknown = valid();
+    unknown[0].flight_descriptor = Some(FlightDescriptor::default());
+    refused(unknown, &["path"]).await;
+    for path in [
+        vec![],
+        vec![String::new()],
+        vec!["a\0b".into()],
+        vec!["x".into(); 4],
+    ] {
+        let mut put = valid();
+        put[0].flight_descriptor = Some(FlightDescriptor::new_path(path));
+        refused(put, &[]).await;
+    }
+    assert_unharmed(server, client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn put_options_that_cannot_be_read_are_refused_by_name() {
+    let (server, client) = server_with_table().await;
+    let cases: [(&str, Code, &str); 11] = [
+        (r#"{"table":"t","tabel":1}"#, Code::InvalidArgument, "tabel"),
+        (r#"{"create":"never"}"#, Code::InvalidArgument, "table"),
+        (
+            r#"{"table":"t","create":"sometimes"}"#,
+            Code::InvalidArgument,
+            "sometimes",
+        ),
+        (r#"{"table":7}"#, Code::InvalidArgument, "table"),
+        (r#"{"table":""}"#, Code::InvalidArgument, ""),
+        ("[]", Code::InvalidArgument, ""),
+        ("17", Code::InvalidArgument, ""),
+        ("INSERT INTO t", Code::InvalidArgument, ""),
+        ("", Code::InvalidArgument, ""),
+        (
+            r#"{"table":"t","mode":"upsert","key":["i"]}"#,
+            Code::Unimplemented,
+            "mode",
+        ),
+        (
+            r#"{"table":"t","producer":"p"}"#,
+            Code::Unimplemented,
+            "producer",
+        ),
+    ];
+    for (json, code, word) in cases {
+        let mut put = valid();
+        put[0].flight_descriptor = Some(FlightDescriptor::new_cmd(json.as_bytes().to_vec()));
+        assert_refused(client.put_messages(put).await, code, &[word]);
+    }
+    let mut put = valid();
+    put[0].flight_descriptor = Some(FlightDescriptor::new_cmd(vec![0xFF, 0xFE]));
+    assert_refused(client.put_messages(put).await, Code::InvalidArgument, &[]);
+    let mut put = valid();
+    let deep = "[".repeat(100_000);
+    put[0].flight_descriptor = Some(FlightDescriptor::new_cmd(
+        format!(r#"{{"table":{deep}"#).into_bytes(),
+    ));
+    assert_refused(client.put_messages(put).await, Code::InvalidArgument, &[]);
+    assert_unharmed(server, client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_cut_at_any_byte_is_refused() {
+    let (server, client) = server_with_table().await;
+    for message in 0..2 {
+        let header = valid()[message].data_header.len();
+        for len in (1..header).step_by(5) {
+            let mut put = valid();
+            put[message].data_header.truncate(len);
+            assert_refused(client.put_messages(put).await, Code::InvalidArgument, &[]);
+        }
+    }
+    let body = valid()[1].data_body.len();
+    for len in 0..body.saturating_sub(64) {
+        let mut put = valid();
+        put[1].data_body.truncate(len);
+        assert_refused(client.put_messages(put).await, Code::InvalidArgument, &[]);
+    }
+    assert_unharmed(server, client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_does_not_have_the_schema_of_its_put_is_refused() {
+    let (server, client) = server_with_table().await;
+    let head = valid().swap_remove(0);
+    let others = [
+        ints([1, 2, 3]),
+        RecordBatch::try_from_iter([
+            ("i", Arc::new(StringArray::from(vec!["x", "y"])) as ArrayRef),
+            ("s", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef),
+        ])
+        .unwrap(),
+    ];
+    for other in others {
+        let foreign = messages(
+            PutOptions::new("t").descriptor(),
+            &other.schema(),
+            &[other],
+            None,
+        )
+        .swap_remove(1);
+        let put = vec![head.clone(), valid().swap_remove(1), foreign];
+        assert_refused(client.put_messages(put).await, Code::InvalidArgument, &[]);
+    }
+    assert_unharmed(server, client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_of_the_wrong_type_are_refused_by_name() {
+    let (server, client) = server_with_table().await;
+    let texts: ArrayRef = Arc::new(StringArray::from(vec!["7", "seven"]));
+    let batch = RecordBatch::try_from_iter([("i", texts)]).unwrap();
+    assert_refused(
+        client.append("t", &[batch]).await,
+        Code::InvalidArgument,
+        &["`i`", "seven", "row 2"],
+    );
+    let list = client.query("SELECT [1, 2] AS i").await.unwrap();
+    assert_refused(
+        client.append("t", &list).await,
+        Code::InvalidArgument,
+        &["`i`"],
+    );
+    assert_unharmed(server, client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dictionaries_before_the_schema_or_for_no_column_are_refused() {
+    let (server, client) = server_with_table().await;
+    let values: arrow::array::DictionaryArray<arrow::datatypes::Int32Type> =
+        ["a", "b"].into_iter().collect();
+    let batch = RecordBatch::try_from_iter([("s", Arc::new(values) as ArrayRef)]).unwrap();
+    let put = messages(
+        PutOptions::new("t").descriptor(),
+        &batch.schema(),
+        &[batch],
+        None,
+    );
+    assert_eq!(put.len(), 3, "schema, dictionary, batch");
+    let mut before = put.clone();
+    before.swap(0, 1);
+    before[0].flight_descriptor = before[1].flight_descriptor.take();
+    assert_refused(
+        client.put_messages(before).await,
+        Code::InvalidArgument,
+        &["schema"],
+    );
+    let mut missing = put.clone();
+    missing.remove(1);
+    assert_refused(
+        client.put_messages(missing).await,
+        Code::InvalidArgument,
+        &[],
+    );
+    let foreign = vec![valid().swap_remove(0), put[1].clone()];
+    assert_refused(
+        client.put_messages(foreign).await,
+        Code::InvalidArgument,
+        &[],
+    );
+    assert_unharmed(server, client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compressed_batches_are_accepted() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let batch = pairs(&[(1, "one one one one one"), (2, "two two two two two")]);
+    for codec in [CompressionType::LZ4_FRAME, CompressionType::ZSTD] {
+        let put = messages(
+            PutOptions::new("t").descriptor(),
+            &batch.schema(),
+            std::slice::from_ref(&batch),
+            Some(codec),
+        );
+        assert_eq!(client.put_messages(put).await.unwrap()[0].rows, 2);
+    }
+    assert_eq!(client.count("t").await, 4);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_over_the_limit_is_refused_and_the_connection_goes_on() {
+    let setup = Setup {
+        max_message_bytes: 1 << 20,
+        ..Setup::default()
+    };
+    let server = setup.start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT, s VARCHAR)").await;
+    for commit in ["stream", "batch"] {
+        let json = format!(r#"{{"table":"t","commit":"{commit}"}}"#);
+        let options: PutOptions = serde_json::from_str(&json).unwrap();
+        let outcome = client.put(&options, &[ints(0..1_000_000)]).await;
+        assert_refused(outcome, Code::ResourceExhausted, &["limit"]);
+    }
+    let long = format!("SELECT '{}'", "x".repeat(2 << 20));
+    assert_refused(
+        client.query(long).await,
+        Code::ResourceExhausted,
+        &["limit"],
+    );
+    assert_unharmed(server, client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn types_nested_without_end_are_refused() {
+    let mut server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    for depth in [50, 60, 70, 200, 1000] {
+        let nested = (0..depth).fold(DataType::Int64, |inner, _| {
+            DataType::List(Arc::new(Field::new_list_field(inner, true)))
+        });
+        let schema = Arc::new(Schema::new(vec![Field::new("c", nested, true)]));
+        // Arrow's own encoder goes as deep as the type, on a stack large enough for it.
+        let encode = move || {
+            messages(
+                PutOptions::new(format!("t{depth}")).descriptor(),
+                &schema,
+                &[],
+                None,
+            )
+        };
+        let put = std::thread::Builder::new()
+            .stack_size(64 << 20)
+            .spawn(encode)
+            .unwrap()
+            .join()
+            .unwrap();
+        let outcome = soon("an answer", client.put_messages(put)).await;
+        assert!(server.is_alive(), "{depth}: {}", server.stderr());
+        match outcome {
+            Ok(_) => assert!(depth <= 60, "{depth} levels were accepted"),
+            Err(error) => assert_eq!(error.code(), Code::InvalidArgument, "{depth}: {error:?}"),
+        }
+    }
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_supported_is_refused_by_its_name() {
+    let (server, client) = server_with_table().await;
+    let query = CommandStatementQuery {
+        query: "SELECT 1".into(),
+        transaction_id: None,
+    }
+    .as_any();
+    let tables = CommandGetTables {
+        include_schema: true,
+        ..Default::default()
+    }
+    .as_any();
+    let unknown = Any {
+        type_url: "type.googleapis.com/arrow.flight.protocol.sql.CommandNew".into(),
+        value: vec![].into(),
+    };
+    for (command, name) in [
+        (query, "CommandStatementQuery"),
+        (tables, "CommandGetTables"),
+        (unknown, "CommandNew"),
+    ] {
+        let bytes = command.encode_to_vec();
+        assert_refused(
+            client.query(bytes.clone()).await,
+            Code::Unimplemented,
+            &[name],
+        );
+        let descriptor = FlightDescriptor::new_cmd(bytes.clone());
+        let info = client
+            .flight()
+            .get_flight_info(descriptor.clone())
+            .await
+            .map_err(status);
+        assert_refused(info, Code::Unimplemented, &[name]);
+        let mut put = valid();
+        put[0].flight_descriptor = Some(descriptor);
+        assert_refused(client.put_messages(put).await, Code::Unimplemented, &[name]);
+    }
+    for name in [
+        "CreatePreparedStatement",
+        "BeginTransaction",
+        "healthcheck",
+        "",
+    ] {
+        let answer = client
+            .flight()
+            .do_action(Action::new(name, ""))
+            .await
+            .map_err(status);
+        assert_refused(answer.map(drop), Code::Unimplemented, &[name, "query"]);
+    }
+    let mut raw = client.clone();
+    let poll = raw
+        .raw()
+        .poll_flight_info(FlightDescriptor::new_cmd("SELECT 1"))
+        .await;
+    assert_refused(poll, Code::Unimplemented, &["PollFlightInfo"]);
+    let exchange = raw.raw().do_exchange(futures::stream::iter(valid())).await;
+    assert_refused(exchange.map(drop), Code::Unimplemented, &["DoExchange"]);
+    assert_unharmed(server, client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_without_measure_do_not_end_the_server() {
+    let mut server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    let parentheses = |n: usize| format!("SELECT {}1{}", "(".repeat(n), ")".repeat(n));
+    let cases = [
+        ("10,000 parentheses", parentheses(10_000)),
+        ("100,000 parentheses", parentheses(100_000)),
+        (
+            "a sum of 100,000",
+            format!("SELECT 1{}", " + 1".repeat(100_000)),
+        ),
+        (
+            "100,000 times NOT",
+            format!("SELECT {} true", "NOT ".repeat(100_000)),
+        ),
+        (
+            "a CASE of 10,000",
+            format!(
+                "SELECT {} 1 {}",
+                "CASE WHEN true THEN ".repeat(10_000),
+                "END ".repeat(10_000)
+            ),
+        ),
+        (
+            "10,000 subqueries",
+            format!(
+                "SELECT * FROM {} SELECT 1 {}",
+                "(SELECT * FROM ".repeat(10_000),
+                ")".repeat(10_000)
+            ),
+        ),
+        (
+            "10,000 unions",
+            format!("SELECT 1{}", " UNION ALL SELECT 1".repeat(10_000)),
+        ),
+        (
+            "nested lists",
+            format!("SELECT {}1{}", "[".repeat(5_000), "]".repeat(5_000)),
+        ),
+        (
+            "a list of 100,000",
+            format!("SELECT [{}1]", "1, ".repeat(100_000)),
+        ),
+        (
+            "an AND of 100,000",
+            format!(
+                "SELECT true{}",
+                " AND range > 1".repeat(100_000) + " FROM range(3)"
+            ),
+        ),
+        (
+            "a megabyte of text",
+            format!("SELECT length('{}')", "x".repeat(1 << 20)),
+        ),
+        (
+            "a megabyte of comment",
+            format!("SELECT 1 /* {} */", "x".repeat(1 << 20)),
+        ),
+        ("20,000 statements", "SELECT 1;".repeat(20_000)),
+        (
+            "20,000 columns",
+            format!("SELECT 1{}", ", 1".repeat(20_000)),
+        ),
+        (
+            "an open bracket",
+            "SELECT ".to_owned() + &"(".repeat(100_000),
+        ),
+        (
+            "macros that call each other",
+            "CREATE MACRO f(x) AS x + 1; SELECT ".to_owned()
+                + &"f(".repeat(2_000)
+                + "1"
+                + &")".repeat(2_000),
+        ),
+    ];
+    for (name, sql) in cases {
+        for run in [true, false] {
+            let outcome: Result<(), Status> = if run {
+                soon(name, client.query(sql.clone())).await.map(drop)
+            } else {
+                let call = client.flight();
+                let descriptor = FlightDescriptor::new_cmd(sql.clone());
+                let info = soon(
+                    name,
+                    async move { { call }.get_flight_info(descriptor).await },
+                )
+                .await;
+                info.map(drop).map_err(status)
+            };
+            if outcome.as_ref().is_err_and(|error| {
+                error.code() == Code::Unavailable || error.code() == Code::Unknown
+            }) {
+                let exit = server.wait();
+                panic!("{name} ended the server (run: {run}): {exit:?}, {outcome:?}");
+            }
+            assert!(server.is_alive(), "{name}: {}", server.stderr());
+        }
+    }
+    assert_eq!(client.rows("SELECT 1").await, ["1"]);
+    let ticket = Ticket::new("SELECT 2");
+    assert!(client.flight().do_get(ticket).await.is_ok());
+    server.stop();
+}

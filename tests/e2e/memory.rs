@@ -1,0 +1,184 @@
+//! Memory stays bounded, whatever clients do. The real binary, and Linux, which says how much it has.
+#![cfg(target_os = "linux")]
+
+use arrow_flight::decode::FlightRecordBatchStream;
+use duck_flight_protocol::{Commit, PutOptions};
+use duck_tests::{Client, ServerProcess, numbered, soon};
+use futures::StreamExt;
+use futures::future::join_all;
+
+const MIB: u64 = 1 << 20;
+
+/// DuckDB's own limit, and what the process may have beside it: code, threads, messages on their way.
+const LIMIT: &str = "256MiB";
+const LIMIT_BYTES: u64 = 256 * MIB;
+const BESIDE_BYTES: u64 = 300 * MIB;
+
+/// 50 million rows of four columns: some 2 GB.
+const HUGE: &str = "SELECT range AS a, range * 2 AS b, range / 3.0 AS c, 'text ' || range AS d FROM range(50000000)";
+
+/// Reads a batch, then gives the server all the time it wants to run ahead: ten round trips of others.
+async fn read_slowly(result: &mut FlightRecordBatchStream, other: &Client) -> usize {
+    let batch = soon("a batch", result.next())
+        .await
+        .expect("more")
+        .expect("a batch");
+    for _ in 0..10 {
+        other.ping().await;
+    }
+    batch.num_rows()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_huge_result_read_slowly_keeps_memory_bounded() {
+    let server = ServerProcess::start(&["--memory-limit", LIMIT]);
+    let (client, other) = (server.client().await, server.client().await);
+    let mut result = client.stream(HUGE).await.unwrap();
+    let mut rows = 0;
+    for _ in 0..300 {
+        rows += read_slowly(&mut result, &other).await;
+        assert!(server.memory_bytes() < LIMIT_BYTES + BESIDE_BYTES);
+    }
+    assert!(rows >= 300 * 10_000, "{rows}");
+    drop(result);
+    assert!(
+        server.peak_memory_bytes() < LIMIT_BYTES + BESIDE_BYTES,
+        "{} MiB",
+        server.peak_memory_bytes() / MIB
+    );
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_huge_table_read_to_its_end_keeps_memory_bounded() {
+    let server = ServerProcess::start(&["--memory-limit", LIMIT]);
+    let client = server.client().await;
+    let mut result = client
+        .stream("SELECT range AS a, range * 2 AS b, range + 1 AS c, 1.5 AS d FROM range(50000000)")
+        .await
+        .unwrap();
+    let mut rows = 0;
+    while let Some(batch) = result.next().await {
+        rows += batch.unwrap().num_rows();
+    }
+    assert_eq!(rows, 50_000_000);
+    assert!(
+        server.peak_memory_bytes() < LIMIT_BYTES + BESIDE_BYTES,
+        "{} MiB",
+        server.peak_memory_bytes() / MIB
+    );
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_slow_readers_keep_memory_bounded() {
+    let server = ServerProcess::start(&["--memory-limit", LIMIT, "--max-queries", "32"]);
+    let other = server.client().await;
+    let mut results = Vec::new();
+    for _ in 0..32 {
+        results.push(server.client().await.stream(HUGE).await.unwrap());
+    }
+    for _ in 0..5 {
+        for result in &mut results {
+            read_slowly(result, &other).await;
+        }
+    }
+    // What each reader is behind with is bounded: a few messages on either side of the transport.
+    let readers = 32 * 24 * MIB;
+    let peak = server.peak_memory_bytes();
+    assert!(
+        peak < LIMIT_BYTES + BESIDE_BYTES + readers,
+        "{} MiB",
+        peak / MIB
+    );
+    drop(results);
+    assert_eq!(soon("an answer", other.rows("SELECT 1")).await, ["1"]);
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_does_not_fit_memory_is_an_error_and_not_the_end() {
+    let server = ServerProcess::start(&["--memory-limit", "64MiB", "--max-queries", "4"]);
+    let client = server.client().await;
+    let sql = "SELECT list(range ORDER BY hash(range)) FROM range(100000000)";
+    let error = soon("an error", client.query(sql)).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::ResourceExhausted, "{error:?}");
+    assert_eq!(client.rows("SELECT 1").await, ["1"]);
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_puts_keeps_memory_bounded() {
+    for commit in [Commit::Stream, Commit::Batch] {
+        let flags = ["--memory-limit", LIMIT, "--ingest-buffer", "8MiB"];
+        let server = ServerProcess::start(&flags);
+        let floods = (0..16_i64).map(|loader| {
+            let address = server.address().to_owned();
+            async move {
+                let client = Client::connect(&address).await;
+                let options = PutOptions {
+                    commit,
+                    ..PutOptions::new("t")
+                };
+                let batches: Vec<_> = (0..40)
+                    .map(|batch| numbered(loader * 100 + batch, 25_000))
+                    .collect();
+                let acks = client.put(&options, &batches).await.unwrap();
+                assert_eq!(acks.iter().map(|ack| ack.rows).sum::<u64>(), 40 * 25_000);
+            }
+        });
+        join_all(floods).await;
+        assert_eq!(server.client().await.count("t").await, 16 * 40 * 25_000);
+        let peak = server.peak_memory_bytes();
+        // Each connection may have sent as much as its window holds.
+        assert!(
+            peak < LIMIT_BYTES + BESIDE_BYTES + 16 * 16 * MIB,
+            "{} MiB",
+            peak / MIB
+        );
+        server.stop();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_puts_that_never_end_keep_memory_bounded_and_hinder_nobody() {
+    let server = ServerProcess::start(&["--memory-limit", LIMIT, "--ingest-buffer", "4MiB"]);
+    let batch = numbered(0, 10_000);
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        let client = server.client().await;
+        let put = client
+            .open_put(&PutOptions::new("t"), &batch.schema())
+            .await;
+        let sending = async {
+            for _ in 0..20 {
+                put.send_batch(&batch).await;
+            }
+        };
+        // A put that finds the budget spent is held back, which is what is wanted.
+        tokio::time::timeout(std::time::Duration::from_millis(100), sending)
+            .await
+            .ok();
+        open.push((client, put));
+    }
+    let peak = server.peak_memory_bytes();
+    assert!(
+        peak < LIMIT_BYTES + BESIDE_BYTES + 64 * 4 * MIB,
+        "{} MiB",
+        peak / MIB
+    );
+    let client = server.client().await;
+    let rows = [numbered(1, 1000)];
+    let put = client.append("t", &rows);
+    assert_eq!(
+        soon("a put of a client that does finish", put)
+            .await
+            .unwrap(),
+        1000
+    );
+    for (_, put) in open {
+        put.cancel().await;
+    }
+    assert_eq!(client.count("t").await, 1000);
+    server.stop();
+}
