@@ -16,6 +16,7 @@ pub use connect::ConnectArgs;
 pub use connect::{ConnectError, ConnectOptions, DEFAULT_PORT, DEFAULT_SERVER, error_message};
 pub use put::{
     Ack, BatchMetadata, Commit, Create, Mode, OptionsError, PutOptions, SchemaMode, TableName,
+    quote,
 };
 
 use serde::{Deserialize, Serialize};

@@ -121,11 +121,7 @@ impl TableName {
 
     /// The name as SQL: every part quoted, joined by dots.
     pub fn to_sql(&self) -> String {
-        let quoted: Vec<_> = self
-            .path()
-            .iter()
-            .map(|part| format!("\"{}\"", part.replace('"', "\"\"")))
-            .collect();
+        let quoted: Vec<_> = self.path().iter().map(|part| quote(part)).collect();
         quoted.join(".")
     }
 
@@ -139,6 +135,11 @@ impl TableName {
         }
         Ok(())
     }
+}
+
+/// A name as a quoted SQL identifier.
+pub fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// The parts joined by dots, for people.

@@ -322,10 +322,14 @@ fn lossless(database: &Database) -> Result<Lossless> {
 
 /// Closes DuckDB towards the machine: no files, no extensions, and of the settings only a session's own.
 fn lock_down(connection: &Connection) -> Result<()> {
-    connection.execute(
-        "SET allowed_configs = ['TimeZone', 'Calendar', 'search_path', 'schema'];
-         SET enable_external_access = false;
-         SET lock_configuration = true",
-    )?;
+    let names = "SET allowed_configs = ['search_path', 'schema'";
+    // A DuckDB compiled without ICU knows no time zones, and refuses names it does not know.
+    if connection
+        .execute(&format!("{names}, 'TimeZone', 'Calendar']"))
+        .is_err()
+    {
+        connection.execute(&format!("{names}]"))?;
+    }
+    connection.execute("SET enable_external_access = false; SET lock_configuration = true")?;
     Ok(())
 }

@@ -134,14 +134,23 @@ impl Connection {
         self.interrupter.clone()
     }
 
-    /// Runs a script for its effect and drops its results: for the engine's own statements.
+    /// Runs a script for its effect and drops its results: for the engine's own statements, whose results
+    /// are small. One call, where preparing each statement costs a transaction more.
     pub(crate) fn execute(&self, sql: &str) -> Result<()> {
-        let mut script = self.parse(sql)?;
-        while let Some(statement) = script.next_statement() {
-            let mut result = statement?.execute()?;
-            while result.next_chunk()?.is_some() {}
+        let sql = c_string(sql)?;
+        // SAFETY: an all-zero duckdb_result is what the C API expects to fill in.
+        let mut result: ffi::duckdb_result = unsafe { std::mem::zeroed() };
+        // SAFETY: the connection is open and the text NUL-terminated; the result holds the message, which is
+        // copied, and is freed here, also after a failure.
+        unsafe {
+            let state = ffi::duckdb_query(self.raw, sql.as_ptr(), &raw mut result);
+            let message = text(ffi::duckdb_result_error(&raw mut result));
+            ffi::duckdb_destroy_result(&raw mut result);
+            if state == ffi::DuckDBSuccess {
+                return Ok(());
+            }
+            Err(SqlError::from_message(&message))
         }
-        Ok(())
     }
 }
 
@@ -209,6 +218,11 @@ impl Drop for ArrowOptions {
 
 /// A DuckDB type, owned.
 struct LogicalType(ffi::duckdb_logical_type);
+
+// SAFETY: a type is never changed once it is made, and what it shares inside is counted atomically.
+unsafe impl Send for LogicalType {}
+// SAFETY: as above.
+unsafe impl Sync for LogicalType {}
 
 impl Drop for LogicalType {
     fn drop(&mut self) {

@@ -340,7 +340,7 @@ fn write_large(
 ) -> Result<u64> {
     transaction(&session.connection, |connection| {
         let columns = writer::resolve(connection, target, is_first)?;
-        let plan = Plan::new(&target.schema, &columns)?;
+        let plan = Arc::new(Plan::new(&target.schema, &columns)?);
         let mut table = TableWriter::open(connection, &target.table, &plan)?;
         let mut rows = 0;
         loop {

@@ -10,6 +10,7 @@ use arrow::datatypes::{
     UnionMode,
 };
 use arrow::util::display::array_value_to_string;
+use duck_flight_protocol::quote;
 use duckdb::ffi;
 
 use super::ffi::ColumnShape;
@@ -19,20 +20,18 @@ use crate::error::{Error, Result};
 const MAX_DECIMAL_DIGITS: u8 = 38;
 
 /// How the batches of one stream become rows of one table.
-#[derive(Debug)]
 pub(super) struct Plan {
     /// The table's columns this was made for.
     table: Arc<[ColumnShape]>,
     columns: Vec<PlannedColumn>,
     schema: SchemaRef,
-    /// Whether every column of the table is given.
-    complete: bool,
 }
 
 #[derive(Debug)]
 struct PlannedColumn {
-    /// The column's place in the stream.
+    /// The column's place in the stream, and in the table.
     source: usize,
+    place: usize,
     /// The type to cast to before DuckDB sees the values; `None` to pass them as they are.
     cast: Option<Conversion>,
     /// What DuckDB imports, and casts itself where the table has another type.
@@ -53,38 +52,33 @@ impl Plan {
     /// # Errors
     /// When a column is unknown, given twice, or cannot become the table's type; the message names it.
     pub(super) fn new(stream: &Schema, table: &Arc<[ColumnShape]>) -> Result<Self> {
-        let mut columns: Vec<(usize, PlannedColumn)> = Vec::with_capacity(stream.fields().len());
+        let mut columns: Vec<PlannedColumn> = Vec::with_capacity(stream.fields().len());
         for (source, field) in stream.fields().iter().enumerate() {
             let place = table
                 .iter()
                 .position(|column| same_name(column.field.name(), field.name()))
                 .ok_or_else(|| unknown_column(field, table))?;
-            if columns.iter().any(|(other, _)| *other == place) {
+            if columns.iter().any(|other| other.place == place) {
                 return Err(given_twice(field));
             }
             let (cast, target) = conversion(field, &table[place])?;
-            columns.push((
+            columns.push(PlannedColumn {
+                source,
                 place,
-                PlannedColumn {
-                    source,
-                    cast,
-                    target,
-                },
-            ));
+                cast,
+                target,
+            });
         }
         if columns.is_empty() {
             return Err(Error::Columns("the stream's schema has no columns".into()));
         }
-        columns.sort_by_key(|(place, _)| *place);
-        let complete = columns.len() == table.len();
-        let columns: Vec<_> = columns.into_iter().map(|(_, column)| column).collect();
+        columns.sort_by_key(|column| column.place);
         let fields: Vec<_> = columns.iter().map(|column| column.target.clone()).collect();
         let schema = Arc::new(Schema::new(fields));
         Ok(Self {
             table: table.clone(),
             columns,
             schema,
-            complete,
         })
     }
 
@@ -93,20 +87,22 @@ impl Plan {
         &self.schema
     }
 
+    /// Whether batches of both plans go through the same appender.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.schema == other.schema && self.fits(&other.table)
+    }
+
     /// Whether this is how rows go into a table with these columns.
     pub(super) fn fits(&self, table: &[ColumnShape]) -> bool {
         *self.table == *table
     }
 
-    /// The names of the given columns in the table's order, or `None` when all are given.
-    pub(super) fn given(&self) -> Option<Vec<String>> {
-        let names = || {
-            self.columns
-                .iter()
-                .map(|column| column.target.name().clone())
-                .collect()
-        };
-        (!self.complete).then(names)
+    /// The given columns, in the table's order.
+    pub(super) fn given(&self) -> Vec<&ColumnShape> {
+        self.columns
+            .iter()
+            .map(|column| &self.table[column.place])
+            .collect()
     }
 
     /// Casts a batch of the stream. `rows_before` are the rows of the unit before this batch, for errors.
@@ -426,10 +422,6 @@ pub(super) fn create_table_sql(create: &str, table: &str, stream: &Schema) -> Re
         return Err(Error::Columns("the stream's schema has no columns".into()));
     }
     Ok(format!("{create} {table} ({})", columns.join(", ")))
-}
-
-pub(super) fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// The SQL type of a column made from a stream's field.

@@ -239,10 +239,13 @@ impl Writer {
 
     /// Commits a group and answers its units.
     fn write(&self, turn: &Turn, group: Vec<Unit>) {
-        let outcome = transaction(&self.connection, |connection| {
-            self.append(connection, &group)?;
-            turn.wait();
-            check_puts(&group)
+        let outcome = self.insert(turn, &group).and_then(|done| match done {
+            true => Ok(()),
+            false => transaction(&self.connection, |connection| {
+                self.append(connection, &group)?;
+                turn.wait();
+                check_puts(&group)
+            }),
         });
         match outcome {
             Ok(()) => answer(group),
@@ -252,6 +255,30 @@ impl Writer {
                 self.take_apart(group, error);
             }
         }
+    }
+
+    /// Commits a small group for one table by a single INSERT, which is a transaction in itself and costs a
+    /// third of one that is begun and committed. False where the group needs more than that.
+    fn insert(&self, turn: &Turn, group: &[Unit]) -> Result<bool> {
+        let Some(plan) = single_insert(group) else {
+            return Ok(false);
+        };
+        let table = &group[0].put.table;
+        if !self
+            .connection
+            .table_columns(table)?
+            .is_some_and(|columns| plan.fits(&columns))
+        {
+            return Ok(false);
+        }
+        let mut writer = TableWriter::open(&self.connection, table, plan)?;
+        for unit in group {
+            writer.append_unit(unit.cast.iter().flat_map(|(_, batches)| batches))?;
+        }
+        turn.wait();
+        check_puts(group)?;
+        writer.finish()?;
+        Ok(true)
     }
 
     /// A group that failed: its halves are tried, down to the unit at fault.
@@ -324,7 +351,7 @@ impl Writer {
             };
             let replanned;
             let (plan, batches) = match &unit.cast {
-                Some((plan, batches)) if plan.fits(columns) => (plan.as_ref(), batches),
+                Some((plan, batches)) if plan.fits(columns) => (plan, batches),
                 _ => {
                     // Not remembered: what this transaction sees may be of its own making, and undone.
                     self.seen.forget(table);
@@ -336,17 +363,13 @@ impl Writer {
                 continue;
             }
             let writer = match open.take() {
-                Some(writer) if writer.takes(plan) => open.insert(writer),
+                Some(writer) if writer.plan.is_same(plan) => open.insert(writer),
                 other => {
                     other.map_or(Ok(()), TableWriter::finish)?;
                     open.insert(TableWriter::open(connection, table, plan)?)
                 }
             };
-            let mut rows = 0;
-            for batch in batches {
-                writer.append(batch, rows)?;
-                rows += batch.num_rows() as u64;
-            }
+            writer.append_unit(batches)?;
         }
         open.map_or(Ok(()), TableWriter::finish)
     }
@@ -356,6 +379,21 @@ fn answer(group: impl IntoIterator<Item = Unit>) {
     for unit in group {
         unit.answer.send(Ok(unit.rows)).ok();
     }
+}
+
+/// The plan by which all units of a group become one INSERT, where they do.
+fn single_insert(group: &[Unit]) -> Option<&Arc<Plan>> {
+    let first = group.first()?;
+    let (plan, _) = first.cast.as_ref()?;
+    let rows: u64 = group.iter().map(|unit| unit.rows).sum();
+    let alike = |unit: &Unit| {
+        unit.put.table == first.put.table
+            && unit
+                .cast
+                .as_ref()
+                .is_some_and(|(other, _)| other.is_same(plan))
+    };
+    (rows < SECOND_WRITER_ROWS && group.iter().all(alike)).then_some(plan)
 }
 
 /// Refuses units that follow a failed one in their stream: batches are committed in order, without gaps.
@@ -375,8 +413,8 @@ fn may_join(first: &Unit, unit: &Unit) -> bool {
     first.put.table.catalog == unit.put.table.catalog && !stands_alone(first) && !stands_alone(unit)
 }
 
-fn replan(unit: &Unit, columns: &Columns) -> Result<(Plan, Vec<RecordBatch>)> {
-    let plan = Plan::new(&unit.put.schema, columns)?;
+fn replan(unit: &Unit, columns: &Columns) -> Result<(Arc<Plan>, Vec<RecordBatch>)> {
+    let plan = Arc::new(Plan::new(&unit.put.schema, columns)?);
     let mut batches = Vec::with_capacity(unit.sent.len());
     let mut rows = 0;
     for batch in &unit.sent {
@@ -410,29 +448,38 @@ pub(super) fn resolve(connection: &Connection, target: &Target, is_first: bool) 
 /// Appends batches of one plan to one table.
 pub(super) struct TableWriter<'a> {
     connection: &'a Connection,
-    table: TableName,
-    given: Option<Vec<String>>,
-    schema: arrow::datatypes::SchemaRef,
+    table: &'a TableName,
+    plan: Arc<Plan>,
     appender: Appender<'a>,
     importer: ArrowImporter<'a>,
 }
 
 impl<'a> TableWriter<'a> {
-    pub(super) fn open(connection: &'a Connection, table: &TableName, plan: &Plan) -> Result<Self> {
-        let given = plan.given();
+    pub(super) fn open(
+        connection: &'a Connection,
+        table: &'a TableName,
+        plan: &Arc<Plan>,
+    ) -> Result<Self> {
         Ok(Self {
             connection,
-            table: table.clone(),
-            appender: connection.appender(table, given.as_deref())?,
+            table,
+            plan: plan.clone(),
+            appender: connection.appender(table, &plan.given())?,
             importer: connection.importer(plan.schema())?,
-            schema: plan.schema().clone(),
-            given,
         })
     }
 
-    /// Whether batches of this plan go through the same appender.
-    fn takes(&self, plan: &Plan) -> bool {
-        self.schema == *plan.schema() && self.given == plan.given()
+    /// Appends the batches of a unit.
+    fn append_unit<'b>(
+        &mut self,
+        batches: impl IntoIterator<Item = &'b RecordBatch>,
+    ) -> Result<()> {
+        let mut rows = 0;
+        for batch in batches {
+            self.append(batch, rows)?;
+            rows += batch.num_rows() as u64;
+        }
+        Ok(())
     }
 
     /// Appends a batch in chunks. `rows_before` are the rows of the unit before it, for errors.
@@ -460,7 +507,7 @@ impl<'a> TableWriter<'a> {
             return error.into();
         };
         // An appender of its own, never flushed: one row after another until one fails.
-        let Ok(mut scratch) = self.connection.appender(&self.table, self.given.as_deref()) else {
+        let Ok(mut scratch) = self.connection.appender(self.table, &self.plan.given()) else {
             return error.into();
         };
         let bad = (0..slice.num_rows()).find(|&row| {

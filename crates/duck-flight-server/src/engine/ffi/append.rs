@@ -2,11 +2,12 @@
 
 use std::marker::PhantomData;
 use std::ptr;
+use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch, StructArray};
 use arrow::datatypes::Schema;
 use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
-use duck_flight_protocol::TableName;
+use duck_flight_protocol::{TableName, quote};
 use duckdb::ffi;
 
 use super::{
@@ -18,12 +19,22 @@ use super::{
 /// (`BaseAppender::AppendDataChunk` casts into a chunk of the standard vector size).
 pub(crate) const MAX_CHUNK_ROWS: usize = 2048;
 
+/// What an appender's INSERT calls the rows that were appended.
+const ROWS: &str = "duck_flight_rows";
+
 /// A column of a table: its name and the Arrow type DuckDB exports it as.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone)]
 pub(crate) struct ColumnShape {
     pub(crate) field: arrow::datatypes::FieldRef,
     /// The type as DuckDB knows it, for comparisons and messages.
     pub(crate) type_id: u32,
+    logical: Arc<LogicalType>,
+}
+
+impl PartialEq for ColumnShape {
+    fn eq(&self, other: &Self) -> bool {
+        self.type_id == other.type_id && self.field == other.field
+    }
 }
 
 impl Connection {
@@ -68,40 +79,53 @@ impl Connection {
                         description.0,
                         index,
                     ));
-                    column_shape(&options, &name, &logical)
+                    column_shape(&options, &name, logical)
                 })
                 .collect()
         }
     }
 
-    /// Starts to append to a table. With `columns`, only those are given and the others take their default.
+    /// Starts to append to these columns of a table; the others take their default. Each flush is one
+    /// INSERT that names its columns, so that it never mixes them up when the table has changed meanwhile.
     pub(crate) fn appender(
         &self,
         table: &TableName,
-        columns: Option<&[String]>,
+        columns: &[&ColumnShape],
     ) -> Result<Appender<'_>> {
-        let names = TableNames::new(table)?;
+        let names: Vec<_> = columns
+            .iter()
+            .map(|column| quote(column.field.name()))
+            .collect();
+        let query = format!(
+            "INSERT INTO {} ({}) FROM {ROWS}",
+            table.to_sql(),
+            names.join(", ")
+        );
+        let (query, rows) = (c_string(&query)?, c_string(ROWS)?);
+        let names = columns
+            .iter()
+            .map(|column| c_string(column.field.name()))
+            .collect::<Result<Vec<_>>>()?;
+        let mut names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
+        let mut types: Vec<_> = columns.iter().map(|column| column.logical.0).collect();
         let mut appender = Appender {
             raw: ptr::null_mut(),
             _connection: PhantomData,
         };
-        // SAFETY: the connection is open and the names NUL-terminated; freed by `drop`, also after a failure.
+        // SAFETY: the connection is open, all texts are NUL-terminated and outlive the call, both arrays have
+        // the length given; the appender is freed by `drop`, also after a failure.
         let state = unsafe {
-            ffi::duckdb_appender_create_ext(
+            ffi::duckdb_appender_create_query(
                 self.raw,
-                names.catalog(),
-                names.schema(),
-                names.table.as_ptr(),
+                query.as_ptr(),
+                columns.len() as u64,
+                types.as_mut_ptr(),
+                rows.as_ptr(),
+                names.as_mut_ptr(),
                 &raw mut appender.raw,
             )
         };
         appender.check(state)?;
-        for column in columns.unwrap_or_default() {
-            let column = c_string(column)?;
-            // SAFETY: the appender is live and the name NUL-terminated.
-            let state = unsafe { ffi::duckdb_appender_add_column(appender.raw, column.as_ptr()) };
-            appender.check(state)?;
-        }
         Ok(appender)
     }
 
@@ -126,7 +150,7 @@ impl Connection {
     }
 }
 
-fn column_shape(options: &ArrowOptions, name: &str, logical: &LogicalType) -> Result<ColumnShape> {
+fn column_shape(options: &ArrowOptions, name: &str, logical: LogicalType) -> Result<ColumnShape> {
     let c_name = c_string(name)?;
     let mut c_schema = FFI_ArrowSchema::empty();
     let (mut types, mut names) = ([logical.0], [c_name.as_ptr()]);
@@ -147,6 +171,7 @@ fn column_shape(options: &ArrowOptions, name: &str, logical: &LogicalType) -> Re
     Ok(ColumnShape {
         field: schema.fields()[0].clone(),
         type_id,
+        logical: Arc::new(logical),
     })
 }
 

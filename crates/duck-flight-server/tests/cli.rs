@@ -1,0 +1,287 @@
+//! The binary as people and scripts meet it: flags, the ready line, exit codes.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Output, Stdio};
+
+/// The binary with these flags, none of this process' settings, and nothing of a developer's environment.
+fn server(flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_duck-flight-server"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DUCK_FLIGHT_")) {
+        command.env_remove(name);
+    }
+    command
+        .args(flags)
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null());
+    command
+}
+
+fn output(command: &mut Command) -> Output {
+    command.output().expect("the binary runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+/// A server that runs, killed when it is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        let child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        Self(child.expect("the binary runs"))
+    }
+
+    /// The first line on stdout; empty where the server ended without one.
+    fn ready_line(&mut self) -> String {
+        let mut line = String::new();
+        let stdout = self.0.stdout.take().expect("piped");
+        BufReader::new(stdout).read_line(&mut line).expect("UTF-8");
+        line
+    }
+
+    fn stop(mut self) -> (Option<i32>, String) {
+        let id = self.0.id().to_string();
+        let sent = Command::new("kill").args(["-s", "TERM", &id]).status();
+        assert!(sent.expect("kill runs").success());
+        let code = self.0.wait().expect("a child").code();
+        let mut said = String::new();
+        let mut stderr = self.0.stderr.take().expect("piped");
+        stderr.read_to_string(&mut said).expect("UTF-8");
+        (code, said)
+    }
+}
+
+fn is_ready_line(line: &str) -> bool {
+    let port = line
+        .strip_prefix("listening on 127.0.0.1:")
+        .and_then(|port| port.strip_suffix('\n'));
+    port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port != 0))
+}
+
+#[test]
+fn help_tells_every_flag_its_variable_and_its_default() {
+    let output = output(&mut server(&["--help"]));
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stderr), "");
+    let help = text(&output.stdout);
+    let flags = [
+        (
+            "--database <FILE>",
+            "DUCK_FLIGHT_DATABASE",
+            "duck_flight.db",
+        ),
+        (
+            "--listen <HOST:PORT>",
+            "DUCK_FLIGHT_LISTEN",
+            "127.0.0.1:8815",
+        ),
+        ("--insecure", "DUCK_FLIGHT_INSECURE", ""),
+        ("--threads <N>", "DUCK_FLIGHT_THREADS", "one for each core"),
+        ("--memory-limit <SIZE>", "DUCK_FLIGHT_MEMORY_LIMIT", "80%"),
+        ("--max-queries <N>", "DUCK_FLIGHT_MAX_QUERIES", "32"),
+        (
+            "--ingest-buffer <SIZE>",
+            "DUCK_FLIGHT_INGEST_BUFFER",
+            "256MiB",
+        ),
+        (
+            "--max-message-size <SIZE>",
+            "DUCK_FLIGHT_MAX_MESSAGE_SIZE",
+            "64MiB",
+        ),
+        ("--log-format <FORMAT>", "DUCK_FLIGHT_LOG_FORMAT", "text"),
+    ];
+    for (flag, variable, default) in flags {
+        for word in [flag, variable, default] {
+            assert!(help.contains(word), "`{word}` is missing in\n{help}");
+        }
+    }
+    let told = help
+        .lines()
+        .filter(|line| line.trim_start().starts_with("--"))
+        .count();
+    assert_eq!(told, flags.len(), "a flag without a test in\n{help}");
+}
+
+#[test]
+fn version_tells_the_name_and_the_version() {
+    let output = output(&mut server(&["--version"]));
+    assert_eq!(output.status.code(), Some(0));
+    let version = format!("duck-flight-server {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(text(&output.stdout), version);
+}
+
+#[test]
+fn flags_that_cannot_be_read_are_a_usage_error() {
+    let cases: [(&[&str], &str); 7] = [
+        (&["--listen", "nowhere"], "--listen"),
+        (&["--threads", "0"], "--threads"),
+        (&["--max-queries", "0"], "--max-queries"),
+        (&["--memory-limit", "much"], "--memory-limit"),
+        (&["--log-format", "xml"], "--log-format"),
+        (&["--unknown"], "--unknown"),
+        (&["positional"], "positional"),
+    ];
+    for (flags, word) in cases {
+        let output = output(&mut server(flags));
+        assert_eq!(output.status.code(), Some(2), "{flags:?}");
+        assert_eq!(text(&output.stdout), "");
+        let said = text(&output.stderr);
+        assert!(said.starts_with("error: ") && said.contains(word), "{said}");
+    }
+}
+
+#[test]
+fn settings_that_do_not_work_are_an_error_that_names_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let not_a_database = directory.path().join("not.db");
+    std::fs::write(&not_a_database, "not a database".repeat(1000)).unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let memory = ["--database", ":memory:"];
+    let cases: [(&[&str], &str); 7] = [
+        (&["--listen", "0.0.0.0:0"], "--insecure"),
+        (
+            &["--listen", "127.0.0.1:0", "--memory-limit", "1KiB"],
+            "--memory-limit",
+        ),
+        (
+            &["--listen", "127.0.0.1:0", "--ingest-buffer", "1KiB"],
+            "--ingest-buffer",
+        ),
+        (
+            &["--listen", "127.0.0.1:0", "--max-message-size", "8GiB"],
+            "--max-message-size",
+        ),
+        (&["--listen", &taken], &taken),
+        (
+            &[
+                "--listen",
+                "127.0.0.1:0",
+                "--database",
+                "/nowhere/at/all.db",
+            ],
+            "/nowhere/at/all.db",
+        ),
+        (
+            &[
+                "--listen",
+                "127.0.0.1:0",
+                "--database",
+                not_a_database.to_str().unwrap(),
+            ],
+            "not.db",
+        ),
+    ];
+    for (flags, word) in cases {
+        let flags: Vec<_> = if flags.contains(&"--database") {
+            flags.to_vec()
+        } else {
+            [&memory, flags].concat()
+        };
+        let output = output(&mut server(&flags));
+        assert_eq!(output.status.code(), Some(1), "{flags:?}");
+        assert_eq!(text(&output.stdout), "", "{flags:?}");
+        let said = text(&output.stderr);
+        assert!(
+            said.contains("error: ") && said.contains(word),
+            "{flags:?}: {said}"
+        );
+    }
+}
+
+#[test]
+fn a_ready_line_says_where_it_listens_and_a_signal_ends_it_with_success() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("d.db");
+    let mut running =
+        Running::start(server(&["--listen", "127.0.0.1:0", "--database"]).arg(&database));
+    let line = running.ready_line();
+    assert!(is_ready_line(&line), "{line}");
+    let (code, said) = running.stop();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(database.exists());
+}
+
+#[test]
+fn a_database_in_memory_leaves_no_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = server(&["--listen", "127.0.0.1:0", "--database", ":memory:"]);
+    let mut running = Running::start(command.current_dir(directory.path()));
+    assert!(is_ready_line(&running.ready_line()));
+    assert_eq!(running.stop().0, Some(0));
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn every_flag_has_a_variable_and_the_flag_wins() {
+    let directory = tempfile::tempdir().unwrap();
+    let from_variable = |name: &str, value: &str| {
+        let mut command = server(&[]);
+        let command = command
+            .current_dir(directory.path())
+            .env("DUCK_FLIGHT_LISTEN", "127.0.0.1:0");
+        output(command.env(name, value))
+    };
+    let cases = [
+        ("DUCK_FLIGHT_LISTEN", "0.0.0.0:0", 1, "--insecure"),
+        ("DUCK_FLIGHT_DATABASE", "/nowhere/at/all.db", 1, "/nowhere"),
+        ("DUCK_FLIGHT_MEMORY_LIMIT", "1KiB", 1, "--memory-limit"),
+        ("DUCK_FLIGHT_INGEST_BUFFER", "1KiB", 1, "--ingest-buffer"),
+        (
+            "DUCK_FLIGHT_MAX_MESSAGE_SIZE",
+            "1KiB",
+            1,
+            "--max-message-size",
+        ),
+        ("DUCK_FLIGHT_THREADS", "0", 2, "--threads"),
+        ("DUCK_FLIGHT_MAX_QUERIES", "0", 2, "--max-queries"),
+        ("DUCK_FLIGHT_LOG_FORMAT", "xml", 2, "--log-format"),
+        ("DUCK_FLIGHT_INSECURE", "perhaps", 2, "--insecure"),
+    ];
+    for (name, value, code, word) in cases {
+        let output = from_variable(name, value);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{name}: {said}");
+        assert!(said.contains(word), "{name}: {said}");
+    }
+    let mut command = server(&["--listen", "127.0.0.1:0", "--database", ":memory:"]);
+    let command = command
+        .env("DUCK_FLIGHT_LISTEN", "0.0.0.0:0")
+        .env("DUCK_FLIGHT_DATABASE", "/nowhere/at/all.db");
+    let mut running = Running::start(command);
+    assert!(is_ready_line(&running.ready_line()));
+    assert_eq!(running.stop().0, Some(0));
+}
+
+#[test]
+fn log_lines_are_json_where_that_is_asked_for() {
+    let flags = [
+        "--listen",
+        "127.0.0.1:0",
+        "--database",
+        ":memory:",
+        "--log-format",
+        "json",
+    ];
+    let mut running = Running::start(&mut server(&flags));
+    assert!(is_ready_line(&running.ready_line()));
+    let (code, said) = running.stop();
+    assert_eq!(code, Some(0));
+    assert!(!said.is_empty());
+    for line in said.lines() {
+        assert!(line.starts_with('{') && line.ends_with('}'), "{line}");
+    }
+}
