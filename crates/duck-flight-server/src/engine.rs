@@ -132,7 +132,7 @@ impl Engine {
                 LARGE_UNITS,
                 LARGE_UNITS_WAITING,
                 &database,
-                writer::set_up,
+                ingest::set_up_large_units,
             )?,
             writers,
             checkpointer: Mutex::new(Some((checkpointer, bell))),

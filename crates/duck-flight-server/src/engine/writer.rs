@@ -78,7 +78,6 @@ impl Writers {
         let mut threads = Vec::with_capacity(count);
         for index in 0..count {
             let connection = database.connect()?;
-            set_up(&connection)?;
             let writer = Writer {
                 connection,
                 queue: queue.clone(),
@@ -215,11 +214,6 @@ impl Drop for Turn {
     }
 }
 
-/// What every connection that writes needs: row groups compressed by the append, outside the commit's locks.
-pub(super) fn set_up(connection: &Connection) -> Result<()> {
-    Ok(connection.execute("SET SESSION preserve_insertion_order = false")?)
-}
-
 struct Writer {
     connection: Connection,
     queue: Arc<Queue>,
@@ -241,11 +235,7 @@ impl Writer {
     fn write(&self, turn: &Turn, group: Vec<Unit>) {
         let outcome = self.insert(turn, &group).and_then(|done| match done {
             true => Ok(()),
-            false => transaction(&self.connection, |connection| {
-                self.append(connection, &group)?;
-                turn.wait();
-                check_puts(&group)
-            }),
+            false => self.append_in_turn(turn, &group),
         });
         match outcome {
             Ok(()) => answer(group),
@@ -255,6 +245,20 @@ impl Writer {
                 self.take_apart(group, error);
             }
         }
+    }
+
+    /// Appends a group while the one before it commits, and commits it in its turn.
+    fn append_in_turn(&self, turn: &Turn, group: &[Unit]) -> Result<()> {
+        // Making a table conflicts with another transaction that makes it, and one that waits for its turn
+        // would be in the way of the one whose turn it is. So tables are made in turn only.
+        if group.iter().any(|unit| unit.cast.is_none()) {
+            turn.wait();
+        }
+        transaction(&self.connection, |connection| {
+            self.append(connection, group, || turn.wait())?;
+            turn.wait();
+            check_puts(group)
+        })
     }
 
     /// Commits a small group for one table by a single INSERT, which is a transaction in itself and costs a
@@ -320,18 +324,24 @@ impl Writer {
     fn try_commit(&self, group: &[Unit]) -> Result<()> {
         check_puts(group)?;
         transaction(&self.connection, |connection| {
-            self.append(connection, group)
+            self.append(connection, group, || ())
         })
     }
 
     /// Appends a group within the open transaction: table by table, each table's units in their order.
-    fn append(&self, connection: &Connection, group: &[Unit]) -> Result<()> {
+    /// `before_create` is called before a table is made.
+    fn append(
+        &self,
+        connection: &Connection,
+        group: &[Unit],
+        before_create: impl Fn(),
+    ) -> Result<()> {
         let mut tables: Vec<&TableName> = group.iter().map(|unit| &unit.put.table).collect();
         tables.sort_unstable();
         tables.dedup();
         for table in tables {
             let units = group.iter().filter(|unit| unit.put.table == *table);
-            self.append_to_table(connection, table, units)?;
+            self.append_to_table(connection, table, units, &before_create)?;
         }
         Ok(())
     }
@@ -341,13 +351,19 @@ impl Writer {
         connection: &Connection,
         table: &TableName,
         units: impl Iterator<Item = &'u Unit>,
+        before_create: &impl Fn(),
     ) -> Result<()> {
         let mut columns: Option<Columns> = None;
         let mut open: Option<TableWriter<'_>> = None;
         for unit in units {
             let columns = match &columns {
                 Some(columns) => columns,
-                None => columns.insert(resolve(connection, &unit.put, unit.is_first)?),
+                None => columns.insert(resolve(
+                    connection,
+                    &unit.put,
+                    unit.is_first,
+                    before_create,
+                )?),
             };
             let replanned;
             let (plan, batches) = match &unit.cast {
@@ -425,7 +441,12 @@ fn replan(unit: &Unit, columns: &Columns) -> Result<(Arc<Plan>, Vec<RecordBatch>
 }
 
 /// The columns of a put's table as this transaction sees it, made first where the put says so.
-pub(super) fn resolve(connection: &Connection, target: &Target, is_first: bool) -> Result<Columns> {
+pub(super) fn resolve(
+    connection: &Connection,
+    target: &Target,
+    is_first: bool,
+    before_create: impl Fn(),
+) -> Result<Columns> {
     let Target {
         table,
         create,
@@ -440,6 +461,7 @@ pub(super) fn resolve(connection: &Connection, target: &Target, is_first: bool) 
         (None, Create::Never) => return Err(Error::NoTable(table.clone())),
         (None, _) => "CREATE TABLE",
     };
+    before_create();
     connection.execute(&create_table_sql(verb, &table.to_sql(), schema)?)?;
     let columns = connection.table_columns(table)?;
     Ok(columns.ok_or_else(|| Error::NoTable(table.clone()))?.into())
