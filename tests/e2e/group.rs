@@ -139,6 +139,39 @@ async fn eight_loaders_and_four_readers_work_at_the_same_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_query_is_planned_and_run_on_the_same_moment_of_a_table() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    // Small tables are planned by the exact range of their values, so each round begins with a new one.
+    for round in 0..10 {
+        let table = format!("t{round}");
+        client.append(&table, &[numbered(0, 10)]).await.unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let mut readers = Vec::new();
+        for _ in 0..4 {
+            let (client, over) = (server.client().await, over.clone());
+            let groups = format!("SELECT batch FROM {table} GROUP BY batch HAVING count(*) <> 10");
+            readers.push(tokio::spawn(async move {
+                while !over.load(Ordering::Acquire) {
+                    assert!(client.rows(&groups).await.is_empty());
+                }
+            }));
+        }
+        for batch in 1..200 {
+            client
+                .append(&table, &[numbered(batch * 7, 10)])
+                .await
+                .unwrap();
+        }
+        over.store(true, Ordering::Release);
+        for reader in readers {
+            reader.await.unwrap();
+        }
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn loaders_that_race_to_create_a_table_all_succeed() {
     let server = TestServer::start().await;
     let client = server.client().await;

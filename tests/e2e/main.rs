@@ -2,8 +2,12 @@
 
 mod bombs;
 mod cancel;
+mod depth;
 mod fuzz;
+mod get;
 mod group;
+mod limits;
 mod malformed;
 mod memory;
+mod put;
 mod shutdown;

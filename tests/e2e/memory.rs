@@ -100,7 +100,7 @@ async fn many_slow_readers_keep_memory_bounded() {
 async fn a_result_that_does_not_fit_memory_is_an_error_and_not_the_end() {
     let server = ServerProcess::start(&["--memory-limit", "64MiB", "--max-queries", "4"]);
     let client = server.client().await;
-    let sql = "SELECT list(range ORDER BY hash(range)) FROM range(100000000)";
+    let sql = "SELECT list(range) FROM range(100000000)";
     let error = soon("an error", client.query(sql)).await.unwrap_err();
     assert_eq!(error.code(), tonic::Code::ResourceExhausted, "{error:?}");
     assert_eq!(client.rows("SELECT 1").await, ["1"]);

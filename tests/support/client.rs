@@ -244,7 +244,7 @@ pub struct OpenPut {
 #[derive(Debug)]
 enum State {
     Calling(JoinHandle<Answer<Streaming<PutResult>>>),
-    Answered(Streaming<PutResult>),
+    Answered(Box<Streaming<PutResult>>),
     Over,
 }
 
@@ -278,7 +278,7 @@ impl OpenPut {
     pub async fn ack(&mut self) -> Option<Answer<Ack>> {
         if let State::Calling(call) = &mut self.state {
             match call.await.expect("the call does not panic") {
-                Ok(acks) => self.state = State::Answered(acks),
+                Ok(acks) => self.state = State::Answered(Box::new(acks)),
                 Err(error) => {
                     self.state = State::Over;
                     return Some(Err(error));

@@ -4,6 +4,7 @@
 //! [`Engine::describe`] run on a fixed pool of them, fed from a bounded queue; [`Engine::put`] leads to the
 //! writers, which share commits; a catalog thread answers look-ups, so that no put waits behind a query.
 
+mod admission;
 mod catalog;
 mod checkpoint;
 mod ffi;
@@ -178,9 +179,13 @@ impl Engine {
     /// Waits until the database has become unusable, and says why.
     pub(crate) async fn failed(&self) -> String {
         let mut health = self.0.health.0.subscribe();
-        match health.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            Err(_) => std::future::pending().await,
+        loop {
+            if let Some(reason) = health.borrow_and_update().clone() {
+                return reason;
+            }
+            if health.changed().await.is_err() {
+                std::future::pending().await
+            }
         }
     }
 
@@ -221,7 +226,13 @@ impl Engine {
         let columns = self
             .0
             .lookups
-            .run(move |session, _| Ok(session.connection.table_columns(&name)?))
+            .run(move |session, _| {
+                let mut columns = session.connection.table_columns(&name)?;
+                if let Some(columns) = &mut columns {
+                    session.connection.mark_generated(&name, columns);
+                }
+                Ok(columns)
+            })
             .await?
             .map(Columns::from);
         if let Some(columns) = &columns {

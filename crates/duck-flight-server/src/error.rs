@@ -78,13 +78,9 @@ pub enum Error {
     #[error("{1}")]
     Transport(Code, String),
     /// Too many requests are waiting.
-    #[error(
-        "{waiting} statements are waiting already (limit {limit}); try again, or raise --max-queries"
-    )]
+    #[error("{limit} statements are waiting already, the limit; try again, or raise --max-queries")]
     Busy {
-        /// How many wait.
-        waiting: usize,
-        /// How many may.
+        /// How many may wait.
         limit: usize,
     },
     /// Something the protocol has and this server has not.
@@ -152,7 +148,7 @@ impl Error {
 
 fn sql_code(kind: SqlErrorKind) -> Code {
     match kind {
-        SqlErrorKind::Invalid => Code::InvalidArgument,
+        SqlErrorKind::Invalid | SqlErrorKind::Constraint => Code::InvalidArgument,
         SqlErrorKind::NotFound => Code::NotFound,
         SqlErrorKind::AlreadyExists => Code::AlreadyExists,
         SqlErrorKind::Conflict => Code::Aborted,
@@ -201,6 +197,7 @@ mod tests {
         let io = || std::io::Error::other("x");
         let cases = [
             (sql(SqlErrorKind::Invalid), Code::InvalidArgument),
+            (sql(SqlErrorKind::Constraint), Code::InvalidArgument),
             (sql(SqlErrorKind::NotFound), Code::NotFound),
             (sql(SqlErrorKind::AlreadyExists), Code::AlreadyExists),
             (sql(SqlErrorKind::Conflict), Code::Aborted),
@@ -238,13 +235,7 @@ mod tests {
                 Code::ResourceExhausted,
             ),
             (Error::Transport(Code::Aborted, "m".into()), Code::Aborted),
-            (
-                Error::Busy {
-                    waiting: 1,
-                    limit: 1,
-                },
-                Code::ResourceExhausted,
-            ),
+            (Error::Busy { limit: 1 }, Code::ResourceExhausted),
             (Error::Unimplemented("u".into()), Code::Unimplemented),
             (Error::Cancelled, Code::Cancelled),
             (Error::ShuttingDown, Code::Unavailable),

@@ -8,6 +8,7 @@ mod decode;
 mod get;
 mod list;
 mod put;
+mod size;
 mod sql;
 
 use arrow_flight::flight_service_server::FlightService;

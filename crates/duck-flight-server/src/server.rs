@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
 use bytes::Bytes;
+use futures::TryFutureExt;
+use futures::future::MapOk;
 use http_body::{Body, Frame, SizeHint};
 use tokio::net::TcpListener;
 use tonic::Status;
@@ -110,22 +112,33 @@ impl<S> Layer<S> for WholeRequestsLayer {
 #[derive(Clone)]
 struct WholeRequests<S>(S);
 
-impl<S> Service<http::Request<tonic::body::Body>> for WholeRequests<S>
+impl<S, B> Service<http::Request<tonic::body::Body>> for WholeRequests<S>
 where
-    S: Service<http::Request<tonic::body::Body>>,
+    S: Service<http::Request<tonic::body::Body>, Response = http::Response<B>>,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = S::Future;
+    type Future = MapOk<S::Future, fn(S::Response) -> S::Response>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.0.poll_ready(context)
     }
 
     fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        self.0
-            .call(request.map(|body| tonic::body::Body::new(WholeBody(body))))
+        let request = request.map(|body| tonic::body::Body::new(WholeBody(body)));
+        self.0.call(request).map_ok(name_the_limit)
     }
+}
+
+/// tonic calls a request over the message limit OUT_OF_RANGE; by our contract, limits are RESOURCE_EXHAUSTED.
+fn name_the_limit<B>(mut response: http::Response<B>) -> http::Response<B> {
+    const OUT_OF_RANGE: &str = "11";
+    if let Some(code) = response.headers_mut().get_mut(Status::GRPC_STATUS)
+        && *code == OUT_OF_RANGE
+    {
+        *code = http::HeaderValue::from_static("8");
+    }
+    response
 }
 
 /// A body that fails where it was cut short.

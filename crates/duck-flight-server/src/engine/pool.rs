@@ -1,10 +1,10 @@
 //! Threads that own connections: a fixed number, fed from one bounded queue.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
 
 use super::ffi::{Connection, Database, Interrupter};
@@ -17,9 +17,71 @@ type Job = Box<dyn FnOnce(&mut Session) + Send>;
 
 /// A fixed set of threads, each with a connection of its own for life, and the requests that wait for one.
 pub(super) struct Pool {
-    jobs: Mutex<Option<Sender<Job>>>,
+    queue: Arc<Queue>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// The jobs that wait. The thread that became idle last is woken first: its caches are warm.
+struct Queue {
+    state: Mutex<QueueState>,
+    /// One for each thread.
+    wake: Vec<Condvar>,
     max_waiting: usize,
+}
+
+#[derive(Default)]
+struct QueueState {
+    jobs: VecDeque<Job>,
+    idle: Vec<usize>,
+    closed: bool,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, job: Job) -> Result<()> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Error::ShuttingDown);
+        }
+        if state.jobs.len() >= self.max_waiting {
+            return Err(Error::Busy {
+                limit: self.max_waiting,
+            });
+        }
+        state.jobs.push_back(job);
+        if let Some(thread) = state.idle.pop() {
+            self.wake[thread].notify_one();
+        }
+        Ok(())
+    }
+
+    /// Waits for a job; `None` when there will be no more.
+    fn pop(&self, thread: usize) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                state.idle.retain(|idle| *idle != thread);
+                return Some(job);
+            }
+            if state.closed {
+                return None;
+            }
+            if !state.idle.contains(&thread) {
+                state.idle.push(thread);
+            }
+            state = self.wake[thread]
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.wake.iter().for_each(Condvar::notify_all);
+    }
 }
 
 /// A connection between two requests: as new, with nothing of the last client in it.
@@ -39,7 +101,11 @@ impl Pool {
         database: &Database,
         prepare: impl Fn(&Connection) -> Result<()>,
     ) -> Result<Self> {
-        let (sender, receiver) = bounded::<Job>(max_waiting);
+        let queue = Arc::new(Queue {
+            state: Mutex::default(),
+            wake: (0..size).map(|_| Condvar::new()).collect(),
+            max_waiting,
+        });
         let mut threads = Vec::with_capacity(size);
         for index in 0..size {
             let connection = database.connect()?;
@@ -49,11 +115,11 @@ impl Pool {
                 dirty: false,
                 database: database.clone(),
             };
-            let receiver = receiver.clone();
+            let queue = queue.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("{name}-{index}"))
                 .stack_size(STACK_BYTES)
-                .spawn(move || work(session, &receiver))
+                .spawn(move || work(session, &queue, index))
                 .map_err(|source| Error::Io {
                     doing: "start a worker thread",
                     source,
@@ -61,23 +127,14 @@ impl Pool {
             threads.push(thread);
         }
         Ok(Self {
-            jobs: Mutex::new(Some(sender)),
+            queue,
             threads: Mutex::new(threads),
-            max_waiting,
         })
     }
 
     /// Queues a job for the next free thread.
     pub(super) fn submit(&self, job: impl FnOnce(&mut Session) + Send + 'static) -> Result<()> {
-        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = jobs.as_ref().ok_or(Error::ShuttingDown)?;
-        sender.try_send(Box::new(job)).map_err(|error| match error {
-            TrySendError::Full(_) => Error::Busy {
-                waiting: self.max_waiting,
-                limit: self.max_waiting,
-            },
-            TrySendError::Disconnected(_) => Error::ShuttingDown,
-        })
+        self.queue.push(Box::new(job))
     }
 
     /// Runs a job on the next free thread and waits for its answer. When the caller stops waiting, the
@@ -99,12 +156,7 @@ impl Pool {
 
     /// Finishes the queued jobs and ends the threads. Blocks.
     pub(super) fn stop(&self) {
-        drop(
-            self.jobs
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
+        self.queue.close();
         let threads: Vec<_> = self
             .threads
             .lock()
@@ -117,8 +169,8 @@ impl Pool {
     }
 }
 
-fn work(mut session: Session, jobs: &Receiver<Job>) {
-    for job in jobs {
+fn work(mut session: Session, queue: &Queue, thread: usize) {
+    while let Some(job) = queue.pop(thread) {
         if catch_unwind(AssertUnwindSafe(|| job(&mut session))).is_err() {
             tracing::error!("a job panicked; its connection is replaced");
             session.dirty = true;

@@ -1,5 +1,6 @@
 //! The way of a query: a script runs statement by statement, and the last result streams out.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -10,10 +11,12 @@ use arrow::datatypes::SchemaRef;
 use futures::Stream;
 use tokio::sync::mpsc;
 
-use super::ffi::{ArrowOptions, Prepared, QueryResult, StatementKind};
+use super::admission::admit;
+use super::ffi::query::Script;
+use super::ffi::{ArrowOptions, Connection, Prepared, QueryResult, StatementKind};
 use super::pool::{Cancel, CancelOnDrop, Pool, Session};
 use super::readable::Readable;
-use super::sql_error::SqlError;
+use super::transaction;
 use crate::error::{Error, Result};
 
 /// How many rows of a result go into one message, where they are small: enough to make the cost of a
@@ -27,16 +30,25 @@ const BATCH_BYTES: usize = 2 << 20;
 /// and [`BATCH_BYTES`] bound what a result holds in memory.
 const FRAMES_WAITING: usize = 2;
 
-/// What a worker sends of a result. A channel that closes without `End` was cut short.
+/// What a worker sends of a result. A channel that closes before the end was cut short.
 enum Frame {
-    Schema(SchemaRef),
+    /// The beginning: with a small result, all of it.
+    Start(Start),
     Batch(RecordBatch),
     End,
+}
+
+struct Start {
+    schema: SchemaRef,
+    batches: Vec<RecordBatch>,
+    is_all: bool,
 }
 
 /// A result on its way: its schema, then its record batches. Dropping it stops the statement.
 pub(crate) struct ResultStream {
     schema: SchemaRef,
+    /// Batches that came with the schema.
+    first: VecDeque<RecordBatch>,
     frames: mpsc::Receiver<Result<Frame>>,
     ended: bool,
     _cancel: CancelOnDrop,
@@ -53,13 +65,16 @@ impl Stream for ResultStream {
     type Item = Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(batch) = self.first.pop_front() {
+            return Poll::Ready(Some(Ok(batch)));
+        }
         if self.ended {
             return Poll::Ready(None);
         }
         let item = match ready!(self.frames.poll_recv(context)) {
             Some(Ok(Frame::Batch(batch))) => return Poll::Ready(Some(Ok(batch))),
             Some(Ok(Frame::End)) => None,
-            Some(Ok(Frame::Schema(_))) | None => Some(Err(Error::WorkerLost)),
+            Some(Ok(Frame::Start(_))) | None => Some(Err(Error::WorkerLost)),
             Some(Err(error)) => Some(Err(error)),
         };
         self.ended = true;
@@ -67,7 +82,7 @@ impl Stream for ResultStream {
     }
 }
 
-/// Runs a script on the next free connection; answers once its last statement has a schema.
+/// Runs a script on the next free connection; answers with its first rows, or all where they are few.
 pub(super) async fn query(
     pool: &Pool,
     lossless: Arc<super::Lossless>,
@@ -77,17 +92,26 @@ pub(super) async fn query(
     let cancel = guard.cancel();
     let (sender, mut frames) = mpsc::channel(FRAMES_WAITING);
     pool.submit(move |session| {
+        let mut pump = Pump {
+            frames: sender,
+            schema: None,
+            gathered: Gathered::default(),
+        };
         let outcome = run_script(session, &sql, &cancel, |result| {
-            pump(result, &lossless.options, &cancel, &sender)
-        })
-        .map(|_| Frame::End);
-        sender.blocking_send(outcome).ok();
+            pump.send_batches(result, &lossless.options, &cancel)
+        });
+        pump.finish(outcome.map(|_| ()));
     })?;
     match frames.recv().await.ok_or(Error::WorkerLost)?? {
-        Frame::Schema(schema) => Ok(ResultStream {
+        Frame::Start(Start {
             schema,
+            batches,
+            is_all,
+        }) => Ok(ResultStream {
+            schema,
+            first: batches.into(),
             frames,
-            ended: false,
+            ended: is_all,
             _cancel: guard,
         }),
         Frame::Batch(_) | Frame::End => Err(Error::WorkerLost),
@@ -140,55 +164,96 @@ fn run_script(
     cancel.check()?;
     let mut script = connection.parse(sql)?;
     let (count, mut number, mut rows_changed) = (script.len(), 0, 0);
+    let mut in_transaction = false;
     let mut last = Some(last);
-    while let Some(statement) = script.next_statement() {
+    while number < count {
         number += 1;
-        let at = |source: SqlError| match count {
-            1 => Error::Sql(source),
-            _ => Error::Statement {
+        let at = |error: Error| match error {
+            Error::Sql(source) if count > 1 => Error::Statement {
                 number,
                 count,
                 source,
             },
+            other => other,
         };
-        let statement = statement.map_err(at)?;
-        *dirty |= admit(&statement, sql)?;
-        let pending = statement.start().map_err(at)?;
-        // An interrupt sent before the start was lost; the flag was not.
-        cancel.check()?;
-        let mut result = pending.finish().map_err(at)?;
-        rows_changed += result.rows_changed();
-        match (number == count).then(|| last.take()).flatten() {
-            Some(last) => last(result).map_err(|error| match error {
-                Error::Sql(source) => at(source),
-                other => other,
-            })?,
-            None => drain(result, cancel)?,
-        }
+        let consume =
+            |result: QueryResult<'_>| match (number == count).then(|| last.take()).flatten() {
+                Some(last) => last(result),
+                None => drain(result, cancel),
+            };
+        let statement = Statement {
+            connection,
+            sql,
+            cancel,
+            index: number - 1,
+        };
+        let (kind, rows) = statement
+            .run(&mut script, in_transaction, dirty, consume)
+            .map_err(at)?;
+        rows_changed += rows;
+        // One that succeeds begins a transaction where there is none, and ends it where there is one.
+        in_transaction ^= kind == StatementKind::Transaction;
     }
-    if number == 0 {
-        return Err(Error::NoStatement);
+    match (count, in_transaction) {
+        (0, _) => Err(Error::NoStatement),
+        (_, true) => Err(Error::OpenTransaction),
+        (_, false) => Ok(rows_changed),
     }
-    if *dirty && connection.execute("ROLLBACK").is_ok() {
-        return Err(Error::OpenTransaction);
-    }
-    Ok(rows_changed)
 }
 
-/// Refuses what one client must not do to all others, by the statement's type. Answers whether the
-/// statement may leave something behind in the session.
-fn admit(statement: &Prepared<'_>, sql: &str) -> Result<bool> {
-    match statement.kind() {
-        StatementKind::Rows => Ok(false),
-        StatementKind::Other => Ok(true),
-        StatementKind::Pragma => Err(Error::Forbidden(
-            "this PRAGMA changes the server or writes on it; use SET for settings of the session",
-        )),
-        // The scope of SET cannot be asked for, so a script with SET must not hold the word at all.
-        StatementKind::Set if sql.to_ascii_lowercase().contains("global") => Err(Error::Forbidden(
-            "SET GLOBAL would change every client's results; use SET SESSION",
-        )),
-        StatementKind::Set => Ok(true),
+/// One statement of a script.
+struct Statement<'a> {
+    connection: &'a Connection,
+    sql: &'a str,
+    cancel: &'a Cancel,
+    index: u64,
+}
+
+impl Statement<'_> {
+    /// Runs the statement, and answers with its kind and the rows it changed.
+    ///
+    /// DuckDB plans with a table's statistics, and relies on them: a plan made in one transaction and run in
+    /// a later one gives wrong results when the table has changed in between. So a statement that the client
+    /// runs outside of a transaction gets one around both.
+    fn run(
+        &self,
+        script: &mut Script<'_>,
+        in_transaction: bool,
+        dirty: &mut bool,
+        consume: impl FnOnce(QueryResult<'_>) -> Result<()>,
+    ) -> Result<(StatementKind, u64)> {
+        let mut consume = Some(consume);
+        let mut run = |statement: Prepared<'_>| {
+            let kind = statement.kind();
+            *dirty |= admit(kind, self.sql)?;
+            let pending = statement.start()?;
+            // An interrupt sent before the start was lost; the flag was not.
+            self.cancel.check()?;
+            let mut result = pending.finish()?;
+            let rows_changed = result.rows_changed();
+            consume.take().map_or(Ok(()), |consume| consume(result))?;
+            Ok((kind, rows_changed))
+        };
+        if in_transaction {
+            return run(script.next_statement().ok_or(Error::NoStatement)??);
+        }
+        let inside = transaction(self.connection, |_| {
+            let statement = script.next_statement().ok_or(Error::NoStatement)??;
+            match statement.kind() {
+                StatementKind::Rows | StatementKind::Explain | StatementKind::Definition => {
+                    run(statement).map(Some)
+                }
+                _ => Ok(None),
+            }
+        })?;
+        match inside {
+            Some(outcome) => Ok(outcome),
+            // It is about transactions, or about the session: neither belongs inside one.
+            None => {
+                let statement = self.connection.parse(self.sql)?.statement(self.index);
+                run(statement.ok_or(Error::NoStatement)??)
+            }
+        }
     }
 }
 
@@ -199,37 +264,76 @@ fn drain(mut result: QueryResult<'_>, cancel: &Cancel) -> Result<()> {
     cancel.check()
 }
 
-/// Sends a whole result but its end: the schema, then batches of a good size.
-fn pump(
-    result: QueryResult<'_>,
-    lossless: &ArrowOptions,
-    cancel: &Cancel,
-    frames: &mpsc::Sender<Result<Frame>>,
-) -> Result<()> {
-    let send = |frame| {
-        frames
-            .blocking_send(Ok(frame))
-            .map_err(|_| Error::Cancelled)
-    };
-    let mut batches = result.into_batches(lossless)?;
-    let readable = Readable::new(batches.schema());
-    send(Frame::Schema(readable.schema().clone()))?;
-    let mut gathered = Gathered::default();
-    while let Some(batch) = batches.next_batch()? {
-        cancel.check()?;
-        gathered.push(readable.apply(batch)?);
-        if gathered.is_full() {
-            for batch in gathered.take()? {
-                send(Frame::Batch(batch))?;
+/// Sends a result as messages of a good size.
+struct Pump {
+    frames: mpsc::Sender<Result<Frame>>,
+    /// The schema, until it has been sent.
+    schema: Option<SchemaRef>,
+    gathered: Gathered,
+}
+
+impl Pump {
+    /// Sends all batches of a result but the last ones.
+    fn send_batches(
+        &mut self,
+        result: QueryResult<'_>,
+        lossless: &ArrowOptions,
+        cancel: &Cancel,
+    ) -> Result<()> {
+        let mut batches = result.into_batches(lossless)?;
+        let readable = Readable::new(batches.schema());
+        self.schema = Some(readable.schema().clone());
+        while let Some(batch) = batches.next_batch()? {
+            cancel.check()?;
+            if self.gathered.is_full() {
+                self.send_gathered()?;
             }
+            self.gathered.push(readable.apply(batch)?);
+        }
+        // A statement that was interrupted can look as if it had ended.
+        cancel.check()
+    }
+
+    fn send_gathered(&mut self) -> Result<()> {
+        let batches = self.gathered.take()?;
+        if let Some(schema) = self.schema.take() {
+            return self.send(Frame::Start(Start {
+                schema,
+                batches,
+                is_all: false,
+            }));
+        }
+        batches
+            .into_iter()
+            .try_for_each(|batch| self.send(Frame::Batch(batch)))
+    }
+
+    /// Sends what is left, and the end; or the error. Nobody may be listening any more.
+    fn finish(mut self, outcome: Result<()>) {
+        let sent = outcome.and_then(|()| match self.schema.take() {
+            Some(schema) => {
+                let batches = self.gathered.take()?;
+                self.send(Frame::Start(Start {
+                    schema,
+                    batches,
+                    is_all: true,
+                }))
+            }
+            None => {
+                self.send_gathered()?;
+                self.send(Frame::End)
+            }
+        });
+        if let Err(error) = sent {
+            self.frames.blocking_send(Err(error)).ok();
         }
     }
-    // A statement that was interrupted can look as if it had ended.
-    cancel.check()?;
-    for batch in gathered.take()? {
-        send(Frame::Batch(batch))?;
+
+    fn send(&self, frame: Frame) -> Result<()> {
+        self.frames
+            .blocking_send(Ok(frame))
+            .map_err(|_| Error::Cancelled)
     }
-    Ok(())
 }
 
 /// Chunks of a result until they make a message.

@@ -17,6 +17,8 @@ pub struct SqlError {
 pub enum SqlErrorKind {
     /// The statement or its values are wrong: syntax, types, casts, constraints.
     Invalid,
+    /// A row breaks a constraint of its table.
+    Constraint,
     /// Something that is named does not exist.
     NotFound,
     /// Something that is created exists.
@@ -70,6 +72,7 @@ impl SqlError {
 
 fn kind_of(name: &str) -> SqlErrorKind {
     match name {
+        "Constraint" => SqlErrorKind::Constraint,
         "TransactionContext" => SqlErrorKind::Transaction,
         "Out of Memory" => SqlErrorKind::Exhausted,
         "Permission" => SqlErrorKind::Forbidden,
@@ -86,7 +89,11 @@ fn refine(kind: SqlErrorKind, message: &str) -> SqlErrorKind {
     let says = |words: &str| message.contains(words);
     match kind {
         _ if says("database has been invalidated") => SqlErrorKind::Fatal,
-        SqlErrorKind::Transaction if says("onflict") => SqlErrorKind::Conflict,
+        SqlErrorKind::Transaction
+            if says("onflict") || says("concurrent transaction") || says("another transaction") =>
+        {
+            SqlErrorKind::Conflict
+        }
         SqlErrorKind::Invalid if says("write-write conflict") => SqlErrorKind::Conflict,
         SqlErrorKind::Invalid if says("already exists") => SqlErrorKind::AlreadyExists,
         SqlErrorKind::Invalid if says("does not exist") => SqlErrorKind::NotFound,
@@ -102,6 +109,7 @@ impl SqlErrorKind {
     /// Reads DuckDB's error type.
     pub(crate) fn from_code(code: ffi::duckdb_error_type) -> Self {
         match code {
+            ffi::duckdb_error_type_DUCKDB_ERROR_CONSTRAINT => Self::Constraint,
             ffi::duckdb_error_type_DUCKDB_ERROR_TRANSACTION => Self::Transaction,
             ffi::duckdb_error_type_DUCKDB_ERROR_OUT_OF_MEMORY => Self::Exhausted,
             ffi::duckdb_error_type_DUCKDB_ERROR_PERMISSION => Self::Forbidden,

@@ -10,6 +10,7 @@
 //! commit in theirs. A group that fails is rolled back and halved until the offender stands alone.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -36,9 +37,10 @@ const GROUP_ROWS: u64 = 122_880;
 /// waits for the disk.
 const SECOND_WRITER_ROWS: u64 = 16_384;
 
-/// How often a unit is tried again when a client's own DDL got in its way, each time after one more
-/// millisecond.
-const CONFLICT_TRIES: u64 = 20;
+/// How often a unit is tried again when a client's DDL got in its way: each time after one more millisecond,
+/// up to ten, so for about a second.
+const CONFLICT_TRIES: u64 = 100;
+const MAX_CONFLICT_PAUSE_MS: u64 = 10;
 
 /// All writers.
 pub(super) struct Writers {
@@ -225,7 +227,11 @@ struct Writer {
 impl Writer {
     fn run(self) {
         while let Some((turn, group)) = self.queue.take() {
-            self.write(&turn, group);
+            // Whoever waits for these units is told that their worker is lost.
+            if catch_unwind(AssertUnwindSafe(|| self.write(&turn, group))).is_err() {
+                tracing::error!("a writer panicked; its group is rolled back");
+                self.connection.execute("ROLLBACK").ok();
+            }
             drop(turn);
             self.bell.ring();
         }
@@ -310,7 +316,7 @@ impl Writer {
             if !error.is_conflict() {
                 break;
             }
-            std::thread::sleep(Duration::from_millis(pause_ms));
+            std::thread::sleep(Duration::from_millis(pause_ms.min(MAX_CONFLICT_PAUSE_MS)));
             match self.try_commit(&group) {
                 Ok(()) => return answer(group),
                 Err(again) => error = again,

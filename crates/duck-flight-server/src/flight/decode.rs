@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayData, ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::buffer::Buffer;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow_flight::{FlightData, FlightDescriptor};
@@ -16,6 +16,7 @@ use arrow_ipc::{CompressionType, Message, MessageHeader};
 use bytes::Bytes;
 use tonic::Streaming;
 
+use super::size;
 use crate::engine::SentBatch;
 use crate::error::{Error, Result};
 
@@ -103,6 +104,17 @@ fn decode_schema(header: &[u8]) -> Result<SchemaRef> {
         return Err(malformed("the schema has no list of fields"));
     }
     let schema: Schema = arrow_ipc::convert::fb_to_schema(schema);
+    // Names go to DuckDB as C strings.
+    if let Some(field) = schema
+        .flattened_fields()
+        .iter()
+        .find(|field| field.name().contains('\0'))
+    {
+        let name = field.name().escape_default();
+        return Err(malformed(format!(
+            "the name `{name}` of a column or field holds the character NUL"
+        )));
+    }
     Ok(Arc::new(schema))
 }
 
@@ -138,7 +150,7 @@ impl Decoder {
                     &message.version(),
                 )
                 .map_err(invalid_batch)?;
-                check_lengths(&rows, bytes, &self.dictionaries)?;
+                let bytes = self.check_sizes(&rows, bytes)?;
                 Ok(Some(SentBatch { rows, bytes }))
             }
             MessageHeader::DictionaryBatch => {
@@ -196,6 +208,47 @@ impl Decoder {
         }
         Ok(total)
     }
+
+    /// Refuses batches that would grow far beyond their message once they are copied: more values than bytes,
+    /// or the same bytes referred to many times. Answers with what the batch weighs.
+    fn check_sizes(&self, rows: &RecordBatch, bytes: usize) -> Result<usize> {
+        let dictionary_bytes: usize = self
+            .dictionaries
+            .values()
+            .map(|values| values.get_array_memory_size())
+            .sum();
+        let limit = (bytes + dictionary_bytes)
+            .saturating_mul(8)
+            .saturating_add(FREE_VALUES);
+        let columns: Vec<_> = rows
+            .columns()
+            .iter()
+            .map(|column| column.to_data())
+            .collect();
+        let longest = columns
+            .iter()
+            .map(size::longest)
+            .max()
+            .unwrap_or(0)
+            .max(rows.num_rows());
+        if longest > limit {
+            return Err(malformed(format!(
+                "the batch claims {longest} values in a message of {bytes} bytes; send smaller batches"
+            )));
+        }
+        let spelled_out = columns
+            .iter()
+            .map(size::spelled_out_bytes)
+            .fold(0, usize::saturating_add);
+        if spelled_out > self.max_expanded_bytes {
+            return Err(malformed(format!(
+                "the batch would take {spelled_out} bytes once its views and dictionaries are spelled out \
+                 (limit {}); send smaller batches",
+                self.max_expanded_bytes
+            )));
+        }
+        Ok(bytes.max(spelled_out))
+    }
 }
 
 /// Arrow's reader reads an LZ4 frame to its end, whatever length was claimed; so the length is checked before.
@@ -210,43 +263,6 @@ fn check_lz4(compressed: &[u8], claim: usize) -> Result<()> {
     Err(malformed(
         "a compressed buffer does not hold as many bytes as it claims",
     ))
-}
-
-/// Refuses batches with far more values than bytes: they would grow without bound once they are copied.
-fn check_lengths(
-    rows: &RecordBatch,
-    bytes: usize,
-    dictionaries: &HashMap<i64, ArrayRef>,
-) -> Result<()> {
-    let dictionary_bytes: usize = dictionaries
-        .values()
-        .map(|values| values.get_array_memory_size())
-        .sum();
-    let limit = (bytes + dictionary_bytes)
-        .saturating_mul(8)
-        .saturating_add(FREE_VALUES);
-    let longest = rows
-        .columns()
-        .iter()
-        .map(|column| longest(&column.to_data()))
-        .max()
-        .unwrap_or(0)
-        .max(rows.num_rows());
-    if longest > limit {
-        return Err(malformed(format!(
-            "the batch claims {longest} values in a message of {bytes} bytes; send smaller batches"
-        )));
-    }
-    Ok(())
-}
-
-fn longest(data: &ArrayData) -> usize {
-    data.child_data()
-        .iter()
-        .map(longest)
-        .max()
-        .unwrap_or(0)
-        .max(data.len())
 }
 
 fn invalid_batch(error: arrow::error::ArrowError) -> Error {

@@ -10,6 +10,7 @@ use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
 use duck_flight_protocol::{TableName, quote};
 use duckdb::ffi;
 
+use super::query::Script;
 use super::{
     ArrowOptions, Connection, LogicalType, Result, SqlError, SqlErrorKind, c_string, check,
     take_text, text,
@@ -28,6 +29,9 @@ pub(crate) struct ColumnShape {
     pub(crate) field: arrow::datatypes::FieldRef,
     /// The type as DuckDB knows it, for comparisons and messages.
     pub(crate) type_id: u32,
+    /// Whether its values are computed, so that none can be given. Known from a look-up alone, see
+    /// [`Connection::mark_generated`].
+    pub(crate) is_generated: bool,
     logical: Arc<LogicalType>,
 }
 
@@ -62,6 +66,35 @@ impl Connection {
             return Err(SqlError::from_message(&message));
         }
         self.describe_columns(&description).map(Some)
+    }
+
+    /// Finds the generated columns of a table, which its description does not tell: an INSERT that names one is
+    /// refused when it is prepared.
+    pub(crate) fn mark_generated(&self, table: &TableName, columns: &mut [ColumnShape]) {
+        let is_refused = |names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|name| quote(name)).collect();
+            let values = vec!["DEFAULT"; names.len()].join(", ");
+            let sql = format!(
+                "INSERT INTO {} ({}) VALUES ({values})",
+                table.to_sql(),
+                names.join(", ")
+            );
+            let prepared = self.parse(&sql).ok().and_then(Script::last_statement);
+            prepared.is_some_and(|statement| {
+                statement.is_err_and(|error| error.message.contains("generated column"))
+            })
+        };
+        let names: Vec<_> = columns
+            .iter()
+            .map(|column| column.field.name().as_str())
+            .collect();
+        if !is_refused(&names) {
+            return;
+        }
+        let generated: Vec<_> = names.iter().map(|name| is_refused(&[name])).collect();
+        for (column, is_generated) in columns.iter_mut().zip(generated) {
+            column.is_generated = is_generated;
+        }
     }
 
     fn describe_columns(&self, description: &TableDescription) -> Result<Vec<ColumnShape>> {
@@ -171,6 +204,7 @@ fn column_shape(options: &ArrowOptions, name: &str, logical: LogicalType) -> Res
     Ok(ColumnShape {
         field: schema.fields()[0].clone(),
         type_id,
+        is_generated: false,
         logical: Arc::new(logical),
     })
 }

@@ -20,7 +20,17 @@ pub(crate) enum StatementKind {
     Set,
     /// A `PRAGMA` that is a call, not a query in disguise.
     Pragma,
-    /// Anything else: may leave traces in the session (temporary tables, `USE`, open transactions).
+    /// `EXPLAIN`, which with ANALYZE runs what it explains.
+    Explain,
+    /// Creates, alters or drops something of the catalog.
+    Definition,
+    /// Begins or ends a transaction.
+    Transaction,
+    /// `COPY` and `EXPORT`: files.
+    Copy,
+    /// `ATTACH` and `DETACH`: databases that every client would see.
+    Attach,
+    /// Anything else: may leave traces in the session (prepared statements, `USE`).
     Other,
 }
 
@@ -67,6 +77,12 @@ impl<'a> Script<'a> {
             self.next += 1;
             self.prepare(index)
         })
+    }
+
+    /// Prepares statement `index` alone, none before it having run in this script's name.
+    pub(crate) fn statement(mut self, index: u64) -> Option<Result<Prepared<'a>>> {
+        self.next = index;
+        self.next_statement()
     }
 
     /// Prepares the last statement alone, none before it having run.
@@ -120,8 +136,19 @@ impl<'a> Prepared<'a> {
             | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_INSERT
             | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_UPDATE
             | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_DELETE
-            | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_MERGE_INTO
-            | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_EXPLAIN => StatementKind::Rows,
+            | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_MERGE_INTO => StatementKind::Rows,
+            ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_EXPLAIN => StatementKind::Explain,
+            ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_CREATE
+            | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_CREATE_FUNC
+            | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_ALTER
+            | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_DROP => StatementKind::Definition,
+            ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_TRANSACTION => {
+                StatementKind::Transaction
+            }
+            ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_COPY
+            | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_EXPORT => StatementKind::Copy,
+            ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_ATTACH
+            | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_DETACH => StatementKind::Attach,
             ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_SET
             | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_VARIABLE_SET => StatementKind::Set,
             ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_PRAGMA => StatementKind::Pragma,

@@ -1,0 +1,147 @@
+//! What a client may run: DuckDB takes SQL for trusted input, so this boundary is ours.
+
+use super::ffi::StatementKind;
+use crate::error::{Error, Result};
+
+/// Functions that change all clients at once, or run SQL that nobody has seen.
+///
+/// `enable_logging` needs no right and no setting: it switches logging on for everybody, prints on the
+/// server's output, and with a storage it cannot write it makes the next statements fail and the process end.
+/// DuckDB can neither drop a built-in function nor let another one stand in for it.
+const REFUSED_FUNCTIONS: &[&str] = &[
+    "enable_logging",
+    "disable_logging",
+    "truncate_duckdb_logs",
+    "query",
+    "json_execute_serialized_sql",
+];
+
+/// Refuses what one client must not do to all others: by the statement's kind, as DuckDB parsed it, and by the
+/// functions the script calls. Answers whether the statement may leave something behind in the session.
+pub(super) fn admit(kind: StatementKind, sql: &str) -> Result<bool> {
+    let sql = sql.to_ascii_lowercase();
+    if calls_refused_function(&sql) {
+        return Err(Error::Forbidden(
+            "logging belongs to the server, and query() and its like would run statements unseen",
+        ));
+    }
+    match kind {
+        StatementKind::Rows => Ok(false),
+        // EXPLAIN ANALYZE runs its statement, and its kind does not tell which.
+        StatementKind::Explain if !sql.contains("copy") => Ok(false),
+        StatementKind::Explain | StatementKind::Copy => Err(Error::Forbidden(
+            "COPY and EXPORT reach files of the server; send rows with a put",
+        )),
+        StatementKind::Attach => Err(Error::Forbidden(
+            "ATTACH and DETACH would change every client's databases",
+        )),
+        StatementKind::Definition | StatementKind::Transaction | StatementKind::Other => Ok(true),
+        StatementKind::Pragma => Err(Error::Forbidden(
+            "this PRAGMA changes the server or writes on it; use SET for settings of the session",
+        )),
+        // The scope of SET cannot be asked for, so a script with SET must not hold the word at all.
+        StatementKind::Set if sql.contains("global") => Err(Error::Forbidden(
+            "SET GLOBAL would change every client's results; use SET SESSION",
+        )),
+        StatementKind::Set => Ok(true),
+    }
+}
+
+/// Whether the script, in lower case, may call a refused function.
+///
+/// DuckDB tells nobody which functions a statement calls. But with the functions gone that run text as SQL, a
+/// function can only be called by its name, and behind a name only a quote, white space and comments can
+/// stand before the parenthesis. This finds every such place, those inside of texts and comments included.
+fn calls_refused_function(sql: &str) -> bool {
+    // An identifier spelled with Unicode escapes could be any name.
+    if sql.contains("u&\"") {
+        return true;
+    }
+    REFUSED_FUNCTIONS.iter().any(|name| {
+        sql.match_indices(name).any(|(start, _)| {
+            let before = sql[..start].chars().next_back();
+            let is_whole = !before.is_some_and(|c| c.is_alphanumeric() || c == '_');
+            is_whole && opens_call(&sql[start + name.len()..])
+        })
+    })
+}
+
+/// Whether a parenthesis comes next, after a quote, white space and comments.
+fn opens_call(rest: &str) -> bool {
+    let mut rest = rest.strip_prefix('"').unwrap_or(rest);
+    loop {
+        rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c.is_control());
+        if let Some(comment) = rest.strip_prefix("--") {
+            rest = comment
+                .split_once(['\n', '\r'])
+                .map_or("", |(_, after)| after);
+        } else if rest.starts_with("/*") {
+            rest = after_comment(rest);
+        } else {
+            return rest.starts_with('(');
+        }
+    }
+}
+
+/// What follows a comment, which may hold others.
+fn after_comment(sql: &str) -> &str {
+    let mut depth = 0_usize;
+    let mut at = 0;
+    while let Some(two) = sql.as_bytes().get(at..at + 2) {
+        match two {
+            b"/*" => (depth, at) = (depth + 1, at + 2),
+            b"*/" => {
+                (depth, at) = (depth - 1, at + 2);
+                if depth == 0 {
+                    return &sql[at..];
+                }
+            }
+            _ => at += 1,
+        }
+    }
+    ""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_refused(sql: &str) -> bool {
+        admit(StatementKind::Rows, sql).is_err()
+    }
+
+    #[test]
+    fn a_refused_function_is_found_however_its_call_is_written() {
+        for sql in [
+            "CALL enable_logging()",
+            "from Enable_Logging ('QueryLog')",
+            "FROM system.main.\"enable_logging\"(storage = 'stdout')",
+            "FROM enable_logging/* a /* b */ c */ -- d\n ()",
+            "FROM query('FROM enable_' || 'logging()')",
+            "SELECT '--', * FROM \"query\"\t('x')",
+            "FROM U&\"\\0065nable_logging\"()",
+            "CREATE VIEW v AS FROM json_execute_serialized_sql('{}')",
+        ] {
+            assert!(is_refused(sql), "{sql}");
+        }
+    }
+
+    #[test]
+    fn names_that_only_look_like_a_refused_function_are_let_through() {
+        for sql in [
+            "SELECT query, count(*) FROM log GROUP BY query",
+            "SELECT my_query(1)",
+            "SELECT \"query\" FROM t WHERE query IN ('a')",
+            "SELECT query_id(1), \"a query\" FROM t",
+        ] {
+            assert!(!is_refused(sql), "{sql}");
+        }
+    }
+
+    #[test]
+    fn an_unfinished_comment_ends_with_the_script() {
+        assert!(!is_refused("SELECT query /* ("));
+        assert!(!is_refused("SELECT query --"));
+        assert!(!is_refused("SELECT query /*é"));
+    }
+}

@@ -1,0 +1,290 @@
+//! What clients may not do: overload the server, reach the machine behind it, or change it for others.
+
+use std::path::Path;
+
+use duck_tests::{Answer, Client, ServerProcess, TestServer, soon};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tonic::Code;
+
+/// Statements that wait for each connection, as the flag `--max-queries` says.
+const WAITING_PER_QUERY: usize = 64;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_statements_than_may_wait_are_refused_with_the_limit() {
+    let server = TestServer::with_max_queries(1).await;
+    let client = server.client().await;
+    let mut blocking = client
+        .stream("SELECT * FROM range(100000000000)")
+        .await
+        .unwrap();
+    assert!(blocking.next().await.unwrap().is_ok());
+    let mut asked: FuturesUnordered<_> = (0..WAITING_PER_QUERY + 36)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.try_rows("SELECT 1").await })
+        })
+        .collect();
+    for _ in 0..36 {
+        let outcome = asked.next().await.expect("an answer");
+        let error = outcome.unwrap().expect_err("refused");
+        assert_eq!(error.code(), Code::ResourceExhausted, "{error:?}");
+        assert!(
+            error.message().contains("64") && error.message().contains("--max-queries"),
+            "{error:?}"
+        );
+    }
+    drop(blocking);
+    while let Some(outcome) = soon("an answer", asked.next()).await {
+        assert_eq!(outcome.unwrap().unwrap(), ["1"]);
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn puts_do_not_wait_behind_queries() {
+    let server = TestServer::with_max_queries(1).await;
+    let client = server.client().await;
+    let mut blocking = client
+        .stream("SELECT * FROM range(100000000000)")
+        .await
+        .unwrap();
+    assert!(blocking.next().await.unwrap().is_ok());
+    let rows = [duck_tests::ints(0..10)];
+    assert_eq!(soon("an ack", client.append("t", &rows)).await.unwrap(), 10);
+    drop(blocking);
+    server.shutdown().await;
+}
+
+/// What others see of the server: settings, catalogs, and answers to a few questions.
+async fn as_others_see_it(client: &Client) -> Answer<Vec<String>> {
+    let mut seen = Vec::new();
+    for sql in [
+        "SELECT name, value FROM duckdb_settings() ORDER BY name",
+        "SELECT database_name, path FROM duckdb_databases() WHERE NOT internal ORDER BY ALL",
+        "SELECT name FROM duckdb_secrets() ORDER BY ALL",
+        "SELECT 1 / 2, 'a' < 'B', [1, NULL] AS l, 1 = 1.0",
+        "SELECT i FROM (VALUES (2), (NULL), (1)) AS v (i) ORDER BY i",
+        "SELECT count(*) FROM t",
+    ] {
+        seen.extend(client.try_rows(sql).await?);
+    }
+    client.query("EXPLAIN ANALYZE SELECT 1").await?;
+    Ok(seen)
+}
+
+/// Statements that reach for the machine, with `{dir}` for a directory they may try to write to.
+const REACHING_OUT: &[&str] = &[
+    "SELECT * FROM read_csv('/etc/passwd')",
+    "SELECT * FROM read_text('/etc/passwd')",
+    "SELECT * FROM read_blob('/etc/passwd')",
+    "SELECT * FROM glob('/etc/*')",
+    "FROM '/etc/passwd'",
+    "FROM sniff_csv('/etc/passwd')",
+    "SELECT * FROM query('FROM read_text(''/etc/passwd'')')",
+    "SELECT * FROM query_table('/etc/passwd')",
+    "COPY (SELECT 1) TO '{dir}/out.csv'",
+    "COPY (SELECT 1) TO '/tmp/duck_flight_breakout.csv'",
+    "COPY (SELECT 1) TO '{dir}/test.db.tmp/out.csv'",
+    "COPY (SELECT 1) TO '{dir}/.tmp/out.csv'",
+    "COPY (SELECT 1) TO 'test.db.tmp/out.csv'",
+    "COPY (SELECT 1) TO '/dev/stdout'",
+    "COPY (SELECT 1) TO '{dir}/test.db.wal'",
+    "CREATE TABLE x AS SELECT 1; COPY x FROM '/etc/passwd'",
+    "EXPORT DATABASE '{dir}/export'",
+    "IMPORT DATABASE '/tmp'",
+    "ATTACH '{dir}/other.db'",
+    "ATTACH '{dir}/test.db' AS again",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "LOAD '/tmp/x.duckdb_extension'",
+    "FORCE INSTALL icu FROM community",
+    "CREATE SECRET s (TYPE s3, KEY_ID 'x', SECRET 'y')",
+    "CREATE PERSISTENT SECRET s (TYPE http)",
+    "SELECT * FROM enable_logging(storage = 'file', storage_config = {'path': '{dir}/log'})",
+    "CALL enable_logging(storage = 'file', storage_config = {'path': '{dir}/log'})",
+    "CALL enable_logging('QueryLog', storage = 'stdout')",
+    "SELECT * FROM enable_logging('QueryLog', storage = 'stdout')",
+    "SELECT * FROM query('SELECT * FROM enable_logging(storage = ''stdout'')')",
+    "CALL enable_logging()",
+    "CALL disable_logging()",
+    "CALL truncate_duckdb_logs()",
+    "PRAGMA enable_logging",
+    "PRAGMA enable_profiling",
+    "PRAGMA enable_profiling = 'json'",
+    "PRAGMA profiling_output = '{dir}/profile.json'",
+    "SET profiling_output = '{dir}/profile.json'",
+    "SET enable_profiling = 'query_tree'",
+    "SET custom_profiling_settings = '{}'",
+    "PRAGMA enable_progress_bar",
+    "SET enable_progress_bar = true",
+    "PRAGMA enable_print_progress_bar",
+    "SET log_query_path = '{dir}/queries.log'",
+    "SET temp_directory = '{dir}/t'",
+    "SET home_directory = '{dir}'",
+    "SET secret_directory = '{dir}'",
+    "SET extension_directory = '{dir}'",
+    "SET allowed_directories = ['/']",
+    "SET allowed_configs = []",
+    "SET lock_configuration = false",
+    "RESET lock_configuration",
+    "SET enable_external_access = true",
+    "RESET enable_external_access",
+];
+
+/// Statements that would change the server for others.
+const REACHING_OVER: &[&str] = &[
+    "SET GLOBAL TimeZone = 'Asia/Tokyo'",
+    "set /* */ global TimeZone = 'Asia/Tokyo'",
+    "SET \"global\".x = 1",
+    "SET GLOBAL search_path = 'x'",
+    "RESET GLOBAL TimeZone",
+    "SET memory_limit = '1MB'",
+    "SET max_memory = '1MB'",
+    "SET threads = 1",
+    "SET worker_threads = 1",
+    "SET default_order = 'DESC'",
+    "SET default_null_order = 'NULLS_FIRST'",
+    "PRAGMA default_null_order = 'NULLS_FIRST'",
+    "SET integer_division = true",
+    "SET preserve_insertion_order = false",
+    "SET GLOBAL integer_division = true",
+    "SET checkpoint_threshold = '1KB'",
+    "SET arrow_large_buffer_size = true",
+    "SET disabled_optimizers = 'filter_pushdown'",
+    "PRAGMA disable_optimizer",
+    "PRAGMA enable_verification",
+    "PRAGMA force_checkpoint",
+    "PRAGMA memory_limit = '1MB'",
+    "PRAGMA threads = 1",
+    "PRAGMA disable_checkpoint_on_shutdown",
+    "PREPARE s AS SET GLOBAL TimeZone = 'Asia/Tokyo'; EXECUTE s",
+    "PREPARE s AS SET threads = 1; EXECUTE s",
+    "EXECUTE IMMEDIATE 'SET GLOBAL TimeZone = ''Asia/Tokyo'''",
+    "EXPLAIN ANALYZE SET threads = 1",
+    "DETACH test",
+    "USE memory; DETACH test",
+    "ATTACH ':memory:' AS shared",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_statement_reaches_the_machine_or_changes_the_server_for_others() {
+    let mut victim = Victim::start().await;
+    let mut ways = Vec::new();
+    for sql in REACHING_OUT.iter().chain(REACHING_OVER) {
+        let harm = victim.harm_by(sql).await;
+        if !harm.is_empty() {
+            ways.push(format!("{sql}: {}", harm.join("; ")));
+            victim = Victim::start().await;
+        }
+    }
+    assert!(!Path::new("/tmp/duck_flight_breakout.csv").exists());
+    assert!(ways.is_empty(), "{} ways: {ways:#?}", ways.len());
+}
+
+/// A server, and what others see of it before anything happens.
+struct Victim {
+    server: ServerProcess,
+    client: Client,
+    seen: Vec<String>,
+    files: Vec<String>,
+}
+
+impl Victim {
+    async fn start() -> Self {
+        let server = ServerProcess::start(&["--max-queries", "2"]);
+        let client = server.client().await;
+        client.execute("CREATE TABLE t AS FROM range(10)").await;
+        let seen = as_others_see_it(&client).await.unwrap();
+        // DuckDB makes it when it has more than its memory holds.
+        std::fs::create_dir(server.directory().join("test.db.tmp")).unwrap();
+        let files = files(server.directory());
+        Self {
+            server,
+            client,
+            seen,
+            files,
+        }
+    }
+
+    /// Runs a statement and answers with all the harm it does. A statement may succeed that does none.
+    async fn harm_by(&mut self, sql: &str) -> Vec<String> {
+        let directory = self.server.directory().to_owned();
+        let sql = sql.replace("{dir}", directory.to_str().unwrap());
+        let outcome = soon(&sql, self.client.query(sql.clone())).await.map(drop);
+        let mut harm = Vec::new();
+        if let Err(error) = &outcome
+            && [Code::Internal, Code::Unknown, Code::Unavailable].contains(&error.code())
+        {
+            harm.push(format!("{:?}: {}", error.code(), error.message()));
+        }
+        match as_others_see_it(&self.client).await {
+            Ok(seen) => {
+                let changed = self.seen.iter().zip(&seen).filter(|(was, is)| was != is);
+                harm.extend(changed.map(|(was, is)| format!("others see {is} instead of {was}")));
+            }
+            Err(error) => harm.push(format!(
+                "others get {:?}: {}",
+                error.code(),
+                error.message()
+            )),
+        }
+        let new = files(&directory)
+            .into_iter()
+            .filter(|file| !self.files.contains(file));
+        harm.extend(new.map(|file| format!("there is a file {file}")));
+        if self.server.stdout().lines().count() > 1 {
+            harm.push(format!("stdout says {}", self.server.stdout()));
+        }
+        if !self.server.is_alive() {
+            harm.push(format!("the server ended: {}", self.server.stderr()));
+        }
+        if !harm.is_empty() {
+            harm.push(format!("the statement itself: {outcome:?}"));
+        }
+        harm
+    }
+}
+
+/// The files under a directory, but for the log, which comes and goes.
+fn files(directory: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(self::files(&path));
+        } else if path.extension().is_none_or(|extension| extension != "wal") {
+            files.push(path.display().to_string());
+        }
+    }
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_belongs_to_a_session_may_be_set() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    for sql in [
+        "SET TimeZone = 'Asia/Tokyo'",
+        "SET SESSION TimeZone = 'UTC'",
+        "SET VARIABLE x = 1",
+        "USE main",
+    ] {
+        client
+            .query(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    for sql in [
+        "PRAGMA table_info('duckdb_tables')",
+        "PRAGMA version",
+        "PRAGMA database_size",
+        "SHOW TABLES",
+    ] {
+        client
+            .query(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    server.shutdown().await;
+}
