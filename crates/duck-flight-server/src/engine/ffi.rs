@@ -22,6 +22,7 @@ use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use duckdb::ffi;
+use parking_lot::RwLock;
 
 pub(crate) use append::{Appender, ArrowImporter, ColumnShape};
 pub(crate) use query::{Prepared, QueryResult, StatementKind};
@@ -34,7 +35,10 @@ pub(crate) type Result<T> = std::result::Result<T, SqlError>;
 #[derive(Clone)]
 pub(crate) struct Database(Arc<DatabaseHandle>);
 
-struct DatabaseHandle(ffi::duckdb_database);
+struct DatabaseHandle {
+    raw: ffi::duckdb_database,
+    definitions: RwLock<()>,
+}
 
 // SAFETY: DuckDB's database object is made for use from many threads; only opening and closing are
 // exclusive, and those happen in `open` and in `drop`.
@@ -45,7 +49,7 @@ unsafe impl Sync for DatabaseHandle {}
 impl Drop for DatabaseHandle {
     fn drop(&mut self) {
         // SAFETY: the handle came from a successful duckdb_open_ext and is closed only here.
-        unsafe { ffi::duckdb_close(&raw mut self.0) };
+        unsafe { ffi::duckdb_close(&raw mut self.raw) };
     }
 }
 
@@ -61,7 +65,11 @@ impl Database {
             ffi::duckdb_open_ext(path.as_ptr(), &raw mut database, config.0, &raw mut message)
         };
         if state == ffi::DuckDBSuccess {
-            return Ok(Self(Arc::new(DatabaseHandle(database))));
+            let definitions = RwLock::new(());
+            return Ok(Self(Arc::new(DatabaseHandle {
+                raw: database,
+                definitions,
+            })));
         }
         // SAFETY: a failed open leaves a NUL-terminated message, or null, allocated by DuckDB.
         let error = unsafe {
@@ -76,7 +84,7 @@ impl Database {
     pub(crate) fn connect(&self) -> Result<Connection> {
         let mut raw = ptr::null_mut();
         // SAFETY: the database is open for as long as `self.0` lives.
-        let state = unsafe { ffi::duckdb_connect(self.0.0, &raw mut raw) };
+        let state = unsafe { ffi::duckdb_connect(self.0.raw, &raw mut raw) };
         if state != ffi::DuckDBSuccess {
             return Err(SqlError::internal("DuckDB gives no connection"));
         }
@@ -84,7 +92,7 @@ impl Database {
         Ok(Connection {
             raw,
             interrupter,
-            _database: self.clone(),
+            database: self.clone(),
         })
     }
 }
@@ -122,13 +130,19 @@ pub(crate) struct Connection {
     raw: ffi::duckdb_connection,
     interrupter: Interrupter,
     // After `raw`, so that the database outlives the connection.
-    _database: Database,
+    database: Database,
 }
 
 // SAFETY: a connection may move between threads; it is not Sync, so only one uses it at a time.
 unsafe impl Send for Connection {}
 
 impl Connection {
+    /// Shared by statements that define something while they run and commit; whoever holds it alone knows that
+    /// none of them gets in the way.
+    pub(crate) fn definitions(&self) -> &RwLock<()> {
+        &self.database.0.definitions
+    }
+
     /// What stops this connection's statement from another thread.
     pub(crate) fn interrupter(&self) -> Interrupter {
         self.interrupter.clone()

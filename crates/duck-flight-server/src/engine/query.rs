@@ -237,15 +237,20 @@ impl Statement<'_> {
         if in_transaction {
             return run(script.next_statement().ok_or(Error::NoStatement)??);
         }
-        let inside = transaction(self.connection, |_| {
+        let mut defining = None;
+        let inside = transaction(self.connection, |connection| {
             let statement = script.next_statement().ok_or(Error::NoStatement)??;
             match statement.kind() {
                 StatementKind::Rows | StatementKind::Explain | StatementKind::Definition => {
+                    if statement.kind() == StatementKind::Definition {
+                        defining = Some(connection.definitions().read());
+                    }
                     run(statement).map(Some)
                 }
                 _ => Ok(None),
             }
         })?;
+        drop(defining);
         match inside {
             Some(outcome) => Ok(outcome),
             // It is about transactions, or about the session: neither belongs inside one.

@@ -37,10 +37,10 @@ const GROUP_ROWS: u64 = 122_880;
 /// waits for the disk.
 const SECOND_WRITER_ROWS: u64 = 16_384;
 
-/// How often a unit is tried again when a client's DDL got in its way: each time after one more millisecond,
-/// up to ten, so for about a second.
-const CONFLICT_TRIES: u64 = 100;
-const MAX_CONFLICT_PAUSE_MS: u64 = 10;
+/// How often a unit is tried again when a client's DDL got in its way, and how long it waits each time for the
+/// DDL that runs. More than that, and a long statement would hold up all writers.
+const CONFLICT_TRIES: u32 = 20;
+const CONFLICT_WAIT: Duration = Duration::from_millis(20);
 
 /// All writers.
 pub(super) struct Writers {
@@ -312,11 +312,12 @@ impl Writer {
     /// A lone unit that failed: tried again where only the moment was wrong.
     fn retry_or_refuse(&self, unit: Unit, mut error: Error) {
         let group = [unit];
-        for pause_ms in 0..CONFLICT_TRIES {
+        for _ in 0..CONFLICT_TRIES {
             if !error.is_conflict() {
                 break;
             }
-            std::thread::sleep(Duration::from_millis(pause_ms.min(MAX_CONFLICT_PAUSE_MS)));
+            // While it is held no DDL begins.
+            let _alone = self.connection.definitions().try_write_for(CONFLICT_WAIT);
             match self.try_commit(&group) {
                 Ok(()) => return answer(group),
                 Err(again) => error = again,
