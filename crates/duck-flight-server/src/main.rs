@@ -9,6 +9,11 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+/// Statements allocate on one thread what another frees, which glibc's allocator answers with locks and system
+/// calls: with jemalloc a small query takes three quarters of the time. On Linux it serves DuckDB's library too.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The exit code of a server that was told twice to stop: what it was doing is not finished.
 const EXIT_INTERRUPTED: i32 = 130;
 
