@@ -88,6 +88,8 @@ def load(server: Contender, commit: str, writers: int, seconds: int) -> dict:
     """duck-load's report."""
     server.execute(f"CREATE TABLE concurrent_test ({COLUMNS})")
     load_command = [BINARIES / "duck-load", "--server", server.url, "--writers", str(writers), "--commit", commit]
+    # Enough batches on their way that a commit is a full row group.
+    load_command += ["--in-flight", "128"]
     return run_json(*load_command, "--duration", f"{seconds}s", "--format", "json", stderr=subprocess.DEVNULL)
 
 
@@ -109,16 +111,3 @@ def read_seconds(server: Contender, sql: str, rows: int) -> float:
     if received != rows:
         raise RuntimeError(f"{received} rows arrived instead of {rows}")
     return seconds
-
-
-def small_query_seconds(server: Contender, queries: int) -> list[float]:
-    """How long each of so many small queries takes on one warm connection, shortest first."""
-    ticket = flight.Ticket(b"SELECT 42 AS answer")
-    seconds = []
-    with flight.connect(server.url) as client:
-        for number in range(queries + queries // 10):
-            start = time.perf_counter()
-            client.do_get(ticket).read_all()
-            if number >= queries // 10:
-                seconds.append(time.perf_counter() - start)
-    return sorted(seconds)

@@ -72,10 +72,12 @@ def rust_read_seconds(server: contenders.Contender) -> float | None:
 
 def measure_small_queries(found: Measurements, name: str, options: argparse.Namespace) -> None:
     with running(name) as server:
-        seconds = contenders.small_query_seconds(server, options.queries)
-    found.add(f"{name}.small.queries_per_second", len(seconds) / sum(seconds))
-    found.add(f"{name}.small.latency_ms_p50", seconds[len(seconds) // 2] * 1000)
-    found.add(f"{name}.small.latency_ms_p99", seconds[len(seconds) * 99 // 100] * 1000)
+        small = [BINARIES / "duck-bench", "small", "--server", server.url, "--queries", str(options.queries)]
+        for case, connections in (("small", "1"), ("small_8", "8")):
+            report = contenders.run_json(*small, "--connections", connections)
+            found.add(f"{name}.{case}.queries_per_second", report["queries_per_s"])
+            found.add(f"{name}.{case}.latency_ms_p50", report["latency_ms_p50"])
+            found.add(f"{name}.{case}.latency_ms_p99", report["latency_ms_p99"])
 
 
 def measure_limits(found: Measurements) -> None:
@@ -119,6 +121,7 @@ COMPARISONS = [
     ("small query", "seed.small.queries_per_second", "duck-flight.small.queries_per_second", "{:.0f} /s".format, 2.0),
     ("  p50", "seed.small.latency_ms_p50", "duck-flight.small.latency_ms_p50", "{:.2f} ms".format, None),
     ("  p99", "seed.small.latency_ms_p99", "duck-flight.small.latency_ms_p99", "{:.2f} ms".format, None),
+    ("small query, 8 clients", "seed.small_8.queries_per_second", "duck-flight.small_8.queries_per_second", "{:.0f} /s".format, None),
     ("memory peak, puts", "seed.puts.memory_mb", "duck-flight.puts.memory_mb", "{:.0f} MB".format, None),
     ("memory peak, batch commit", None, "duck-flight.batch_commit.memory_mb", "{:.0f} MB".format, None),
     ("memory peak, read", "seed.read.memory_mb", "duck-flight.read.memory_mb", "{:.0f} MB".format, None),

@@ -133,7 +133,7 @@ impl Engine {
                 LARGE_UNITS,
                 LARGE_UNITS_WAITING,
                 &database,
-                ingest::set_up_large_units,
+                writer::give_up_order,
             )?,
             writers,
             checkpointer: Mutex::new(Some((checkpointer, bell))),

@@ -14,7 +14,7 @@ use arrow::datatypes::SchemaRef;
 use duck_flight_protocol::{Create, PutOptions, TableName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::ffi::{ColumnShape, Connection};
+use super::ffi::ColumnShape;
 use super::pool::{Pool, Session};
 use super::types::Plan;
 use super::writer::{self, TableWriter};
@@ -357,12 +357,6 @@ fn write_large(
             }
         }
     })
-}
-
-/// Large units give up the order of their rows within each 204,800: only so does DuckDB compress them while
-/// they are appended, outside the locks of the commit.
-pub(super) fn set_up_large_units(connection: &Connection) -> Result<()> {
-    Ok(connection.execute("SET SESSION preserve_insertion_order = false")?)
 }
 
 /// Where large units are written: few at a time, for each has a transaction that may take long.

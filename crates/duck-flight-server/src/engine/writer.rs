@@ -80,8 +80,11 @@ impl Writers {
         let mut threads = Vec::with_capacity(count);
         for index in 0..count {
             let connection = database.connect()?;
+            let unordered = database.connect()?;
+            give_up_order(&unordered)?;
             let writer = Writer {
                 connection,
+                unordered,
                 queue: queue.clone(),
                 seen: seen.clone(),
                 health: health.clone(),
@@ -216,8 +219,16 @@ impl Drop for Turn {
     }
 }
 
+/// Lets DuckDB append in any order: only so does it compress row groups while they are appended.
+pub(super) fn give_up_order(connection: &Connection) -> Result<()> {
+    Ok(connection.execute("SET SESSION preserve_insertion_order = false")?)
+}
+
 struct Writer {
     connection: Connection,
+    /// For full groups: it compresses rows while they are appended, outside the locks of the commit, and gives
+    /// up their order for it.
+    unordered: Connection,
     queue: Arc<Queue>,
     seen: Arc<SeenColumns>,
     health: Health,
@@ -231,6 +242,7 @@ impl Writer {
             if catch_unwind(AssertUnwindSafe(|| self.write(&turn, group))).is_err() {
                 tracing::error!("a writer panicked; its group is rolled back");
                 self.connection.execute("ROLLBACK").ok();
+                self.unordered.execute("ROLLBACK").ok();
             }
             drop(turn);
             self.bell.ring();
@@ -260,7 +272,13 @@ impl Writer {
         if group.iter().any(|unit| unit.cast.is_none()) {
             turn.wait();
         }
-        transaction(&self.connection, |connection| {
+        let rows: u64 = group.iter().map(|unit| unit.rows).sum();
+        let connection = if rows < GROUP_ROWS {
+            &self.connection
+        } else {
+            &self.unordered
+        };
+        transaction(connection, |connection| {
             self.append(connection, group, || turn.wait())?;
             turn.wait();
             check_puts(group)
