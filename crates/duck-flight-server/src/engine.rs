@@ -5,6 +5,7 @@
 //! writers, which share commits; a catalog thread answers look-ups, so that no put waits behind a query.
 
 mod admission;
+mod appender;
 mod catalog;
 mod checkpoint;
 mod ffi;
@@ -13,6 +14,7 @@ mod pool;
 mod query;
 mod readable;
 mod sql_error;
+mod sql_type;
 mod types;
 mod writer;
 

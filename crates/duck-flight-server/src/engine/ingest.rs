@@ -14,10 +14,11 @@ use arrow::datatypes::SchemaRef;
 use duck_flight_protocol::{Create, PutOptions, TableName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use super::appender::TableWriter;
 use super::ffi::ColumnShape;
 use super::pool::{Pool, Session};
 use super::types::Plan;
-use super::writer::{self, TableWriter};
+use super::writer;
 use super::{Engine, transaction};
 use crate::error::{Error, Result};
 
@@ -137,7 +138,7 @@ impl Put {
             (Some(_), Create::Always) => return Err(Error::TableExists(table)),
             // The table that the rows go into is yet to be made.
             (None, _) | (Some(_), Create::Replace) => {
-                super::types::create_table_sql("CREATE TABLE", &table.to_sql(), &schema)?;
+                super::sql_type::create_table_sql("CREATE TABLE", &table.to_sql(), &schema)?;
                 None
             }
             (Some(columns), _) => Some(Arc::new(Plan::new(&schema, columns)?)),

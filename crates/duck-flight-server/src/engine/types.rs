@@ -1,4 +1,4 @@
-//! Values on their way in: which SQL type a stream's column gets, and how its values become a table's.
+//! Values on their way in: how the values of a stream's columns become a table's.
 
 use std::sync::Arc;
 
@@ -6,18 +6,13 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, St
 use arrow::compute::kernels::cmp::not_distinct;
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{
-    DataType, Field, FieldRef, IntervalMonthDayNanoType, IntervalUnit, Schema, SchemaRef, TimeUnit,
-    UnionMode,
+    DataType, Field, FieldRef, IntervalMonthDayNanoType, IntervalUnit, Schema, SchemaRef, UnionMode,
 };
 use arrow::util::display::array_value_to_string;
-use duck_flight_protocol::quote;
 use duckdb::ffi;
 
 use super::ffi::ColumnShape;
 use crate::error::{Error, Result};
-
-/// The largest precision of a DuckDB decimal.
-const MAX_DECIMAL_DIGITS: u8 = 38;
 
 /// How the batches of one stream become rows of one table.
 pub(super) struct Plan {
@@ -215,11 +210,11 @@ fn may_round(from: &DataType, to: &DataType) -> bool {
     }
 }
 
-fn same_name(one: &str, other: &str) -> bool {
+pub(super) fn same_name(one: &str, other: &str) -> bool {
     one.eq_ignore_ascii_case(other) || one.to_lowercase() == other.to_lowercase()
 }
 
-fn given_twice(field: &Field) -> Error {
+pub(super) fn given_twice(field: &Field) -> Error {
     Error::Columns(format!(
         "the stream has two columns `{}`; DuckDB does not tell names apart by their case",
         field.name()
@@ -360,7 +355,7 @@ fn same_shape(one: &DataType, other: &DataType) -> bool {
     }
 }
 
-fn is_text(data_type: &DataType) -> bool {
+pub(super) fn is_text(data_type: &DataType) -> bool {
     match data_type {
         DataType::Dictionary(_, values) => is_text(values),
         DataType::RunEndEncoded(_, values) => is_text(values.data_type()),
@@ -421,126 +416,9 @@ fn plain_encoding(data_type: &DataType) -> DataType {
     }
 }
 
-fn extension_name(field: &Field) -> Option<&str> {
+pub(super) fn extension_name(field: &Field) -> Option<&str> {
     field
         .metadata()
         .get("ARROW:extension:name")
         .map(String::as_str)
-}
-
-/// The statement that creates a table for a stream, up to its verb: `create` is `CREATE TABLE` and its kind.
-pub(super) fn create_table_sql(create: &str, table: &str, stream: &Schema) -> Result<String> {
-    let mut columns = Vec::with_capacity(stream.fields().len());
-    for (index, field) in stream.fields().iter().enumerate() {
-        if stream.fields()[..index]
-            .iter()
-            .any(|other| same_name(other.name(), field.name()))
-        {
-            return Err(given_twice(field));
-        }
-        let sql_type = sql_type(field)
-            .map_err(|reason| Error::Columns(format!("column `{}`: {reason}", field.name())))?;
-        columns.push(format!("{} {sql_type}", quote(field.name())));
-    }
-    if columns.is_empty() {
-        return Err(Error::Columns("the stream's schema has no columns".into()));
-    }
-    Ok(format!("{create} {table} ({})", columns.join(", ")))
-}
-
-/// The SQL type of a column made from a stream's field.
-fn sql_type(field: &Field) -> std::result::Result<String, String> {
-    match extension_name(field) {
-        Some("arrow.uuid") if *field.data_type() == DataType::FixedSizeBinary(16) => {
-            return Ok("UUID".into());
-        }
-        Some("arrow.json") if is_text(field.data_type()) => return Ok("JSON".into()),
-        Some("arrow.bool8") if *field.data_type() == DataType::Int8 => return Ok("BOOLEAN".into()),
-        _ => {}
-    }
-    sql_type_of(field.data_type())
-}
-
-fn sql_type_of(data_type: &DataType) -> std::result::Result<String, String> {
-    use DataType::*;
-    let name = match data_type {
-        Boolean => "BOOLEAN",
-        Int8 => "TINYINT",
-        Int16 => "SMALLINT",
-        // A column of nothing but nulls is an INTEGER, as in CREATE TABLE AS SELECT NULL.
-        Int32 | Null => "INTEGER",
-        Int64 => "BIGINT",
-        UInt8 => "UTINYINT",
-        UInt16 => "USMALLINT",
-        UInt32 => "UINTEGER",
-        UInt64 => "UBIGINT",
-        Float16 | Float32 => "FLOAT",
-        Float64 => "DOUBLE",
-        Utf8 | LargeUtf8 | Utf8View => "VARCHAR",
-        Binary | LargeBinary | BinaryView | FixedSizeBinary(_) => "BLOB",
-        Date32 | Date64 => "DATE",
-        Time32(_) | Time64(TimeUnit::Microsecond) => "TIME",
-        Time64(_) => "TIME_NS",
-        Timestamp(_, Some(_)) => "TIMESTAMP WITH TIME ZONE",
-        Timestamp(TimeUnit::Second, None) => "TIMESTAMP_S",
-        Timestamp(TimeUnit::Millisecond, None) => "TIMESTAMP_MS",
-        Timestamp(TimeUnit::Microsecond, None) => "TIMESTAMP",
-        Timestamp(TimeUnit::Nanosecond, None) => "TIMESTAMP_NS",
-        Duration(_) | Interval(_) => "INTERVAL",
-        Decimal32(digits, scale)
-        | Decimal64(digits, scale)
-        | Decimal128(digits, scale)
-        | Decimal256(digits, scale) => return decimal_type(*digits, *scale),
-        Dictionary(_, values) => return sql_type_of(values),
-        RunEndEncoded(_, values) => return sql_type(values),
-        List(child) | LargeList(child) | ListView(child) | LargeListView(child) => {
-            return Ok(format!("{}[]", sql_type(child)?));
-        }
-        FixedSizeList(child, 0) => return Err(format!("a list of 0 {child} has no DuckDB type")),
-        FixedSizeList(child, size) => return Ok(format!("{}[{size}]", sql_type(child)?)),
-        Struct(children) if children.is_empty() => {
-            return Err("a struct without fields has no DuckDB type".into());
-        }
-        Struct(children) => return members("STRUCT", children.iter()),
-        Union(_, UnionMode::Dense) => {
-            return Err("dense unions are not supported; send a sparse union".into());
-        }
-        Union(union_members, UnionMode::Sparse) => {
-            return members("UNION", union_members.iter().map(|(_, member)| member));
-        }
-        Map(entries, _) => match entries.data_type() {
-            Struct(pair) if pair.len() == 2 => {
-                return Ok(format!(
-                    "MAP({}, {})",
-                    sql_type(&pair[0])?,
-                    sql_type(&pair[1])?
-                ));
-            }
-            _ => return Err("a map's entries are a key and a value".into()),
-        },
-    };
-    Ok(name.into())
-}
-
-fn decimal_type(digits: u8, scale: i8) -> std::result::Result<String, String> {
-    // Digits before the point that a negative scale stands for.
-    let digits = digits.saturating_add(scale.min(0).unsigned_abs());
-    let scale = scale.max(0).unsigned_abs();
-    if digits > MAX_DECIMAL_DIGITS || scale > digits {
-        return Err(format!(
-            "a decimal of {digits} digits, {scale} after the point, does not fit DuckDB's {MAX_DECIMAL_DIGITS}; \
-             send text, or create the table beforehand"
-        ));
-    }
-    Ok(format!("DECIMAL({digits}, {scale})"))
-}
-
-fn members<'a>(
-    kind: &str,
-    fields: impl Iterator<Item = &'a FieldRef>,
-) -> std::result::Result<String, String> {
-    let members = fields
-        .map(|field| Ok(format!("{} {}", quote(field.name()), sql_type(field)?)))
-        .collect::<std::result::Result<Vec<_>, String>>()?;
-    Ok(format!("{kind}({})", members.join(", ")))
 }
