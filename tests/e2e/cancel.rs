@@ -117,6 +117,21 @@ async fn a_storm_of_dropped_queries_leaves_a_server_that_answers() {
     server.shutdown().await;
 }
 
+/// The interrupt of a query that is dropped while its rows wait to be sent must not reach the roll back that
+/// follows: the connection would stay in a transaction that is aborted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_as_new_after_a_query_dropped_in_the_middle_of_its_rows() {
+    let server = TestServer::with_max_queries(1).await;
+    let client = server.client().await;
+    for _ in 0..1_000 {
+        let mut result = soon("a result", client.stream(ENDLESS_ROWS)).await.unwrap();
+        assert!(soon("a batch", result.next()).await.unwrap().is_ok());
+        drop(result);
+        answers(&client).await;
+    }
+    server.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_put_commits_nothing() {
     let server = TestServer::start().await;

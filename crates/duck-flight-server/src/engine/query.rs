@@ -160,7 +160,6 @@ fn run_script(
     let Session {
         connection, dirty, ..
     } = session;
-    let _watch = cancel.watch(connection);
     cancel.check()?;
     let mut script = connection.parse(sql)?;
     let (count, mut number, mut rows_changed) = (script.len(), 0, 0);
@@ -235,10 +234,14 @@ impl Statement<'_> {
             Ok((kind, rows_changed))
         };
         if in_transaction {
+            let _watch = self.cancel.watch(self.connection);
             return run(script.next_statement().ok_or(Error::NoStatement)??);
         }
         let mut defining = None;
         let inside = transaction(self.connection, |connection| {
+            // Not longer than this: an interrupt that hit the roll back would leave the transaction open, and the
+            // next client in it.
+            let _watch = self.cancel.watch(connection);
             let statement = script.next_statement().ok_or(Error::NoStatement)??;
             match statement.kind() {
                 StatementKind::Rows | StatementKind::Explain | StatementKind::Definition => {
@@ -255,6 +258,7 @@ impl Statement<'_> {
             Some(outcome) => Ok(outcome),
             // It is about transactions, or about the session: neither belongs inside one.
             None => {
+                let _watch = self.cancel.watch(self.connection);
                 let statement = self.connection.parse(self.sql)?.statement(self.index);
                 run(statement.ok_or(Error::NoStatement)??)
             }
