@@ -96,23 +96,6 @@ def test_an_option_that_does_not_exist_is_refused_by_name(client, table, options
         read(client, f"SELECT * FROM {table}")
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"mode": "upsert", "key": ["i"]}, "upsert"),
-        ({"mode": "delete", "key": ["i"]}, "delete"),
-        ({"mode": "changes", "key": ["i"], "op": "op"}, "changes"),
-        ({"schema": "evolve"}, "evolve"),
-        ({"producer": "p", "sequence": 1}, "producer"),
-    ],
-)
-def test_an_option_that_is_not_built_yet_is_refused_by_name(client, table, options, named):
-    with pytest.raises(pa.ArrowNotImplementedError, match=named):
-        put_with(client, command(table=table, **options), numbers(1))
-    with pytest.raises(KeyError):
-        read(client, f"SELECT * FROM {table}")
-
-
 @pytest.mark.parametrize("options", [b"", b"{", b"[]", b"\xff\xfe", b'"table"', b"{}"])
 def test_options_that_are_not_a_json_object_with_a_table_are_refused(client, options):
     with pytest.raises(pa.ArrowInvalid):

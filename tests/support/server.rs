@@ -49,6 +49,7 @@ impl Setup {
                 memory_limit: self.memory_limit,
                 max_queries: self.max_queries,
                 ingest_buffer_bytes: self.ingest_buffer_bytes,
+                min_free_disk_bytes: 0,
             },
             max_message_bytes: self.max_message_bytes,
         };

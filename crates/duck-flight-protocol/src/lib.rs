@@ -5,19 +5,25 @@
 //! reaches a server ([`ConnectOptions`]).
 //!
 //! A put is a `DoPut` whose first message carries a descriptor made by [`PutOptions::descriptor`]; the
-//! server answers with [`Ack`]s. A query is a `DoGet` whose ticket is SQL text. A script without a
+//! server answers with [`Ack`]s. A producer that names itself numbers what it sends, and may send it again; on a
+//! stream of many units the server first says where it was ([`Resume`]). A query is a `DoGet` whose ticket is SQL text. A script without a
 //! result is the action [`ACTION_QUERY`], answered with one [`RowsChanged`].
 
+mod ack;
 mod connect;
+mod producer;
 mod put;
+mod table_name;
 
+pub use ack::{Ack, BatchMetadata, Resume};
 #[cfg(feature = "cli")]
 pub use connect::ConnectArgs;
 pub use connect::{ConnectError, ConnectOptions, DEFAULT_PORT, DEFAULT_SERVER, error_message};
-pub use put::{
-    Ack, BatchMetadata, Commit, Create, Mode, OptionsError, PutOptions, SchemaMode, TableName,
-    quote,
+pub use producer::{
+    ACTION_FORGET_PRODUCERS, ACTION_PRODUCERS, ForgetProducers, ProducerState, ProducersForgotten,
 };
+pub use put::{Commit, Create, Mode, OnError, OptionsError, PutOptions, SchemaMode};
+pub use table_name::{TableName, quote};
 
 use serde::{Deserialize, Serialize};
 

@@ -1,153 +1,10 @@
-//! The options of a put and its acknowledgements: JSON on the wire, types in the code.
-
-use std::fmt;
+//! The options of a put: JSON on the wire, types in the code.
 
 use arrow_flight::FlightDescriptor;
 use arrow_flight::flight_descriptor::DescriptorType;
 use serde::{Deserialize, Serialize};
 
-/// Where the rows of a put go: a table, optionally with its schema and catalog.
-///
-/// On the wire it is either a plain string, which names a table of the default schema, or an object
-/// `{"catalog", "schema", "table"}`. Names are data, never SQL: any character may stand in them.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(from = "TableNameOnWire", into = "TableNameOnWire")]
-pub struct TableName {
-    /// The catalog (attached database); the server's own database when absent.
-    pub catalog: Option<String>,
-    /// The schema; the catalog's default schema when absent.
-    pub schema: Option<String>,
-    /// The table itself.
-    pub table: String,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "`table` must be a string, or an object with `table` and optionally `catalog` and `schema`"
-)]
-enum TableNameOnWire {
-    Table(String),
-    Parts(TableNameParts),
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TableNameParts {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    catalog: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    schema: Option<String>,
-    table: String,
-}
-
-impl From<TableNameOnWire> for TableName {
-    fn from(wire: TableNameOnWire) -> Self {
-        match wire {
-            TableNameOnWire::Table(table) => table.into(),
-            TableNameOnWire::Parts(TableNameParts {
-                catalog,
-                schema,
-                table,
-            }) => Self {
-                catalog,
-                schema,
-                table,
-            },
-        }
-    }
-}
-
-impl From<TableName> for TableNameOnWire {
-    fn from(name: TableName) -> Self {
-        let TableName {
-            catalog,
-            schema,
-            table,
-        } = name;
-        if catalog.is_none() && schema.is_none() {
-            return Self::Table(table);
-        }
-        Self::Parts(TableNameParts {
-            catalog,
-            schema,
-            table,
-        })
-    }
-}
-
-impl<S: Into<String>> From<S> for TableName {
-    fn from(table: S) -> Self {
-        Self {
-            catalog: None,
-            schema: None,
-            table: table.into(),
-        }
-    }
-}
-
-impl TableName {
-    /// Reads a descriptor's path: `[table]`, `[schema, table]` or `[catalog, schema, table]`.
-    ///
-    /// # Errors
-    /// When the path has another number of parts, or an empty part.
-    pub fn from_path(path: &[String]) -> Result<Self, OptionsError> {
-        let (catalog, schema, table) = match path {
-            [table] => (None, None, table),
-            [schema, table] => (None, Some(schema), table),
-            [catalog, schema, table] => (Some(catalog), Some(schema), table),
-            _ => return Err(OptionsError::PathLength(path.len())),
-        };
-        let name = Self {
-            catalog: catalog.cloned(),
-            schema: schema.cloned(),
-            table: table.clone(),
-        };
-        name.check()?;
-        Ok(name)
-    }
-
-    /// The parts that are present, outermost first: the inverse of [`TableName::from_path`].
-    ///
-    /// A catalog without a schema cannot be told in a path; use the JSON options for that.
-    pub fn path(&self) -> Vec<String> {
-        let parts = [
-            self.catalog.as_ref(),
-            self.schema.as_ref(),
-            Some(&self.table),
-        ];
-        parts.into_iter().flatten().cloned().collect()
-    }
-
-    /// The name as SQL: every part quoted, joined by dots.
-    pub fn to_sql(&self) -> String {
-        let quoted: Vec<_> = self.path().iter().map(|part| quote(part)).collect();
-        quoted.join(".")
-    }
-
-    fn check(&self) -> Result<(), OptionsError> {
-        let path = self.path();
-        if path.iter().any(String::is_empty) {
-            return Err(OptionsError::EmptyName);
-        }
-        if path.iter().any(|part| part.contains('\0')) {
-            return Err(OptionsError::NulInName);
-        }
-        Ok(())
-    }
-}
-
-/// A name as a quoted SQL identifier.
-pub fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// The parts joined by dots, for people.
-impl fmt::Display for TableName {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.path().join("."))
-    }
-}
+use crate::TableName;
 
 /// What a put does with its rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,8 +43,10 @@ pub enum SchemaMode {
     /// Columns match by name; missing ones take their default, unknown ones are refused.
     #[default]
     Match,
-    /// The table gains missing columns and wider types.
+    /// The table gains missing columns, and wider types where no value can be lost.
     Evolve,
+    /// As [`SchemaMode::Evolve`]; a column whose values fit no common type becomes `VARCHAR`.
+    EvolveText,
 }
 
 /// What is one unit, committed and acknowledged as a whole.
@@ -200,6 +59,23 @@ pub enum Commit {
     /// Each record batch: acknowledged in order while the stream goes on.
     Batch,
 }
+
+/// What happens to rows that do not fit the table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// The unit is refused, and the first such row is named.
+    #[default]
+    Fail,
+    /// They go to the rejects, and the ack counts them; the others take effect.
+    Reject,
+}
+
+/// The column of [`Mode::Changes`] that says what each row is, where the put names none.
+const DEFAULT_OP: &str = "op";
+
+/// The longest name of a producer, in bytes.
+const MAX_PRODUCER_BYTES: usize = 256;
 
 /// The JSON object in a put's `descriptor.cmd`. Every key but `table` is optional; unknown keys are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -225,12 +101,16 @@ pub struct PutOptions {
     /// The sequence of this put, for exactly-once delivery with [`Commit::Stream`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<u64>,
-    /// The key columns of [`Mode::Upsert`], [`Mode::Delete`] and [`Mode::Changes`].
+    /// The key columns of [`Mode::Upsert`], [`Mode::Delete`] and [`Mode::Changes`]; the table's primary key when
+    /// absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Vec<String>>,
-    /// The column of [`Mode::Changes`] that says what each row is.
+    /// The column of [`Mode::Changes`] that says what each row is; `op` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub op: Option<String>,
+    /// What happens to rows that do not fit the table.
+    #[serde(default)]
+    pub on_error: OnError,
 }
 
 impl PutOptions {
@@ -246,6 +126,7 @@ impl PutOptions {
             sequence: None,
             key: None,
             op: None,
+            on_error: OnError::default(),
         }
     }
 
@@ -258,7 +139,7 @@ impl PutOptions {
             DescriptorType::Path => TableName::from_path(&descriptor.path).map(Self::new),
             DescriptorType::Cmd => {
                 let options: Self = serde_json::from_slice(&descriptor.cmd)?;
-                options.table.check()?;
+                options.check()?;
                 Ok(options)
             }
             DescriptorType::Unknown => Err(OptionsError::UnknownDescriptor),
@@ -271,60 +152,52 @@ impl PutOptions {
         FlightDescriptor::new_cmd(json)
     }
 
-    /// The options in use that this version of the server does not have yet, as `key` or `key: value`.
-    pub fn not_built_yet(&self) -> Vec<&'static str> {
-        let mode = match self.mode {
-            Mode::Append => None,
-            Mode::Upsert => Some("mode: upsert"),
-            Mode::Delete => Some("mode: delete"),
-            Mode::Changes => Some("mode: changes"),
-        };
-        [
-            mode,
-            (self.schema == SchemaMode::Evolve).then_some("schema: evolve"),
-            self.producer.is_some().then_some("producer"),
-            self.sequence.is_some().then_some("sequence"),
-            self.key.is_some().then_some("key"),
-            self.op.is_some().then_some("op"),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
-    }
-}
-
-/// What a record batch of a put may carry in its `app_metadata`, as JSON.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BatchMetadata {
-    /// The sequence of this batch in a put with [`Commit::Batch`].
-    pub sequence: Option<u64>,
-}
-
-/// The acknowledgement of one unit: its rows are durable. It is `PutResult.app_metadata`, as JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ack {
-    /// Rows of the unit.
-    pub rows: u64,
-    /// The unit's sequence, where it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sequence: Option<u64>,
-    /// Whether the unit had been committed before and was therefore not inserted again.
-    pub duplicate: bool,
-}
-
-impl Ack {
-    /// The ack as the bytes of `PutResult.app_metadata`.
-    pub fn to_json(self) -> Vec<u8> {
-        serde_json::to_vec(&self).expect("numbers are always JSON")
+    /// The column that says what each row of [`Mode::Changes`] is.
+    pub fn op_column(&self) -> &str {
+        self.op.as_deref().unwrap_or(DEFAULT_OP)
     }
 
-    /// Reads `PutResult.app_metadata`.
-    ///
-    /// # Errors
-    /// When it is not the JSON of an ack.
-    pub fn from_json(json: &[u8]) -> Result<Self, OptionsError> {
-        Ok(serde_json::from_slice(json)?)
+    /// Finds options that do not go together, before one of them is silently ignored.
+    fn check(&self) -> Result<(), OptionsError> {
+        self.table.check()?;
+        let refused = |rule| Err(OptionsError::Together(rule));
+        if let Some(producer) = &self.producer {
+            if producer.is_empty() || producer.len() > MAX_PRODUCER_BYTES {
+                return refused("`producer` is a name of 1 to 256 bytes");
+            }
+            if producer.contains('\0') {
+                return refused("`producer` cannot hold the character NUL");
+            }
+        }
+        match (self.commit, self.sequence, &self.producer) {
+            (_, Some(0), _) => return refused("`sequence` starts at 1"),
+            (_, Some(_), None) => {
+                return refused("`sequence` needs `producer`: it counts what one producer sends");
+            }
+            (Commit::Batch, Some(_), _) => {
+                return refused(
+                    "with `commit: batch` each record batch has its sequence, in its app_metadata: {\"sequence\":N}",
+                );
+            }
+            (Commit::Stream, None, Some(_)) => {
+                return refused(
+                    "`producer` with `commit: stream` needs `sequence`, so that the put can be told from another",
+                );
+            }
+            _ => {}
+        }
+        if self.op.is_some() && self.mode != Mode::Changes {
+            return refused("`op` belongs to `mode: changes`");
+        }
+        match &self.key {
+            Some(_) if self.mode == Mode::Append => {
+                refused("`key` belongs to `mode: upsert`, `delete` and `changes`")
+            }
+            Some(key) if key.is_empty() => {
+                refused("`key` names no column; leave it out to use the table's primary key")
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -334,6 +207,15 @@ pub enum OptionsError {
     /// The JSON is malformed, has an unknown key, or a value of the wrong kind.
     #[error("bad put options: {0}")]
     Json(#[from] serde_json::Error),
+    /// Options that do not go together, or a value out of range.
+    #[error("bad put options: {0}")]
+    Together(&'static str),
+    /// The `app_metadata` of a record batch cannot be read.
+    #[error("bad app_metadata of a record batch: {0}")]
+    BatchMetadata(serde_json::Error),
+    /// What came back from a put cannot be read.
+    #[error("bad answer to a put: {0}")]
+    Ack(serde_json::Error),
     /// The path names no table.
     #[error("a put's path is [table], [schema, table] or [catalog, schema, table], not {0} parts")]
     PathLength(usize),
@@ -377,42 +259,37 @@ mod tests {
     }
 
     #[test]
+    fn options_that_do_not_go_together_are_refused() {
+        let cases = [
+            (r#"{"table":"t","sequence":1}"#, "needs `producer`"),
+            (r#"{"table":"t","producer":"p"}"#, "needs `sequence`"),
+            (
+                r#"{"table":"t","producer":"p","sequence":0}"#,
+                "starts at 1",
+            ),
+            (r#"{"table":"t","producer":"","sequence":1}"#, "1 to 256"),
+            (
+                r#"{"table":"t","producer":"p","sequence":1,"commit":"batch"}"#,
+                "app_metadata",
+            ),
+            (r#"{"table":"t","key":["k"]}"#, "`key` belongs"),
+            (r#"{"table":"t","mode":"upsert","key":[]}"#, "no column"),
+            (r#"{"table":"t","mode":"upsert","op":"o"}"#, "`op` belongs"),
+        ];
+        for (json, expected) in cases {
+            let error = PutOptions::from_descriptor(&FlightDescriptor::new_cmd(json))
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(expected), "{json}: {error}");
+        }
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_by_name() {
         let descriptor = FlightDescriptor::new_cmd(r#"{"table":"t","colour":"red"}"#);
         let error = PutOptions::from_descriptor(&descriptor)
             .unwrap_err()
             .to_string();
         assert!(error.contains("colour"), "{error}");
-    }
-
-    #[test]
-    fn a_path_has_one_to_three_parts_and_none_is_empty() {
-        let parts = |path: &[&str]| {
-            TableName::from_path(&path.iter().map(ToString::to_string).collect::<Vec<_>>())
-        };
-        assert_eq!(parts(&["c", "s", "t"]).unwrap().to_string(), "c.s.t");
-        assert!(parts(&[]).is_err());
-        assert!(parts(&["a", "b", "c", "d"]).is_err());
-        assert!(parts(&["", "t"]).is_err());
-    }
-
-    #[test]
-    fn names_are_quoted_whatever_they_hold() {
-        let name = TableName::from("x\"; DROP TABLE y; --");
-        assert_eq!(name.to_sql(), "\"x\"\"; DROP TABLE y; --\"");
-    }
-
-    #[test]
-    fn an_ack_reads_as_the_contract_writes_it() {
-        let ack = Ack {
-            rows: 1000,
-            sequence: Some(17),
-            duplicate: false,
-        };
-        assert_eq!(
-            ack.to_json(),
-            br#"{"rows":1000,"sequence":17,"duplicate":false}"#
-        );
-        assert_eq!(Ack::from_json(&ack.to_json()).unwrap(), ack);
     }
 }

@@ -59,6 +59,15 @@ pub struct Args {
     )]
     pub ingest_buffer: ByteSize,
 
+    /// How much of the disk stays free: puts are slowed down before, and refused from then on
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "DUCK_FLIGHT_MIN_FREE_DISK",
+        default_value = "256MiB"
+    )]
+    pub min_free_disk: ByteSize,
+
     /// The largest message a client may send
     #[arg(
         long,

@@ -80,6 +80,7 @@ impl TryFrom<Args> for Config {
                 memory_limit: memory_limit.map(|bytes| format!("{bytes}B")),
                 max_queries: args.max_queries.into(),
                 ingest_buffer_bytes: ingest_buffer,
+                min_free_disk_bytes: args.min_free_disk.as_u64(),
             },
             max_message_bytes: max_message,
         })

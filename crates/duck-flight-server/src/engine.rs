@@ -6,36 +6,55 @@
 
 mod admission;
 mod appender;
+mod budget;
 mod catalog;
 mod checkpoint;
+mod constraints;
+mod effect;
+mod evolve;
 mod ffi;
 mod ingest;
+mod large;
+mod own_table;
 mod pool;
+mod producers;
 mod query;
+mod queue;
 mod readable;
+mod rejects;
+mod room;
 mod sql_error;
 mod sql_type;
 mod types;
+mod unit;
 mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
-use duck_flight_protocol::{PutOptions, TableName};
+use duck_flight_protocol::{ForgetProducers, ProducerState, PutOptions, TableName};
 use tokio::sync::watch;
 
 pub(crate) use catalog::Relation;
 pub(crate) use ingest::{Committing, Put, SentBatch};
 pub(crate) use query::ResultStream;
 pub use sql_error::{SqlError, SqlErrorKind};
+pub(crate) use unit::Committed;
 
 use crate::error::{Error, Result};
+use budget::Budget;
+use catalog::{Columns, SeenColumns};
 use checkpoint::{CheckpointBell, Checkpointer};
 use ffi::{ArrowOptions, Connection, Database};
-use ingest::{Budget, Columns, LargeUnits, SeenColumns, Unit};
+use large::LargeUnits;
 use pool::Pool;
-use writer::Writers;
+use producers::{Claim, Producers};
+use queue::Queue;
+use rejects::Rejects;
+use room::RoomWatch;
+use unit::{TableKey, Unit};
+use writer::{Shared, Writers};
 
 /// How many statements may wait for each connection.
 const WAITING_PER_CONNECTION: usize = 64;
@@ -66,6 +85,8 @@ pub struct EngineOptions {
     pub max_queries: usize,
     /// How many bytes of rows may wait for their commit.
     pub ingest_buffer_bytes: usize,
+    /// How many bytes of the disk stay free: puts are slowed down and refused before.
+    pub min_free_disk_bytes: u64,
 }
 
 /// One open database and the threads that work on it. Clones share it.
@@ -77,11 +98,12 @@ struct Inner {
     lookups: Pool,
     large_units: LargeUnits,
     writers: Writers,
-    checkpointer: Mutex<Option<(Checkpointer, CheckpointBell)>>,
-    seen: Arc<SeenColumns>,
+    checkpointer: Mutex<Option<Checkpointer>>,
+    shared: Arc<Shared>,
     budget: Budget,
-    lossless: Arc<Lossless>,
-    health: Health,
+    room: RoomWatch,
+    /// The name of the server's own database in SQL.
+    catalog: String,
     database: Mutex<Option<Database>>,
 }
 
@@ -121,10 +143,21 @@ impl Engine {
     pub fn open(options: &EngineOptions) -> Result<Self> {
         let database = open_database(options)?;
         let set_up = database.connect()?;
-        let (checkpointer, bell) = Checkpointer::start(&database, &options.database)?;
-        let seen = Arc::new(SeenColumns::default());
-        let health = Health(Arc::new(watch::Sender::new(None)));
-        let writers = Writers::start(WRITERS, &database, &seen, &health, &bell)?;
+        set_up.execute(producers::CREATE_SQL)?;
+        set_up.execute(rejects::CREATE_SQL)?;
+        let lossless = Arc::new(lossless(&database)?);
+        let (bell, rings) = CheckpointBell::new();
+        let shared = Arc::new(Shared {
+            queue: Arc::<Queue>::default(),
+            producers: Producers::load(&set_up, &lossless)?,
+            rejects: Rejects::open(&set_up)?,
+            seen: SeenColumns::default(),
+            health: Health(Arc::new(watch::Sender::new(None))),
+            lossless,
+            bell,
+        });
+        let checkpointer = Checkpointer::start(&database, &options.database, &shared, rings)?;
+        let writers = Writers::start(WRITERS, &database, &shared)?;
         let as_it_is = |_: &Connection| Ok(());
         let waiting = options.max_queries.saturating_mul(WAITING_PER_CONNECTION);
         let inner = Inner {
@@ -138,11 +171,11 @@ impl Engine {
                 writer::give_up_order,
             )?,
             writers,
-            checkpointer: Mutex::new(Some((checkpointer, bell))),
-            seen,
+            checkpointer: Mutex::new(Some(checkpointer)),
             budget: Budget::new(options.ingest_buffer_bytes),
-            lossless: Arc::new(lossless(&database)?),
-            health,
+            room: RoomWatch::new(&options.database, options.min_free_disk_bytes),
+            catalog: catalog::own_name(&set_up, &shared.lossless)?,
+            shared,
             database: Mutex::new(Some(database)),
         };
         // Last, for after it the connections above could not be set up.
@@ -152,25 +185,25 @@ impl Engine {
 
     /// Runs a script; the last statement's result streams out. Dropping the stream stops it.
     pub(crate) async fn query(&self, sql: String) -> Result<ResultStream> {
-        let result = query::query(&self.0.queries, self.0.lossless.clone(), sql).await;
-        result.map_err(|error| self.0.health.observe(error))
+        let result = query::query(&self.0.queries, self.0.shared.lossless.clone(), sql).await;
+        result.map_err(|error| self.0.shared.health.observe(error))
     }
 
     /// Runs a script for its effect and answers with the number of rows it changed.
     pub(crate) async fn execute(&self, sql: String) -> Result<u64> {
         let result = query::execute(&self.0.queries, sql).await;
-        result.map_err(|error| self.0.health.observe(error))
+        result.map_err(|error| self.0.shared.health.observe(error))
     }
 
     /// The schema of a script's result, without running it.
     pub(crate) async fn describe(&self, sql: String) -> Result<SchemaRef> {
-        let result = query::describe(&self.0.lookups, self.0.lossless.clone(), sql).await;
-        result.map_err(|error| self.0.health.observe(error))
+        let result = query::describe(&self.0.lookups, self.0.shared.lossless.clone(), sql).await;
+        result.map_err(|error| self.0.shared.health.observe(error))
     }
 
     /// Lists tables and views whose name matches a `LIKE` pattern, or all.
     pub(crate) async fn relations(&self, pattern: Option<String>) -> Result<Vec<Relation>> {
-        catalog::relations(&self.0.lookups, self.0.lossless.clone(), pattern).await
+        catalog::relations(&self.0.lookups, self.0.shared.lossless.clone(), pattern).await
     }
 
     /// Opens a put into a table.
@@ -178,9 +211,36 @@ impl Engine {
         Put::open(self, options, schema).await
     }
 
+    /// Lists producers, with the last sequence of each in each of its tables.
+    pub(crate) async fn producers(&self) -> Result<Vec<ProducerState>> {
+        let lossless = self.0.shared.lossless.clone();
+        self.0
+            .lookups
+            .run(move |session, _| producers::list(&session.connection, &lossless))
+            .await
+    }
+
+    /// Forgets producers; answers with how many pairs of a producer and a table.
+    pub(crate) async fn forget_producers(&self, which: ForgetProducers) -> Result<u64> {
+        let shared = self.0.shared.clone();
+        self.0
+            .large_units
+            .run(move |session, _| {
+                let turn = shared.queue.turn();
+                turn.wait();
+                let Shared {
+                    producers,
+                    lossless,
+                    ..
+                } = &*shared;
+                producers.forget(&session.connection, lossless, &which)
+            })
+            .await
+    }
+
     /// Waits until the database has become unusable, and says why.
     pub(crate) async fn failed(&self) -> String {
-        let mut health = self.0.health.0.subscribe();
+        let mut health = self.0.shared.health.0.subscribe();
         loop {
             if let Some(reason) = health.borrow_and_update().clone() {
                 return reason;
@@ -203,8 +263,7 @@ impl Engine {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some((checkpointer, bell)) = checkpointer {
-            drop(bell);
+        if let Some(checkpointer) = checkpointer {
             checkpointer.stop();
         }
         let database = self
@@ -221,7 +280,7 @@ impl Engine {
 
     /// The columns of a table as they were last seen, or as they are.
     async fn columns(&self, table: &TableName) -> Result<Option<Columns>> {
-        if let Some(columns) = self.0.seen.get(table) {
+        if let Some(columns) = self.0.shared.seen.get(table) {
             return Ok(Some(columns));
         }
         let name = table.clone();
@@ -238,14 +297,44 @@ impl Engine {
             .await?
             .map(Columns::from);
         if let Some(columns) = &columns {
-            self.0.seen.set(table, columns);
+            self.0.shared.seen.set(table, columns);
         }
         Ok(columns)
     }
 
+    fn forget_columns(&self, table: &TableName) {
+        self.0.shared.seen.forget(table);
+    }
+
+    /// The columns of a table's primary key.
+    async fn primary_key(&self, table: &TableName) -> Result<Option<Vec<String>>> {
+        let (table, lossless) = (table.clone(), self.0.shared.lossless.clone());
+        self.0
+            .lookups
+            .run(move |session, _| catalog::primary_key(&session.connection, &lossless, &table))
+            .await
+    }
+
+    fn table_key(&self, table: &TableName) -> TableKey {
+        TableKey::new(table, &self.0.catalog)
+    }
+
+    /// Opens a stream of a producer; the one before it is fenced.
+    fn claim(&self, producer: &str, table: &TableKey) -> Result<Claim> {
+        self.0.shared.producers.claim(producer, table)
+    }
+
     /// Hands a unit to the writers.
     fn submit(&self, unit: Unit) -> Result<()> {
-        self.0.writers.submit(unit)
+        self.0.shared.queue.push(unit)
+    }
+
+    fn room(&self) -> &RoomWatch {
+        &self.0.room
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
     }
 
     fn budget(&self) -> Budget {

@@ -29,9 +29,6 @@ pub enum Error {
     /// A put's options cannot be read.
     #[error(transparent)]
     Options(#[from] OptionsError),
-    /// A put asks for something this version does not have.
-    #[error("put option not supported yet: {0}; this server appends with schema: match")]
-    PutOption(String),
     /// The request's bytes are not what the protocol says.
     #[error("{0}")]
     Malformed(String),
@@ -71,6 +68,30 @@ pub enum Error {
     /// A batch of a put follows one that was refused.
     #[error("an earlier batch of this put was refused, so this one was not committed")]
     EarlierBatchFailed,
+    /// A batch of a producer's put does not say its sequence.
+    #[error(
+        "batch {0} of the put has no sequence; each batch of a producer carries app_metadata {{\"sequence\":N}}"
+    )]
+    NoSequence(u64),
+    /// A batch says a sequence, but nobody whose it is.
+    #[error("batch {0} of the put has a sequence, but the put names no `producer` whose it is")]
+    NoProducer(u64),
+    /// Another stream of the same producer has taken over.
+    #[error(
+        "fenced: another put of producer `{0}` into this table was opened after this one, so this one commits nothing more"
+    )]
+    Fenced(String),
+    /// A unit was committed while it waited, as one that was sent before.
+    #[error("sequence {0} was committed meanwhile; try again")]
+    Resent(u64),
+    /// A unit has more rows that do not fit than can be kept.
+    #[error(
+        "more than {0} rows of the put do not fit the table, so it was refused; nothing of it was committed"
+    )]
+    TooManyRejects(usize),
+    /// There is no room for more rows.
+    #[error("{0}")]
+    NoRoom(String),
     /// A put ended before its end: the client cancelled or went away.
     #[error("the put was cut short by its client, so nothing of it was committed")]
     PutCutShort,
@@ -116,7 +137,13 @@ pub enum Error {
 impl Error {
     /// Whether the same request may succeed when it is tried again at once.
     pub(crate) fn is_conflict(&self) -> bool {
-        self.code() == Code::Aborted
+        matches!(self, Self::Sql(error) if sql_code(error.kind) == Code::Aborted)
+            || matches!(self, Self::Resent(_))
+    }
+
+    /// Whether a row breaks a constraint of its table.
+    pub(crate) fn is_constraint(&self) -> bool {
+        matches!(self, Self::Sql(error) if error.kind == SqlErrorKind::Constraint)
     }
 
     /// The code a client should act on.
@@ -127,6 +154,9 @@ impl Error {
             | Self::Malformed(_)
             | Self::NoStatement
             | Self::Columns(_)
+            | Self::NoSequence(_)
+            | Self::NoProducer(_)
+            | Self::TooManyRejects(_)
             | Self::Value { .. } => Code::InvalidArgument,
             Self::UnknownSchema(_) | Self::OpenTransaction | Self::DatabaseInUse { .. } => {
                 Code::FailedPrecondition
@@ -135,8 +165,9 @@ impl Error {
             Self::NoTable(_) => Code::NotFound,
             Self::TableExists(_) => Code::AlreadyExists,
             Self::PutCutShort | Self::Cancelled | Self::EarlierBatchFailed => Code::Cancelled,
-            Self::Busy { .. } => Code::ResourceExhausted,
-            Self::PutOption(_) | Self::Unimplemented(_) => Code::Unimplemented,
+            Self::Fenced(_) | Self::Resent(_) => Code::Aborted,
+            Self::Busy { .. } | Self::NoRoom(_) => Code::ResourceExhausted,
+            Self::Unimplemented(_) => Code::Unimplemented,
             Self::ShuttingDown => Code::Unavailable,
             Self::WorkerLost | Self::Io { .. } => Code::Internal,
             // tonic says so for a message over the limit.
@@ -212,7 +243,12 @@ mod tests {
                 Error::Options(OptionsError::EmptyName),
                 Code::InvalidArgument,
             ),
-            (Error::PutOption("op".into()), Code::Unimplemented),
+            (Error::NoSequence(1), Code::InvalidArgument),
+            (Error::NoProducer(1), Code::InvalidArgument),
+            (Error::TooManyRejects(1), Code::InvalidArgument),
+            (Error::Fenced("p".into()), Code::Aborted),
+            (Error::Resent(1), Code::Aborted),
+            (Error::NoRoom("n".into()), Code::ResourceExhausted),
             (Error::Malformed("m".into()), Code::InvalidArgument),
             (Error::NoStatement, Code::InvalidArgument),
             (Error::Forbidden("f"), Code::PermissionDenied),

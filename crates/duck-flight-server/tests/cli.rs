@@ -97,6 +97,11 @@ fn help_tells_every_flag_its_variable_and_its_default() {
             "256MiB",
         ),
         (
+            "--min-free-disk <SIZE>",
+            "DUCK_FLIGHT_MIN_FREE_DISK",
+            "256MiB",
+        ),
+        (
             "--max-message-size <SIZE>",
             "DUCK_FLIGHT_MAX_MESSAGE_SIZE",
             "64MiB",

@@ -86,8 +86,7 @@ impl Keeper {
 fn ack(rows: u64) -> PutResult {
     let ack = Ack {
         rows,
-        sequence: None,
-        duplicate: false,
+        ..Ack::default()
     };
     PutResult {
         app_metadata: ack.to_json().into(),

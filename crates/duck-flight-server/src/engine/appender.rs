@@ -2,23 +2,31 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, UInt64Array};
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
-use duck_flight_protocol::TableName;
+use duck_flight_protocol::{TableName, quote};
 
-use super::ffi::append::MAX_CHUNK_ROWS;
-use super::ffi::{Appender, ArrowImporter, Connection};
+use super::effect::{DELETES, ORDINAL};
+use super::ffi::append::{MAX_CHUNK_ROWS, ROWS};
+use super::ffi::{Appender, ArrowImporter, ColumnShape, Connection};
 use super::sql_error::SqlError;
 use super::types::Plan;
 use crate::error::{Error, Result};
 
-/// Appends batches of one plan to one table.
+/// The temporary table of a connection for rows that are looked at before they go into their table.
+pub(super) const STAGED: &str = "temp.main.duck_flight_staged";
+
+/// Brings batches of one plan to one table.
 pub(super) struct TableWriter<'a> {
     connection: &'a Connection,
     table: &'a TableName,
     pub(super) plan: Arc<Plan>,
     appender: Appender<'a>,
     importer: ArrowImporter<'a>,
+    /// The schema with an ordinal, where the order of rows matters.
+    ordinals: Option<SchemaRef>,
+    rows: u64,
 }
 
 impl<'a> TableWriter<'a> {
@@ -27,12 +35,55 @@ impl<'a> TableWriter<'a> {
         table: &'a TableName,
         plan: &Arc<Plan>,
     ) -> Result<Self> {
+        let ordered = plan.is_keyed();
+        let schema = gathered_schema(plan, ordered);
         Ok(Self {
             connection,
             table,
             plan: plan.clone(),
-            appender: connection.appender(table, &plan.given())?,
-            importer: connection.importer(plan.schema())?,
+            appender: open_appender(connection, &plan.sql(table, ROWS), plan, ordered)?,
+            importer: connection.importer(&schema)?,
+            ordinals: ordered.then_some(schema),
+            rows: 0,
+        })
+    }
+
+    /// Makes the temporary table [`STAGED`], for rows as the plan's table takes them, and their ordinals.
+    pub(super) fn stage(
+        connection: &'a Connection,
+        table: &'a TableName,
+        plan: &Arc<Plan>,
+    ) -> Result<Self> {
+        let mut names: Vec<_> = plan
+            .given()
+            .map(|column| quote(column.field.name()))
+            .collect();
+        let mut columns = names.clone();
+        if plan.has_op() {
+            names.push(DELETES.into());
+            columns.push(format!("false AS {DELETES}"));
+        }
+        names.push(ORDINAL.into());
+        columns.push(format!("0::UBIGINT AS {ORDINAL}"));
+        connection.execute(&format!(
+            "CREATE OR REPLACE TEMP TABLE {} AS SELECT {} FROM {} LIMIT 0",
+            STAGED.rsplit('.').next().unwrap_or(STAGED),
+            columns.join(", "),
+            table.to_sql()
+        ))?;
+        let sql = format!(
+            "INSERT INTO {STAGED} SELECT {} FROM {ROWS}",
+            names.join(", ")
+        );
+        let schema = gathered_schema(plan, true);
+        Ok(Self {
+            connection,
+            table,
+            plan: plan.clone(),
+            appender: open_appender(connection, &sql, plan, true)?,
+            importer: connection.importer(&schema)?,
+            ordinals: Some(schema),
+            rows: 0,
         })
     }
 
@@ -51,6 +102,14 @@ impl<'a> TableWriter<'a> {
 
     /// Appends a batch in chunks. `rows_before` are the rows of the unit before it, for errors.
     pub(super) fn append(&mut self, batch: &RecordBatch, rows_before: u64) -> Result<()> {
+        let numbered;
+        let batch = match &self.ordinals {
+            Some(schema) => {
+                numbered = number(batch, schema, self.rows)?;
+                &numbered
+            }
+            None => batch,
+        };
         let rows = batch.num_rows();
         for start in (0..rows).step_by(MAX_CHUNK_ROWS) {
             let slice = batch.slice(start, MAX_CHUNK_ROWS.min(rows - start));
@@ -59,10 +118,11 @@ impl<'a> TableWriter<'a> {
                 return Err(self.find_row(&slice, rows_before + start as u64, error));
             }
         }
+        self.rows += rows as u64;
         Ok(())
     }
 
-    /// Writes what was appended into the transaction.
+    /// Applies what was appended, in the open transaction.
     pub(super) fn finish(mut self) -> Result<()> {
         Ok(self.appender.flush()?)
     }
@@ -74,7 +134,9 @@ impl<'a> TableWriter<'a> {
             return error.into();
         };
         // An appender of its own, never flushed: one row after another until one fails.
-        let Ok(mut scratch) = self.connection.appender(self.table, &self.plan.given()) else {
+        let sql = self.plan.sql(self.table, ROWS);
+        let ordered = self.ordinals.is_some();
+        let Ok(mut scratch) = open_appender(self.connection, &sql, &self.plan, ordered) else {
             return error.into();
         };
         let bad = (0..slice.num_rows()).find(|&row| {
@@ -100,6 +162,35 @@ impl<'a> TableWriter<'a> {
             reason: format!("`{value}` of type {got} does not fit {expected} of the table"),
         }
     }
+}
+
+/// The batch with the ordinals of its rows.
+fn number(batch: &RecordBatch, schema: &SchemaRef, first: u64) -> Result<RecordBatch> {
+    let ordinals = UInt64Array::from_iter_values(first..first + batch.num_rows() as u64);
+    let mut columns = batch.columns().to_vec();
+    columns.push(Arc::new(ordinals));
+    RecordBatch::try_new(schema.clone(), columns).map_err(|error| Error::Columns(error.to_string()))
+}
+
+fn gathered_schema(plan: &Plan, ordered: bool) -> SchemaRef {
+    if !ordered {
+        return plan.schema().clone();
+    }
+    let mut fields = plan.schema().fields().to_vec();
+    fields.push(ColumnShape::number(ORDINAL).field);
+    Arc::new(Schema::new(fields))
+}
+
+fn open_appender<'a>(
+    connection: &'a Connection,
+    sql: &str,
+    plan: &Plan,
+    ordered: bool,
+) -> Result<Appender<'a>> {
+    let deletes = plan.has_op().then(|| ColumnShape::flag(DELETES));
+    let ordinal = ordered.then(|| ColumnShape::number(ORDINAL));
+    let columns: Vec<_> = plan.given().chain(&deletes).chain(&ordinal).collect();
+    Ok(connection.appender(sql, &columns)?)
 }
 
 /// The column that DuckDB's cast error names by number.

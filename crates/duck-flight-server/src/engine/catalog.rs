@@ -1,14 +1,17 @@
 //! What is in the database: tables and views, with their schemas.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use duck_flight_protocol::TableName;
+use parking_lot::Mutex;
 
-use super::ffi::Connection;
+use super::ffi::{ColumnShape, Connection};
 use super::pool::Pool;
+use super::producers::OWN_SCHEMA;
 use super::readable::Readable;
 use super::sql_error::SqlError;
 use crate::error::Result;
@@ -69,7 +72,7 @@ fn listing_sql(pattern: Option<&str>) -> String {
              FROM duckdb_tables()
              UNION ALL
              SELECT database_name, schema_name, view_name, internal, NULL FROM duckdb_views()
-         ) WHERE NOT internal{filter} ORDER BY ALL"
+         ) WHERE NOT internal AND schema_name <> '{OWN_SCHEMA}'{filter} ORDER BY ALL"
     )
 }
 
@@ -87,8 +90,42 @@ fn select_all_schema(
         .clone())
 }
 
+/// The name of the server's own database in SQL.
+pub(super) fn own_name(connection: &Connection, lossless: &super::Lossless) -> Result<String> {
+    let found = rows(connection, lossless, "SELECT current_database()")?;
+    Ok(text(found.column(0), 0))
+}
+
+/// The columns of a table's primary key, in their order; `None` where it has none.
+pub(super) fn primary_key(
+    connection: &Connection,
+    lossless: &super::Lossless,
+    table: &TableName,
+) -> Result<Option<Vec<String>>> {
+    let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    let part =
+        |name: &Option<String>, default: &str| name.as_deref().map_or(default.to_owned(), literal);
+    let sql = format!(
+        "SELECT unnest(constraint_column_names) FROM duckdb_constraints()
+         WHERE constraint_type = 'PRIMARY KEY' AND lower(table_name) = lower({table})
+             AND lower(schema_name) = lower({schema}) AND lower(database_name) = lower({catalog})",
+        table = literal(&table.table),
+        schema = part(&table.schema, "'main'"),
+        catalog = part(&table.catalog, "current_database()"),
+    );
+    let found = rows(connection, lossless, &sql)?;
+    let columns: Vec<_> = (0..found.num_rows())
+        .map(|row| text(found.column(0), row))
+        .collect();
+    Ok((!columns.is_empty()).then_some(columns))
+}
+
 /// Runs one of the engine's own small queries.
-fn rows(connection: &Connection, lossless: &super::Lossless, sql: &str) -> Result<RecordBatch> {
+pub(super) fn rows(
+    connection: &Connection,
+    lossless: &super::Lossless,
+    sql: &str,
+) -> Result<RecordBatch> {
     let statement = connection.parse(sql)?.last_statement();
     let statement = statement.ok_or_else(|| SqlError::internal("a statement was not parsed"))??;
     let mut batches = statement.execute()?.into_batches(&lossless.options)?;
@@ -100,9 +137,37 @@ fn rows(connection: &Connection, lossless: &super::Lossless, sql: &str) -> Resul
     Ok(rows.map_err(|error| SqlError::internal(error.to_string()))?)
 }
 
-fn text(array: &ArrayRef, row: usize) -> String {
+pub(super) fn text(array: &ArrayRef, row: usize) -> String {
     match array.data_type() {
         DataType::Utf8 => array.as_string::<i32>().value(row).to_owned(),
         _ => String::new(),
+    }
+}
+
+/// The columns of a table in their order, shared by all that look at the same state of it.
+pub(super) type Columns = Arc<[ColumnShape]>;
+
+/// The columns of tables as they were last seen: a hint that saves a look-up, checked in the transaction.
+#[derive(Default)]
+pub(super) struct SeenColumns(Mutex<HashMap<TableName, Columns>>);
+
+/// How many tables are remembered.
+const MAX_SEEN_TABLES: usize = 4096;
+
+impl SeenColumns {
+    pub(super) fn get(&self, table: &TableName) -> Option<Columns> {
+        self.0.lock().get(table).cloned()
+    }
+
+    pub(super) fn set(&self, table: &TableName, columns: &Columns) {
+        let mut seen = self.0.lock();
+        if seen.len() >= MAX_SEEN_TABLES {
+            seen.clear();
+        }
+        seen.insert(table.clone(), columns.clone());
+    }
+
+    pub(super) fn forget(&self, table: &TableName) {
+        self.0.lock().remove(table);
     }
 }

@@ -3,23 +3,25 @@
 //! A unit is what is committed as a whole: a record batch, or a whole put. Small units wait in memory,
 //! within one budget for all puts, and go to the [writers](super::writer), where they share commits. A unit that
 //! grows large, or that finds the budget spent, moves to a transaction and a connection of its own and is
-//! written while it comes in; so memory stays bounded and no unit waits for another one's budget.
+//! written [while it comes in](super::large); so memory stays bounded and no unit waits for another one's budget.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use duck_flight_protocol::{Create, PutOptions, TableName};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use duck_flight_protocol::{Create, Mode, PutOptions};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::appender::TableWriter;
-use super::ffi::ColumnShape;
-use super::pool::{Pool, Session};
+use super::Engine;
+use super::budget::Budget;
+use super::catalog::Columns;
+use super::effect::Effect;
+use super::evolve::alterations;
+use super::large::Large;
+use super::rejects::{Reject, sift};
+use super::sql_type::create_table_sql;
 use super::types::Plan;
-use super::writer;
-use super::{Engine, transaction};
+use super::unit::{Committed, Target, Unit};
 use crate::error::{Error, Result};
 
 /// From this size on a unit has a transaction of its own.
@@ -28,99 +30,20 @@ const LARGE_UNIT_BYTES: usize = 32 << 20;
 /// From this many rows on, too: more do not make a shared commit any cheaper.
 const LARGE_UNIT_ROWS: u64 = 1 << 20;
 
-/// How many batches of a large unit may wait for its transaction.
-const LARGE_UNIT_BATCHES_WAITING: usize = 2;
-
-/// The budget is counted in these, so that it fits the semaphore's range. No unit counts less than one.
-const BUDGET_GRAIN_BYTES: usize = 1024;
-
-/// The bytes that units may hold in memory before they are committed, over all puts.
-#[derive(Clone)]
-pub(super) struct Budget {
-    grains: Arc<Semaphore>,
-    total: u32,
-}
-
-impl Budget {
-    pub(super) fn new(bytes: usize) -> Self {
-        let total = grains(bytes);
-        Self {
-            grains: Arc::new(Semaphore::new(total as usize)),
-            total,
-        }
-    }
-
-    fn take_now(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        self.grains
-            .clone()
-            .try_acquire_many_owned(grains(bytes))
-            .ok()
-    }
-
-    async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        if grains(bytes) > self.total {
-            return None;
-        }
-        self.grains
-            .clone()
-            .acquire_many_owned(grains(bytes))
-            .await
-            .ok()
-    }
-}
-
-fn grains(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(BUDGET_GRAIN_BYTES).max(1)).unwrap_or(u32::MAX >> 3)
-}
-
-/// What all units of a put have in common.
-pub(super) struct Target {
-    failed: AtomicBool,
-    pub(super) table: TableName,
-    pub(super) create: Create,
-    /// The stream's schema.
-    pub(super) schema: SchemaRef,
-}
-
-impl Target {
-    /// Notes that a unit of this put was refused.
-    pub(super) fn fail(&self) {
-        self.failed.store(true, Ordering::Release);
-    }
-
-    pub(super) fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Acquire)
-    }
-}
-
-/// Rows that are committed as a whole, on their way to a writer.
-pub(super) struct Unit {
-    pub(super) put: Arc<Target>,
-    /// The rows as they were sent.
-    pub(super) sent: Vec<RecordBatch>,
-    /// The rows cast according to a plan made beforehand; void when the table has changed since.
-    pub(super) cast: Option<(Arc<Plan>, Vec<RecordBatch>)>,
-    pub(super) rows: u64,
-    /// Whether `create: always` and `create: replace` are this unit's to do.
-    pub(super) is_first: bool,
-    pub(super) answer: oneshot::Sender<Result<u64>>,
-    /// Freed once the unit is committed or refused.
-    _budget: Option<OwnedSemaphorePermit>,
-}
-
 /// An open put: units are built from its batches and committed.
 pub(crate) struct Put {
     engine: Engine,
     target: Arc<Target>,
+    /// How rows go into the table as it was last seen; `None` where it is to be made or changed first.
     plan: Option<Arc<Plan>>,
     begun: bool,
 }
 
-/// What a record batch weighs against the budget.
+/// A record batch as it was sent.
 pub(crate) struct SentBatch {
     /// The rows, checked.
     pub(crate) rows: RecordBatch,
-    /// The memory they hold.
+    /// The memory they hold: what they weigh against the budget.
     pub(crate) bytes: usize,
 }
 
@@ -131,48 +54,119 @@ impl Put {
         options: &PutOptions,
         schema: SchemaRef,
     ) -> Result<Self> {
-        let table = options.table.clone();
-        let columns = engine.columns(&table).await?;
-        let plan = match (&columns, options.create) {
-            (None, Create::Never) => return Err(Error::NoTable(table)),
-            (Some(_), Create::Always) => return Err(Error::TableExists(table)),
-            // The table that the rows go into is yet to be made.
-            (None, _) | (Some(_), Create::Replace) => {
-                super::sql_type::create_table_sql("CREATE TABLE", &table.to_sql(), &schema)?;
-                None
-            }
-            (Some(columns), _) => Some(Arc::new(Plan::new(&schema, columns)?)),
+        let key = engine.table_key(&options.table);
+        if key.is_own() {
+            return Err(Error::Forbidden(
+                "tables of the schema duck_flight are the server's own; they can be read, not put into",
+            ));
+        }
+        let effect = effect(engine, options).await?;
+        // From here on the producer's other stream is fenced.
+        let claim = match &options.producer {
+            Some(producer) => Some(engine.claim(producer, &key)?),
+            None => None,
         };
-        let target = Arc::new(Target {
-            failed: AtomicBool::new(false),
-            table,
-            create: options.create,
-            schema,
-        });
-        Ok(Self {
+        let mut put = Self {
             engine: engine.clone(),
-            target,
-            plan,
+            target: Arc::new(Target::new(options, key, effect, claim, schema)),
+            plan: None,
             begun: false,
-        })
+        };
+        put.resolve().await?;
+        Ok(put)
     }
 
-    /// Starts a unit.
-    pub(crate) fn unit(&mut self) -> UnitBuilder<'_> {
+    /// The last sequence of the put's producer that is durable; 0 where there is none.
+    pub(crate) fn last_sequence(&self) -> Option<u64> {
+        let claim = self.target.claim.as_ref();
+        claim.map(super::producers::Claim::last_sequence)
+    }
+
+    /// Makes the plan for the table as it is.
+    async fn resolve(&mut self) -> Result<()> {
+        let columns = self.engine.columns(&self.target.table).await?;
+        let outcome = self.plan_for(columns);
+        if let Err(Error::Columns(_)) = outcome {
+            // The table may have changed since it was last seen.
+            self.engine.forget_columns(&self.target.table);
+            let columns = self.engine.columns(&self.target.table).await?;
+            return self.plan_for(columns);
+        }
+        outcome
+    }
+
+    fn plan_for(&mut self, columns: Option<Columns>) -> Result<()> {
+        let Target {
+            table,
+            create,
+            schema,
+            effect,
+            ..
+        } = &*self.target;
+        // What a put makes anew it makes once, with its first unit.
+        let create = match create {
+            Create::Always | Create::Replace if self.begun => Create::IfMissing,
+            create => *create,
+        };
+        let columns = match (columns, create) {
+            (None, Create::Never) => return Err(Error::NoTable(table.clone())),
+            (Some(_), Create::Always) if self.target.makes_anew() => {
+                return Err(Error::TableExists(table.clone()));
+            }
+            (None, _) if matches!(effect, Effect::Delete { .. }) => {
+                return Err(Error::NoTable(table.clone()));
+            }
+            // The table that the rows go into is yet to be made.
+            (None, _) | (Some(_), Create::Replace) => {
+                create_table_sql("CREATE TABLE", &table.to_sql(), schema, effect)?;
+                self.plan = None;
+                return Ok(());
+            }
+            (Some(columns), _) => columns,
+        };
+        if self.plan.as_ref().is_some_and(|plan| plan.is_for(&columns)) {
+            return Ok(());
+        }
+        let mode = self.target.schema_mode;
+        let is_changed = !alterations(table, &columns, schema, effect, mode)?.is_empty();
+        self.plan = match is_changed {
+            true => None,
+            false => Some(Arc::new(Plan::new(schema, &columns, effect)?)),
+        };
+        Ok(())
+    }
+
+    /// Starts a unit; `sequence` is its producer's number for it. Waits a little where the disk is nearly full.
+    pub(crate) async fn unit(&mut self, sequence: Option<u64>) -> Result<UnitBuilder<'_>> {
+        self.engine.room().wait().await?;
         let is_first = !std::mem::replace(&mut self.begun, true);
-        UnitBuilder {
+        if !is_first {
+            self.resolve().await?;
+        }
+        Ok(UnitBuilder {
             put: self,
+            sequence,
             is_first,
             rows: 0,
             state: State::Small(Small::default()),
-        }
+        })
     }
+}
+
+async fn effect(engine: &Engine, options: &PutOptions) -> Result<Effect> {
+    let primary_key = match (options.mode, &options.key) {
+        (Mode::Append, _) | (_, Some(_)) => None,
+        _ => engine.primary_key(&options.table).await?,
+    };
+    Effect::new(options, primary_key)
 }
 
 /// A unit that is growing. Dropped before [`UnitBuilder::commit`], it leaves nothing behind.
 pub(crate) struct UnitBuilder<'a> {
     put: &'a Put,
+    sequence: Option<u64>,
     is_first: bool,
+    /// Rows that were sent.
     rows: u64,
     state: State,
 }
@@ -186,28 +180,17 @@ enum State {
 struct Small {
     sent: Vec<RecordBatch>,
     cast: Vec<RecordBatch>,
+    rejects: Vec<Reject>,
     bytes: usize,
     budget: Option<OwnedSemaphorePermit>,
 }
 
-/// A unit that is being written in a transaction of its own.
-struct Large {
-    steps: mpsc::Sender<LargeStep>,
-    answer: oneshot::Receiver<Result<u64>>,
-}
-
-enum LargeStep {
-    Append(RecordBatch),
-    /// All rows are there. A channel that closes without it rolls back.
-    Commit,
-}
-
-/// What a commit will answer: the rows of the unit, once they are durable.
-pub(crate) struct Committing(oneshot::Receiver<Result<u64>>);
+/// What a commit will answer, once the unit is durable.
+pub(crate) struct Committing(pub(super) oneshot::Receiver<Result<Committed>>);
 
 impl Committing {
     /// Waits for the commit.
-    pub(crate) async fn rows(self) -> Result<u64> {
+    pub(crate) async fn done(self) -> Result<Committed> {
         self.0.await.map_err(|_| Error::WorkerLost)?
     }
 }
@@ -219,55 +202,46 @@ impl UnitBuilder<'_> {
         self.rows += batch.rows.num_rows() as u64;
         if let State::Small(small) = &mut self.state {
             let plan = self.put.plan.as_deref();
+            let rejects = self.put.target.rejects;
             if self.rows < LARGE_UNIT_ROWS
                 && small
                     .make_room(&self.put.engine.budget(), batch.bytes)
                     .await
             {
-                return small.add(plan, batch.rows, rows_before);
+                return small.add(plan, rejects, batch.rows, rows_before);
             }
-            let sent = std::mem::take(&mut small.sent);
-            let large = Large::start(self.put, self.is_first).await?;
-            self.state = State::Large(large);
+            let Small { sent, .. } = std::mem::take(small);
+            let Put { engine, target, .. } = self.put;
+            let makes_anew = self.is_first && target.makes_anew();
+            if self.put.plan.is_none() && !makes_anew {
+                self.put.make_table().await?;
+            }
+            let mut large = Large::start(engine, target, self.sequence, self.is_first)?;
             for batch in sent {
-                self.push_large(batch).await?;
+                large.push(batch).await?;
             }
+            self.state = State::Large(large);
         }
-        self.push_large(batch.rows).await
-    }
-
-    async fn push_large(&mut self, batch: RecordBatch) -> Result<()> {
-        let State::Large(large) = &mut self.state else {
-            return Err(Error::WorkerLost);
-        };
-        if large.steps.send(LargeStep::Append(batch)).await.is_ok() {
-            return Ok(());
+        match &mut self.state {
+            State::Large(large) => large.push(batch.rows).await,
+            State::Small(_) => Err(Error::WorkerLost),
         }
-        // The transaction has failed, and its answer says why.
-        let answer = std::mem::replace(&mut large.answer, oneshot::channel().1);
-        Err(Committing(answer)
-            .rows()
-            .await
-            .err()
-            .unwrap_or(Error::WorkerLost))
     }
 
     /// Hands the unit over to be committed.
     pub(crate) async fn commit(self) -> Result<Committing> {
         match self.state {
-            State::Large(Large { steps, answer }) => {
-                // Where nobody takes the step, the answer says why.
-                steps.send(LargeStep::Commit).await.ok();
-                Ok(Committing(answer))
-            }
+            State::Large(large) => Ok(large.commit().await),
             State::Small(small) => {
                 let (answer, committing) = oneshot::channel();
                 let plan = self.put.plan.clone();
                 let unit = Unit {
                     put: self.put.target.clone(),
+                    sequence: self.sequence,
                     cast: plan.map(|plan| (plan, small.cast)),
                     sent: small.sent,
                     rows: self.rows,
+                    rejects: small.rejects,
                     is_first: self.is_first,
                     answer,
                     _budget: small.budget,
@@ -276,6 +250,26 @@ impl UnitBuilder<'_> {
                 Ok(Committing(committing))
             }
         }
+    }
+}
+
+impl Put {
+    /// Makes or changes the table in a commit of its own: while a long transaction does so, nobody else can put
+    /// into it.
+    async fn make_table(&self) -> Result<()> {
+        let (answer, made) = oneshot::channel();
+        self.engine.submit(Unit {
+            put: self.target.clone(),
+            sequence: None,
+            cast: None,
+            sent: Vec::new(),
+            rejects: Vec::new(),
+            rows: 0,
+            is_first: false,
+            answer,
+            _budget: None,
+        })?;
+        Committing(made).done().await.map(|_| ())
     }
 }
 
@@ -299,97 +293,23 @@ impl Small {
         true
     }
 
-    fn add(&mut self, plan: Option<&Plan>, batch: RecordBatch, rows_before: u64) -> Result<()> {
-        if let Some(plan) = plan {
-            self.cast.push(plan.apply(&batch, rows_before)?);
+    fn add(
+        &mut self,
+        plan: Option<&Plan>,
+        rejects: bool,
+        batch: RecordBatch,
+        rows_before: u64,
+    ) -> Result<()> {
+        match plan {
+            Some(plan) if rejects => {
+                let sifted = sift(plan, &batch, rows_before)?;
+                self.rejects.extend(sifted.rejects);
+                self.cast.push(sifted.cast);
+            }
+            Some(plan) => self.cast.push(plan.apply(&batch, rows_before)?),
+            None => {}
         }
         self.sent.push(batch);
         Ok(())
-    }
-}
-
-impl Large {
-    async fn start(put: &Put, is_first: bool) -> Result<Self> {
-        let target = put.target.clone();
-        if target.create == Create::IfMissing && put.plan.is_none() {
-            // In a commit of its own: while a long transaction creates a table, nobody else can put into it.
-            let mut empty = Put {
-                engine: put.engine.clone(),
-                target: target.clone(),
-                plan: None,
-                begun: false,
-            };
-            empty.unit().commit().await?.rows().await?;
-        }
-        let (steps, receiver) = mpsc::channel(LARGE_UNIT_BATCHES_WAITING);
-        let (sender, answer) = oneshot::channel();
-        put.engine.large_units().submit(move |session| {
-            sender
-                .send(write_large(session, &target, is_first, receiver))
-                .ok();
-        })?;
-        Ok(Self { steps, answer })
-    }
-}
-
-/// Writes one large unit in its own transaction, batch by batch as they come.
-fn write_large(
-    session: &mut Session,
-    target: &Target,
-    is_first: bool,
-    mut steps: mpsc::Receiver<LargeStep>,
-) -> Result<u64> {
-    transaction(&session.connection, |connection| {
-        let columns = writer::resolve(connection, target, is_first, || ())?;
-        let plan = Arc::new(Plan::new(&target.schema, &columns)?);
-        let mut table = TableWriter::open(connection, &target.table, &plan)?;
-        let mut rows = 0;
-        loop {
-            match steps.blocking_recv() {
-                Some(LargeStep::Append(batch)) => {
-                    table.append(&plan.apply(&batch, rows)?, rows)?;
-                    rows += batch.num_rows() as u64;
-                }
-                Some(LargeStep::Commit) => {
-                    table.finish()?;
-                    return Ok(rows);
-                }
-                None => return Err(Error::PutCutShort),
-            }
-        }
-    })
-}
-
-/// Where large units are written: few at a time, for each has a transaction that may take long.
-pub(super) type LargeUnits = Pool;
-
-/// The columns of tables as they were last seen: a hint that saves a look-up, checked in the transaction.
-#[derive(Default)]
-pub(super) struct SeenColumns(Mutex<HashMap<TableName, Columns>>);
-
-pub(super) type Columns = Arc<[ColumnShape]>;
-
-/// How many tables are remembered.
-const MAX_SEEN_TABLES: usize = 4096;
-
-impl SeenColumns {
-    pub(super) fn get(&self, table: &TableName) -> Option<Columns> {
-        self.lock().get(table).cloned()
-    }
-
-    pub(super) fn set(&self, table: &TableName, columns: &Columns) {
-        let mut seen = self.lock();
-        if seen.len() >= MAX_SEEN_TABLES {
-            seen.clear();
-        }
-        seen.insert(table.clone(), columns.clone());
-    }
-
-    pub(super) fn forget(&self, table: &TableName) {
-        self.lock().remove(table);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<TableName, Columns>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

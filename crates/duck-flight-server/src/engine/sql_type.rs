@@ -3,6 +3,7 @@
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit, UnionMode};
 use duck_flight_protocol::quote;
 
+use super::effect::Effect;
 use super::types::{extension_name, given_twice, is_text, same_name};
 use crate::error::{Error, Result};
 
@@ -10,9 +11,18 @@ use crate::error::{Error, Result};
 const MAX_DECIMAL_DIGITS: u8 = 38;
 
 /// The statement that creates a table for a stream, up to its verb: `create` is `CREATE TABLE` and its kind.
-pub(super) fn create_table_sql(create: &str, table: &str, stream: &Schema) -> Result<String> {
-    let mut columns = Vec::with_capacity(stream.fields().len());
+/// Rows that are told by a key get it as their primary key.
+pub(super) fn create_table_sql(
+    create: &str,
+    table: &str,
+    stream: &Schema,
+    effect: &Effect,
+) -> Result<String> {
+    let mut columns = Vec::with_capacity(stream.fields().len() + 1);
     for (index, field) in stream.fields().iter().enumerate() {
+        if effect.is_op(field.name()) {
+            continue;
+        }
         if stream.fields()[..index]
             .iter()
             .any(|other| same_name(other.name(), field.name()))
@@ -26,11 +36,15 @@ pub(super) fn create_table_sql(create: &str, table: &str, stream: &Schema) -> Re
     if columns.is_empty() {
         return Err(Error::Columns("the stream's schema has no columns".into()));
     }
+    if effect.is_keyed() {
+        let key: Vec<_> = effect.key().iter().map(|name| quote(name)).collect();
+        columns.push(format!("PRIMARY KEY ({})", key.join(", ")));
+    }
     Ok(format!("{create} {table} ({})", columns.join(", ")))
 }
 
 /// The SQL type of a column made from a stream's field.
-fn sql_type(field: &Field) -> std::result::Result<String, String> {
+pub(super) fn sql_type(field: &Field) -> std::result::Result<String, String> {
     match extension_name(field) {
         Some("arrow.uuid") if *field.data_type() == DataType::FixedSizeBinary(16) => {
             return Ok("UUID".into());

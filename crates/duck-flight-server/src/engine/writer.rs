@@ -8,38 +8,49 @@
 //! A second writer appends while the first one commits, but only where much waits: two small groups would
 //! wait for the disk twice. Groups commit in the order in which they were taken, so the units of a stream
 //! commit in theirs. A group that fails is rolled back and halved until the offender stands alone.
+//!
+//! Whatever could get in another group's way is done in the group's turn, when no other group is open: making
+//! and altering tables, and changing rows that are there.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use duck_flight_protocol::{Create, TableName};
+use duck_flight_protocol::{Create, SchemaMode, TableName};
+use parking_lot::Mutex;
 
 use super::appender::TableWriter;
+use super::catalog::{Columns, SeenColumns};
 use super::checkpoint::CheckpointBell;
+use super::effect::Effect;
+use super::evolve::alterations;
 use super::ffi::{Connection, Database};
-use super::ingest::{Columns, SeenColumns, Target, Unit};
 use super::pool::STACK_BYTES;
+use super::producers::Producers;
+use super::queue::{GROUP_ROWS, Queue, SECOND_WRITER_ROWS, Turn};
+use super::rejects::Rejects;
 use super::sql_type::create_table_sql;
 use super::types::Plan;
-use super::{Health, transaction};
+use super::unit::{Target, Unit};
+use super::{Health, Lossless, transaction};
 use crate::error::{Error, Result};
-
-/// A group is full at this many rows: DuckDB's row group, from which on rows are compressed and written
-/// to the database file by the append itself.
-const GROUP_ROWS: u64 = 122_880;
-
-/// From this many waiting rows on a second writer joins in: appending them takes about as long as a commit
-/// waits for the disk.
-const SECOND_WRITER_ROWS: u64 = 16_384;
 
 /// How often a unit is tried again when a client's DDL got in its way, and how long it waits each time for the
 /// DDL that runs. More than that, and a long statement would hold up all writers.
 const CONFLICT_TRIES: u32 = 20;
 const CONFLICT_WAIT: Duration = Duration::from_millis(20);
+
+/// What all that commit units have in common.
+pub(super) struct Shared {
+    pub(super) queue: Arc<Queue>,
+    pub(super) producers: Producers,
+    pub(super) rejects: Rejects,
+    pub(super) seen: SeenColumns,
+    pub(super) health: Health,
+    pub(super) lossless: Arc<Lossless>,
+    pub(super) bell: CheckpointBell,
+}
 
 /// All writers.
 pub(super) struct Writers {
@@ -47,35 +58,9 @@ pub(super) struct Writers {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// The units that wait, and whose turn it is to commit.
-#[derive(Default)]
-struct Queue {
-    state: Mutex<QueueState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct QueueState {
-    units: VecDeque<Unit>,
-    rows: u64,
-    closed: bool,
-    /// Writers that have taken a group and not answered it yet.
-    busy: usize,
-    /// The number of the next group to be taken, and of the next one to be committed.
-    next_group: u64,
-    turn: u64,
-}
-
 impl Writers {
     /// Starts `count` writers.
-    pub(super) fn start(
-        count: usize,
-        database: &Database,
-        seen: &Arc<SeenColumns>,
-        health: &Health,
-        bell: &CheckpointBell,
-    ) -> Result<Self> {
-        let queue = Arc::<Queue>::default();
+    pub(super) fn start(count: usize, database: &Database, shared: &Arc<Shared>) -> Result<Self> {
         let mut threads = Vec::with_capacity(count);
         for index in 0..count {
             let connection = database.connect()?;
@@ -84,10 +69,7 @@ impl Writers {
             let writer = Writer {
                 connection,
                 unordered,
-                queue: queue.clone(),
-                seen: seen.clone(),
-                health: health.clone(),
-                bell: bell.clone(),
+                shared: shared.clone(),
             };
             let thread = std::thread::Builder::new()
                 .name(format!("writer-{index}"))
@@ -100,121 +82,18 @@ impl Writers {
             threads.push(thread);
         }
         Ok(Self {
-            queue,
+            queue: shared.queue.clone(),
             threads: Mutex::new(threads),
         })
     }
 
-    /// Queues a unit. The queue is bounded by the budget that every unit holds a part of.
-    pub(super) fn submit(&self, unit: Unit) -> Result<()> {
-        let mut state = self.queue.lock();
-        if state.closed {
-            return Err(Error::ShuttingDown);
-        }
-        state.rows += unit.rows;
-        state.units.push_back(unit);
-        drop(state);
-        self.queue.changed.notify_all();
-        Ok(())
-    }
-
     /// Commits what waits and ends the threads. Blocks.
     pub(super) fn stop(&self) {
-        self.queue.lock().closed = true;
-        self.queue.changed.notify_all();
-        let threads =
-            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        self.queue.close();
+        let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
             thread.join().ok();
         }
-    }
-}
-
-impl Queue {
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for units that are this writer's to take, and takes all that may share a transaction. `None`
-    /// when there will be no more.
-    fn take(self: &Arc<Self>) -> Option<(Turn, Vec<Unit>)> {
-        let mut state = self.lock();
-        while !state.is_ready() {
-            if state.closed && state.units.is_empty() {
-                return None;
-            }
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        let group = state.take_group();
-        state.busy += 1;
-        state.next_group += 1;
-        let turn = Turn {
-            queue: self.clone(),
-            number: state.next_group - 1,
-        };
-        Some((turn, group))
-    }
-}
-
-impl QueueState {
-    fn is_ready(&self) -> bool {
-        let enough = if self.busy == 0 {
-            0
-        } else {
-            SECOND_WRITER_ROWS
-        };
-        !self.units.is_empty() && self.rows >= enough
-    }
-
-    fn take_group(&mut self) -> Vec<Unit> {
-        let mut group: Vec<Unit> = Vec::new();
-        let mut rows = 0;
-        while rows < GROUP_ROWS
-            && let Some(unit) = self.units.pop_front()
-        {
-            if group.first().is_some_and(|first| !may_join(first, &unit)) {
-                self.units.push_front(unit);
-                break;
-            }
-            rows += unit.rows;
-            group.push(unit);
-        }
-        self.rows -= rows;
-        group
-    }
-}
-
-/// A group's place in the order of commits. Dropped, it is the next one's turn.
-struct Turn {
-    queue: Arc<Queue>,
-    number: u64,
-}
-
-impl Turn {
-    /// Waits until all groups taken before have been answered.
-    fn wait(&self) {
-        let mut state = self.queue.lock();
-        while state.turn != self.number {
-            state = self
-                .queue
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.wait();
-        let mut state = self.queue.lock();
-        state.turn += 1;
-        state.busy -= 1;
-        drop(state);
-        self.queue.changed.notify_all();
     }
 }
 
@@ -228,15 +107,12 @@ struct Writer {
     /// For full groups: it compresses rows while they are appended, outside the locks of the commit, and gives
     /// up their order for it.
     unordered: Connection,
-    queue: Arc<Queue>,
-    seen: Arc<SeenColumns>,
-    health: Health,
-    bell: CheckpointBell,
+    shared: Arc<Shared>,
 }
 
 impl Writer {
     fn run(self) {
-        while let Some((turn, group)) = self.queue.take() {
+        while let Some((turn, group)) = self.shared.queue.take() {
             // Whoever waits for these units is told that their worker is lost.
             if catch_unwind(AssertUnwindSafe(|| self.write(&turn, group))).is_err() {
                 tracing::error!("a writer panicked; its group is rolled back");
@@ -244,18 +120,19 @@ impl Writer {
                 self.unordered.execute("ROLLBACK").ok();
             }
             drop(turn);
-            self.bell.ring();
+            self.shared.bell.ring();
         }
     }
 
     /// Commits a group and answers its units.
     fn write(&self, turn: &Turn, group: Vec<Unit>) {
+        let mut group: Vec<_> = group.into_iter().filter_map(Unit::screen).collect();
         let outcome = self.insert(turn, &group).and_then(|done| match done {
             true => Ok(()),
-            false => self.append_in_turn(turn, &group),
+            false => self.append_in_turn(turn, &mut group),
         });
         match outcome {
-            Ok(()) => answer(group),
+            Ok(()) => self.acknowledge(group),
             Err(error) => {
                 // A group before this one may have been in the way; from here on none is.
                 turn.wait();
@@ -265,11 +142,10 @@ impl Writer {
     }
 
     /// Appends a group while the one before it commits, and commits it in its turn.
-    fn append_in_turn(&self, turn: &Turn, group: &[Unit]) -> Result<()> {
-        // Making a table conflicts with another transaction that makes it, and one that waits for its turn
-        // would be in the way of the one whose turn it is. So tables are made in turn only.
-        if group.iter().any(|unit| unit.cast.is_none()) {
+    fn append_in_turn(&self, turn: &Turn, group: &mut [Unit]) -> Result<()> {
+        if group.iter().any(must_be_alone) {
             turn.wait();
+            self.alter_tables(group)?;
         }
         let rows: u64 = group.iter().map(|unit| unit.rows).sum();
         let connection = if rows < GROUP_ROWS {
@@ -280,8 +156,16 @@ impl Writer {
         transaction(connection, |connection| {
             self.append(connection, group, || turn.wait())?;
             turn.wait();
-            check_puts(group)
+            self.finish(connection, group)
         })
+    }
+
+    /// The end of a group's transaction, up to its commit, in its turn.
+    fn finish(&self, connection: &Connection, group: &[Unit]) -> Result<()> {
+        check_puts(group)?;
+        Producers::check(group)?;
+        let identities = group.iter().filter_map(Unit::identity);
+        self.shared.producers.write(connection, identities)
     }
 
     /// Commits a small group for one table by a single INSERT, which is a transaction in itself and costs a
@@ -310,7 +194,7 @@ impl Writer {
 
     /// A group that failed: its halves are tried, down to the unit at fault.
     fn take_apart(&self, mut group: Vec<Unit>, error: Error) {
-        let error = self.health.observe(error);
+        let error = self.shared.health.observe(error);
         let second = group.split_off(group.len().div_ceil(2));
         if second.is_empty() {
             if let Some(unit) = group.pop() {
@@ -319,67 +203,147 @@ impl Writer {
             return;
         }
         for half in [group, second] {
-            match self.try_commit(&half) {
-                Ok(()) => answer(half),
+            let mut half: Vec<_> = half.into_iter().filter_map(Unit::screen).collect();
+            match self.try_commit(&mut half) {
+                Ok(()) => self.acknowledge(half),
                 Err(error) => self.take_apart(half, error),
             }
         }
     }
 
-    /// A lone unit that failed: tried again where only the moment was wrong.
+    /// A lone unit that failed: tried again where only the moment was wrong, or without the rows at fault.
     fn retry_or_refuse(&self, unit: Unit, mut error: Error) {
-        let group = [unit];
+        let Some(mut unit) = unit.screen() else {
+            return;
+        };
         for _ in 0..CONFLICT_TRIES {
-            if !error.is_conflict() {
-                break;
-            }
             // While it is held no DDL begins.
-            let _alone = self.connection.definitions().try_write_for(CONFLICT_WAIT);
-            match self.try_commit(&group) {
-                Ok(()) => return answer(group),
+            let _alone = error
+                .is_conflict()
+                .then(|| self.connection.definitions().try_write_for(CONFLICT_WAIT));
+            match self.without_offences(&mut unit, error) {
+                Ok(()) => {}
+                Err(last) => return unit.refuse(last),
+            }
+            match self.try_commit(std::slice::from_mut(&mut unit)) {
+                Ok(()) => return self.acknowledge([unit]),
                 Err(again) => error = again,
             }
         }
-        let [unit] = group;
-        unit.put.fail();
-        unit.answer.send(Err(error)).ok();
+        unit.refuse(error);
     }
 
-    fn try_commit(&self, group: &[Unit]) -> Result<()> {
-        check_puts(group)?;
+    /// Puts the rows aside that break a constraint, where the put says so. The error comes back, with the first
+    /// such row named, where the unit is not worth another try.
+    fn without_offences(&self, unit: &mut Unit, error: Error) -> Result<()> {
+        if error.is_conflict() {
+            return Ok(());
+        }
+        let Some((plan, batches)) = &unit.cast else {
+            return Err(error);
+        };
+        if !error.is_constraint() {
+            return Err(error);
+        }
+        let lossless = &self.shared.lossless;
+        let offences =
+            super::constraints::offences(&self.connection, lossless, &unit.put, plan, batches);
+        let offences = match offences {
+            Ok(offences) if !offences.is_empty() => offences,
+            Ok(_) => return Err(error),
+            Err(failure) => {
+                tracing::debug!(error = %failure, "the rows at fault were not found");
+                return Err(error);
+            }
+        };
+        if unit.put.rejects {
+            unit.put_aside(&offences)
+        } else {
+            Err(unit.offence_error(&offences[0], &error))
+        }
+    }
+
+    /// Commits units in the turn of their group.
+    fn try_commit(&self, group: &mut [Unit]) -> Result<()> {
+        self.alter_tables(group)?;
         transaction(&self.connection, |connection| {
-            self.append(connection, group, || ())
+            self.append(connection, group, || ())?;
+            self.finish(connection, group)
         })
     }
 
-    /// Appends a group within the open transaction: table by table, each table's units in their order.
-    /// `before_create` is called before a table is made.
-    fn append(
-        &self,
-        connection: &Connection,
-        group: &[Unit],
-        before_create: impl Fn(),
-    ) -> Result<()> {
-        let mut tables: Vec<&TableName> = group.iter().map(|unit| &unit.put.table).collect();
-        tables.sort_unstable();
-        tables.dedup();
-        for table in tables {
-            let units = group.iter().filter(|unit| unit.put.table == *table);
-            self.append_to_table(connection, table, units, &before_create)?;
+    /// Answers units whose commit has returned.
+    fn acknowledge(&self, group: impl IntoIterator<Item = Unit>) {
+        for unit in group {
+            Producers::advance(unit.identity());
+            unit.acknowledge();
+        }
+    }
+
+    /// Gives tables room for the rows of puts that may change them: in a transaction of its own, in turn.
+    fn alter_tables(&self, group: &[Unit]) -> Result<()> {
+        for unit in group {
+            let put = &unit.put;
+            if put.schema_mode == SchemaMode::Match {
+                continue;
+            }
+            let altered = transaction(&self.connection, |connection| {
+                let Some(columns) = connection.table_columns(&put.table)? else {
+                    return Ok(false);
+                };
+                if unit
+                    .cast
+                    .as_ref()
+                    .is_some_and(|(plan, _)| plan.fits(&columns))
+                {
+                    return Ok(false);
+                }
+                let (schema, mode) = (&put.schema, put.schema_mode);
+                let statements = alterations(&put.table, &columns, schema, &put.effect, mode)?;
+                for sql in &statements {
+                    connection.execute(sql)?;
+                }
+                Ok(!statements.is_empty())
+            })?;
+            if altered {
+                self.shared.seen.forget(&put.table);
+            }
         }
         Ok(())
     }
 
-    fn append_to_table<'u>(
+    /// Appends a group within the open transaction: table by table, and there put by put, each put's units in
+    /// their order. `before_create` is called before a table is made.
+    fn append(
         &self,
         connection: &Connection,
-        table: &TableName,
-        units: impl Iterator<Item = &'u Unit>,
+        group: &mut [Unit],
+        before_create: impl Fn(),
+    ) -> Result<()> {
+        let mut order: Vec<usize> = (0..group.len()).collect();
+        order.sort_by(|&one, &other| {
+            let key = |index: usize| (&group[index].put.table, group[index].put.id);
+            key(one).cmp(&key(other))
+        });
+        let is_same_table =
+            |one: &usize, other: &usize| group[*one].put.table == group[*other].put.table;
+        let tables: Vec<Vec<usize>> = order.chunk_by(is_same_table).map(<[_]>::to_vec).collect();
+        for units in tables {
+            self.append_to_table(connection, group, &units, &before_create)?;
+        }
+        Ok(())
+    }
+
+    fn append_to_table(
+        &self,
+        connection: &Connection,
+        group: &mut [Unit],
+        units: &[usize],
         before_create: &impl Fn(),
     ) -> Result<()> {
         let mut columns: Option<Columns> = None;
-        let mut open: Option<TableWriter<'_>> = None;
-        for unit in units {
+        for &index in units {
+            let unit = &mut group[index];
             let columns = match &columns {
                 Some(columns) => columns,
                 None => columns.insert(resolve(
@@ -389,19 +353,28 @@ impl Writer {
                     before_create,
                 )?),
             };
-            let replanned;
-            let (plan, batches) = match &unit.cast {
-                Some((plan, batches)) if plan.fits(columns) => (plan, batches),
-                _ => {
-                    // Not remembered: what this transaction sees may be of its own making, and undone.
-                    self.seen.forget(table);
-                    replanned = replan(unit, columns)?;
-                    (&replanned.0, &replanned.1)
-                }
-            };
-            if unit.rows == 0 {
-                continue;
+            if !unit
+                .cast
+                .as_ref()
+                .is_some_and(|(plan, _)| plan.fits(columns))
+            {
+                // Not remembered: what this transaction sees may be of its own making, and undone.
+                self.shared.seen.forget(&unit.put.table);
+                let plan = Plan::new(&unit.put.schema, columns, &unit.put.effect)?;
+                unit.replan(&Arc::new(plan))?;
             }
+        }
+        let group = &*group;
+        let table: &TableName = &group[units[0]].put.table;
+        let mut open: Option<TableWriter<'_>> = None;
+        for unit in units.iter().map(|&index| &group[index]) {
+            let (put, rejects) = (&unit.put, &unit.rejects);
+            self.shared
+                .rejects
+                .write(connection, put, unit.sequence, rejects)?;
+            let Some((plan, batches)) = unit.cast.as_ref().filter(|_| unit.rows > 0) else {
+                continue;
+            };
             let writer = match open.take() {
                 Some(writer) if writer.plan.is_same(plan) => open.insert(writer),
                 other => {
@@ -415,10 +388,9 @@ impl Writer {
     }
 }
 
-fn answer(group: impl IntoIterator<Item = Unit>) {
-    for unit in group {
-        unit.answer.send(Ok(unit.rows)).ok();
-    }
+/// Whether a unit is written only in its turn: one that makes or changes its table, or rows that are there.
+fn must_be_alone(unit: &Unit) -> bool {
+    unit.cast.is_none() || unit.put.effect.is_keyed()
 }
 
 /// The plan by which all units of a group become one INSERT, where they do.
@@ -428,6 +400,9 @@ fn single_insert(group: &[Unit]) -> Option<&Arc<Plan>> {
     let rows: u64 = group.iter().map(|unit| unit.rows).sum();
     let alike = |unit: &Unit| {
         unit.put.table == first.put.table
+            && unit.identity().is_none()
+            && unit.rejects.is_empty()
+            && unit.put.effect == Effect::Append
             && unit
                 .cast
                 .as_ref()
@@ -445,29 +420,10 @@ fn check_puts(group: &[Unit]) -> Result<()> {
     }
 }
 
-/// Whether two units may share a transaction: DuckDB writes one database in each, and a unit that makes
-/// its table anew stands alone.
-fn may_join(first: &Unit, unit: &Unit) -> bool {
-    let stands_alone =
-        |unit: &Unit| unit.is_first && matches!(unit.put.create, Create::Always | Create::Replace);
-    first.put.table.catalog == unit.put.table.catalog && !stands_alone(first) && !stands_alone(unit)
-}
-
-fn replan(unit: &Unit, columns: &Columns) -> Result<(Arc<Plan>, Vec<RecordBatch>)> {
-    let plan = Arc::new(Plan::new(&unit.put.schema, columns)?);
-    let mut batches = Vec::with_capacity(unit.sent.len());
-    let mut rows = 0;
-    for batch in &unit.sent {
-        batches.push(plan.apply(batch, rows)?);
-        rows += batch.num_rows() as u64;
-    }
-    Ok((plan, batches))
-}
-
 /// The columns of a put's table as this transaction sees it, made first where the put says so.
 pub(super) fn resolve(
     connection: &Connection,
-    target: &Target,
+    put: &Target,
     is_first: bool,
     before_create: impl Fn(),
 ) -> Result<Columns> {
@@ -475,18 +431,23 @@ pub(super) fn resolve(
         table,
         create,
         schema,
+        effect,
         ..
-    } = target;
+    } = put;
     let columns = connection.table_columns(table)?;
+    let makes_anew = is_first && put.makes_anew();
     let verb = match (columns, create) {
-        (Some(_), Create::Always) if is_first => return Err(Error::TableExists(table.clone())),
-        (Some(_), Create::Replace) if is_first => "CREATE OR REPLACE TABLE",
+        (Some(_), Create::Always) if makes_anew => return Err(Error::TableExists(table.clone())),
+        (Some(_), Create::Replace) if makes_anew => "CREATE OR REPLACE TABLE",
         (Some(columns), _) => return Ok(columns.into()),
         (None, Create::Never) => return Err(Error::NoTable(table.clone())),
+        (None, _) if matches!(effect, Effect::Delete { .. }) => {
+            return Err(Error::NoTable(table.clone()));
+        }
         (None, _) => "CREATE TABLE",
     };
     before_create();
-    connection.execute(&create_table_sql(verb, &table.to_sql(), schema)?)?;
+    connection.execute(&create_table_sql(verb, &table.to_sql(), schema, effect)?)?;
     let columns = connection.table_columns(table)?;
     Ok(columns.ok_or_else(|| Error::NoTable(table.clone()))?.into())
 }

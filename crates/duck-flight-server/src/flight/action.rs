@@ -1,40 +1,70 @@
 //! `DoAction` and `ListActions`.
 
 use arrow_flight::{Action, ActionType};
-use duck_flight_protocol::{ACTION_QUERY, RowsChanged};
+use duck_flight_protocol::{
+    ACTION_FORGET_PRODUCERS, ACTION_PRODUCERS, ACTION_QUERY, ForgetProducers, ProducersForgotten,
+    RowsChanged,
+};
 use futures::{StreamExt, stream};
+use serde::Serialize;
 
 use super::Answers;
 use super::get::sql_text;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 
-const ACTIONS: &[(&str, &str)] = &[(
-    ACTION_QUERY,
-    "Run a script of SQL, the action's body; the result is {\"rows_changed\":N}.",
-)];
+const ACTIONS: &[(&str, &str)] = &[
+    (
+        ACTION_QUERY,
+        "Run a script of SQL, the action's body; the result is {\"rows_changed\":N}.",
+    ),
+    (
+        ACTION_PRODUCERS,
+        "List producers: a result for each with one of its tables, {\"producer\",\"table\",\"last_sequence\",\"last_commit_at\"}.",
+    ),
+    (
+        ACTION_FORGET_PRODUCERS,
+        "Forget producers: {\"producer\":NAME} or {\"idle_seconds\":N}; the result is {\"forgotten\":N}.",
+    ),
+];
 
 /// Runs an action.
 pub(super) async fn run(engine: &Engine, action: Action) -> Result<Answers<arrow_flight::Result>> {
-    match action.r#type.as_str() {
+    let results = match action.r#type.as_str() {
         ACTION_QUERY => {
             let sql = sql_text(&action.body, "action's body")?;
-            let answer = RowsChanged {
+            vec![json(&RowsChanged {
                 rows_changed: engine.execute(sql).await?,
-            };
-            let body =
-                serde_json::to_vec(&answer).map_err(|error| Error::Malformed(error.to_string()))?;
-            let result = arrow_flight::Result { body: body.into() };
-            Ok(stream::once(async { Ok(result) }).boxed())
+            })?]
+        }
+        ACTION_PRODUCERS => {
+            let producers = engine.producers().await?;
+            producers.iter().map(json).collect::<Result<_>>()?
+        }
+        ACTION_FORGET_PRODUCERS => {
+            let which: ForgetProducers = serde_json::from_slice(&action.body).map_err(|error| {
+                Error::Malformed(format!(
+                    "the body of `{ACTION_FORGET_PRODUCERS}` is {{\"producer\":NAME}} or {{\"idle_seconds\":N}}: {error}"
+                ))
+            })?;
+            vec![json(&ProducersForgotten {
+                forgotten: engine.forget_producers(which).await?,
+            })?]
         }
         unknown => {
             let known: Vec<_> = ACTIONS.iter().map(|(name, _)| *name).collect();
-            Err(Error::Unimplemented(format!(
+            return Err(Error::Unimplemented(format!(
                 "unknown action `{unknown}`; this server has: {}",
                 known.join(", ")
-            )))
+            )));
         }
-    }
+    };
+    Ok(stream::iter(results.into_iter().map(Ok)).boxed())
+}
+
+fn json(answer: &impl Serialize) -> Result<arrow_flight::Result> {
+    let body = serde_json::to_vec(answer).map_err(|error| Error::Malformed(error.to_string()))?;
+    Ok(arrow_flight::Result { body: body.into() })
 }
 
 /// Lists the actions.

@@ -1,14 +1,14 @@
 //! `DoPut` of plain Flight: batches in, acknowledgements out.
 
 use arrow_flight::{FlightData, PutResult};
-use duck_flight_protocol::{Ack, BatchMetadata, Commit, PutOptions};
+use duck_flight_protocol::{Ack, BatchMetadata, Commit, PutOptions, Resume};
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use super::decode::PutStream;
 use super::{Answers, sql};
-use crate::engine::{Committing, Engine, Put};
+use crate::engine::{Committed, Committing, Engine, Put};
 use crate::error::{Error, Result};
 
 /// How many units of a stream may wait for their acks; then the stream is read no further.
@@ -23,37 +23,35 @@ pub(super) async fn put(
     let (descriptor, batches) = PutStream::open(messages, max_message_bytes).await?;
     sql::refuse(&descriptor.cmd)?;
     let options = PutOptions::from_descriptor(&descriptor)?;
-    let missing = options.not_built_yet();
-    if !missing.is_empty() {
-        return Err(Error::PutOption(missing.join(", ")));
-    }
     let put = engine.put(&options, batches.schema().clone()).await?;
     match options.commit {
         Commit::Stream => {
-            let ack = put_stream(put, batches).await?;
-            Ok(stream::once(async move { Ok(result(ack)) }).boxed())
+            let ack = put_stream(put, batches, options.sequence).await?;
+            Ok(stream::once(async move { Ok(result(ack.to_json())) }).boxed())
         }
-        Commit::Batch => Ok(put_batches(put, batches)),
+        Commit::Batch => {
+            let resume = put
+                .last_sequence()
+                .map(|resume_after| Ok(result(Resume { resume_after }.to_json())));
+            Ok(stream::iter(resume)
+                .chain(put_batches(put, batches))
+                .boxed())
+        }
     }
 }
 
 /// The whole stream is one unit, with one ack at its end.
-async fn put_stream(mut put: Put, mut batches: PutStream) -> Result<Ack> {
-    let mut unit = put.unit();
+async fn put_stream(mut put: Put, mut batches: PutStream, sequence: Option<u64>) -> Result<Ack> {
+    let mut unit = put.unit(sequence).await?;
     while let Some((batch, _)) = batches.next().await? {
         unit.push(batch).await?;
     }
-    let rows = unit.commit().await?.rows().await?;
-    Ok(Ack {
-        rows,
-        sequence: None,
-        duplicate: false,
-    })
+    Ok(ack(unit.commit().await?.done().await?, sequence))
 }
 
 /// A unit on its way, or the end of the stream said aloud.
 enum Step {
-    Unit(Committing),
+    Unit(Committing, Option<u64>),
     End(Result<()>),
 }
 
@@ -71,7 +69,8 @@ fn put_batches(put: Put, batches: PutStream) -> Answers<PutResult> {
     };
     stream::unfold(acks, |mut acks| async move {
         let ack = acks.next().await?;
-        Some((ack.map(result).map_err(Status::from), acks))
+        let ack = ack.map(|ack| result(ack.to_json()));
+        Some((ack.map_err(Status::from), acks))
     })
     .boxed()
 }
@@ -81,22 +80,36 @@ async fn read_batches(
     mut batches: PutStream,
     steps: &mpsc::Sender<Step>,
 ) -> Result<()> {
+    let has_producer = put.last_sequence().is_some();
     let mut units: u64 = 0;
     while let Some((batch, metadata)) = batches.next().await? {
-        refuse_sequence(&metadata)?;
         units += 1;
-        let mut unit = put.unit();
+        let sequence = sequence(&metadata, has_producer, units)?;
+        let mut unit = put.unit(sequence).await?;
         unit.push(batch).await?;
         let committing = unit.commit().await?;
-        if steps.send(Step::Unit(committing)).await.is_err() {
+        if steps.send(Step::Unit(committing, sequence)).await.is_err() {
             return Err(Error::Cancelled);
         }
     }
-    if units == 0 {
+    if units == 0 && !has_producer {
         // Nothing to acknowledge, but the table is made as the put says.
-        put.unit().commit().await?.rows().await?;
+        put.unit(None).await?.commit().await?.done().await?;
     }
     Ok(())
+}
+
+/// The sequence of batch number `number` of a put.
+fn sequence(metadata: &[u8], has_producer: bool, number: u64) -> Result<Option<u64>> {
+    let sequence = BatchMetadata::from_json(metadata)?.sequence;
+    match sequence {
+        Some(0) => Err(Error::Malformed(format!(
+            "batch {number} of the put has sequence 0; sequences start at 1"
+        ))),
+        Some(_) if !has_producer => Err(Error::NoProducer(number)),
+        None if has_producer => Err(Error::NoSequence(number)),
+        sequence => Ok(sequence),
+    }
 }
 
 /// The acks of a stream in the order of its batches. Dropping them stops the reading.
@@ -112,20 +125,19 @@ impl Acks {
         if self.ended {
             return None;
         }
-        let rows = match self.steps.recv().await {
-            Some(Step::Unit(committing)) => committing.rows().await,
+        let outcome = match self.steps.recv().await {
+            Some(Step::Unit(committing, sequence)) => committing
+                .done()
+                .await
+                .map(|committed| ack(committed, sequence)),
             Some(Step::End(end)) => {
                 self.ended = true;
                 return end.err().map(Err);
             }
             None => Err(Error::WorkerLost),
         };
-        self.ended = rows.is_err();
-        Some(rows.map(|rows| Ack {
-            rows,
-            sequence: None,
-            duplicate: false,
-        }))
+        self.ended = outcome.is_err();
+        Some(outcome)
     }
 }
 
@@ -137,22 +149,17 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Sequences belong to exactly-once delivery, which is yet to come; taking and forgetting one would be a lie.
-fn refuse_sequence(metadata: &[u8]) -> Result<()> {
-    if metadata.is_empty() {
-        return Ok(());
-    }
-    let metadata: BatchMetadata = serde_json::from_slice(metadata).map_err(|error| {
-        Error::Malformed(format!("bad app_metadata of a record batch: {error}"))
-    })?;
-    match metadata.sequence {
-        Some(_) => Err(Error::PutOption("sequence".into())),
-        None => Ok(()),
+fn ack(committed: Committed, sequence: Option<u64>) -> Ack {
+    Ack {
+        rows: committed.rows,
+        sequence,
+        duplicate: committed.duplicate,
+        rejected: committed.rejected,
     }
 }
 
-fn result(ack: Ack) -> PutResult {
+fn result(app_metadata: Vec<u8>) -> PutResult {
     PutResult {
-        app_metadata: ack.to_json().into(),
+        app_metadata: app_metadata.into(),
     }
 }

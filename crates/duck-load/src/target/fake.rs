@@ -95,8 +95,7 @@ impl Target for FakeTarget {
         self.working.pop_front();
         Ok(Ack {
             rows: acked,
-            sequence: None,
-            duplicate: false,
+            ..Ack::default()
         })
     }
 

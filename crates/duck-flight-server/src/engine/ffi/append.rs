@@ -5,7 +5,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch, StructArray};
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Field, Schema};
 use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
 use duck_flight_protocol::{TableName, quote};
 use duckdb::ffi;
@@ -20,8 +20,8 @@ use super::{
 /// (`BaseAppender::AppendDataChunk` casts into a chunk of the standard vector size).
 pub(crate) const MAX_CHUNK_ROWS: usize = 2048;
 
-/// What an appender's INSERT calls the rows that were appended.
-const ROWS: &str = "duck_flight_rows";
+/// What an appender's statement calls the rows that were gathered.
+pub(crate) const ROWS: &str = "duck_flight_rows";
 
 /// A column of a table: its name and the Arrow type DuckDB exports it as.
 #[derive(Clone)]
@@ -33,6 +33,33 @@ pub(crate) struct ColumnShape {
     /// [`Connection::mark_generated`].
     pub(crate) is_generated: bool,
     logical: Arc<LogicalType>,
+}
+
+impl ColumnShape {
+    /// A column of truth values that is no table's: it goes with the rows for an appender's statement to read.
+    pub(crate) fn flag(name: &str) -> Self {
+        Self::of(
+            name,
+            DataType::Boolean,
+            ffi::DUCKDB_TYPE_DUCKDB_TYPE_BOOLEAN,
+        )
+    }
+
+    /// A column of numbers that is no table's, as [`ColumnShape::flag`].
+    pub(crate) fn number(name: &str) -> Self {
+        Self::of(name, DataType::UInt64, ffi::DUCKDB_TYPE_DUCKDB_TYPE_UBIGINT)
+    }
+
+    fn of(name: &str, data_type: DataType, type_id: ffi::duckdb_type) -> Self {
+        // SAFETY: the id is one of a plain type; the type is freed by its wrapper.
+        let logical = LogicalType(unsafe { ffi::duckdb_create_logical_type(type_id) });
+        Self {
+            field: Arc::new(Field::new(name, data_type, true)),
+            type_id,
+            is_generated: false,
+            logical: Arc::new(logical),
+        }
+    }
 }
 
 impl PartialEq for ColumnShape {
@@ -118,23 +145,10 @@ impl Connection {
         }
     }
 
-    /// Starts to append to these columns of a table; the others take their default. Each flush is one
-    /// INSERT that names its columns, so that it never mixes them up when the table has changed meanwhile.
-    pub(crate) fn appender(
-        &self,
-        table: &TableName,
-        columns: &[&ColumnShape],
-    ) -> Result<Appender<'_>> {
-        let names: Vec<_> = columns
-            .iter()
-            .map(|column| quote(column.field.name()))
-            .collect();
-        let query = format!(
-            "INSERT INTO {} ({}) FROM {ROWS}",
-            table.to_sql(),
-            names.join(", ")
-        );
-        let (query, rows) = (c_string(&query)?, c_string(ROWS)?);
+    /// Starts to gather rows of these columns for a statement, which reads them as [`ROWS`]. Each flush runs
+    /// the statement once, over what was gathered.
+    pub(crate) fn appender(&self, sql: &str, columns: &[&ColumnShape]) -> Result<Appender<'_>> {
+        let (query, rows) = (c_string(sql)?, c_string(ROWS)?);
         let names = columns
             .iter()
             .map(|column| c_string(column.field.name()))

@@ -1,0 +1,149 @@
+//! What the rows of a put do to their table: each mode as one statement over the gathered rows.
+
+use duck_flight_protocol::{Mode, PutOptions, TableName, quote};
+
+use super::types::same_name;
+use crate::error::{Error, Result};
+
+/// The column that tells a row of `mode: changes` that deletes.
+pub(super) const DELETES: &str = "duck_flight_deletes";
+
+/// The column that tells the order of rows, where it matters.
+pub(super) const ORDINAL: &str = "duck_flight_ordinal";
+
+/// What the rows of a put do to their table. Names are as the client gave them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// They are added.
+    Append,
+    /// Each replaces the row of its key, or is added.
+    Upsert { key: Vec<String> },
+    /// The rows of their keys are deleted.
+    Delete { key: Vec<String> },
+    /// As `op` says, each replaces the row of its key, is added, or deletes it.
+    Changes { key: Vec<String>, op: String },
+}
+
+impl Effect {
+    /// The effect that a put asks for; the table's primary key, where it has one, stands in for a key not given.
+    pub(super) fn new(options: &PutOptions, primary_key: Option<Vec<String>>) -> Result<Self> {
+        if options.mode == Mode::Append {
+            return Ok(Self::Append);
+        }
+        let key = options.key.clone().or(primary_key).ok_or_else(|| {
+            let table = &options.table;
+            Error::Columns(format!(
+                "table `{table}` has no primary key to tell rows by: give the put a `key`"
+            ))
+        })?;
+        if let Some((_, twice)) = pairs(&key).find(|(one, other)| same_name(one, other)) {
+            let message = format!("`key` names column `{twice}` twice");
+            return Err(Error::Columns(message));
+        }
+        Ok(match options.mode {
+            Mode::Append => Self::Append,
+            Mode::Upsert => Self::Upsert { key },
+            Mode::Delete => Self::Delete { key },
+            Mode::Changes => Self::Changes {
+                key,
+                op: options.op_column().to_owned(),
+            },
+        })
+    }
+
+    /// The columns by which rows are told; none where they are only added.
+    pub(super) fn key(&self) -> &[String] {
+        match self {
+            Self::Append => &[],
+            Self::Upsert { key } | Self::Delete { key } | Self::Changes { key, .. } => key,
+        }
+    }
+
+    /// Whether rows that are there may be changed, so that two such units must not overlap.
+    pub(super) fn is_keyed(&self) -> bool {
+        *self != Self::Append
+    }
+
+    /// Whether this column of a stream is the one that says what each row is.
+    pub(super) fn is_op(&self, name: &str) -> bool {
+        matches!(self, Self::Changes { op, .. } if same_name(op, name))
+    }
+
+    /// Whether values of this column of a stream go into the table, or find a row there.
+    pub(super) fn concerns(&self, name: &str) -> bool {
+        match self {
+            Self::Delete { key } => key.iter().any(|column| same_name(column, name)),
+            _ => !self.is_op(name),
+        }
+    }
+
+    /// The statement that applies the rows of `source` to these columns of the table.
+    pub(super) fn sql(
+        &self,
+        table: &TableName,
+        source: &str,
+        columns: &[&str],
+        key: &[&str],
+    ) -> String {
+        let into = table.to_sql();
+        let list = |prefix: &str| {
+            let columns = columns
+                .iter()
+                .map(|name| format!("{prefix}{}", quote(name)));
+            columns.collect::<Vec<_>>().join(", ")
+        };
+        let same_key = key
+            .iter()
+            .map(|name| format!("old.{0} = new.{0}", quote(name)))
+            .collect::<Vec<_>>()
+            .join(" AND ");
+        if matches!(self, Self::Append) {
+            return format!("INSERT INTO {into} ({}) FROM {source}", list(""));
+        }
+        if matches!(self, Self::Delete { .. }) {
+            return format!("DELETE FROM {into} AS old USING {source} AS new WHERE {same_key}");
+        }
+        let keys = key.iter().map(|name| quote(name)).collect::<Vec<_>>();
+        let changed = columns
+            .iter()
+            .filter(|name| !key.contains(name))
+            .map(|name| format!("{0} = new.{0}", quote(name)))
+            .collect::<Vec<_>>();
+        let update = match changed.is_empty() {
+            true => "DO NOTHING".to_owned(),
+            false => format!("UPDATE SET {}", changed.join(", ")),
+        };
+        let (delete, unless_deleted) = match self {
+            Self::Changes { .. } => (
+                format!("WHEN MATCHED AND new.{DELETES} THEN DELETE "),
+                format!(" AND NOT new.{DELETES}"),
+            ),
+            _ => (String::new(), String::new()),
+        };
+        // Of the rows with one key the last one counts.
+        format!(
+            "MERGE INTO {into} AS old USING (FROM {source} QUALIFY row_number() \
+             OVER (PARTITION BY {keys} ORDER BY {ORDINAL} DESC) = 1) AS new ON ({same_key}) \
+             {delete}WHEN MATCHED THEN {update} \
+             WHEN NOT MATCHED{unless_deleted} THEN INSERT ({names}) VALUES ({values})",
+            keys = keys.join(", "),
+            names = list(""),
+            values = list("new."),
+        )
+    }
+}
+
+fn pairs(key: &[String]) -> impl Iterator<Item = (&String, &String)> {
+    key.iter()
+        .enumerate()
+        .flat_map(|(index, one)| key[index + 1..].iter().map(move |other| (one, other)))
+}
+
+/// Whether a value of the `op` column deletes: `None` where it is none of those that change-data tools write.
+pub(super) fn deletes(op: &str) -> Option<bool> {
+    match op {
+        "I" | "i" | "C" | "c" | "R" | "r" | "U" | "u" => Some(false),
+        "D" | "d" => Some(true),
+        _ => None,
+    }
+}

@@ -1,0 +1,252 @@
+//! Large units: each in a transaction of its own, written while it comes in.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use tokio::sync::{mpsc, oneshot};
+
+use super::appender::{STAGED, TableWriter};
+use super::ffi::Connection;
+use super::ingest::Committing;
+use super::pool::Pool;
+use super::producers::{Claim, Producers, Standing};
+use super::queue::Turn;
+use super::rejects::{Reject, sift};
+use super::types::Plan;
+use super::unit::{Committed, Target};
+use super::writer::{Shared, resolve};
+use super::{Engine, transaction};
+use crate::error::{Error, Result};
+
+/// How many batches of a large unit may wait for its transaction.
+const BATCHES_WAITING: usize = 2;
+
+/// How many rows a large unit that changes rows may put aside: they wait in memory for its commit.
+const MAX_REJECTS: usize = 1_000_000;
+
+/// Where large units are written: few at a time, for each has a transaction that may take long.
+pub(super) type LargeUnits = Pool;
+
+/// A unit that is being written in a transaction of its own.
+pub(super) struct Large {
+    steps: mpsc::Sender<Step>,
+    answer: oneshot::Receiver<Result<Committed>>,
+}
+
+enum Step {
+    Append(RecordBatch),
+    /// All rows are there. A channel that closes without it rolls back.
+    Commit,
+}
+
+impl Large {
+    /// Starts the transaction.
+    pub(super) fn start(
+        engine: &Engine,
+        put: &Arc<Target>,
+        sequence: Option<u64>,
+        is_first: bool,
+    ) -> Result<Self> {
+        let (steps, receiver) = mpsc::channel(BATCHES_WAITING);
+        let (sender, answer) = oneshot::channel();
+        let mut unit = LargeUnit {
+            put: put.clone(),
+            sequence,
+            is_first,
+            shared: engine.shared().clone(),
+            steps: receiver,
+        };
+        engine.large_units().submit(move |session| {
+            let outcome = unit.write(&session.connection);
+            if outcome.is_err() {
+                unit.put.fail();
+            }
+            sender.send(outcome).ok();
+        })?;
+        Ok(Self { steps, answer })
+    }
+
+    /// Adds a batch; fails when the transaction has failed.
+    pub(super) async fn push(&mut self, batch: RecordBatch) -> Result<()> {
+        if self.steps.send(Step::Append(batch)).await.is_ok() {
+            return Ok(());
+        }
+        // The transaction has failed, and its answer says why.
+        let answer = std::mem::replace(&mut self.answer, oneshot::channel().1);
+        Err(Committing(answer)
+            .done()
+            .await
+            .err()
+            .unwrap_or(Error::WorkerLost))
+    }
+
+    /// Says that all rows are there.
+    pub(super) async fn commit(self) -> Committing {
+        // Where nobody takes the step, the answer says why.
+        self.steps.send(Step::Commit).await.ok();
+        Committing(self.answer)
+    }
+}
+
+struct LargeUnit {
+    put: Arc<Target>,
+    sequence: Option<u64>,
+    is_first: bool,
+    shared: Arc<Shared>,
+    steps: mpsc::Receiver<Step>,
+}
+
+impl LargeUnit {
+    /// Writes the unit batch by batch as they come, and commits it in its turn.
+    fn write(&mut self, connection: &Connection) -> Result<Committed> {
+        let put = self.put.clone();
+        if let Some((claim, sequence)) = self.identity()
+            && claim.standing(sequence) == Standing::Duplicate
+        {
+            let rows = self.each_batch(|_, _| Ok(()))?;
+            return Ok(Committed {
+                rows,
+                duplicate: true,
+                rejected: 0,
+            });
+        }
+        let mut turn = None;
+        let committed = if put.effect.is_keyed() {
+            let staged = self.stage(connection, &put);
+            let committed = staged.and_then(|(plan, committed, rejects)| {
+                self.apply_staged(connection, &plan, &rejects, &mut turn)?;
+                Ok(committed)
+            });
+            connection.execute(&format!("DROP TABLE IF EXISTS {STAGED}"))?;
+            committed?
+        } else {
+            transaction(connection, |connection| {
+                let committed = self.append(connection, &put)?;
+                self.finish(connection, &mut turn)?;
+                Ok(committed)
+            })?
+        };
+        // Still in its turn, which ends with the function.
+        Producers::advance(self.identity());
+        Ok(committed)
+    }
+
+    fn identity(&self) -> Option<(&Claim, u64)> {
+        self.put.claim.as_ref().zip(self.sequence)
+    }
+
+    /// Hands over each batch with the number of rows before it, and answers with the rows of all.
+    fn each_batch(&mut self, mut take: impl FnMut(&RecordBatch, u64) -> Result<()>) -> Result<u64> {
+        let mut rows = 0;
+        loop {
+            match self.steps.blocking_recv() {
+                Some(Step::Append(batch)) => {
+                    take(&batch, rows)?;
+                    rows += batch.num_rows() as u64;
+                }
+                Some(Step::Commit) => return Ok(rows),
+                None => return Err(Error::PutCutShort),
+            }
+        }
+    }
+
+    /// Appends the rows as they come, in the open transaction.
+    fn append(&mut self, connection: &Connection, put: &Target) -> Result<Committed> {
+        let columns = resolve(connection, put, self.is_first, || ())?;
+        let plan = Arc::new(Plan::new(&put.schema, &columns, &put.effect)?);
+        let mut table = TableWriter::open(connection, &put.table, &plan)?;
+        let (shared, sequence) = (self.shared.clone(), self.sequence);
+        let mut rejected = 0;
+        let rows = self.each_batch(|batch, rows_before| {
+            let (cast, rejects) = cast(put, &plan, batch, rows_before)?;
+            rejected += rejects.len() as u64;
+            shared.rejects.write(connection, put, sequence, &rejects)?;
+            table.append(&cast, rows_before)
+        })?;
+        table.finish()?;
+        Ok(Committed {
+            rows: rows - rejected,
+            duplicate: false,
+            rejected,
+        })
+    }
+
+    /// Gathers rows that change others in a temporary table: so the transaction that conflicts with other loaders
+    /// begins only when all rows are there.
+    fn stage(
+        &mut self,
+        connection: &Connection,
+        put: &Target,
+    ) -> Result<(Arc<Plan>, Committed, Vec<Reject>)> {
+        let columns = transaction(connection, |connection| {
+            resolve(connection, put, self.is_first, || ())
+        })?;
+        let plan = Arc::new(Plan::new(&put.schema, &columns, &put.effect)?);
+        let mut staged = TableWriter::stage(connection, &put.table, &plan)?;
+        let mut all_rejects = Vec::new();
+        let rows = self.each_batch(|batch, rows_before| {
+            let (cast, rejects) = cast(put, &plan, batch, rows_before)?;
+            all_rejects.extend(rejects);
+            if all_rejects.len() > MAX_REJECTS {
+                return Err(Error::TooManyRejects(MAX_REJECTS));
+            }
+            staged.append(&cast, rows_before)
+        })?;
+        staged.finish()?;
+        let rejected = all_rejects.len() as u64;
+        let committed = Committed {
+            rows: rows - rejected,
+            duplicate: false,
+            rejected,
+        };
+        Ok((plan, committed, all_rejects))
+    }
+
+    /// Applies the staged rows while no other loader changes rows of the table.
+    fn apply_staged(
+        &self,
+        connection: &Connection,
+        plan: &Plan,
+        rejects: &[Reject],
+        turn: &mut Option<Turn>,
+    ) -> Result<()> {
+        let _hold = self.shared.queue.hold(&self.put.key);
+        transaction(connection, |connection| {
+            connection.execute(&plan.sql(&self.put.table, STAGED))?;
+            self.shared
+                .rejects
+                .write(connection, &self.put, self.sequence, rejects)?;
+            self.finish(connection, turn)
+        })
+    }
+
+    /// The end of the transaction, up to its commit: in its turn, if the unit is to be committed at all.
+    fn finish(&self, connection: &Connection, turn: &mut Option<Turn>) -> Result<()> {
+        turn.insert(self.shared.queue.turn()).wait();
+        if self.put.has_failed() {
+            return Err(Error::EarlierBatchFailed);
+        }
+        if let Some((claim, sequence)) = self.identity() {
+            match claim.standing(sequence) {
+                Standing::New => {}
+                Standing::Duplicate => return Err(Error::Resent(sequence)),
+                Standing::Fenced => return Err(claim.fenced()),
+            }
+        }
+        self.shared.producers.write(connection, self.identity())
+    }
+}
+
+/// A batch as the table takes it, and its rows that do not fit.
+fn cast(
+    put: &Target,
+    plan: &Plan,
+    batch: &RecordBatch,
+    rows_before: u64,
+) -> Result<(RecordBatch, Vec<Reject>)> {
+    if put.rejects {
+        let sifted = sift(plan, batch, rows_before)?;
+        return Ok((sifted.cast, sifted.rejects));
+    }
+    Ok((plan.apply(batch, rows_before)?, Vec::new()))
+}

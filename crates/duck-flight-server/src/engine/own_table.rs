@@ -1,0 +1,43 @@
+//! Our own tables in the database: rows that are committed with those of clients.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
+use duck_flight_protocol::TableName;
+
+use super::appender::TableWriter;
+use super::effect::Effect;
+use super::ffi::Connection;
+use super::producers::OWN_SCHEMA;
+use super::types::Plan;
+use crate::error::{Error, Result};
+
+/// A table of ours, and how batches of one schema go into it.
+pub(super) struct OwnTable {
+    name: TableName,
+    plan: Arc<Plan>,
+}
+
+impl OwnTable {
+    /// Finds the table, which must exist.
+    pub(super) fn open(connection: &Connection, table: &str, schema: &Schema) -> Result<Self> {
+        let name = TableName {
+            catalog: None,
+            schema: Some(OWN_SCHEMA.into()),
+            table: table.into(),
+        };
+        let columns = connection
+            .table_columns(&name)?
+            .ok_or_else(|| Error::NoTable(name.clone()))?;
+        let plan = Arc::new(Plan::new(schema, &columns.into(), &Effect::Append)?);
+        Ok(Self { name, plan })
+    }
+
+    /// Appends a batch in the open transaction.
+    pub(super) fn append(&self, connection: &Connection, batch: &RecordBatch) -> Result<()> {
+        let mut writer = TableWriter::open(connection, &self.name, &self.plan)?;
+        writer.append(&self.plan.apply(batch, 0)?, 0)?;
+        writer.finish()
+    }
+}

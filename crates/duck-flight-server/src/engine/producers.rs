@@ -1,0 +1,343 @@
+//! Producers: what makes a unit that is sent again count once.
+//!
+//! A producer numbers the units it sends to a table. The last sequence is committed with the rows, in a table
+//! of ours; since commits are made one at a time, each in its [turn](super::queue::Turn), a unit is checked
+//! against it in its turn, and the state in memory follows each commit before the next turn begins.
+//!
+//! The table only grows between two compactions: rows that are updated in place would hold up checkpoints.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
+use duck_flight_protocol::{ForgetProducers, ProducerState, TableName};
+use parking_lot::Mutex;
+
+use super::Lossless;
+use super::catalog::{rows, text};
+use super::ffi::Connection;
+use super::own_table::OwnTable;
+use super::unit::{TableKey, Unit};
+use crate::error::{Error, Result};
+
+/// The schema of our own tables and views.
+pub(super) const OWN_SCHEMA: &str = "duck_flight";
+
+/// What the engine keeps in the database for producers.
+pub(super) const CREATE_SQL: &str = "
+    CREATE SCHEMA IF NOT EXISTS duck_flight;
+    CREATE TABLE IF NOT EXISTS duck_flight.sequences (
+        producer VARCHAR NOT NULL,
+        \"schema\" VARCHAR NOT NULL,
+        \"table\" VARCHAR NOT NULL,
+        sequence UBIGINT NOT NULL,
+        committed_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT now()
+    );
+    CREATE VIEW IF NOT EXISTS duck_flight.producers AS
+        SELECT producer, \"schema\", \"table\", max(sequence) AS last_sequence, max(committed_at) AS last_commit_at
+        FROM duck_flight.sequences GROUP BY ALL;";
+
+/// Rows that are no producer's last, which the engine deletes once there are many.
+const COMPACT_SQL: &str = "
+    DELETE FROM duck_flight.sequences AS old
+    USING (SELECT producer, \"schema\", \"table\", max(sequence) AS last FROM duck_flight.sequences GROUP BY ALL) AS new
+    WHERE old.producer = new.producer AND old.\"schema\" = new.\"schema\" AND old.\"table\" = new.\"table\"
+        AND old.sequence < new.last";
+
+/// From this many rows on that are no producer's last, they are deleted.
+const COMPACT_ROWS: u64 = 20_000;
+
+/// All producers, each with how far it has come.
+#[derive(Clone)]
+pub(super) struct Producers(Arc<Inner>);
+
+struct Inner {
+    states: Mutex<HashMap<ProducerKey, Arc<Mutex<State>>>>,
+    /// Rows written since the last compaction.
+    written: AtomicU64,
+    sequences: OwnTable,
+    batch_schema: SchemaRef,
+}
+
+/// A producer and a table of the server's own database.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct ProducerKey {
+    producer: String,
+    table: TableKey,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The last sequence that is durable; 0 where there is none.
+    last: u64,
+    /// The number of the stream that was opened last: all others are fenced.
+    stream: u64,
+    /// Streams that are open.
+    open: usize,
+}
+
+/// An open stream's claim to be its producer.
+pub(super) struct Claim {
+    key: ProducerKey,
+    state: Arc<Mutex<State>>,
+    stream: u64,
+}
+
+impl Claim {
+    /// The last sequence of the producer that is durable; 0 where there is none.
+    pub(super) fn last_sequence(&self) -> u64 {
+        self.state.lock().last
+    }
+
+    /// The producer's name.
+    pub(super) fn producer(&self) -> &str {
+        &self.key.producer
+    }
+
+    /// Where a unit stands that this stream sends now.
+    pub(super) fn standing(&self, sequence: u64) -> Standing {
+        let state = self.state.lock();
+        if state.stream != self.stream {
+            Standing::Fenced
+        } else if sequence <= state.last {
+            Standing::Duplicate
+        } else {
+            Standing::New
+        }
+    }
+
+    /// The error of a fenced stream's unit.
+    pub(super) fn fenced(&self) -> Error {
+        Error::Fenced(self.key.producer.clone())
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.state.lock().open -= 1;
+    }
+}
+
+/// Where a unit of a producer stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is to be committed.
+    New,
+    /// It was committed before.
+    Duplicate,
+    /// Another stream has taken over.
+    Fenced,
+}
+
+impl Producers {
+    /// Reads how far all producers have come.
+    pub(super) fn load(connection: &Connection, lossless: &Lossless) -> Result<Self> {
+        let found = rows(
+            connection,
+            lossless,
+            "SELECT producer, \"schema\", \"table\", last_sequence FROM duck_flight.producers",
+        )?;
+        let states = (0..found.num_rows()).map(|row| {
+            let key = ProducerKey {
+                producer: text(found.column(0), row),
+                table: TableKey {
+                    catalog: None,
+                    schema: text(found.column(1), row),
+                    table: text(found.column(2), row),
+                },
+            };
+            let state = State {
+                last: found.column(3).as_primitive::<UInt64Type>().value(row),
+                ..State::default()
+            };
+            (key, Arc::new(Mutex::new(state)))
+        });
+        let field = |name, data_type| Field::new(name, data_type, false);
+        let batch_schema = Arc::new(Schema::new(vec![
+            field("producer", DataType::Utf8),
+            field("schema", DataType::Utf8),
+            field("table", DataType::Utf8),
+            field("sequence", DataType::UInt64),
+        ]));
+        Ok(Self(Arc::new(Inner {
+            states: Mutex::new(states.collect()),
+            // A compaction finds out how many there are.
+            written: AtomicU64::new(COMPACT_ROWS),
+            sequences: OwnTable::open(connection, "sequences", &batch_schema)?,
+            batch_schema,
+        })))
+    }
+
+    /// Opens a stream of a producer; the one before it, if any, is fenced.
+    pub(super) fn claim(&self, producer: &str, table: &TableKey) -> Result<Claim> {
+        if table.catalog.is_some() {
+            return Err(Error::Columns(
+                "a producer needs a table of the server's own database, for its sequence is kept there".into(),
+            ));
+        }
+        let key = ProducerKey {
+            producer: producer.to_owned(),
+            table: table.clone(),
+        };
+        // Under both locks, so that a producer is not forgotten between them.
+        let mut states = self.0.states.lock();
+        let state = states.entry(key.clone()).or_default().clone();
+        let mut open = state.lock();
+        open.stream += 1;
+        open.open += 1;
+        let stream = open.stream;
+        drop(open);
+        drop(states);
+        Ok(Claim { key, state, stream })
+    }
+
+    /// Whether all units of a group are new, in the turn of the group. One that is not fails the group, which is
+    /// then taken apart.
+    pub(super) fn check(units: &[Unit]) -> Result<()> {
+        let mut last: HashMap<&ProducerKey, u64> = HashMap::new();
+        for (claim, sequence) in units.iter().filter_map(Unit::identity) {
+            let last = last.entry(&claim.key).or_default();
+            match claim.standing(sequence) {
+                Standing::New if sequence > *last => *last = sequence,
+                Standing::New | Standing::Duplicate => return Err(Error::Resent(sequence)),
+                Standing::Fenced => return Err(claim.fenced()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the last sequences of a group into its transaction.
+    pub(super) fn write<'u>(
+        &self,
+        connection: &Connection,
+        units: impl IntoIterator<Item = (&'u Claim, u64)>,
+    ) -> Result<()> {
+        let last: HashMap<&ProducerKey, u64> = units
+            .into_iter()
+            .map(|(claim, sequence)| (&claim.key, sequence))
+            .collect();
+        if last.is_empty() {
+            return Ok(());
+        }
+        let column = |of: fn(&ProducerKey) -> &str| {
+            let values: StringArray = last.keys().map(|key| Some(of(key))).collect();
+            Arc::new(values) as ArrayRef
+        };
+        let columns = vec![
+            column(|key| &key.producer),
+            column(|key| &key.table.schema),
+            column(|key| &key.table.table),
+            Arc::new(UInt64Array::from_iter_values(last.values().copied())),
+        ];
+        let batch = RecordBatch::try_new(self.0.batch_schema.clone(), columns)
+            .map_err(|error| Error::Malformed(error.to_string()))?;
+        self.0.sequences.append(connection, &batch)?;
+        self.0
+            .written
+            .fetch_add(last.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes note of sequences that are durable now, still in the turn of their commit.
+    pub(super) fn advance<'u>(units: impl IntoIterator<Item = (&'u Claim, u64)>) {
+        for (claim, sequence) in units {
+            let mut state = claim.state.lock();
+            state.last = state.last.max(sequence);
+        }
+    }
+
+    /// Deletes rows that tell nothing any more, where there are many.
+    pub(super) fn compact(&self, connection: &Connection) -> Result<()> {
+        let written = self.0.written.load(Ordering::Relaxed);
+        let producers = self.0.states.lock().len() as u64;
+        if written >= COMPACT_ROWS + producers {
+            connection.execute(COMPACT_SQL)?;
+            self.0.written.fetch_sub(written, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Forgets producers, and answers with how many pairs of a producer and a table. To be called in a turn.
+    pub(super) fn forget(
+        &self,
+        connection: &Connection,
+        lossless: &Lossless,
+        which: &ForgetProducers,
+    ) -> Result<u64> {
+        let condition = match which {
+            ForgetProducers::Producer(name) => {
+                format!("producer = '{}'", name.replace('\'', "''"))
+            }
+            ForgetProducers::IdleSeconds(seconds) => {
+                format!("epoch(now()) - epoch(last_commit_at) >= {seconds}")
+            }
+        };
+        let sql = format!(
+            "SELECT producer, \"schema\", \"table\" FROM duck_flight.producers WHERE {condition}"
+        );
+        let found = rows(connection, lossless, &sql)?;
+        let mut states = self.0.states.lock();
+        let mut forgotten = Vec::new();
+        for row in 0..found.num_rows() {
+            let key = ProducerKey {
+                producer: text(found.column(0), row),
+                table: TableKey {
+                    catalog: None,
+                    schema: text(found.column(1), row),
+                    table: text(found.column(2), row),
+                },
+            };
+            let is_open = states.get(&key).is_some_and(|state| state.lock().open > 0);
+            if is_open && matches!(which, ForgetProducers::IdleSeconds(_)) {
+                continue;
+            }
+            forgotten.push(key);
+        }
+        for key in &forgotten {
+            connection.execute(&key.delete_sql())?;
+        }
+        for key in &forgotten {
+            if let Some(state) = states.remove(key) {
+                // An open stream keeps its claim to a state that nobody looks at any more.
+                state.lock().stream += 1;
+            }
+        }
+        Ok(forgotten.len() as u64)
+    }
+}
+
+impl ProducerKey {
+    fn delete_sql(&self) -> String {
+        let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
+        format!(
+            "DELETE FROM duck_flight.sequences WHERE producer = {} AND \"schema\" = {} AND \"table\" = {}",
+            literal(&self.producer),
+            literal(&self.table.schema),
+            literal(&self.table.table)
+        )
+    }
+}
+
+/// Lists all producers with their tables.
+pub(super) fn list(connection: &Connection, lossless: &Lossless) -> Result<Vec<ProducerState>> {
+    let found = rows(
+        connection,
+        lossless,
+        "SELECT producer, \"schema\", \"table\", last_sequence,
+             strftime(make_timestamp(epoch_us(last_commit_at)), '%Y-%m-%dT%H:%M:%S.%fZ')
+         FROM duck_flight.producers ORDER BY ALL",
+    )?;
+    let state = |row| ProducerState {
+        producer: text(found.column(0), row),
+        table: TableName {
+            catalog: None,
+            schema: Some(text(found.column(1), row)),
+            table: text(found.column(2), row),
+        },
+        last_sequence: found.column(3).as_primitive::<UInt64Type>().value(row),
+        last_commit_at: text(found.column(4), row),
+    };
+    Ok((0..found.num_rows()).map(state).collect())
+}

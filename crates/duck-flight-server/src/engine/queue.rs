@@ -1,0 +1,227 @@
+//! The units that wait for a writer, and whose turn it is to commit.
+//!
+//! Each put has a lane of its own, and a group takes one unit of each lane in turn: a put that floods the
+//! queue fills its own lane, and another one's unit is in the next group all the same.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use duck_flight_protocol::Create;
+use parking_lot::{Condvar, Mutex};
+
+use super::unit::{PutId, TableKey, Unit};
+use crate::error::{Error, Result};
+
+/// A group is full at this many rows: DuckDB's row group, from which on rows are compressed and written
+/// to the database file by the append itself.
+pub(super) const GROUP_ROWS: u64 = 122_880;
+
+/// From this many waiting rows on a second writer joins in: appending them takes about as long as a commit
+/// waits for the disk.
+pub(super) const SECOND_WRITER_ROWS: u64 = 16_384;
+
+/// The units that wait, and whose turn it is to commit.
+#[derive(Default)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// The waiting units of each put, in their order.
+    lanes: HashMap<PutId, VecDeque<Unit>>,
+    /// The puts that have waiting units; the first one is served next.
+    order: VecDeque<PutId>,
+    rows: u64,
+    closed: bool,
+    /// Writers that have taken a group and not answered it yet.
+    busy: usize,
+    /// The number of the next one to take a turn, and of the one whose turn it is.
+    next_turn: u64,
+    turn: u64,
+    /// Tables whose rows a large unit is changing: others that change rows there wait for it.
+    held: Vec<TableKey>,
+}
+
+impl Queue {
+    /// Queues a unit. The queue is bounded by the budget that every unit holds a part of.
+    pub(super) fn push(&self, unit: Unit) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(Error::ShuttingDown);
+        }
+        state.push(unit);
+        drop(state);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Lets the writers end once nothing waits.
+    pub(super) fn close(&self) {
+        self.state.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for units that are this writer's to take, and takes all that may share a transaction. `None`
+    /// when there will be no more.
+    pub(super) fn take(self: &Arc<Self>) -> Option<(Turn, Vec<Unit>)> {
+        let mut state = self.state.lock();
+        while !state.is_ready() {
+            if state.closed && state.order.is_empty() {
+                return None;
+            }
+            self.changed.wait(&mut state);
+        }
+        let group = state.take_group();
+        state.busy += 1;
+        Some((self.enter(&mut state, true), group))
+    }
+
+    /// Takes a place in the order of commits, behind all groups that were taken before.
+    pub(super) fn turn(self: &Arc<Self>) -> Turn {
+        self.enter(&mut self.state.lock(), false)
+    }
+
+    fn enter(self: &Arc<Self>, state: &mut State, is_group: bool) -> Turn {
+        state.next_turn += 1;
+        Turn {
+            queue: self.clone(),
+            number: state.next_turn - 1,
+            is_group,
+        }
+    }
+
+    /// Keeps units that change rows of this table waiting, and waits for those that were taken before.
+    pub(super) fn hold(self: &Arc<Self>, table: &TableKey) -> Hold {
+        let mut state = self.state.lock();
+        while state.held.contains(table) {
+            self.changed.wait(&mut state);
+        }
+        state.held.push(table.clone());
+        let before = state.next_turn;
+        while state.turn < before {
+            self.changed.wait(&mut state);
+        }
+        Hold {
+            queue: self.clone(),
+            table: table.clone(),
+        }
+    }
+}
+
+impl State {
+    fn push(&mut self, unit: Unit) {
+        self.rows += unit.rows;
+        let id = unit.put.id;
+        let lane = self.lanes.entry(id).or_default();
+        if lane.is_empty() {
+            self.order.push_back(id);
+        }
+        lane.push_back(unit);
+    }
+
+    fn is_ready(&self) -> bool {
+        let enough = if self.busy == 0 {
+            0
+        } else {
+            SECOND_WRITER_ROWS
+        };
+        self.rows >= enough && self.order.iter().any(|id| !self.is_held(*id))
+    }
+
+    /// Whether the first unit of a lane must wait for a large unit.
+    fn is_held(&self, id: PutId) -> bool {
+        !self.held.is_empty()
+            && self.lanes[&id]
+                .front()
+                .is_some_and(|unit| unit.put.effect.is_keyed() && self.held.contains(&unit.put.key))
+    }
+
+    fn take_group(&mut self) -> Vec<Unit> {
+        let mut group: Vec<Unit> = Vec::new();
+        let mut passed_over = Vec::new();
+        let mut rows = 0;
+        while rows < GROUP_ROWS
+            && let Some(id) = self.order.pop_front()
+        {
+            let may_join = |unit: &Unit| group.first().is_none_or(|first| may_join(first, unit));
+            if self.is_held(id) || !self.lanes[&id].front().is_some_and(may_join) {
+                passed_over.push(id);
+                continue;
+            }
+            if let Some(unit) = self.pop(id) {
+                rows += unit.rows;
+                group.push(unit);
+            }
+        }
+        for id in passed_over.into_iter().rev() {
+            self.order.push_front(id);
+        }
+        self.rows -= rows;
+        group
+    }
+
+    /// Takes the first unit of a lane, which goes to the end of the order.
+    fn pop(&mut self, id: PutId) -> Option<Unit> {
+        let lane = self.lanes.get_mut(&id)?;
+        let unit = lane.pop_front();
+        if lane.is_empty() {
+            self.lanes.remove(&id);
+        } else {
+            self.order.push_back(id);
+        }
+        unit
+    }
+}
+
+/// Whether two units may share a transaction: DuckDB writes one database in each, and a unit that makes
+/// its table anew stands alone.
+fn may_join(first: &Unit, unit: &Unit) -> bool {
+    let stands_alone =
+        |unit: &Unit| unit.is_first && matches!(unit.put.create, Create::Always | Create::Replace);
+    first.put.key.catalog == unit.put.key.catalog && !stands_alone(first) && !stands_alone(unit)
+}
+
+/// A place in the order of commits. Dropped, it is the next one's turn.
+pub(super) struct Turn {
+    queue: Arc<Queue>,
+    number: u64,
+    is_group: bool,
+}
+
+impl Turn {
+    /// Waits until all that took a place before have finished.
+    pub(super) fn wait(&self) {
+        let mut state = self.queue.state.lock();
+        while state.turn != self.number {
+            self.queue.changed.wait(&mut state);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.wait();
+        let mut state = self.queue.state.lock();
+        state.turn += 1;
+        state.busy -= usize::from(self.is_group);
+        drop(state);
+        self.queue.changed.notify_all();
+    }
+}
+
+/// While it lives, units that change rows of its table wait.
+pub(super) struct Hold {
+    queue: Arc<Queue>,
+    table: TableKey,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut state = self.queue.state.lock();
+        state.held.retain(|held| *held != self.table);
+        drop(state);
+        self.queue.changed.notify_all();
+    }
+}

@@ -1,0 +1,186 @@
+//! Rejects: rows that do not fit their table, kept with the reason.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::json::LineDelimitedWriter;
+
+use super::ffi::Connection;
+use super::own_table::OwnTable;
+use super::producers::Claim;
+use super::types::Plan;
+use super::unit::Target;
+use crate::error::{Error, Result};
+
+/// Where rejected rows are kept.
+pub(super) const CREATE_SQL: &str = "
+    CREATE TABLE IF NOT EXISTS duck_flight.rejects (
+        rejected_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT now(),
+        \"schema\" VARCHAR NOT NULL,
+        \"table\" VARCHAR NOT NULL,
+        producer VARCHAR,
+        sequence UBIGINT,
+        \"row\" UBIGINT NOT NULL,
+        reason VARCHAR NOT NULL,
+        data JSON
+    );";
+
+/// A row that does not fit its table.
+#[derive(Debug, Clone)]
+pub(super) struct Reject {
+    /// Its number in the unit, from 1.
+    pub(super) row: u64,
+    pub(super) reason: String,
+    /// The row as JSON, as it was sent.
+    pub(super) data: String,
+}
+
+impl Reject {
+    /// Row `index` of a batch as it was sent. `rows_before` are the rows of the unit before the batch.
+    pub(super) fn new(batch: &RecordBatch, index: usize, rows_before: u64, reason: String) -> Self {
+        Self {
+            row: rows_before + index as u64 + 1,
+            reason,
+            data: to_json(&batch.slice(index, 1)),
+        }
+    }
+}
+
+/// Casts a batch; rows that do not fit are put aside. `rows_before` are the rows of the unit before the batch.
+pub(super) fn sift(plan: &Plan, batch: &RecordBatch, rows_before: u64) -> Result<Sifted> {
+    let mut sieve = Sieve {
+        plan,
+        cast: Vec::new(),
+        rejects: Vec::new(),
+    };
+    sieve.sift(batch, rows_before)?;
+    let cast = match sieve.cast.len() {
+        1 => Ok(sieve.cast.swap_remove(0)),
+        _ => concat_batches(plan.schema(), &sieve.cast),
+    };
+    Ok(Sifted {
+        cast: cast.map_err(|error| Error::Columns(error.to_string()))?,
+        rejects: sieve.rejects,
+    })
+}
+
+/// A batch whose rows that do not fit are put aside.
+pub(super) struct Sifted {
+    /// The rows that fit, as the table takes them.
+    pub(super) cast: RecordBatch,
+    /// The others, in their order.
+    pub(super) rejects: Vec<Reject>,
+}
+
+struct Sieve<'a> {
+    plan: &'a Plan,
+    cast: Vec<RecordBatch>,
+    rejects: Vec<Reject>,
+}
+
+impl Sieve<'_> {
+    /// Halves what cannot be cast, down to the rows at fault.
+    fn sift(&mut self, batch: &RecordBatch, rows_before: u64) -> Result<()> {
+        let error = match self.plan.apply(batch, rows_before) {
+            Ok(cast) => {
+                self.cast.push(cast);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let rows = batch.num_rows();
+        match error {
+            Error::Value { .. } if rows > 1 => {
+                let half = rows / 2;
+                self.sift(&batch.slice(0, half), rows_before)?;
+                self.sift(&batch.slice(half, rows - half), rows_before + half as u64)
+            }
+            Error::Value { column, reason, .. } => {
+                let reason = format!("column `{column}`: {reason}");
+                self.rejects
+                    .push(Reject::new(batch, 0, rows_before, reason));
+                Ok(())
+            }
+            other => Err(other),
+        }
+    }
+}
+
+fn to_json(row: &RecordBatch) -> String {
+    let mut json = Vec::new();
+    let written = LineDelimitedWriter::new(&mut json).write(row);
+    match (written, String::from_utf8(json)) {
+        (Ok(()), Ok(json)) => json.trim_end().to_owned(),
+        // A type that has no JSON is told as text.
+        _ => {
+            let values = row.schema_ref().fields().iter().zip(row.columns());
+            let object = values.map(|(field, column)| {
+                let value = arrow::util::display::array_value_to_string(column, 0);
+                (field.name().clone(), value.unwrap_or_default().into())
+            });
+            serde_json::Value::Object(object.collect()).to_string()
+        }
+    }
+}
+
+/// The table of rejects.
+pub(super) struct Rejects {
+    table: OwnTable,
+    schema: SchemaRef,
+}
+
+impl Rejects {
+    /// Finds the table, which must exist.
+    pub(super) fn open(connection: &Connection) -> Result<Self> {
+        let field = |name, data_type| Field::new(name, data_type, true);
+        let schema = Arc::new(Schema::new(vec![
+            field("schema", DataType::Utf8),
+            field("table", DataType::Utf8),
+            field("producer", DataType::Utf8),
+            field("sequence", DataType::UInt64),
+            field("row", DataType::UInt64),
+            field("reason", DataType::Utf8),
+            field("data", DataType::Utf8),
+        ]));
+        Ok(Self {
+            table: OwnTable::open(connection, "rejects", &schema)?,
+            schema,
+        })
+    }
+
+    /// Adds a unit's rejects in the open transaction.
+    pub(super) fn write(
+        &self,
+        connection: &Connection,
+        put: &Target,
+        sequence: Option<u64>,
+        rejects: &[Reject],
+    ) -> Result<()> {
+        if rejects.is_empty() {
+            return Ok(());
+        }
+        let repeat = |text: Option<&str>| -> ArrayRef {
+            Arc::new(StringArray::from_iter(rejects.iter().map(|_| text)))
+        };
+        let columns = vec![
+            repeat(Some(&put.key.schema)),
+            repeat(Some(&put.key.table)),
+            repeat(put.claim.as_ref().map(Claim::producer)),
+            Arc::new(UInt64Array::from_iter(rejects.iter().map(|_| sequence))),
+            Arc::new(UInt64Array::from_iter_values(
+                rejects.iter().map(|reject| reject.row),
+            )),
+            Arc::new(StringArray::from_iter_values(
+                rejects.iter().map(|reject| &reject.reason),
+            )),
+            Arc::new(StringArray::from_iter_values(
+                rejects.iter().map(|reject| &reject.data),
+            )),
+        ];
+        let batch = RecordBatch::try_new(self.schema.clone(), columns)
+            .map_err(|error| Error::Malformed(error.to_string()))?;
+        self.table.append(connection, &batch)
+    }
+}

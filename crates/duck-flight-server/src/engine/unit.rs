@@ -1,0 +1,298 @@
+//! A unit: the rows that are committed as a whole, and the put they belong to.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::SchemaRef;
+use duck_flight_protocol::{Create, OnError, PutOptions, SchemaMode, TableName};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::constraints::Offence;
+use super::effect::Effect;
+use super::producers::{Claim, OWN_SCHEMA, Standing};
+use super::rejects::{Reject, sift};
+use super::types::Plan;
+use crate::error::{Error, Result};
+
+/// A put, as long as the server runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct PutId(u64);
+
+impl PutId {
+    /// One that no put had before.
+    pub(super) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// What tells a table from others, however its name is written.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct TableKey {
+    /// `None` for the server's own database.
+    pub(super) catalog: Option<String>,
+    pub(super) schema: String,
+    pub(super) table: String,
+}
+
+impl TableKey {
+    /// The key of a table, as it is named in a database called `own_catalog`.
+    pub(super) fn new(table: &TableName, own_catalog: &str) -> Self {
+        let catalog = table.catalog.as_ref().map(|name| name.to_lowercase());
+        Self {
+            catalog: catalog.filter(|name| *name != own_catalog.to_lowercase()),
+            schema: table
+                .schema
+                .as_ref()
+                .map_or("main".into(), |name| name.to_lowercase()),
+            table: table.table.to_lowercase(),
+        }
+    }
+
+    /// Whether it is one of our own tables.
+    pub(super) fn is_own(&self) -> bool {
+        self.catalog.is_none() && self.schema == OWN_SCHEMA
+    }
+}
+
+/// What all units of a put have in common.
+pub(super) struct Target {
+    pub(super) id: PutId,
+    pub(super) table: TableName,
+    pub(super) key: TableKey,
+    pub(super) create: Create,
+    pub(super) schema_mode: SchemaMode,
+    pub(super) effect: Effect,
+    /// Whether rows that do not fit are put aside.
+    pub(super) rejects: bool,
+    pub(super) claim: Option<Claim>,
+    /// The stream's schema.
+    pub(super) schema: SchemaRef,
+    failed: AtomicBool,
+}
+
+impl Target {
+    pub(super) fn new(
+        options: &PutOptions,
+        key: TableKey,
+        effect: Effect,
+        claim: Option<Claim>,
+        schema: SchemaRef,
+    ) -> Self {
+        Self {
+            id: PutId::next(),
+            table: options.table.clone(),
+            key,
+            create: options.create,
+            schema_mode: options.schema,
+            effect,
+            rejects: options.on_error == OnError::Reject,
+            claim,
+            schema,
+            failed: AtomicBool::new(false),
+        }
+    }
+
+    /// Notes that a unit of this put was refused: those that follow it are, too.
+    pub(super) fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// Whether the put's first unit makes the table anew. A producer that goes on has done so already.
+    pub(super) fn makes_anew(&self) -> bool {
+        matches!(self.create, Create::Always | Create::Replace)
+            && self
+                .claim
+                .as_ref()
+                .is_none_or(|claim| claim.last_sequence() == 0)
+    }
+}
+
+/// What a commit answers.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Committed {
+    /// Rows of the unit that took effect; of a duplicate, those that were sent.
+    pub(crate) rows: u64,
+    /// Whether it had been committed before.
+    pub(crate) duplicate: bool,
+    /// Rows that were put aside.
+    pub(crate) rejected: u64,
+}
+
+/// Rows that are committed as a whole, on their way to a writer.
+pub(super) struct Unit {
+    pub(super) put: Arc<Target>,
+    pub(super) sequence: Option<u64>,
+    /// The rows as they were sent, and how many.
+    pub(super) sent: Vec<RecordBatch>,
+    pub(super) rows: u64,
+    /// The rows cast according to a plan made beforehand, without those put aside; void when the table has
+    /// changed since.
+    pub(super) cast: Option<(Arc<Plan>, Vec<RecordBatch>)>,
+    /// Rows that were put aside, in their order.
+    pub(super) rejects: Vec<Reject>,
+    /// Whether `create: always` and `create: replace` are this unit's to do.
+    pub(super) is_first: bool,
+    pub(super) answer: oneshot::Sender<Result<Committed>>,
+    /// Freed once the unit is committed or refused.
+    pub(super) _budget: Option<OwnedSemaphorePermit>,
+}
+
+impl Unit {
+    /// Who sends it, and as which of its units.
+    pub(super) fn identity(&self) -> Option<(&Claim, u64)> {
+        self.put.claim.as_ref().zip(self.sequence)
+    }
+
+    /// Answers a unit that need not or must not be committed; gives back any other.
+    pub(super) fn screen(self) -> Option<Self> {
+        let refusal = match self.identity() {
+            _ if self.put.has_failed() => Error::EarlierBatchFailed,
+            None => return Some(self),
+            Some((claim, sequence)) => match claim.standing(sequence) {
+                Standing::New => return Some(self),
+                Standing::Duplicate => {
+                    let committed = Committed {
+                        rows: self.rows,
+                        duplicate: true,
+                        rejected: 0,
+                    };
+                    self.answer.send(Ok(committed)).ok();
+                    return None;
+                }
+                Standing::Fenced => claim.fenced(),
+            },
+        };
+        self.refuse(refusal);
+        None
+    }
+
+    /// Says that its rows are durable.
+    pub(super) fn acknowledge(self) {
+        let rejected = self.rejects.len() as u64;
+        let committed = Committed {
+            rows: self.rows - rejected,
+            duplicate: false,
+            rejected,
+        };
+        self.answer.send(Ok(committed)).ok();
+    }
+
+    /// Says why it was not committed.
+    pub(super) fn refuse(self, error: Error) {
+        self.put.fail();
+        self.answer.send(Err(error)).ok();
+    }
+
+    /// Casts the rows for a table that is another than the one they were cast for.
+    pub(super) fn replan(&mut self, plan: &Arc<Plan>) -> Result<()> {
+        let mut cast = Vec::with_capacity(self.sent.len());
+        let mut rows = 0;
+        self.rejects.clear();
+        for sent in &self.sent {
+            if self.put.rejects {
+                let sifted = sift(plan, sent, rows)?;
+                self.rejects.extend(sifted.rejects);
+                cast.push(sifted.cast);
+            } else {
+                cast.push(plan.apply(sent, rows)?);
+            }
+            rows += sent.num_rows() as u64;
+        }
+        self.cast = Some((plan.clone(), cast));
+        Ok(())
+    }
+
+    /// Puts rows aside that break a constraint; `offences` are places among the rows that were cast.
+    pub(super) fn put_aside(&mut self, offences: &[Offence]) -> Result<()> {
+        let Some((_, batches)) = &mut self.cast else {
+            return Ok(());
+        };
+        let mut aside = Vec::with_capacity(offences.len());
+        for offence in offences {
+            let row = nth_not_rejected(&self.rejects, offence.row);
+            if let Some((batch, index, rows_before)) = find_row(&self.sent, row) {
+                aside.push(Reject::new(
+                    batch,
+                    index,
+                    rows_before,
+                    offence.reason.clone(),
+                ));
+            }
+        }
+        let mut rows = 0;
+        for batch in batches {
+            let end = rows + batch.num_rows() as u64;
+            let keep: BooleanArray = (rows..end)
+                .map(|row| {
+                    let found = offences.binary_search_by_key(&row, |offence| offence.row);
+                    Some(found.is_err())
+                })
+                .collect();
+            *batch = filter_record_batch(batch, &keep)
+                .map_err(|error| Error::Columns(error.to_string()))?;
+            rows = end;
+        }
+        self.rejects.extend(aside);
+        self.rejects.sort_by_key(|reject| reject.row);
+        Ok(())
+    }
+
+    /// The error of a unit that is refused for a row that breaks a constraint.
+    pub(super) fn offence_error(&self, offence: &Offence, error: &Error) -> Error {
+        Error::Value {
+            row: nth_not_rejected(&self.rejects, offence.row) + 1,
+            column: offence.columns.clone(),
+            reason: format!("{}: {error}", offence.reason),
+        }
+    }
+}
+
+/// The place in the unit, from 0, of a row among those that were not put aside.
+fn nth_not_rejected(rejects: &[Reject], nth: u64) -> u64 {
+    // Rejects are in order and count from 1.
+    rejects.iter().fold(
+        nth,
+        |row, reject| {
+            if reject.row - 1 <= row { row + 1 } else { row }
+        },
+    )
+}
+
+/// The batch that holds a row of the unit, the row's place there, and the rows before the batch.
+fn find_row(batches: &[RecordBatch], row: u64) -> Option<(&RecordBatch, usize, u64)> {
+    let mut rows_before = 0;
+    for batch in batches {
+        let rows = batch.num_rows() as u64;
+        if row < rows_before + rows {
+            let index = usize::try_from(row - rows_before).ok()?;
+            return Some((batch, index, rows_before));
+        }
+        rows_before += rows;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_found_between_those_put_aside() {
+        let reject = |row| Reject {
+            row,
+            reason: String::new(),
+            data: String::new(),
+        };
+        // Of rows 0 to 5, the rows 0 and 2 are put aside: 1, 3, 4 and 5 are left.
+        let rejects = [reject(1), reject(3)];
+        let left: Vec<_> = (0..4).map(|nth| nth_not_rejected(&rejects, nth)).collect();
+        assert_eq!(left, [1, 3, 4, 5]);
+    }
+}
