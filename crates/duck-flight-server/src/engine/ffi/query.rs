@@ -189,6 +189,7 @@ impl<'a> Prepared<'a> {
         let mut pending = Pending {
             prepared: self,
             raw: ptr::null_mut(),
+            is_finished: false,
         };
         // SAFETY: the statement is live; the pending result is freed by `drop`, also after a failure.
         let state = unsafe {
@@ -208,15 +209,17 @@ impl Drop for Prepared<'_> {
     }
 }
 
-/// A statement that has started.
+/// A statement that has started. Dropped before it has finished, it is interrupted.
 pub(crate) struct Pending<'a> {
     prepared: Prepared<'a>,
     raw: ffi::duckdb_pending_result,
+    is_finished: bool,
 }
 
 impl<'a> Pending<'a> {
     /// Runs until the first rows, or the effect, are there.
-    pub(crate) fn finish(self) -> Result<QueryResult<'a>> {
+    pub(crate) fn finish(mut self) -> Result<QueryResult<'a>> {
+        self.is_finished = true;
         // SAFETY: an all-zero duckdb_result is what the C API expects to fill in.
         let mut raw: ffi::duckdb_result = unsafe { std::mem::zeroed() };
         // SAFETY: the pending result is live; the result is freed by `QueryResult::drop`, also after a failure.
@@ -239,6 +242,12 @@ impl<'a> Pending<'a> {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
+        if !self.is_finished {
+            // DuckDB's threads may be at work on it already, and whatever uses the connection next waits for
+            // them, then forgets the interrupt.
+            // SAFETY: the connection is open.
+            unsafe { ffi::duckdb_interrupt(self.prepared.connection.raw) };
+        }
         // SAFETY: made by duckdb_pending_prepared_streaming, freed only here.
         unsafe { ffi::duckdb_destroy_pending(&raw mut self.raw) };
     }
