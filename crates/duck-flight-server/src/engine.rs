@@ -9,6 +9,7 @@ mod appender;
 mod budget;
 mod catalog;
 mod checkpoint;
+mod commits;
 mod constraints;
 mod effect;
 mod evolve;
@@ -351,14 +352,27 @@ fn transaction<'c, T>(
     connection: &'c Connection,
     work: impl FnOnce(&'c Connection) -> Result<T>,
 ) -> Result<T> {
-    connection.execute("BEGIN TRANSACTION")?;
+    transaction_that(|_| true, connection, work)
+}
+
+/// Runs `work` in a transaction, of whose outcome `changes` says whether plans of others may be out of date.
+fn transaction_that<'c, T>(
+    changes: impl FnOnce(&T) -> bool,
+    connection: &'c Connection,
+    work: impl FnOnce(&'c Connection) -> Result<T>,
+) -> Result<T> {
+    connection.begin()?;
     let outcome = work(connection).and_then(|value| {
-        connection.execute("COMMIT")?;
+        if changes(&value) {
+            connection.commit()?;
+        } else {
+            connection.commit_unchanged()?;
+        }
         Ok(value)
     });
     if outcome.is_err() {
         // A commit that failed has rolled back already.
-        connection.execute("ROLLBACK").ok();
+        connection.roll_back();
     }
     outcome
 }

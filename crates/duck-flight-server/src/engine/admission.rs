@@ -26,7 +26,7 @@ pub(super) fn admit(kind: StatementKind, sql: &str) -> Result<bool> {
         ));
     }
     match kind {
-        StatementKind::Rows => Ok(false),
+        StatementKind::Select | StatementKind::Rows => Ok(false),
         // EXPLAIN ANALYZE runs its statement, and its kind does not tell which.
         StatementKind::Explain if !sql.contains("copy") => Ok(false),
         StatementKind::Explain | StatementKind::Copy => Err(Error::Forbidden(
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     fn is_refused(sql: &str) -> bool {
-        admit(StatementKind::Rows, sql).is_err()
+        admit(StatementKind::Select, sql).is_err()
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(super) fn offences(
     plan: &Arc<Plan>,
     batches: &[RecordBatch],
 ) -> Result<Vec<Offence>> {
-    connection.execute("BEGIN TRANSACTION")?;
+    connection.begin()?;
     let outcome = TableWriter::stage(connection, &put.table, plan)
         .and_then(|mut staged| {
             staged.append_unit(batches)?;
@@ -46,7 +46,7 @@ pub(super) fn offences(
         })
         .and_then(|()| find(connection, lossless, put, plan));
     // The temporary table goes with the transaction.
-    connection.execute("ROLLBACK")?;
+    connection.roll_back();
     outcome
 }
 

@@ -25,8 +25,9 @@ use duckdb::ffi;
 use parking_lot::RwLock;
 
 pub(crate) use append::{Appender, ArrowImporter, ColumnShape};
-pub(crate) use query::{Prepared, QueryResult, StatementKind};
+pub(crate) use query::{Pending, Prepared, QueryResult, StatementKind};
 
+use super::commits::Commits;
 use super::sql_error::{SqlError, SqlErrorKind};
 
 pub(crate) type Result<T> = std::result::Result<T, SqlError>;
@@ -38,6 +39,7 @@ pub(crate) struct Database(Arc<DatabaseHandle>);
 struct DatabaseHandle {
     raw: ffi::duckdb_database,
     definitions: RwLock<()>,
+    commits: Commits,
 }
 
 // SAFETY: DuckDB's database object is made for use from many threads; only opening and closing are
@@ -65,10 +67,10 @@ impl Database {
             ffi::duckdb_open_ext(path.as_ptr(), &raw mut database, config.0, &raw mut message)
         };
         if state == ffi::DuckDBSuccess {
-            let definitions = RwLock::new(());
             return Ok(Self(Arc::new(DatabaseHandle {
                 raw: database,
-                definitions,
+                definitions: RwLock::default(),
+                commits: Commits::default(),
             })));
         }
         // SAFETY: a failed open leaves a NUL-terminated message, or null, allocated by DuckDB.
@@ -143,14 +145,45 @@ impl Connection {
         &self.database.0.definitions
     }
 
+    /// The commits of the database, of which every connection tells.
+    pub(super) fn commits(&self) -> &Commits {
+        &self.database.0.commits
+    }
+
     /// What stops this connection's statement from another thread.
     pub(crate) fn interrupter(&self) -> Interrupter {
         self.interrupter.clone()
     }
 
+    /// Begins a transaction. It sees what is committed when it first looks at the database.
+    pub(crate) fn begin(&self) -> Result<()> {
+        self.run("BEGIN TRANSACTION")
+    }
+
+    /// Commits the open transaction.
+    pub(crate) fn commit(&self) -> Result<()> {
+        self.execute("COMMIT")
+    }
+
+    /// Commits a transaction that has changed nothing plans rely on: no rows and no definitions.
+    pub(crate) fn commit_unchanged(&self) -> Result<()> {
+        self.run("COMMIT")
+    }
+
+    /// Rolls back the open transaction, or the statement that stopped halfway outside of one.
+    pub(crate) fn roll_back(&self) {
+        // Without a transaction it fails, having closed the statement.
+        self.run("ROLLBACK").ok();
+    }
+
     /// Runs a script for its effect and drops its results: for the engine's own statements, whose results
     /// are small. One call, where preparing each statement costs a transaction more.
     pub(crate) fn execute(&self, sql: &str) -> Result<()> {
+        let _under_way = self.commits().under_way();
+        self.run(sql)
+    }
+
+    fn run(&self, sql: &str) -> Result<()> {
         let sql = c_string(sql)?;
         // SAFETY: an all-zero duckdb_result is what the C API expects to fill in.
         let mut result: ffi::duckdb_result = unsafe { std::mem::zeroed() };

@@ -52,7 +52,10 @@ impl Queue {
             });
         }
         state.jobs.push_back(job);
-        if let Some(thread) = state.idle.pop() {
+        let idle = state.idle.pop();
+        // Without the lock, or the thread would wake only to wait for it.
+        drop(state);
+        if let Some(thread) = idle {
             self.wake[thread].notify_one();
         }
         Ok(())

@@ -12,11 +12,12 @@ use futures::Stream;
 use tokio::sync::mpsc;
 
 use super::admission::admit;
+use super::commits::Moment;
 use super::ffi::query::Script;
-use super::ffi::{ArrowOptions, Connection, Prepared, QueryResult, StatementKind};
+use super::ffi::{ArrowOptions, Connection, Pending, Prepared, QueryResult, StatementKind};
 use super::pool::{Cancel, CancelOnDrop, Pool, Session};
 use super::readable::Readable;
-use super::transaction;
+use super::transaction_that;
 use crate::error::{Error, Result};
 
 /// How many rows of a result go into one message, where they are small: enough to make the cost of a
@@ -175,7 +176,7 @@ fn run_script(
             },
             other => other,
         };
-        let consume =
+        let mut consume =
             |result: QueryResult<'_>| match (number == count).then(|| last.take()).flatten() {
                 Some(last) => last(result),
                 None => drain(result, cancel),
@@ -187,7 +188,7 @@ fn run_script(
             index: number - 1,
         };
         let (kind, rows) = statement
-            .run(&mut script, in_transaction, dirty, consume)
+            .run(&mut script, in_transaction, dirty, &mut consume)
             .map_err(at)?;
         rows_changed += rows;
         // One that succeeds begins a transaction where there is none, and ends it where there is one.
@@ -208,62 +209,159 @@ struct Statement<'a> {
     index: u64,
 }
 
-impl Statement<'_> {
+impl<'a> Statement<'a> {
     /// Runs the statement, and answers with its kind and the rows it changed.
     ///
     /// DuckDB plans with a table's statistics, and relies on them: a plan made in one transaction and run in
     /// a later one gives wrong results when the table has changed in between. So a statement that the client
-    /// runs outside of a transaction gets one around both.
+    /// runs outside of a transaction gets one around both, unless nothing is committed in between.
     fn run(
         &self,
-        script: &mut Script<'_>,
+        script: &mut Script<'a>,
         in_transaction: bool,
         dirty: &mut bool,
-        consume: impl FnOnce(QueryResult<'_>) -> Result<()>,
+        consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<(StatementKind, u64)> {
-        let mut consume = Some(consume);
-        let mut run = |statement: Prepared<'_>| {
-            let kind = statement.kind();
-            *dirty |= admit(kind, self.sql)?;
-            let pending = statement.start()?;
-            // An interrupt sent before the start was lost; the flag was not.
-            self.cancel.check()?;
-            let mut result = pending.finish()?;
-            let rows_changed = result.rows_changed();
-            consume.take().map_or(Ok(()), |consume| consume(result))?;
-            Ok((kind, rows_changed))
-        };
         if in_transaction {
             let _watch = self.cancel.watch(self.connection);
-            return run(script.next_statement().ok_or(Error::NoStatement)??);
+            return self.run_prepared(self.prepare(script)?, dirty, consume);
         }
+        if begins_like_a_query(self.sql)
+            && let Some(moment) = self.connection.commits().quiet()
+        {
+            let outcome = self.run_alone(script, moment, dirty, consume);
+            if outcome.is_err() {
+                self.connection.roll_back();
+            }
+            if let Some(outcome) = outcome? {
+                return Ok(outcome);
+            }
+        }
+        self.run_in_transaction(script, dirty, consume)
+    }
+
+    /// Runs a statement that reads in no transaction of ours, which to begin and to end takes as long as a small
+    /// query. `None` if it does more than read, or if a commit has begun since the moment: then it has not run.
+    fn run_alone(
+        &self,
+        script: &mut Script<'a>,
+        moment: Moment,
+        dirty: &mut bool,
+        consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
+    ) -> Result<Option<(StatementKind, u64)>> {
+        let _watch = self.cancel.watch(self.connection);
+        let statement = self.prepare(script)?;
+        let kind = statement.kind();
+        if kind != StatementKind::Select {
+            return Ok(None);
+        }
+        // Until it has started: by then DuckDB has its view of every database the plan was made with.
+        let Some(starting) = self.connection.commits().still(moment) else {
+            return Ok(None);
+        };
+        let pending = self.start(statement, dirty)?;
+        drop(starting);
+        Ok(Some((kind, self.finish(pending, consume)?)))
+    }
+
+    fn run_in_transaction(
+        &self,
+        script: &mut Script<'a>,
+        dirty: &mut bool,
+        consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
+    ) -> Result<(StatementKind, u64)> {
         let mut defining = None;
-        let inside = transaction(self.connection, |connection| {
+        let work = |connection: &Connection| {
             // Not longer than this: an interrupt that hit the roll back would leave the transaction open, and the
             // next client in it.
             let _watch = self.cancel.watch(connection);
-            let statement = script.next_statement().ok_or(Error::NoStatement)??;
-            match statement.kind() {
-                StatementKind::Rows | StatementKind::Explain | StatementKind::Definition => {
-                    if statement.kind() == StatementKind::Definition {
-                        defining = Some(connection.definitions().read());
-                    }
-                    run(statement).map(Some)
-                }
-                _ => Ok(None),
+            let statement = self.prepare(script)?;
+            let kind = statement.kind();
+            if !belongs_in_transaction(kind) {
+                return Ok(None);
             }
-        })?;
+            if kind == StatementKind::Definition {
+                defining = Some(self.connection.definitions().read());
+            }
+            self.run_prepared(statement, dirty, consume).map(Some)
+        };
+        let changes = |outcome: &Option<(StatementKind, u64)>| {
+            outcome.is_some_and(|(kind, _)| kind != StatementKind::Select)
+        };
+        let inside = transaction_that(changes, self.connection, work)?;
         drop(defining);
         match inside {
             Some(outcome) => Ok(outcome),
             // It is about transactions, or about the session: neither belongs inside one.
             None => {
                 let _watch = self.cancel.watch(self.connection);
-                let statement = self.connection.parse(self.sql)?.statement(self.index);
-                run(statement.ok_or(Error::NoStatement)??)
+                self.run_prepared(self.prepare(script)?, dirty, consume)
             }
         }
     }
+
+    /// Prepares the statement. The script gives it once; later it is parsed again.
+    fn prepare(&self, script: &mut Script<'a>) -> Result<Prepared<'a>> {
+        let statement = if script.position() == self.index {
+            script.next_statement()
+        } else {
+            self.connection.parse(self.sql)?.statement(self.index)
+        };
+        Ok(statement.ok_or(Error::NoStatement)??)
+    }
+
+    fn run_prepared(
+        &self,
+        statement: Prepared<'a>,
+        dirty: &mut bool,
+        consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
+    ) -> Result<(StatementKind, u64)> {
+        let kind = statement.kind();
+        // What belongs in a transaction is committed by the COMMIT that ends it; anything else may be a COMMIT.
+        let _under_way =
+            (!belongs_in_transaction(kind)).then(|| self.connection.commits().under_way());
+        let pending = self.start(statement, dirty)?;
+        Ok((kind, self.finish(pending, consume)?))
+    }
+
+    fn start(&self, statement: Prepared<'a>, dirty: &mut bool) -> Result<Pending<'a>> {
+        *dirty |= admit(statement.kind(), self.sql)?;
+        let pending = statement.start()?;
+        // An interrupt sent before the start was lost; the flag was not.
+        self.cancel.check()?;
+        Ok(pending)
+    }
+
+    fn finish(
+        &self,
+        pending: Pending<'a>,
+        consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
+    ) -> Result<u64> {
+        let mut result = pending.finish()?;
+        let rows_changed = result.rows_changed();
+        consume(result)?;
+        Ok(rows_changed)
+    }
+}
+
+/// Whether a statement of this kind runs in a transaction of ours where the client has none.
+fn belongs_in_transaction(kind: StatementKind) -> bool {
+    matches!(
+        kind,
+        StatementKind::Select
+            | StatementKind::Rows
+            | StatementKind::Explain
+            | StatementKind::Definition
+    )
+}
+
+/// Whether a script looks like a query. It saves planning other statements twice, and decides nothing else.
+fn begins_like_a_query(sql: &str) -> bool {
+    let word = sql.trim_start().split(|c: char| !c.is_alphabetic()).next();
+    let word = word.unwrap_or_default();
+    ["select", "from", "with"]
+        .iter()
+        .any(|query| word.eq_ignore_ascii_case(query))
 }
 
 fn drain(mut result: QueryResult<'_>, cancel: &Cancel) -> Result<()> {

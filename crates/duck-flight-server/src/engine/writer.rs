@@ -116,8 +116,8 @@ impl Writer {
             // Whoever waits for these units is told that their worker is lost.
             if catch_unwind(AssertUnwindSafe(|| self.write(&turn, group))).is_err() {
                 tracing::error!("a writer panicked; its group is rolled back");
-                self.connection.execute("ROLLBACK").ok();
-                self.unordered.execute("ROLLBACK").ok();
+                self.connection.roll_back();
+                self.unordered.roll_back();
             }
             drop(turn);
             self.shared.bell.ring();

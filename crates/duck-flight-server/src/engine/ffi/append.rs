@@ -1,6 +1,5 @@
 //! Rows on their way in: Arrow batches become data chunks, which an appender adds to a table.
 
-use std::marker::PhantomData;
 use std::ptr;
 use std::sync::Arc;
 
@@ -157,7 +156,7 @@ impl Connection {
         let mut types: Vec<_> = columns.iter().map(|column| column.logical.0).collect();
         let mut appender = Appender {
             raw: ptr::null_mut(),
-            _connection: PhantomData,
+            connection: self,
         };
         // SAFETY: the connection is open, all texts are NUL-terminated and outlive the call, both arrays have
         // the length given; the appender is freed by `drop`, also after a failure.
@@ -264,7 +263,7 @@ impl Drop for TableDescription {
 /// cancelled put leaves nothing behind.
 pub(crate) struct Appender<'a> {
     raw: ffi::duckdb_appender,
-    _connection: PhantomData<&'a Connection>,
+    connection: &'a Connection,
 }
 
 impl Appender<'_> {
@@ -275,8 +274,9 @@ impl Appender<'_> {
         self.check(state)
     }
 
-    /// Writes what was added into the transaction.
+    /// Writes what was added into the transaction; without one, commits it.
     pub(crate) fn flush(&mut self) -> Result<()> {
+        let _under_way = self.connection.commits().under_way();
         // SAFETY: the appender is live.
         let state = unsafe { ffi::duckdb_appender_flush(self.raw) };
         self.check(state)

@@ -14,7 +14,9 @@ use super::{ArrowOptions, Connection, LogicalType, Result, SqlError, check, text
 /// The kinds of statement the engine treats apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StatementKind {
-    /// Reads or changes rows: leaves no trace in the session.
+    /// Reads rows. The only thing it can change is a sequence.
+    Select,
+    /// Changes rows: leaves no trace in the session.
     Rows,
     /// `SET` and `RESET`, of a setting or a variable.
     Set,
@@ -68,6 +70,11 @@ impl<'a> Script<'a> {
     /// How many statements there are.
     pub(crate) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// The index of the next statement.
+    pub(crate) fn position(&self) -> u64 {
+        self.next
     }
 
     /// Prepares the next statement, or `None` at the end.
@@ -132,8 +139,8 @@ impl<'a> Prepared<'a> {
     pub(crate) fn kind(&self) -> StatementKind {
         // SAFETY: the statement is live.
         match unsafe { ffi::duckdb_prepared_statement_type(self.raw) } {
-            ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_SELECT
-            | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_INSERT
+            ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_SELECT => StatementKind::Select,
+            ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_INSERT
             | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_UPDATE
             | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_DELETE
             | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_MERGE_INTO => StatementKind::Rows,
