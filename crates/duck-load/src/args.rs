@@ -11,7 +11,8 @@ use crate::{Commit, Plan};
 /// Load random batches into a Duck Flight server, and report what it acknowledged.
 ///
 /// Every row of a batch carries the batch's id, and no two batches share one, however many loaders run at the
-/// same time. Exits with 0 when every batch was acknowledged, 1 when one was not, 2 on bad usage.
+/// same time. Exits with 0 when every batch was acknowledged (and, with --verify, found in the table), 1 when one
+/// was not, 2 on bad usage.
 #[derive(Debug, clap::Parser)]
 #[command(name = "duck-load", version)]
 pub struct Args {
@@ -26,7 +27,8 @@ pub struct Args {
     #[arg(long, env = "DUCK_LOAD_ROWS", value_name = "N", default_value_t = Plan::DEFAULT_ROWS)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(Plan::MAX_ROWS)))]
     pub rows: u32,
-    /// Batches each writer sends [default: 100, or no limit with --duration].
+    /// Batches each writer sends [default: 100, or no limit with --duration]. With --resume, all batches of the
+    /// writer's producer: those that earlier processes sent count.
     #[arg(long, env = "DUCK_LOAD_BATCHES", value_name = "N")]
     pub batches: Option<NonZeroU64>,
     /// How long to send, such as `30s` or `5m`; with --batches too, whichever ends first.
@@ -58,15 +60,40 @@ pub struct Args {
     )]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub in_flight: u16,
-    /// Make the values and categories repeatable. Batch ids stay unique all the same.
+    /// Make the values and categories repeatable. Batch ids stay unique all the same. A producer has a fixed seed
+    /// unless given another, which its restarts must then be given too.
     #[arg(long, env = "DUCK_LOAD_SEED", value_name = "N")]
     pub seed: Option<u64>,
-    /// Count batch ids up from this one, instead of from a random place; loaders running side by side must
-    /// then be given ranges of their own.
+    /// Count batch ids up from this one, instead of from a random place (a producer: from one that its name
+    /// says); loaders running side by side must then be given ranges of their own.
     #[arg(long, env = "DUCK_LOAD_FIRST_BATCH_ID", value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub first_batch_id: Option<u64>,
-    /// How often to send a batch again after failures that certainly committed nothing of it.
+    /// Load exactly once, as this producer; several writers are the producers NAME-1, NAME-2 and so on. A batch is
+    /// numbered, may be sent again after any failure, and is applied once. Without --resume every run begins with
+    /// batch 1: what an earlier run loaded is sent again, acknowledged as duplicate and not applied.
+    #[arg(long, env = "DUCK_LOAD_PRODUCER", value_name = "NAME", value_parser = producer)]
+    pub producer: Option<String>,
+    /// Go on where the producer stopped, in this process after any failure or restart of the server, and in the
+    /// next process with the same --producer, --writers and --rows. Run again when all is loaded, it sends nothing.
+    #[arg(long, env = "DUCK_LOAD_RESUME", requires = "producer")]
+    pub resume: bool,
+    /// With --resume: end after failures for so long without a batch acknowledged. With --verify: how long to wait
+    /// for the table's answer.
+    #[arg(
+        long,
+        env = "DUCK_LOAD_GIVE_UP_AFTER",
+        value_name = "TIME",
+        default_value = "5m"
+    )]
+    #[arg(value_parser = duration)]
+    pub give_up_after: Duration,
+    /// Prove afterwards, with SQL, that the table holds every acknowledged batch once, whole and as it was sent, and
+    /// no other batch of this run (with --resume: of this producer) more than once.
+    #[arg(long, env = "DUCK_LOAD_VERIFY")]
+    pub verify: bool,
+    /// How often to send a batch again after failures that certainly committed nothing of it; with --producer,
+    /// after any failure that may pass. With --resume there is no such limit.
     #[arg(long, env = "DUCK_LOAD_RETRIES", value_name = "N", default_value_t = 7)]
     #[arg(value_parser = clap::value_parser!(u32).range(..=100))]
     pub retries: u32,
@@ -122,11 +149,27 @@ impl From<&Args> for Plan {
             in_flight: NonZeroUsize::new(args.in_flight.into()).unwrap_or(defaults.in_flight),
             seed: args.seed,
             first_batch_id: args.first_batch_id,
+            producer: args.producer.clone(),
+            resume: args.resume,
+            give_up_after: args.give_up_after,
+            verify: args.verify,
             retries: args.retries,
             ack_timeout: args.ack_timeout,
             ..defaults
         }
     }
+}
+
+/// Reads the name of a producer, which must be one with a writer's number behind it too.
+fn producer(text: &str) -> Result<String, String> {
+    const MAX_BYTES: usize = 256 - "-1024".len();
+    if text.is_empty() || text.len() > MAX_BYTES {
+        return Err(format!("a name has 1 to {MAX_BYTES} bytes"));
+    }
+    if text.contains('\0') {
+        return Err("a name cannot hold the character NUL".into());
+    }
+    Ok(text.to_owned())
 }
 
 /// Reads `250us`, `500ms`, `1.5s`, `5m` or `2h`.
@@ -184,6 +227,23 @@ mod tests {
         let both = plan(&["--duration", "1s", "--batches", "5"]);
         assert_eq!(both.batches, NonZeroU64::new(5));
         assert_eq!(both.duration, Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn the_writers_of_a_producer_are_numbered_when_there_are_several() {
+        let plan = plan(&["--producer", "p", "--resume", "--give-up-after", "1m"]);
+        assert_eq!(plan.give_up_after, Duration::from_secs(60));
+        assert!(plan.resume && !plan.verify);
+        assert_eq!(plan.producer_of(0, 1).as_deref(), Some("p"));
+        assert_eq!(plan.producer_of(1, 2).as_deref(), Some("p-2"));
+    }
+
+    #[test]
+    fn a_producer_has_a_name_that_fits() {
+        assert!(producer(&"p".repeat(251)).is_ok());
+        for bad in ["", "\0", &"p".repeat(252)] {
+            assert!(producer(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

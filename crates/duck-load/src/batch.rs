@@ -10,17 +10,18 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng, SeedableRng};
 
 use crate::Plan;
-
-/// How many batches a run may send before it enters the next block of ids, as a power of two.
-const BLOCK_BITS: u32 = 24;
-
-/// The ids of batches are whole numbers of 63 bits, which is what BIGINT holds from zero up.
-const ID_BITS: u32 = 63;
+use crate::ids::{BLOCK_BITS, Ids, mixed, stable_hash};
 
 const CATEGORIES: [u8; 4] = *b"ABCD";
 
 /// The largest value, not reached.
 const VALUE_LIMIT: f64 = 100.0;
+
+/// The timestamp of a producer's sequence 0, in microseconds: the start of 2024, UTC.
+const PRODUCER_EPOCH_MICROS: i64 = 1_704_067_200_000_000;
+
+/// The time from one batch of a producer to its next.
+const PRODUCER_STEP_MICROS: i64 = 1_000_000;
 
 static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     let timestamp = DataType::Timestamp(TimeUnit::Microsecond, None);
@@ -42,6 +43,8 @@ pub fn schema() -> SchemaRef {
 pub struct Batch {
     /// The value of `batch_id` in all its rows.
     pub id: i64,
+    /// Its number among its writer's batches, from 1.
+    pub sequence: u64,
     /// The rows.
     pub rows: RecordBatch,
 }
@@ -52,16 +55,24 @@ pub struct Batch {
 /// steps of its number of writers, so that its writers never meet. Two runs meet only when they draw the same
 /// block: for 8 loaders started together the chance is 8·7/2 in 2^39, or one in 20 billion, and for 10,000
 /// runs into one table one in 11,000. (A run of more than 16,777,216 batches goes on into the next block,
-/// and takes as many chances as it fills blocks.) [`Plan::first_batch_id`] takes the place of the draw.
+/// and takes as many chances as it fills blocks.) A producer draws nothing: its block is 39 bits of a hash of its
+/// name, and the lower 24 bits of an id are the batch's sequence, so that every process of that name makes the
+/// same ids; that two of a thousand producers share a block has a chance of one in a million.
+/// [`Plan::first_batch_id`] takes the place of the draw, and of the hash.
 ///
 /// **Rows.** Values are spread evenly over 0 to 100 (exclusive), categories over `A` to `D`, and both depend
-/// on nothing but the plan's seed, the writer and the batch's place in its sequence. All rows of a batch carry
-/// the time at which it was made, in UTC.
-#[derive(Debug)]
+/// on nothing but the plan's seed, the writer (a producer: its name) and the batch's sequence. All rows of a batch
+/// carry the same time: that at which it was made, in UTC; of a producer, whose batches must come out the same
+/// whenever they are made again, as many seconds after the start of 2024 as its sequence says.
+#[derive(Debug, Clone)]
 pub struct BatchSource {
-    random: Xoshiro256PlusPlus,
-    next_id: u64,
-    id_step: u64,
+    ids: Ids,
+    /// The seed of this writer, which differs from that of every other.
+    seed: u64,
+    /// Whether the batches are a producer's.
+    produced: bool,
+    /// The sequence of the last batch made.
+    last: u64,
     rows: usize,
     /// Every category is one byte long, so that all batches share the same offsets.
     category_offsets: OffsetBuffer<i32>,
@@ -70,33 +81,53 @@ pub struct BatchSource {
 impl BatchSource {
     /// The sources of a run's writers, whose batches all have different ids.
     pub fn for_writers(plan: &Plan, writers: usize) -> Vec<Self> {
-        let first_id = plan
-            .first_batch_id
-            .unwrap_or_else(|| rand::random::<u64>() << BLOCK_BITS);
-        let seed = plan.seed.unwrap_or_else(rand::random);
-        let step = u64::try_from(writers).expect("a count of writers fits into 64 bits");
+        let count = u64::try_from(writers).expect("a count of writers fits into 64 bits");
         let rows = usize::try_from(plan.rows.get()).expect("a batch's rows fit into memory");
         let category_offsets = OffsetBuffer::from_lengths(std::iter::repeat_n(1, rows));
-        (0..step)
-            .map(|writer| Self {
-                random: random_of(seed, writer),
-                next_id: first_id.wrapping_add(writer),
-                id_step: step,
-                rows,
-                category_offsets: category_offsets.clone(),
+        let seed = match (plan.seed, &plan.producer) {
+            (Some(seed), _) => seed,
+            (None, Some(_)) => Plan::PRODUCER_SEED,
+            (None, None) => rand::random(),
+        };
+        let drawn = rand::random::<u64>() << BLOCK_BITS;
+        (0..count)
+            .map(|writer| {
+                let producer = plan.producer_of(writer, count);
+                let ids = match (plan.first_batch_id, &producer) {
+                    (None, Some(name)) => Ids::of_producer(name),
+                    (first, _) => Ids::counted(first.unwrap_or(drawn), writer, count),
+                };
+                let key = producer.as_deref().map_or(writer, stable_hash);
+                Self {
+                    ids,
+                    seed: mixed(seed ^ mixed(key)),
+                    produced: producer.is_some(),
+                    last: 0,
+                    rows,
+                    category_offsets: category_offsets.clone(),
+                }
             })
             .collect()
     }
 
     /// Makes the next batch.
     pub fn next_batch(&mut self) -> Batch {
-        let id = (self.next_id & (u64::MAX >> (u64::BITS - ID_BITS))).cast_signed();
-        self.next_id = self.next_id.wrapping_add(self.id_step);
-        let now = Utc::now().timestamp_micros();
+        self.last += 1;
+        self.batch(self.last)
+    }
+
+    /// Makes the batch of this sequence: every time the same rows, but for the time of a batch that is not a
+    /// producer's.
+    pub fn batch(&self, sequence: u64) -> Batch {
+        let mut random = self.random(sequence);
+        let id = self.ids.id(sequence);
+        let time = self
+            .timestamp(sequence)
+            .unwrap_or_else(|| Utc::now().timestamp_micros());
         let ids = Int64Array::from(vec![id; self.rows]);
-        let timestamps = TimestampMicrosecondArray::from(vec![now; self.rows]);
-        let values = self.values();
-        let categories = self.categories();
+        let timestamps = TimestampMicrosecondArray::from(vec![time; self.rows]);
+        let values = self.values(&mut random);
+        let categories = self.categories(&mut random);
         let rows = RecordBatch::try_new(
             schema(),
             vec![
@@ -107,23 +138,46 @@ impl BatchSource {
             ],
         )
         .expect("the columns are those of the schema");
-        Batch { id, rows }
+        Batch { id, sequence, rows }
     }
 
-    fn values(&mut self) -> Float64Array {
+    /// Goes on as if the batches up to this sequence had been made.
+    pub(crate) fn skip_to(&mut self, sequence: u64) {
+        self.last = sequence;
+    }
+
+    /// The ids of the batches.
+    pub(crate) fn ids(&self) -> Ids {
+        self.ids
+    }
+
+    /// The time in a producer's batch, in microseconds; other batches carry that of their making.
+    pub(crate) fn timestamp(&self, sequence: u64) -> Option<i64> {
+        let after = sequence.cast_signed().wrapping_mul(PRODUCER_STEP_MICROS);
+        self.produced
+            .then(|| PRODUCER_EPOCH_MICROS.wrapping_add(after))
+    }
+
+    /// The random numbers of one batch; those of other sequences, writers and seeds differ.
+    fn random(&self, sequence: u64) -> Xoshiro256PlusPlus {
+        let spread = sequence.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        Xoshiro256PlusPlus::seed_from_u64(mixed(self.seed.wrapping_add(spread)))
+    }
+
+    fn values(&self, random: &mut Xoshiro256PlusPlus) -> Float64Array {
         // The 53 high bits fill a double's mantissa: every step from 0 up to, but not including, 1.
         const SCALE: f64 = VALUE_LIMIT / (1_u64 << 53) as f64;
         let values: Vec<f64> = (0..self.rows)
-            .map(|_| (self.random.next_u64() >> 11) as f64 * SCALE)
+            .map(|_| (random.next_u64() >> 11) as f64 * SCALE)
             .collect();
         Float64Array::new(ScalarBuffer::from(values), None)
     }
 
-    fn categories(&mut self) -> StringArray {
+    fn categories(&self, random: &mut Xoshiro256PlusPlus) -> StringArray {
         // Two bits choose a category, so that one random number serves 32 rows.
         let mut letters = vec![0_u8; self.rows];
         for chunk in letters.chunks_mut(32) {
-            let mut bits = self.random.next_u64();
+            let mut bits = random.next_u64();
             for letter in chunk {
                 *letter = CATEGORIES[(bits & 3) as usize];
                 bits >>= 2;
@@ -131,17 +185,6 @@ impl BatchSource {
         }
         StringArray::new(self.category_offsets.clone(), Buffer::from(letters), None)
     }
-}
-
-/// The random numbers of one writer; those of other writers, and of other seeds, differ.
-fn random_of(seed: u64, writer: u64) -> Xoshiro256PlusPlus {
-    let mut state = [0; 32];
-    let mut seeder = Xoshiro256PlusPlus::seed_from_u64(seed);
-    for bytes in state.chunks_mut(8) {
-        let mixed = seeder.next_u64() ^ writer.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        bytes.copy_from_slice(&mixed.to_le_bytes());
-    }
-    Xoshiro256PlusPlus::from_seed(state)
 }
 
 #[cfg(test)]
@@ -234,5 +277,48 @@ mod tests {
         };
         let mut sources = BatchSource::for_writers(&plan, 1);
         assert_eq!(ids(&mut sources, 2), [i64::MAX, 0]);
+    }
+
+    fn produced(name: &str, seed: Option<u64>, writers: usize) -> Vec<BatchSource> {
+        let plan = Plan {
+            producer: Some(name.to_owned()),
+            ..plan(seed)
+        };
+        BatchSource::for_writers(&plan, writers)
+    }
+
+    #[test]
+    fn a_batch_of_a_producer_comes_out_the_same_in_every_process_and_order() {
+        let mut one = produced("p", None, 1).remove(0);
+        let other = produced("p", None, 1).remove(0);
+        let batches: Vec<_> = (0..3).map(|_| one.next_batch()).collect();
+        for batch in batches.iter().rev() {
+            let again = other.batch(batch.sequence);
+            assert_eq!((again.id, again.sequence), (batch.id, batch.sequence));
+            assert_eq!(again.rows, batch.rows);
+        }
+        assert_ne!(batches[0].rows.column(2), batches[1].rows.column(2));
+    }
+
+    #[test]
+    fn producers_differ_in_ids_and_rows_and_seeds_in_rows_alone() {
+        let two = produced("p", None, 2);
+        let (one, other) = (two[0].batch(1), two[1].batch(1));
+        assert_eq!(one.id, produced("p-1", None, 1)[0].batch(1).id);
+        assert_eq!(other.id, produced("p-2", None, 1)[0].batch(1).id);
+        assert_ne!(one.id, other.id);
+        assert_ne!(one.rows.column(2), other.rows.column(2));
+        let reseeded = produced("p", Some(7), 2)[0].batch(1);
+        assert_eq!(one.id, reseeded.id);
+        assert_ne!(one.rows.column(2), reseeded.rows.column(2));
+    }
+
+    #[test]
+    fn skipped_batches_leave_the_later_ones_as_they_are() {
+        let mut source = produced("p", None, 1).remove(0);
+        source.skip_to(40);
+        let batch = source.next_batch();
+        assert_eq!(batch.sequence, 41);
+        assert_eq!(batch.rows, produced("p", None, 1)[0].batch(41).rows);
     }
 }

@@ -9,11 +9,18 @@
 //! - **Never sent twice unless certain.** A batch is resent only when nothing of it can have been committed:
 //!   the server itself answered with a code that promises so, or there was no connection to send it on. A
 //!   batch whose answer got lost is counted as *unknown* and left alone (see [`Outcome`]).
+//! - **A producer may send anything again.** Its batches are numbered and come out the same whenever they are made,
+//!   in this process or the next, and the server applies a number once ([`Plan::producer`]). They leave in order,
+//!   so that what is durable is always the first so many ([`Plan::resume`]).
 //! - **Whole or absent.** All rows of a batch carry the same `batch_id`, and no other batch has it, so that
 //!   `SELECT batch_id, count(*) ... GROUP BY batch_id` proves that every batch arrived whole, and once.
+//!   [`Plan::verify`] does that for every batch of the run, content included ([`Verification`]).
 //! - **Latency is what a client waits.** From the moment a batch was due until its ack, retries included.
 
 mod batch;
+mod digest;
+mod ids;
+mod ledger;
 mod plan;
 mod progress;
 mod report;
@@ -21,6 +28,7 @@ mod retry;
 mod stats;
 mod stop;
 mod target;
+mod verify;
 mod worker;
 
 pub mod args;
@@ -32,6 +40,7 @@ pub use progress::Progress;
 pub use report::{Load, Report};
 pub use stop::Stop;
 pub use target::{Failure, FlightTarget, Outcome, Target};
+pub use verify::{Offender, Verification};
 
 use std::sync::Arc;
 
@@ -39,10 +48,12 @@ use duck_flight_protocol::{ConnectError, ConnectOptions};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
+use crate::ledger::Ledger;
 use crate::stats::Stats;
 use crate::worker::Worker;
 
-/// Connects the plan's writers to a Flight server and runs them: the whole of `duck-load` but its flags.
+/// Connects the plan's writers to a Flight server, runs them, and verifies what they loaded if the plan asks for
+/// it: the whole of `duck-load` but its flags.
 ///
 /// # Errors
 /// When no connection can be made. What goes wrong later is counted in the report.
@@ -52,12 +63,27 @@ pub async fn load(
     progress: Progress,
     stop: Stop,
 ) -> Result<Report, ConnectError> {
-    let targets = FlightTarget::connect_all(server, plan).await?;
-    Ok(run(plan, targets, progress, stop).await)
+    let targets = FlightTarget::connect_all(server, plan, &progress).await?;
+    Ok(load_over(server, targets, plan, progress, stop).await)
+}
+
+/// As [`load`], over connections that stand already.
+pub async fn load_over(
+    server: &ConnectOptions,
+    targets: Vec<FlightTarget>,
+    plan: &Plan,
+    progress: Progress,
+    stop: Stop,
+) -> Report {
+    let (mut report, ledgers) = run_recorded(plan, targets, progress.clone(), stop).await;
+    if plan.verify {
+        report.verification = Some(verify::verify(server, plan, &ledgers, &progress).await);
+    }
+    report
 }
 
 /// Runs one writer per target, all of them starting at the same moment, until the plan is fulfilled, `stop`
-/// asks for the end, or they give up; then waits for the outstanding answers.
+/// asks for the end, or they give up; then waits for the outstanding answers. It verifies nothing.
 ///
 /// # Panics
 /// When a writer panics.
@@ -67,6 +93,15 @@ pub async fn run<T: Target>(
     progress: Progress,
     stop: Stop,
 ) -> Report {
+    run_recorded(plan, targets, progress, stop).await.0
+}
+
+async fn run_recorded<T: Target>(
+    plan: &Plan,
+    targets: Vec<T>,
+    progress: Progress,
+    stop: Stop,
+) -> (Report, Vec<Ledger>) {
     let writer_count = targets.len();
     let barrier = Arc::new(Barrier::new(writer_count));
     let sources = BatchSource::for_writers(plan, writer_count);
@@ -76,17 +111,15 @@ pub async fn run<T: Target>(
         let (plan, progress, stop) = (plan.clone(), progress.clone(), stop.clone());
         writers.spawn(async move {
             barrier.wait().await;
-            Worker::new(index, plan, target, source, progress, stop)
-                .run()
-                .await
+            let worker = Worker::new(index, plan, target, source, progress, stop);
+            (index, worker.run().await)
         });
     }
-    let stats = writers
-        .join_all()
-        .await
-        .into_iter()
-        .reduce(Stats::merge)
-        .unwrap_or_default();
+    let mut done = writers.join_all().await;
+    done.sort_unstable_by_key(|(index, _)| *index);
+    let (stats, ledgers): (Vec<_>, Vec<_>) = done.into_iter().map(|(_, done)| done).unzip();
+    let stats = stats.into_iter().reduce(Stats::merge).unwrap_or_default();
     progress.finish();
-    Report::new(plan, writer_count, &stats, stop.is_requested())
+    let report = Report::new(plan, writer_count, &stats, stop.is_requested());
+    (report, ledgers)
 }

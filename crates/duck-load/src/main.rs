@@ -28,11 +28,11 @@ async fn run(args: Args) -> anyhow::Result<Report> {
     let plan = Plan::from(&args);
     let format = args.format;
     let server = ConnectOptions::from(args.connect);
-    let targets = duck_load::FlightTarget::connect_all(&server, &plan).await?;
     let progress = Progress::on_stderr(&plan);
+    let targets = duck_load::FlightTarget::connect_all(&server, &plan, &progress).await?;
     // Not before the connections stand, so that Ctrl-C ends a hanging attempt at once.
     let stop = Stop::on(interrupt(progress.clone()));
-    let report = duck_load::run(&plan, targets, progress, stop).await;
+    let report = duck_load::load_over(&server, targets, &plan, progress, stop).await;
     print(&report, format)?;
     Ok(report)
 }

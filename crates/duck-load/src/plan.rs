@@ -25,12 +25,26 @@ pub struct Plan {
     pub commit: Commit,
     /// Batches a writer may have sent without an ack, with [`Commit::Batch`]. With [`Commit::Stream`] it is one.
     pub in_flight: NonZeroUsize,
-    /// Makes values and categories repeatable. Batch ids stay unique: see [`Plan::first_batch_id`].
+    /// Makes values and categories repeatable. Batch ids stay unique: see [`Plan::first_batch_id`]. When absent,
+    /// a producer takes [`Plan::PRODUCER_SEED`].
     pub seed: Option<u64>,
-    /// The id of the first batch; the others count up from it. When absent, the run draws a place of its own.
-    /// Runs side by side must not be given ranges that overlap.
+    /// The id of the first batch; the others count up from it. When absent, the run draws a place of its own, and
+    /// a producer has one by its name. Runs side by side must not be given ranges that overlap.
     pub first_batch_id: Option<u64>,
-    /// How often a batch is sent again after failures that certainly committed nothing of it.
+    /// Who sends, for exactly-once delivery: the producer itself when there is one writer; several are the
+    /// producers `NAME-1`, `NAME-2` and so on. Each numbers its batches from 1, and sends a batch again whatever
+    /// became of it, for the server applies it once.
+    pub producer: Option<String>,
+    /// With a producer: begin after the last batch that is durable, and go on after any failure that may pass.
+    /// [`Plan::batches`] then counts from the producer's first batch, whichever process sent it.
+    pub resume: bool,
+    /// With [`Plan::resume`]: how long to go on without any progress. With [`Plan::verify`]: how long to wait for
+    /// the table's answer.
+    pub give_up_after: Duration,
+    /// Prove afterwards from the table itself that every acknowledged batch is there once, and whole.
+    pub verify: bool,
+    /// How often a batch is sent again after failures that certainly committed nothing of it; of a producer, after
+    /// any failure that may pass. Without limit with [`Plan::resume`].
     pub retries: u32,
     /// How long a writer waits for an answer before it takes the answer for lost.
     pub ack_timeout: Duration,
@@ -45,6 +59,10 @@ impl Plan {
     pub const MAX_ROWS: u32 = 1_000_000;
     /// The table rows go to unless told otherwise.
     pub const DEFAULT_TABLE: &str = "concurrent_test";
+    /// The seed of a producer unless told otherwise: a restarted process must make the same rows.
+    pub const PRODUCER_SEED: u64 = 0;
+    /// How long to go on without any progress unless told otherwise.
+    pub const DEFAULT_GIVE_UP_AFTER: Duration = Duration::from_secs(300);
 
     /// A plan of one writer that sends 100 batches of 1,000 rows in a closed loop, each a put of its own.
     ///
@@ -62,6 +80,10 @@ impl Plan {
             in_flight: NonZeroUsize::new(32).expect("not zero"),
             seed: None,
             first_batch_id: None,
+            producer: None,
+            resume: false,
+            give_up_after: Self::DEFAULT_GIVE_UP_AFTER,
+            verify: false,
             retries: 7,
             ack_timeout: Duration::from_secs(60),
         }
@@ -75,11 +97,21 @@ impl Plan {
         }
     }
 
-    /// The options of a put that is its writer's one long stream.
-    pub(crate) fn put_options(&self) -> PutOptions {
+    /// The options of the puts of one writer; a put of one batch still needs its sequence.
+    pub(crate) fn put_options(&self, producer: Option<String>) -> PutOptions {
         let mut options = PutOptions::new(self.table.clone());
         options.commit = self.commit;
+        options.producer = producer;
         options
+    }
+
+    /// The producer that one of several writers is; the first is writer 0.
+    pub(crate) fn producer_of(&self, writer: u64, writers: u64) -> Option<String> {
+        let name = self.producer.as_ref()?;
+        match writers {
+            0 | 1 => Some(name.clone()),
+            _ => Some(format!("{name}-{}", writer + 1)),
+        }
     }
 
     /// Rows of the whole run, where the plan limits them.

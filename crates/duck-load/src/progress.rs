@@ -62,6 +62,15 @@ impl Progress {
         }
     }
 
+    /// Leaves out rows that need not be sent any more.
+    pub(crate) fn skipped(&self, rows: u64) {
+        if let Some(bar) = &self.bar
+            && let Some(length) = bar.length()
+        {
+            bar.set_length(length.saturating_sub(rows));
+        }
+    }
+
     /// Takes the bar away.
     pub(crate) fn finish(&self) {
         if let Some(bar) = &self.bar {

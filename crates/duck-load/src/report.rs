@@ -5,8 +5,8 @@ use std::fmt;
 use duck_flight_protocol::{Commit, TableName};
 use serde::Serialize;
 
-use crate::Plan;
 use crate::stats::Stats;
+use crate::{Plan, Verification};
 
 /// What kind of load a run was, which says how to read its latencies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -24,6 +24,8 @@ pub enum Load {
 pub struct Report {
     /// The table loaded.
     pub table: TableName,
+    /// Who sent; absent for a load without exactly-once delivery. Several writers are `NAME-1`, `NAME-2` and so on.
+    pub producer: Option<String>,
     /// What was committed as a whole.
     pub commit: Commit,
     /// What kind of load it was.
@@ -32,10 +34,15 @@ pub struct Report {
     pub writers: usize,
     /// Rows of each batch.
     pub rows_per_batch: u32,
-    /// Rows acknowledged.
+    /// Rows acknowledged, each once however often it was sent; without those that were durable before the run.
     pub rows: u64,
-    /// Batches acknowledged.
+    /// Batches acknowledged, in the same way.
     pub batches: u64,
+    /// Batches of the producers that the server had already when they were sent: because their ack had got lost,
+    /// or because an earlier run had loaded them.
+    pub duplicates: u64,
+    /// Batches of the producers that were durable before the run, and were not sent again for that.
+    pub resumed: u64,
     /// Seconds from the common start to the last writer's end.
     pub elapsed_seconds: f64,
     /// Rows acknowledged per second.
@@ -58,6 +65,8 @@ pub struct Report {
     pub first_error: Option<String>,
     /// Whether the run was asked to end before its plan was fulfilled.
     pub interrupted: bool,
+    /// The proof from the table itself, if the plan asked for it.
+    pub verification: Option<Verification>,
 }
 
 impl Report {
@@ -69,6 +78,7 @@ impl Report {
         };
         Self {
             table: plan.table.clone(),
+            producer: plan.producer.clone(),
             commit: plan.commit,
             load: match plan.interval {
                 Some(_) => Load::FixedPace,
@@ -78,6 +88,8 @@ impl Report {
             rows_per_batch: plan.rows.get(),
             rows: stats.rows,
             batches: stats.batches,
+            duplicates: stats.duplicates,
+            resumed: stats.resumed,
             elapsed_seconds,
             rows_per_second,
             latency_ms_p50: stats.latency_ms(0.50),
@@ -89,12 +101,17 @@ impl Report {
             unknown: stats.unknown,
             first_error: stats.first_error.clone(),
             interrupted,
+            verification: None,
         }
     }
 
-    /// Whether every batch that was sent was acknowledged.
+    /// Whether every batch that was sent was acknowledged, and the proof, if there is one, holds.
     pub fn is_success(&self) -> bool {
-        self.errors == 0 && self.unknown == 0
+        let verified = self
+            .verification
+            .as_ref()
+            .is_none_or(|proof| proof.verified);
+        self.errors == 0 && self.unknown == 0 && verified
     }
 
     /// The report as one line of JSON.
@@ -120,19 +137,47 @@ impl Report {
         };
         format!("{} writer{plural}, {puts}", self.writers)
     }
+
+    /// Who sent, and what of it was there already.
+    fn write_producer(&self, f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+        match self.writers {
+            1 => writeln!(f, "producer   {name}")?,
+            writers => writeln!(f, "producer   {name}-1 to {name}-{writers}")?,
+        }
+        if self.resumed > 0 {
+            let plural = plural_of_batches(self.resumed);
+            writeln!(
+                f,
+                "resumed    after {} batch{plural} of earlier runs",
+                self.resumed
+            )?;
+        }
+        Ok(())
+    }
 }
 
 /// The summary for people.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table      {}", self.table)?;
+        if let Some(name) = &self.producer {
+            self.write_producer(f, name)?;
+        }
         writeln!(f, "load       {}", self.writers_in_words())?;
-        let plural = if self.batches == 1 { "" } else { "es" };
+        let plural = plural_of_batches(self.batches);
         writeln!(
             f,
             "rows       {} acknowledged in {} batch{plural}",
             self.rows, self.batches
         )?;
+        if self.duplicates > 0 {
+            let plural = plural_of_batches(self.duplicates);
+            let duplicates = self.duplicates;
+            writeln!(
+                f,
+                "duplicates {duplicates} batch{plural} that the server had already"
+            )?;
+        }
         writeln!(f, "elapsed    {:.2} s", self.elapsed_seconds)?;
         writeln!(f, "rate       {:.0} rows/s", self.rows_per_second)?;
         let millis = |latency: Option<f64>| match latency {
@@ -164,7 +209,17 @@ impl fmt::Display for Report {
         if self.interrupted {
             write!(f, "\nnote       interrupted before the end of the plan")?;
         }
+        if let Some(proof) = &self.verification {
+            write!(f, "\n{proof}")?;
+        }
         Ok(())
+    }
+}
+
+fn plural_of_batches(count: u64) -> &'static str {
+    match count {
+        1 => "",
+        _ => "es",
     }
 }
 
@@ -197,6 +252,37 @@ rate       320000 rows/s
 ack        p50 2.1 ms  p95 2.1 ms  p99 2.1 ms  max 2.1 ms  (closed loop)
 errors     0   retries 0   unknown 0";
         assert_eq!(report().to_string(), expected);
+    }
+
+    #[test]
+    fn the_summary_of_a_producer_tells_what_was_there_already() {
+        let mut stats = Stats::default();
+        stats.acknowledge(1000, Duration::from_millis(2));
+        stats.duplicates = 3;
+        stats.resumed = 40;
+        let plan = Plan {
+            producer: Some("events".into()),
+            ..Plan::new("t")
+        };
+        let text = Report::new(&plan, 2, &stats, false).to_string();
+        let expected = "\
+table      t
+producer   events-1 to events-2
+resumed    after 40 batches of earlier runs
+load       2 writers, a put per batch
+rows       1000 acknowledged in 1 batch
+duplicates 3 batches that the server had already
+";
+        assert!(text.starts_with(expected), "{text}");
+    }
+
+    #[test]
+    fn a_proof_that_fails_makes_the_run_fail() {
+        let mut report = report();
+        assert!(report.is_success());
+        report.verification = Some(Verification::default());
+        assert!(!report.is_success());
+        assert!(report.to_string().contains("\nFAILED "), "{report}");
     }
 
     #[test]

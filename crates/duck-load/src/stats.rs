@@ -20,6 +20,10 @@ pub(crate) struct Stats {
     pub(crate) errors: u64,
     /// Batches sent again.
     pub(crate) retries: u64,
+    /// Batches acknowledged as ones that the server had already.
+    pub(crate) duplicates: u64,
+    /// Batches of a producer that were durable before the run, and were therefore not sent.
+    pub(crate) resumed: u64,
     /// Batches sent whose answer got lost: they may have been committed or not.
     pub(crate) unknown: u64,
     /// The first of all failures that were not mended by a retry.
@@ -40,6 +44,8 @@ impl Default for Stats {
             batches: 0,
             errors: 0,
             retries: 0,
+            duplicates: 0,
+            resumed: 0,
             unknown: 0,
             first_error: None,
             span: None,
@@ -88,6 +94,8 @@ impl Stats {
         self.batches += other.batches;
         self.errors += other.errors;
         self.retries += other.retries;
+        self.duplicates += other.duplicates;
+        self.resumed += other.resumed;
         self.unknown += other.unknown;
         self.first_error = self.first_error.or(other.first_error);
         self.span = match (self.span, other.span) {

@@ -1,5 +1,6 @@
 //! What a writer sends its batches to: a Flight server, or in tests a fake of known latencies.
 
+mod encoder;
 #[cfg(test)]
 pub(crate) mod fake;
 mod flight;
@@ -7,6 +8,7 @@ mod flight;
 use std::future::Future;
 
 use arrow::error::ArrowError;
+use arrow_flight::error::FlightError;
 use duck_flight_protocol::Ack;
 use tonic::{Code, ConnectError, Status};
 
@@ -16,6 +18,14 @@ use crate::Batch;
 
 /// What a writer sends its batches to. Answers come in the order in which the batches were sent.
 pub trait Target: Send + 'static {
+    /// Makes ready to send as a producer, and answers with the last of its sequences that is durable; 0 when
+    /// there is none. To be called before the first batch, and again after a failure; never for a writer that is
+    /// not a producer. It may be dropped and called again.
+    ///
+    /// # Errors
+    /// When the server cannot be asked, or does not let this producer send.
+    fn locate(&mut self) -> impl Future<Output = Result<u64, Failure>> + Send;
+
     /// Starts to send a batch, and does not wait for its answer.
     ///
     /// # Errors
@@ -47,7 +57,8 @@ pub enum Outcome {
     Retriable,
     /// Nothing of it was committed, and sending it again does not help.
     Refused,
-    /// It may have been committed or not. Sending it again might store its rows twice.
+    /// It may have been committed or not. Sending it again might store its rows twice, unless a producer does so
+    /// under the same sequence.
     Unknown,
 }
 
@@ -60,6 +71,8 @@ pub enum Outcome {
 ///   retriable; `INVALID_ARGUMENT` and the other codes by which a server turns a request down are refused;
 ///   `INTERNAL`, `UNKNOWN`, `CANCELLED`, `DEADLINE_EXCEEDED` and `DATA_LOSS` promise nothing, hence unknown.
 ///   Batches behind the oldest were on their way and may share a commit with other loaders': unknown.
+/// - An `ABORTED` by which the server says that this producer was fenced refuses everything without an answer:
+///   another process took over, and trying again would only take it back.
 /// - Everything else (a connection that broke, a proxy's answer, a stream that ended without acks, no answer
 ///   in time) leaves everything without an answer unknown, whatever code the client's library gives to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +102,9 @@ const FROM_HTTP_STATUS: &str = "grpc-status header missing";
 /// How the generated client begins the message of a status that it made before it sent anything.
 const NOT_READY: &str = "Service was not ready";
 
+/// What the server says to a producer's stream when a later stream of the same producer has taken its place.
+const FENCED: &str = "fenced";
+
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let message = status_message(&status);
@@ -100,10 +116,23 @@ impl From<Status> for Failure {
         if made_here || status.message().starts_with(FROM_HTTP_STATUS) {
             return Self::of_all(Outcome::Unknown, message);
         }
+        if status.code() == Code::Aborted && status.message().contains(FENCED) {
+            let message = format!("another process sends as this producer now: {message}");
+            return Self::of_all(Outcome::Refused, message);
+        }
         Self {
             oldest: answered(status.code()),
             later: Outcome::Unknown,
             message,
+        }
+    }
+}
+
+impl From<FlightError> for Failure {
+    fn from(error: FlightError) -> Self {
+        match error {
+            FlightError::Tonic(status) => (*status).into(),
+            other => Self::of_all(Outcome::Unknown, other.to_string()),
         }
     }
 }
@@ -186,6 +215,17 @@ mod tests {
             let found = outcomes(Status::new(code, "no such column"));
             assert_eq!(found, (Outcome::Refused, Outcome::Unknown), "{code}");
         }
+    }
+
+    #[test]
+    fn being_fenced_is_final_for_all_batches() {
+        let status = Status::aborted("producer `p` was fenced by a later stream");
+        let failure = Failure::from(status);
+        assert_eq!(
+            (failure.oldest, failure.later),
+            (Outcome::Refused, Outcome::Refused)
+        );
+        assert!(failure.message.starts_with("another process sends"));
     }
 
     #[test]

@@ -1,4 +1,7 @@
 //! One writer: sends its batches in time, and records what comes of each.
+//!
+//! A producer's batches leave in the order of their sequences, always: what failed is sent again before anything
+//! new, and when one is given up, nothing follows.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -6,12 +9,10 @@ use std::time::Duration;
 use duck_flight_protocol::Ack;
 use tokio::time::{Instant, sleep_until};
 
+use crate::ledger::Ledger;
 use crate::stats::Stats;
 use crate::target::{Failure, Outcome, Target};
-use crate::{Batch, BatchSource, Plan, Progress, Stop, retry};
-
-/// After so many failures in a row that a retry did not mend, a writer gives up.
-const MAX_FAILURES_IN_A_ROW: u32 = 5;
+use crate::{Batch, BatchSource, Plan, Progress, Stop};
 
 /// One writer of a run.
 pub(crate) struct Worker<T> {
@@ -30,10 +31,25 @@ pub(crate) struct Worker<T> {
     again: VecDeque<Sent>,
     /// Nothing is sent before.
     not_before: Instant,
-    /// Batches made.
+    /// The sequence of the last batch made.
     made: u64,
+    /// The sequences of batches that were sent and given up without an ack.
+    unacknowledged: Vec<u64>,
     failures_in_a_row: u32,
+    /// The failures since the last ack.
+    setback: Option<Setback>,
+    /// Whether the target is ready for batches: a producer asks first how far it has come.
+    located: bool,
+    /// What of the producer was durable before the run; known once it has been asked.
+    earlier: Option<u64>,
     stopping: bool,
+}
+
+/// Failures in a row, mended or not.
+#[derive(Clone, Copy)]
+struct Setback {
+    since: Instant,
+    times: u32,
 }
 
 /// A batch that has been sent at least once.
@@ -44,6 +60,8 @@ struct Sent {
     /// When it was last sent.
     at: Instant,
     attempts: u32,
+    /// Whether a sending of it ended without a word on what became of it.
+    uncertain: bool,
 }
 
 enum Event {
@@ -66,6 +84,7 @@ impl<T: Target> Worker<T> {
         let now = Instant::now();
         Self {
             index,
+            located: plan.producer.is_none(),
             plan,
             target,
             source,
@@ -77,13 +96,16 @@ impl<T: Target> Worker<T> {
             again: VecDeque::new(),
             not_before: now,
             made: 0,
+            unacknowledged: Vec::new(),
             failures_in_a_row: 0,
+            setback: None,
+            earlier: None,
             stopping: false,
         }
     }
 
     /// Sends until the plan is fulfilled or the end is asked for, and waits for all answers.
-    pub(crate) async fn run(mut self) -> Stats {
+    pub(crate) async fn run(mut self) -> (Stats, Ledger) {
         loop {
             let due = self.next_due();
             if due.is_none() && self.waiting.is_empty() {
@@ -93,9 +115,10 @@ impl<T: Target> Worker<T> {
                 Event::Answer(Ok(ack)) => self.acknowledge(ack),
                 Event::Answer(Err(failure)) => self.fail_waiting(&failure),
                 Event::StopRequested => self.stop(),
+                Event::Due if !self.located => self.locate().await,
                 Event::Due => self.send(),
                 Event::NoAnswer => {
-                    self.target.reset();
+                    self.reset();
                     self.fail_waiting(&no_answer(self.plan.ack_timeout));
                 }
             }
@@ -103,7 +126,8 @@ impl<T: Target> Worker<T> {
         let ended = Instant::now();
         self.close().await;
         self.stats.ran(self.started, ended);
-        self.stats
+        let ledger = Ledger::new(self.source, self.made, self.unacknowledged);
+        (self.stats, ledger)
     }
 
     /// When the next batch may be sent; `None` when there is no room for it, or nothing left to send.
@@ -136,7 +160,9 @@ impl<T: Target> Worker<T> {
         match self.plan.interval {
             None => self.started,
             Some(interval) => {
-                let nanos = interval.as_nanos().saturating_mul(self.made.into());
+                // The pace counts what this run makes, not what earlier ones did.
+                let made = self.made - self.stats.resumed;
+                let nanos = interval.as_nanos().saturating_mul(made.into());
                 let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
                 self.started + Duration::from_nanos(nanos)
             }
@@ -174,8 +200,8 @@ impl<T: Target> Worker<T> {
 
     fn make(&mut self) -> Sent {
         let planned = self.planned();
-        self.made += 1;
         let batch = self.source.next_batch();
+        self.made = batch.sequence;
         let now = Instant::now();
         let due = match self.plan.interval {
             None => now,
@@ -187,6 +213,7 @@ impl<T: Target> Worker<T> {
             due,
             at: now,
             attempts: 0,
+            uncertain: false,
         }
     }
 
@@ -194,91 +221,103 @@ impl<T: Target> Worker<T> {
         let Some(sent) = self.waiting.pop_front() else {
             return;
         };
+        let Err(message) = self.check(&sent, ack) else {
+            return self.settle(&sent, ack.duplicate);
+        };
+        let failure = Failure::of_all(Outcome::Unknown, message);
+        if self.plan.producer.is_none() {
+            return self.fail(vec![sent], &failure);
+        }
+        // Acks that do not fit mean nothing for those behind either.
+        self.waiting.push_front(sent);
+        self.reset();
+        self.fail_waiting(&failure);
+    }
+
+    /// Finds an ack that is not that of this batch.
+    fn check(&self, sent: &Sent, ack: Ack) -> Result<(), String> {
         let rows = u64::from(self.plan.rows.get());
         if ack.rows != rows {
-            let message = format!("the server acknowledged {} rows of {rows}", ack.rows);
-            self.fail(vec![sent], &Failure::of_all(Outcome::Unknown, message));
-            return;
+            return Err(format!(
+                "the server acknowledged {} rows of {rows}",
+                ack.rows
+            ));
         }
+        let sequence = sent.batch.sequence;
+        match ack.sequence {
+            found if self.plan.producer.is_none() || found == Some(sequence) => Ok(()),
+            None => Err(format!(
+                "the server acknowledged sequence {sequence} without naming it"
+            )),
+            Some(other) => Err(format!(
+                "the server acknowledged sequence {other} in place of {sequence}"
+            )),
+        }
+    }
+
+    /// Records a batch that is durable.
+    fn settle(&mut self, sent: &Sent, duplicate: bool) {
         self.failures_in_a_row = 0;
-        self.stats.acknowledge(rows, sent.due.elapsed());
+        self.setback = None;
+        let rows = u64::from(self.plan.rows.get());
         self.progress.acknowledged(rows);
+        // What an earlier process loaded is not this one's load.
+        let is_earlier = self.earlier.is_some_and(|last| sent.batch.sequence <= last);
+        self.stats.duplicates += u64::from(duplicate || is_earlier);
+        if !is_earlier {
+            self.stats.acknowledge(rows, sent.due.elapsed());
+        }
     }
 
-    fn fail_waiting(&mut self, failure: &Failure) {
-        let sent = std::mem::take(&mut self.waiting).into();
-        self.fail(sent, failure);
-    }
-
-    /// Decides what becomes of batches that failed together: sent again, given up, or unknown.
-    fn fail(&mut self, failed: Vec<Sent>, failure: &Failure) {
-        let mut again = VecDeque::new();
-        let (mut errors, mut unknown, mut exhausted) = (0, 0, false);
-        for (position, sent) in failed.into_iter().enumerate() {
-            let outcome = match position {
-                0 => failure.oldest,
-                _ => failure.later,
-            };
-            match outcome {
-                Outcome::Retriable if self.stopping => errors += 1,
-                Outcome::Retriable if sent.attempts <= self.plan.retries => again.push_back(sent),
-                Outcome::Retriable => {
-                    errors += 1;
-                    exhausted = true;
-                }
-                Outcome::Refused => errors += 1,
-                Outcome::Unknown => unknown += 1,
+    /// Asks how far the producer has come, unless the end is asked for first.
+    async fn locate(&mut self) {
+        let answer = tokio::time::timeout(self.plan.ack_timeout, self.target.locate());
+        let located = tokio::select! {
+            biased;
+            () = self.stop.requested(), if !self.stopping => None,
+            located = answer => Some(located),
+        };
+        match located {
+            None => {
+                self.reset();
+                self.stop();
+            }
+            Some(Ok(Ok(last))) => self.go_on_after(last),
+            Some(Ok(Err(failure))) => self.fail_to_locate(&failure),
+            Some(Err(_)) => {
+                self.reset();
+                self.fail_to_locate(&no_answer(self.plan.ack_timeout));
             }
         }
-        // They were sent before those that wait already.
-        let attempts = again.front().map(|sent| sent.attempts);
-        again.append(&mut self.again);
-        self.again = again;
-        if errors + unknown > 0 {
-            self.count_failures(errors, unknown, &failure.message);
+    }
+
+    /// Goes on from where the producer is: with the first batch that is not durable.
+    fn go_on_after(&mut self, last: u64) {
+        self.located = true;
+        if self.earlier.is_none() {
+            self.earlier = Some(last);
+            if self.plan.resume {
+                self.made = last;
+                self.source.skip_to(last);
+                self.stats.resumed = last;
+                let planned = self.plan.batches.map_or(last, |most| last.min(most.get()));
+                let rows = u64::from(self.plan.rows.get());
+                self.progress.skipped(planned.saturating_mul(rows));
+            }
         }
-        if exhausted || self.failures_in_a_row >= MAX_FAILURES_IN_A_ROW {
-            self.give_up();
-        } else if let Some(attempts) = attempts {
-            self.back_off(attempts, &failure.message);
+        while let Some(sent) = self.again.pop_front() {
+            if sent.batch.sequence > last {
+                self.again.push_front(sent);
+                break;
+            }
+            self.settle(&sent, false);
         }
     }
 
-    fn count_failures(&mut self, errors: u64, unknown: u64, message: &str) {
-        self.stats.errors += errors;
-        self.stats.unknown += unknown;
-        self.failures_in_a_row += 1;
-        if self.stats.first_error.is_none() {
-            self.stats.first_error = Some(message.to_owned());
-        }
-        let what = match (errors, unknown) {
-            (errors, 0) => format!("{errors} not committed"),
-            (0, unknown) => format!("{unknown} unknown"),
-            (errors, unknown) => format!("{errors} not committed, {unknown} unknown"),
-        };
-        self.say(&format!("failed ({what}): {message}"));
-    }
-
-    fn back_off(&mut self, attempts: u32, message: &str) {
-        let delay = retry::delay(attempts);
-        self.not_before = Instant::now() + delay;
-        let millis = delay.as_millis();
-        self.say(&format!("retrying in {millis} ms: {message}"));
-    }
-
-    fn give_up(&mut self) {
-        self.say("giving up");
-        self.stop();
-    }
-
-    /// Sends nothing more; what waited to be sent again is not committed and stays so.
-    fn stop(&mut self) {
-        self.stopping = true;
-        let abandoned = u64::try_from(self.again.len()).unwrap_or(u64::MAX);
-        self.again.clear();
-        if abandoned > 0 {
-            self.count_failures(abandoned, 0, "stopped before they could be sent again");
-        }
+    /// Forgets what the target is at; a producer must be located again.
+    fn reset(&mut self) {
+        self.target.reset();
+        self.located = self.plan.producer.is_none();
     }
 
     async fn close(&mut self) {
@@ -289,7 +328,11 @@ impl<T: Target> Worker<T> {
         };
         if let Err(failure) = result {
             let message = format!("the put did not end well: {}", failure.message);
-            self.count_failures(1, 0, &message);
+            match self.plan.producer {
+                // Its acks say by their sequence what is durable, and that is all it has sent.
+                Some(_) => self.say(&message),
+                None => self.count_failures(1, 0, &message),
+            }
         }
     }
 
@@ -313,5 +356,8 @@ async fn wait_until(deadline: Option<Instant>) {
     }
 }
 
+mod failures;
+#[cfg(test)]
+mod producer_tests;
 #[cfg(test)]
 mod tests;

@@ -43,6 +43,10 @@ fn help_names_every_flag_and_goes_to_stdout() {
         "--commit",
         "--in-flight",
         "--seed",
+        "--producer",
+        "--resume",
+        "--give-up-after",
+        "--verify",
         "--format",
     ] {
         assert!(help.contains(flag), "{flag} is missing in\n{help}");
@@ -58,6 +62,8 @@ fn bad_usage_exits_with_2_and_says_what_is_wrong() {
         (vec!["--duration", "10"], "the unit is missing"),
         (vec!["--commit", "never"], "stream, batch"),
         (vec!["--table", ""], "--table"),
+        (vec!["--producer", ""], "--producer"),
+        (vec!["--resume"], "--producer"),
         (vec!["--no-such-flag"], "--no-such-flag"),
     ] {
         let output = duck_load(&flags);
@@ -139,4 +145,42 @@ fn an_endless_loss_of_connections_makes_a_writer_give_up() {
     let summary = stdout(&output);
     assert!(summary.contains("rows       0 acknowledged"), "{summary}");
     assert!(summary.contains("unknown 5"), "{summary}");
+}
+
+#[test]
+fn a_producer_sends_again_until_its_retries_are_used_up() {
+    let server = server_that_hangs_up();
+    for commit in ["stream", "batch"] {
+        let flags = ["--server", &server, "--commit", commit, "--retries", "2"];
+        let producer = ["--producer", "p", "--ack-timeout", "200ms"];
+        let output = duck_load(&[&flags[..], &producer, &["--format", "json"]].concat());
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["producer"], "p");
+        assert_eq!(report["batches"], 0, "{report}");
+        let said = stderr(&output);
+        assert_eq!(said.matches("retrying in").count(), 2, "{said}");
+    }
+}
+
+#[test]
+fn a_resuming_loader_gives_up_when_there_is_no_server_for_too_long() {
+    let address = free_address();
+    let flags = ["--producer", "p", "--resume", "--give-up-after", "100ms"];
+    let output = duck_load(&[&flags[..], &["--server", &address]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains("connecting again in"), "{said}");
+    assert!(said.contains("error: no server answers"), "{said}");
+}
+
+#[test]
+fn a_proof_that_cannot_be_had_is_a_failure() {
+    let server = server_that_hangs_up();
+    let flags = ["--server", &server, "--batches", "1", "--retries", "0"];
+    let output = duck_load(&[&flags[..], &["--verify", "--give-up-after", "200ms"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let summary = stdout(&output);
+    let expected = "\nFAILED     the table could not be asked: ";
+    assert!(summary.contains(expected), "{summary}");
 }

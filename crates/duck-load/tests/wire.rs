@@ -1,196 +1,18 @@
 //! The loader against a Flight service that keeps what it is sent, over a real connection.
 
-use std::collections::{HashMap, HashSet};
+mod keeper;
+
+use std::collections::HashSet;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
-use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::Int64Type;
-use arrow_flight::decode::FlightRecordBatchStream;
-use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
-use arrow_flight::{
-    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo,
-    HandshakeRequest, HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
-};
-use duck_flight_protocol::{Ack, Commit, ConnectOptions, PutOptions};
+use duck_flight_protocol::{Commit, ConnectOptions};
 use duck_load::{Plan, Progress, Report, Stop};
-use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
 use tokio::net::TcpListener;
-use tonic::transport::server::TcpIncoming;
-use tonic::{Request, Response, Status, Streaming};
 
-type Answers<T> = BoxStream<'static, Result<T, Status>>;
+use keeper::{Fault, Keeper, Spoil};
 
-/// Keeps the batches it is sent, and turns down the first `refusals` of them.
-#[derive(Clone, Default)]
-struct Keeper(Arc<Mutex<Kept>>);
-
-#[derive(Default)]
-struct Kept {
-    refusals: usize,
-    puts: Vec<PutOptions>,
-    batches: Vec<RecordBatch>,
-}
-
-impl Keeper {
-    fn refusing(refusals: usize) -> Self {
-        let keeper = Self::default();
-        keeper.0.lock().unwrap().refusals = refusals;
-        keeper
-    }
-
-    fn keep(&self, batch: RecordBatch) -> Result<u64, Status> {
-        let mut kept = self.0.lock().unwrap();
-        if kept.refusals > 0 {
-            kept.refusals -= 1;
-            return Err(Status::resource_exhausted("the queue is full"));
-        }
-        let rows = u64::try_from(batch.num_rows()).unwrap();
-        kept.batches.push(batch);
-        Ok(rows)
-    }
-
-    /// The rows kept of each batch id.
-    fn rows_by_id(&self) -> HashMap<i64, usize> {
-        let mut rows = HashMap::new();
-        for batch in &self.0.lock().unwrap().batches {
-            let ids = batch.column(0).as_primitive::<Int64Type>().values();
-            assert!(ids.iter().all(|id| *id == ids[0]));
-            *rows.entry(ids[0]).or_default() += ids.len();
-        }
-        rows
-    }
-
-    async fn serve(&self) -> ConnectOptions {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let server = listener.local_addr().unwrap().to_string();
-        // Without it, acks wait for the client's TCP to confirm the ones before: up to 40 ms each.
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let service = FlightServiceServer::new(self.clone());
-        let server_task = tonic::transport::Server::builder()
-            .add_service(service)
-            .serve_with_incoming(incoming);
-        tokio::spawn(server_task);
-        ConnectOptions { server }
-    }
-
-    async fn load(&self, plan: &Plan) -> Report {
-        let server = self.serve().await;
-        duck_load::load(&server, plan, Progress::silent(), Stop::never())
-            .await
-            .unwrap()
-    }
-}
-
-fn ack(rows: u64) -> PutResult {
-    let ack = Ack {
-        rows,
-        ..Ack::default()
-    };
-    PutResult {
-        app_metadata: ack.to_json().into(),
-    }
-}
-
-#[tonic::async_trait]
-impl FlightService for Keeper {
-    type DoPutStream = Answers<PutResult>;
-    type HandshakeStream = Answers<HandshakeResponse>;
-    type ListFlightsStream = Answers<FlightInfo>;
-    type DoGetStream = Answers<FlightData>;
-    type DoActionStream = Answers<arrow_flight::Result>;
-    type ListActionsStream = Answers<ActionType>;
-    type DoExchangeStream = Answers<FlightData>;
-
-    async fn do_put(
-        &self,
-        request: Request<Streaming<FlightData>>,
-    ) -> Result<Response<Self::DoPutStream>, Status> {
-        let mut messages = request.into_inner().peekable();
-        let first = std::pin::Pin::new(&mut messages).peek().await;
-        let Some(Ok(FlightData {
-            flight_descriptor: Some(descriptor),
-            ..
-        })) = first
-        else {
-            return Err(Status::invalid_argument("no descriptor"));
-        };
-        let options = PutOptions::from_descriptor(descriptor).unwrap();
-        self.0.lock().unwrap().puts.push(options.clone());
-        let batches = FlightRecordBatchStream::new_from_flight_data(messages.map_err(Into::into));
-        let keeper = self.clone();
-        let mut acks = batches
-            .map_err(Status::from)
-            .map(move |batch| batch.and_then(|batch| keeper.keep(batch)))
-            .boxed();
-        if options.commit == Commit::Stream {
-            let rows = acks.try_fold(0, async |sum, rows| Ok(sum + rows)).await?;
-            acks = futures::stream::once(async move { Ok(rows) }).boxed();
-        }
-        Ok(Response::new(acks.map_ok(ack).boxed()))
-    }
-
-    async fn handshake(
-        &self,
-        _: Request<Streaming<HandshakeRequest>>,
-    ) -> Result<Response<Self::HandshakeStream>, Status> {
-        Err(Status::unimplemented("handshake"))
-    }
-
-    async fn list_flights(
-        &self,
-        _: Request<Criteria>,
-    ) -> Result<Response<Self::ListFlightsStream>, Status> {
-        Err(Status::unimplemented("list flights"))
-    }
-
-    async fn get_flight_info(
-        &self,
-        _: Request<FlightDescriptor>,
-    ) -> Result<Response<FlightInfo>, Status> {
-        Err(Status::unimplemented("get flight info"))
-    }
-
-    async fn poll_flight_info(
-        &self,
-        _: Request<FlightDescriptor>,
-    ) -> Result<Response<PollInfo>, Status> {
-        Err(Status::unimplemented("poll flight info"))
-    }
-
-    async fn get_schema(
-        &self,
-        _: Request<FlightDescriptor>,
-    ) -> Result<Response<SchemaResult>, Status> {
-        Err(Status::unimplemented("get schema"))
-    }
-
-    async fn do_get(&self, _: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
-        Err(Status::unimplemented("get"))
-    }
-
-    async fn do_exchange(
-        &self,
-        _: Request<Streaming<FlightData>>,
-    ) -> Result<Response<Self::DoExchangeStream>, Status> {
-        Err(Status::unimplemented("exchange"))
-    }
-
-    async fn do_action(
-        &self,
-        _: Request<Action>,
-    ) -> Result<Response<Self::DoActionStream>, Status> {
-        Err(Status::unimplemented("action"))
-    }
-
-    async fn list_actions(
-        &self,
-        _: Request<Empty>,
-    ) -> Result<Response<Self::ListActionsStream>, Status> {
-        Err(Status::unimplemented("list actions"))
-    }
-}
+const BOTH: [Commit; 2] = [Commit::Stream, Commit::Batch];
 
 fn plan(commit: Commit) -> Plan {
     Plan {
@@ -203,8 +25,8 @@ fn plan(commit: Commit) -> Plan {
 
 #[tokio::test]
 async fn every_acknowledged_batch_arrives_whole_and_once() {
-    for commit in [Commit::Stream, Commit::Batch] {
-        let keeper = Keeper::default();
+    for commit in BOTH {
+        let keeper = Keeper::new([]);
         let report = keeper.load(&plan(commit)).await;
         assert!(report.is_success(), "{report}");
         assert_eq!((report.rows, report.batches), (200_000, 200));
@@ -217,9 +39,9 @@ async fn every_acknowledged_batch_arrives_whole_and_once() {
 #[tokio::test]
 async fn stream_commit_is_a_put_per_batch_and_batch_commit_a_put_per_writer() {
     for (commit, puts) in [(Commit::Stream, 200), (Commit::Batch, 4)] {
-        let keeper = Keeper::default();
+        let keeper = Keeper::new([]);
         keeper.load(&plan(commit)).await;
-        let kept = keeper.0.lock().unwrap();
+        let kept = keeper.kept();
         assert_eq!(kept.puts.len(), puts);
         for options in &kept.puts {
             assert_eq!(options.table, "odd \"name\".x".into());
@@ -230,8 +52,8 @@ async fn stream_commit_is_a_put_per_batch_and_batch_commit_a_put_per_writer() {
 
 #[tokio::test]
 async fn what_the_server_turns_down_for_now_is_sent_again() {
-    for commit in [Commit::Stream, Commit::Batch] {
-        let keeper = Keeper::refusing(2);
+    for commit in BOTH {
+        let keeper = Keeper::new([(1, Fault::Refuse), (2, Fault::Refuse)]);
         let plan = Plan {
             writers: NonZeroUsize::MIN,
             in_flight: NonZeroUsize::MIN,
@@ -246,7 +68,7 @@ async fn what_the_server_turns_down_for_now_is_sent_again() {
 
 #[tokio::test]
 async fn a_large_batch_goes_into_one_put_as_several_messages() {
-    let keeper = Keeper::default();
+    let keeper = Keeper::new([]);
     let plan = Plan {
         rows: NonZeroU32::new(200_000).unwrap(),
         batches: NonZeroU64::new(1),
@@ -257,12 +79,12 @@ async fn a_large_batch_goes_into_one_put_as_several_messages() {
     assert!(report.is_success(), "{report}");
     let rows: Vec<_> = keeper.rows_by_id().into_values().collect();
     assert_eq!(rows, [200_000]);
-    assert_eq!(keeper.0.lock().unwrap().batches.len(), 4);
+    assert_eq!(keeper.kept().batches.len(), 4);
 }
 
 #[tokio::test]
 async fn loaders_started_together_never_share_an_id_even_with_one_seed() {
-    let keeper = Keeper::default();
+    let keeper = Keeper::new([]);
     let server = keeper.serve().await;
     let plan = Plan {
         seed: Some(1),
@@ -273,4 +95,200 @@ async fn loaders_started_together_never_share_an_id_even_with_one_seed() {
     assert!(reports.iter().all(Report::is_success));
     let ids: HashSet<_> = keeper.rows_by_id().into_keys().collect();
     assert_eq!(ids.len(), 8 * 200);
+}
+
+fn producer(commit: Commit) -> Plan {
+    Plan {
+        producer: Some("events".into()),
+        verify: true,
+        ..plan(commit)
+    }
+}
+
+fn resuming(commit: Commit) -> Plan {
+    Plan {
+        resume: true,
+        ..producer(commit)
+    }
+}
+
+async fn load(server: &ConnectOptions, plan: &Plan) -> Report {
+    duck_load::load(server, plan, Progress::silent(), Stop::never())
+        .await
+        .unwrap()
+}
+
+/// Every batch of the four producers landed once, in order, and was never sent with other content.
+fn assert_exactly_once(keeper: &Keeper, batches: u64) {
+    let rows = keeper.rows_by_id();
+    assert!(rows.values().all(|rows| *rows == 1000));
+    let kept = keeper.kept();
+    assert_eq!(kept.altered, 0);
+    assert_eq!(kept.producers.len(), 4);
+    let expected: Vec<_> = (1..=batches).collect();
+    for (name, sequences) in &kept.producers {
+        assert_eq!(*sequences, expected, "{name}");
+    }
+    assert_eq!(u64::try_from(rows.len()).unwrap(), 4 * batches);
+}
+
+#[tokio::test]
+async fn a_resuming_producer_lands_every_batch_once_through_cuts_and_lost_acks() {
+    for commit in BOTH {
+        let faults = [Fault::Cut, Fault::LoseAck, Fault::Refuse, Fault::LoseAck];
+        let keeper = Keeper::new([2, 31, 60, 61].into_iter().zip(faults));
+        // More failures than a plan without resuming would bear.
+        let plan = Plan {
+            retries: 0,
+            ..resuming(commit)
+        };
+        let report = keeper.load(&plan).await;
+        assert!(report.is_success(), "{report}");
+        assert_exactly_once(&keeper, 50);
+        assert_eq!((report.rows, report.batches), (200_000, 200));
+        assert!(report.retries > 3, "{report}");
+        let proof = report.verification.unwrap();
+        assert_eq!(
+            (proof.batches_acknowledged, proof.rows_found),
+            (200, 200_000)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_producer_survives_a_lost_ack_without_resuming_too() {
+    for commit in BOTH {
+        let keeper = Keeper::new([(10, Fault::LoseAck)]);
+        let report = keeper.load(&producer(commit)).await;
+        assert!(report.is_success(), "{report}");
+        assert_exactly_once(&keeper, 50);
+        assert_eq!((report.rows, report.batches), (200_000, 200));
+        // With a long put the server says beforehand what is durable.
+        if commit == Commit::Stream {
+            assert!(report.duplicates >= 1, "{report}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_restarted_loader_goes_on_and_a_complete_one_sends_nothing() {
+    for commit in BOTH {
+        let keeper = Keeper::new([]);
+        let server = keeper.serve().await;
+        let first = Plan {
+            batches: NonZeroU64::new(20),
+            ..resuming(commit)
+        };
+        load(&server, &first).await;
+        let report = load(&server, &resuming(commit)).await;
+        assert_eq!((report.batches, report.resumed), (120, 80), "{report}");
+        assert_exactly_once(&keeper, 50);
+        let units = keeper.kept().units;
+        let report = load(&server, &resuming(commit)).await;
+        assert!(report.is_success(), "{report}");
+        assert_eq!((report.batches, report.resumed), (0, 200));
+        assert_eq!(keeper.kept().units, units);
+        // What earlier processes loaded is verified too.
+        assert_eq!(report.verification.unwrap().batches_found_once, 200);
+    }
+}
+
+#[tokio::test]
+async fn without_resuming_a_second_run_is_all_duplicates() {
+    for commit in BOTH {
+        let keeper = Keeper::new([]);
+        let server = keeper.serve().await;
+        load(&server, &producer(commit)).await;
+        let report = load(&server, &producer(commit)).await;
+        assert!(report.is_success(), "{report}");
+        assert_eq!((report.batches, report.duplicates), (0, 200));
+        assert_exactly_once(&keeper, 50);
+    }
+}
+
+#[tokio::test]
+async fn a_fenced_producer_ends_and_says_why() {
+    for commit in BOTH {
+        let keeper = Keeper::new([(7, Fault::Fence)]);
+        let plan = Plan {
+            writers: NonZeroUsize::MIN,
+            ..resuming(commit)
+        };
+        let report = keeper.load(&plan).await;
+        assert!(!report.is_success(), "{report}");
+        assert_eq!(report.batches, 6);
+        let error = report.first_error.unwrap();
+        assert!(error.starts_with("another process sends as"), "{error}");
+        // Nothing was sent again.
+        assert_eq!(keeper.kept().producers["events"].len(), 6);
+    }
+}
+
+#[tokio::test]
+async fn a_resuming_loader_waits_for_a_server_that_comes_later() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let server = ConnectOptions {
+        server: address.to_string(),
+    };
+    let impatient = Plan {
+        give_up_after: Duration::from_millis(50),
+        ..resuming(Commit::Batch)
+    };
+    let refused = duck_load::load(&server, &impatient, Progress::silent(), Stop::never());
+    assert!(refused.await.is_err());
+    let loading = tokio::spawn(async move { load(&server, &resuming(Commit::Batch)).await });
+    // Time enough for a first attempt; coming too early would only make the test easier.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let keeper = Keeper::new([]);
+    keeper
+        .serve_on(TcpListener::bind(address).await.unwrap())
+        .await;
+    let report = loading.await.unwrap();
+    assert!(report.is_success(), "{report}");
+    assert_exactly_once(&keeper, 50);
+}
+
+#[tokio::test]
+async fn a_proof_fails_when_the_table_does_not_hold_what_was_acknowledged() {
+    let spoils: [(Spoil, &str); 3] = [
+        (|table| drop(table.remove(3)), "1 missing"),
+        (|table| table.push(table[3].clone()), "1 doubled"),
+        (|table| table[3] = table[3].slice(0, 999), "1 damaged"),
+    ];
+    for (spoil, expected) in spoils {
+        let keeper = Keeper::new([]);
+        keeper.kept().spoil = Some(spoil);
+        let plan = Plan {
+            verify: true,
+            ..plan(Commit::Batch)
+        };
+        let report = keeper.load(&plan).await;
+        assert!(!report.is_success(), "{report}");
+        let proof = report.verification.unwrap();
+        assert!(proof.to_string().contains(expected), "{proof}");
+        let id = keeper.kept().batches[3].column(0).clone();
+        let id = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(&id).value(0);
+        assert_eq!(proof.offenders.len(), 1);
+        assert_eq!(proof.offenders[0].batch_id, id);
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_batch_of_a_plain_load_may_be_there_or_not() {
+    for (fault, present) in [(Fault::LoseAck, 1), (Fault::Cut, 0)] {
+        let keeper = Keeper::new([(3, fault)]);
+        let plan = Plan {
+            writers: NonZeroUsize::MIN,
+            verify: true,
+            ..plan(Commit::Stream)
+        };
+        let report = keeper.load(&plan).await;
+        assert_eq!((report.batches, report.unknown), (49, 1), "{report}");
+        let proof = report.verification.unwrap();
+        assert!(proof.verified, "{proof}");
+        assert_eq!(proof.batches_unacknowledged, 1);
+        assert_eq!(proof.batches_unacknowledged_present, present);
+    }
 }

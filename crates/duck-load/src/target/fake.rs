@@ -17,6 +17,8 @@ pub(crate) enum Answer {
     Ack,
     /// An ack of so many rows.
     AckOf(u64),
+    /// No answer, but what was sent is durable; then a failure, upon which it forgets all batches.
+    Lose(Failure),
     /// A failure, upon which it forgets all batches.
     Fail(Failure),
     /// None, ever.
@@ -29,7 +31,10 @@ pub(crate) enum Answer {
 pub(crate) struct FakeTarget {
     script: Vec<(Duration, Answer)>,
     position: usize,
-    working: VecDeque<(Instant, u64, Answer)>,
+    working: VecDeque<(Instant, Batch, Answer)>,
+    /// Where the producer is, and what asking for it is answered with first.
+    durable: u64,
+    lost: VecDeque<Failure>,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -38,8 +43,12 @@ pub(crate) struct FakeTarget {
 pub(crate) struct Seen {
     /// The ids of all batches, in order, resent ones again.
     pub(crate) ids: Vec<i64>,
+    /// Their sequences.
+    pub(crate) sequences: Vec<u64>,
     /// The most batches that were without an answer at once.
     pub(crate) most_waiting: usize,
+    /// How often it was asked where the producer is.
+    pub(crate) located: usize,
     pub(crate) closed: bool,
 }
 
@@ -49,7 +58,18 @@ impl FakeTarget {
             script,
             position: 0,
             working: VecDeque::new(),
+            durable: 0,
+            lost: VecDeque::new(),
             seen: Arc::default(),
+        }
+    }
+
+    /// Has this many of the producer's batches already, and says so once it has failed with each of `lost`.
+    pub(crate) fn holding(self, durable: u64, lost: impl Into<VecDeque<Failure>>) -> Self {
+        Self {
+            durable,
+            lost: lost.into(),
+            ..self
         }
     }
 
@@ -72,31 +92,49 @@ impl Target for FakeTarget {
             .working
             .back()
             .map_or(now, |(ready, ..)| now.max(*ready));
-        let rows = u64::try_from(batch.rows.num_rows()).unwrap();
-        self.working.push_back((begins + takes, rows, answer));
+        self.working
+            .push_back((begins + takes, batch.clone(), answer));
         let mut seen = self.seen.lock().unwrap();
         seen.ids.push(batch.id);
+        seen.sequences.push(batch.sequence);
         seen.most_waiting = seen.most_waiting.max(self.working.len());
         Ok(())
     }
 
     async fn answer(&mut self) -> Result<Ack, Failure> {
-        let (ready, rows, answer) = self.working.front().cloned().expect("a batch is waiting");
+        let (ready, batch, answer) = self.working.front().cloned().expect("a batch is waiting");
         sleep_until(ready).await;
-        let acked = match answer {
-            Answer::Ack => rows,
+        let rows = match answer {
+            Answer::Ack => u64::try_from(batch.rows.num_rows()).unwrap(),
             Answer::AckOf(rows) => rows,
             Answer::Silence => std::future::pending().await,
+            Answer::Lose(failure) => {
+                self.durable = self.durable.max(batch.sequence);
+                self.working.clear();
+                return Err(failure);
+            }
             Answer::Fail(failure) => {
                 self.working.clear();
                 return Err(failure);
             }
         };
         self.working.pop_front();
+        let duplicate = batch.sequence <= self.durable;
+        self.durable = self.durable.max(batch.sequence);
         Ok(Ack {
-            rows: acked,
+            rows,
+            sequence: Some(batch.sequence),
+            duplicate,
             ..Ack::default()
         })
+    }
+
+    async fn locate(&mut self) -> Result<u64, Failure> {
+        self.seen.lock().unwrap().located += 1;
+        match self.lost.pop_front() {
+            Some(failure) => Err(failure),
+            None => Ok(self.durable),
+        }
     }
 
     fn reset(&mut self) {

@@ -2,41 +2,48 @@
 
 use std::fmt;
 
-use arrow::array::RecordBatch;
-use arrow::error::ArrowError;
-use arrow::ipc::writer::{
-    CompressionContext, DictionaryTracker, IpcDataGenerator, IpcWriteOptions,
-};
 use arrow_flight::flight_service_client::FlightServiceClient;
-use arrow_flight::{FlightClient, FlightData, FlightDescriptor, PutResult, SchemaAsIpc};
-use duck_flight_protocol::{Ack, Commit, ConnectError, ConnectOptions};
+use arrow_flight::{Action, FlightClient, FlightData, FlightDescriptor, PutResult};
+use duck_flight_protocol::{
+    ACTION_PRODUCERS, Ack, BatchMetadata, Commit, ConnectError, ConnectOptions, ProducerState,
+    PutOptions, Resume,
+};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryFutureExt};
 use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
+use super::encoder::Encoder;
 use super::{Failure, Outcome, Target};
-use crate::{Batch, Plan, batch};
+use crate::{Batch, Plan, Progress, retry};
 
 /// How many connections a run opens at most; more writers share them.
 const MAX_CONNECTIONS: usize = 64;
+
+/// The schema of a table whose name says none.
+const DEFAULT_SCHEMA: &str = "main";
 
 /// The most rows of a message, where a batch may be several messages: near 2 MiB.
 const MESSAGE_ROWS: usize = 65_536;
 
 /// A Flight server, to which one writer sends: with [`Commit::Stream`] each batch is a `DoPut` of its own, with
 /// [`Commit::Batch`] all go into one long `DoPut`, which is opened with the first batch, and again after a
-/// failure.
+/// failure. That of a producer is opened by [`Target::locate`], for the server begins it by saying where the
+/// producer is.
 pub struct FlightTarget {
+    server: ConnectOptions,
     client: FlightServiceClient<Channel>,
     metadata: MetadataMap,
     encoder: Encoder,
-    commit: Commit,
+    options: PutOptions,
     window: usize,
     put: Option<Put>,
+    /// Whether the connection itself is in doubt: nothing came over it for too long.
+    silent: bool,
 }
 
 /// A `DoPut` that is going on.
@@ -49,41 +56,63 @@ struct Put {
 }
 
 impl FlightTarget {
-    /// Connects the writers of a plan. Up to 64 have a connection of their own, more share those.
+    /// Connects the writers of a plan. Up to 64 have a connection of their own, more share those. With
+    /// [`Plan::resume`] it waits for a server that is not there yet.
     ///
     /// # Errors
-    /// When the address is malformed, or no server answers there.
+    /// When the address is malformed, or no server answers there (in time, with [`Plan::resume`]).
     pub async fn connect_all(
         server: &ConnectOptions,
         plan: &Plan,
+        progress: &Progress,
     ) -> Result<Vec<Self>, ConnectError> {
         let writers = plan.writers.get();
-        let connections = (0..writers.min(MAX_CONNECTIONS)).map(|_| server.connect());
-        let clients = futures::future::try_join_all(connections).await?;
-        let targets = clients.iter().cycle().take(writers);
-        Ok(targets.map(|client| Self::new(client, plan)).collect())
+        let first = first_client(server, plan, progress).await?;
+        let others = (1..writers.min(MAX_CONNECTIONS)).map(|_| server.connect());
+        let mut clients = futures::future::try_join_all(others).await?;
+        clients.insert(0, first);
+        let count = u64::try_from(writers).unwrap_or(u64::MAX);
+        let targets = clients.iter().cycle().zip(0..count);
+        Ok(targets
+            .map(|(client, writer)| {
+                let options = plan.put_options(plan.producer_of(writer, count));
+                Self::new(server, client, options, plan.window())
+            })
+            .collect())
     }
 
-    fn new(client: &FlightClient, plan: &Plan) -> Self {
-        let descriptor = match plan.commit {
+    fn new(
+        server: &ConnectOptions,
+        client: &FlightClient,
+        options: PutOptions,
+        window: usize,
+    ) -> Self {
+        let descriptor = match options.commit {
             // The default options: a path serves any Flight server.
-            Commit::Stream => FlightDescriptor::new_path(plan.table.path()),
-            Commit::Batch => plan.put_options().descriptor(),
+            Commit::Stream => FlightDescriptor::new_path(options.table.path()),
+            Commit::Batch => options.descriptor(),
         };
         Self {
+            server: server.clone(),
             client: client.inner().clone(),
             metadata: client.metadata().clone(),
             encoder: Encoder::new(descriptor),
-            commit: plan.commit,
-            window: plan.window(),
+            options,
+            window,
             put: None,
+            silent: false,
         }
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        *request.metadata_mut() = self.metadata.clone();
+        request
     }
 
     fn open(&self, messages: impl Stream<Item = FlightData> + Send + 'static) -> Put {
         let mut client = self.client.clone();
-        let mut request = Request::new(messages);
-        *request.metadata_mut() = self.metadata.clone();
+        let request = self.request(messages);
         // The server may answer only after the first messages, so that the call is a part of the answers.
         let call = async move { client.do_put(request).await };
         Put {
@@ -96,8 +125,26 @@ impl FlightTarget {
         }
     }
 
+    /// Opens the one long put.
+    fn open_long(&self) -> Put {
+        // Room for the schema and for every batch that may be without an answer.
+        let (sender, receiver) = mpsc::channel(self.window + 1);
+        let _ = sender.try_send(self.encoder.schema.clone());
+        let mut put = self.open(ReceiverStream::new(receiver));
+        put.messages = Some(sender);
+        put
+    }
+
     fn send_put(&mut self, batch: &Batch) -> Result<(), Failure> {
-        let mut messages = vec![self.encoder.schema.clone()];
+        let mut schema = self.encoder.schema.clone();
+        if self.options.producer.is_some() {
+            let options = PutOptions {
+                sequence: Some(batch.sequence),
+                ..self.options.clone()
+            };
+            schema = schema.with_descriptor(options.descriptor());
+        }
+        let mut messages = vec![schema];
         for start in (0..batch.rows.num_rows()).step_by(MESSAGE_ROWS) {
             let rows = MESSAGE_ROWS.min(batch.rows.num_rows() - start);
             messages.push(self.encoder.encode(&batch.rows.slice(start, rows))?);
@@ -107,14 +154,15 @@ impl FlightTarget {
     }
 
     fn send_part(&mut self, batch: &Batch) -> Result<(), Failure> {
-        let message = self.encoder.encode(&batch.rows)?;
+        let mut message = self.encoder.encode(&batch.rows)?;
+        if self.options.producer.is_some() {
+            let metadata = BatchMetadata {
+                sequence: Some(batch.sequence),
+            };
+            message.app_metadata = metadata.to_json().into();
+        }
         if self.put.is_none() {
-            // Room for the schema and for every batch that may be without an answer.
-            let (sender, receiver) = mpsc::channel(self.window + 1);
-            let _ = sender.try_send(self.encoder.schema.clone());
-            let mut put = self.open(ReceiverStream::new(receiver));
-            put.messages = Some(sender);
-            self.put = Some(put);
+            self.put = Some(self.open_long());
         }
         let Some(sender) = self.put.as_ref().and_then(|put| put.messages.as_ref()) else {
             return Ok(());
@@ -126,11 +174,94 @@ impl FlightTarget {
         }
         Ok(())
     }
+
+    /// Where the server says the producer is, from the list of all producers.
+    async fn ask_position(&mut self) -> Result<u64, Failure> {
+        let request = self.request(Action::new(ACTION_PRODUCERS, ""));
+        let mut states = self.client.do_action(request).await?.into_inner();
+        let mut position = None;
+        while let Some(state) = states.message().await? {
+            let state: ProducerState = serde_json::from_slice(&state.body).map_err(|error| {
+                let message = format!("the server's list of producers cannot be read: {error}");
+                Failure::of_all(Outcome::Refused, message)
+            })?;
+            if self.is_mine(&state) {
+                // Of tables that cannot be told apart, the one that is behind: resending costs only time.
+                let last = state.last_sequence;
+                position = Some(position.map_or(last, |least: u64| least.min(last)));
+            }
+        }
+        Ok(position.unwrap_or(0))
+    }
+
+    /// Whether a producer's state is that of this producer and this table. The server names tables in full.
+    fn is_mine(&self, state: &ProducerState) -> bool {
+        let same = |mine: Option<&str>, its: Option<&str>| match (mine, its) {
+            (Some(mine), Some(its)) => mine.eq_ignore_ascii_case(its),
+            _ => true,
+        };
+        let (mine, its) = (&self.options.table, &state.table);
+        let schema = mine.schema.as_deref().unwrap_or(DEFAULT_SCHEMA);
+        self.options.producer.as_ref() == Some(&state.producer)
+            && mine.table.eq_ignore_ascii_case(&its.table)
+            && same(Some(schema), its.schema.as_deref())
+            && same(mine.catalog.as_deref(), its.catalog.as_deref())
+    }
+
+    /// Makes a new connection in place of one that went silent: a machine that lost its power closes nothing.
+    async fn reconnect(&mut self) -> Result<(), Failure> {
+        let client = self.server.connect().await.map_err(|error| {
+            let message = format!("{:#}", anyhow::Error::from(error));
+            Failure::of_all(Outcome::Retriable, message)
+        })?;
+        self.client = client.into_inner();
+        self.silent = false;
+        Ok(())
+    }
+}
+
+/// The first connection of a run. With [`Plan::resume`] it is tried again until the plan gives up.
+async fn first_client(
+    server: &ConnectOptions,
+    plan: &Plan,
+    progress: &Progress,
+) -> Result<FlightClient, ConnectError> {
+    let started = Instant::now();
+    for attempt in 1.. {
+        match server.connect().await {
+            Err(error @ ConnectError::Refused { .. })
+                if plan.resume && started.elapsed() < plan.give_up_after =>
+            {
+                let delay = retry::delay(attempt);
+                let millis = delay.as_millis();
+                progress.say(&format!("connecting again in {millis} ms: {error}"));
+                sleep(delay).await;
+            }
+            result => return result,
+        }
+    }
+    unreachable!("attempts have no limit")
 }
 
 impl Target for FlightTarget {
+    async fn locate(&mut self) -> Result<u64, Failure> {
+        if self.silent {
+            self.reconnect().await?;
+        }
+        if self.options.commit == Commit::Stream {
+            return self.ask_position().await;
+        }
+        // Put in its place before it is awaited, so that nothing is lost when the waiting is dropped.
+        let put = self.put.take().unwrap_or_else(|| self.open_long());
+        let result = self.put.insert(put).resume().await;
+        if result.is_err() {
+            self.put = None;
+        }
+        result
+    }
+
     fn send(&mut self, batch: &Batch) -> Result<(), Failure> {
-        match self.commit {
+        match self.options.commit {
             Commit::Stream => self.send_put(batch),
             Commit::Batch => self.send_part(batch),
         }
@@ -140,11 +271,11 @@ impl Target for FlightTarget {
         let Some(put) = &mut self.put else {
             return Err(ended_early());
         };
-        let result = match self.commit {
+        let result = match self.options.commit {
             Commit::Stream => put.only_ack().await,
             Commit::Batch => put.next_ack().await,
         };
-        if self.commit == Commit::Stream || result.is_err() {
+        if self.options.commit == Commit::Stream || result.is_err() {
             self.put = None;
         }
         result
@@ -152,6 +283,7 @@ impl Target for FlightTarget {
 
     fn reset(&mut self) {
         self.put = None;
+        self.silent = true;
     }
 
     async fn close(&mut self) -> Result<(), Failure> {
@@ -171,6 +303,18 @@ impl Target for FlightTarget {
 }
 
 impl Put {
+    /// Where the producer is: the first answer of its long put.
+    async fn resume(&mut self) -> Result<u64, Failure> {
+        let answer = self.answers.next().await.ok_or_else(ended_early)??;
+        match Resume::from_json(&answer.app_metadata) {
+            Ok(resume) => Ok(resume.resume_after),
+            Err(error) => {
+                let message = format!("the server does not say where the producer is: {error}");
+                Err(Failure::of_all(Outcome::Refused, message))
+            }
+        }
+    }
+
     async fn next_ack(&mut self) -> Result<Ack, Failure> {
         let answer = self.answers.next().await.ok_or_else(ended_early)??;
         Ack::from_json(&answer.app_metadata).map_err(|error| {
@@ -199,45 +343,11 @@ fn ended_early() -> Failure {
     Failure::of_all(Outcome::Unknown, "the server ended the put without an ack")
 }
 
-/// Turns batches into messages. A batch that fails to encode fails by itself, before any part of it is sent.
-struct Encoder {
-    /// The first message of every put: its descriptor and its schema.
-    schema: FlightData,
-    generator: IpcDataGenerator,
-    dictionaries: DictionaryTracker,
-    options: IpcWriteOptions,
-    compression: CompressionContext,
-}
-
-impl Encoder {
-    fn new(descriptor: FlightDescriptor) -> Self {
-        let options = IpcWriteOptions::default();
-        let schema = FlightData::from(SchemaAsIpc::new(&batch::schema(), &options));
-        Self {
-            schema: schema.with_descriptor(descriptor),
-            generator: IpcDataGenerator::default(),
-            dictionaries: DictionaryTracker::new(false),
-            options,
-            compression: CompressionContext::default(),
-        }
-    }
-
-    fn encode(&mut self, rows: &RecordBatch) -> Result<FlightData, ArrowError> {
-        let (_, message) = self.generator.encode(
-            rows,
-            &mut self.dictionaries,
-            &self.options,
-            &mut self.compression,
-        )?;
-        Ok(message.into())
-    }
-}
-
 impl fmt::Debug for FlightTarget {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("FlightTarget")
-            .field("commit", &self.commit)
+            .field("options", &self.options)
             .finish_non_exhaustive()
     }
 }

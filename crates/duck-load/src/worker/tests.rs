@@ -8,9 +8,9 @@ use super::*;
 use crate::Report;
 use crate::target::fake::{Answer, FakeTarget, Seen};
 
-const ROWS: u64 = 10;
+pub(super) const ROWS: u64 = 10;
 
-fn plan(batches: u64) -> Plan {
+pub(super) fn plan(batches: u64) -> Plan {
     Plan {
         rows: NonZeroU32::new(10).unwrap(),
         batches: NonZeroU64::new(batches),
@@ -18,7 +18,7 @@ fn plan(batches: u64) -> Plan {
     }
 }
 
-fn pipelined(batches: u64, in_flight: usize) -> Plan {
+pub(super) fn pipelined(batches: u64, in_flight: usize) -> Plan {
     Plan {
         commit: Commit::Batch,
         in_flight: NonZeroUsize::new(in_flight).unwrap(),
@@ -26,11 +26,11 @@ fn pipelined(batches: u64, in_flight: usize) -> Plan {
     }
 }
 
-fn millis(millis: u64) -> Duration {
+pub(super) fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-fn failure(oldest: Outcome) -> Answer {
+pub(super) fn failure(oldest: Outcome) -> Answer {
     Answer::Fail(Failure {
         oldest,
         later: Outcome::Unknown,
@@ -38,11 +38,15 @@ fn failure(oldest: Outcome) -> Answer {
     })
 }
 
-async fn run(plan: &Plan, target: FakeTarget) -> (Report, Arc<Mutex<Seen>>) {
+pub(super) async fn run(plan: &Plan, target: FakeTarget) -> (Report, Arc<Mutex<Seen>>) {
     run_until(plan, target, Stop::never()).await
 }
 
-async fn run_until(plan: &Plan, target: FakeTarget, stop: Stop) -> (Report, Arc<Mutex<Seen>>) {
+pub(super) async fn run_until(
+    plan: &Plan,
+    target: FakeTarget,
+    stop: Stop,
+) -> (Report, Arc<Mutex<Seen>>) {
     let seen = target.seen();
     let report = crate::run(plan, vec![target], Progress::silent(), stop).await;
     (report, seen)

@@ -1,0 +1,203 @@
+//! The proof that a load arrived, from the table itself.
+//!
+//! One query groups the rows of the run by their batch; its answer streams through a [`Tally`], which makes each
+//! batch again and compares. Memory holds a bit for each batch, and nothing grows with the rows.
+
+mod tally;
+
+use std::fmt;
+use std::time::Duration;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
+use arrow_flight::Ticket;
+use arrow_flight::error::FlightError;
+use duck_flight_protocol::{ConnectError, ConnectOptions};
+use futures::TryStreamExt;
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+
+use crate::digest::Digest;
+use crate::ledger::Ledger;
+use crate::target::{Failure, Outcome};
+use crate::{Plan, Progress, retry};
+
+use tally::Tally;
+
+/// What the table itself says about the batches of a run. Those of a producer that resumes are all of its batches,
+/// whichever process sent them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Verification {
+    /// Whether every acknowledged batch is there once, and every other one once or not at all.
+    pub verified: bool,
+    /// Batches the server acknowledged.
+    pub batches_acknowledged: u64,
+    /// Of those, the ones that are there once, whole, and with the content that was sent.
+    pub batches_found_once: u64,
+    /// Of those, the ones of which nothing is there.
+    pub batches_missing: u64,
+    /// Batches, acknowledged or not, with more rows than were sent.
+    pub batches_doubled: u64,
+    /// Batches, acknowledged or not, with fewer rows than were sent, or other ones.
+    pub batches_damaged: u64,
+    /// Batches that were sent, and of which it was never learned what became of them, or that were refused.
+    pub batches_unacknowledged: u64,
+    /// Of those, the ones that are there all the same, once and whole.
+    pub batches_unacknowledged_present: u64,
+    /// Rows of the acknowledged batches, as they were sent.
+    pub rows_acknowledged: u64,
+    /// Rows of all these batches, as they are in the table.
+    pub rows_found: u64,
+    /// The first few batches that break the proof.
+    pub offenders: Vec<Offender>,
+    /// Why the table could not be asked, if so.
+    pub error: Option<String>,
+}
+
+/// A batch that breaks the proof.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Offender {
+    /// Its id.
+    pub batch_id: i64,
+    /// Its writer, from 1.
+    pub writer: usize,
+    /// Its number among the batches of its writer, from 1.
+    pub sequence: u64,
+    /// Its rows in the table.
+    pub rows_found: u64,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl Verification {
+    /// How many offenders are named.
+    pub const MAX_OFFENDERS: usize = 5;
+}
+
+/// Asks the table for the batches of a run. A failure that may pass is tried again, for it is only read.
+pub(crate) async fn verify(
+    server: &ConnectOptions,
+    plan: &Plan,
+    ledgers: &[Ledger],
+    progress: &Progress,
+) -> Verification {
+    let started = Instant::now();
+    let mut attempt = 1;
+    loop {
+        let mut tally = Tally::new(ledgers, plan.rows.get().into());
+        let failure = match count(server, plan, &mut tally).await {
+            Ok(()) => return tally.finish(),
+            Err(failure) => failure,
+        };
+        let exhausted = match plan.resume {
+            true => started.elapsed() >= plan.give_up_after,
+            false => attempt > plan.retries,
+        };
+        if failure.oldest == Outcome::Refused || exhausted {
+            return tally.fail(failure.message);
+        }
+        let delay = retry::delay(attempt);
+        let (millis, message) = (delay.as_millis(), failure.message);
+        progress.say(&format!("verifying again in {millis} ms: {message}"));
+        sleep(delay).await;
+        attempt += 1;
+    }
+}
+
+async fn count(server: &ConnectOptions, plan: &Plan, tally: &mut Tally<'_>) -> Result<(), Failure> {
+    let Some(condition) = tally.condition() else {
+        return Ok(());
+    };
+    let query = Digest::query(&plan.table.to_sql(), &condition);
+    let mut client = server.connect().await.map_err(unreachable_for_now)?;
+    // A table of billions of rows takes its time; a server that went away without a word takes for ever.
+    let patience = plan.give_up_after;
+    let mut answer = in_time(patience, client.do_get(Ticket::new(query))).await?;
+    while let Some(batch) = in_time(patience, answer.try_next()).await? {
+        for (id, digest) in digests(&batch)? {
+            tally.found(id, &digest);
+        }
+    }
+    Ok(())
+}
+
+async fn in_time<T>(
+    patience: Duration,
+    answer: impl Future<Output = Result<T, FlightError>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(patience, answer).await {
+        Ok(result) => Ok(result?),
+        Err(_) => {
+            let message = format!("no answer within {patience:?}");
+            Err(Failure::of_all(Outcome::Unknown, message))
+        }
+    }
+}
+
+fn unreachable_for_now(error: ConnectError) -> Failure {
+    let outcome = match error {
+        ConnectError::Address { .. } => Outcome::Refused,
+        ConnectError::Refused { .. } => Outcome::Retriable,
+    };
+    Failure::of_all(outcome, error.to_string())
+}
+
+/// Reads the answer to [`Digest::query`].
+fn digests(batch: &RecordBatch) -> Result<Vec<(i64, Digest)>, Failure> {
+    let columns: Option<Vec<_>> = batch
+        .columns()
+        .iter()
+        .map(|column| column.as_primitive_opt::<Int64Type>())
+        .collect();
+    let Some([ids, rows, values, pairs, first, last]) = columns.as_deref() else {
+        let message = format!("the answer has other columns: {}", batch.schema());
+        return Err(Failure::of_all(Outcome::Refused, message));
+    };
+    let digest = |row: usize| {
+        let digest = Digest {
+            rows: rows.value(row),
+            values: values.is_valid(row).then(|| values.value(row)),
+            pairs: pairs.is_valid(row).then(|| pairs.value(row)),
+            times: [first, last].map(|times| times.is_valid(row).then(|| times.value(row))),
+        };
+        (ids.value(row), digest)
+    };
+    Ok((0..batch.num_rows()).map(digest).collect())
+}
+
+/// The proof for people.
+impl fmt::Display for Verification {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = if self.verified { "verified" } else { "FAILED" };
+        if let Some(error) = &self.error {
+            return write!(f, "{verdict:<10} the table could not be asked: {error}");
+        }
+        write!(
+            f,
+            "{verdict:<10} {} of {} acknowledged batches found once; {} missing, {} doubled, {} damaged\n\
+             found      {} rows, of {} acknowledged",
+            self.batches_found_once,
+            self.batches_acknowledged,
+            self.batches_missing,
+            self.batches_doubled,
+            self.batches_damaged,
+            self.rows_found,
+            self.rows_acknowledged,
+        )?;
+        if self.batches_unacknowledged > 0 {
+            write!(
+                f,
+                "\nunacked    {} of {} batches without an ack found once, the others not at all",
+                self.batches_unacknowledged_present, self.batches_unacknowledged
+            )?;
+        }
+        for offender in &self.offenders {
+            write!(
+                f,
+                "\noffender   batch {} (writer {}, sequence {}): {}",
+                offender.batch_id, offender.writer, offender.sequence, offender.problem
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,139 @@
+//! What a writer does about failures: what is sent again and when, and when it gives up.
+
+use std::collections::VecDeque;
+
+use duck_flight_protocol::Commit;
+use tokio::time::Instant;
+
+use super::{Sent, Setback, Worker};
+use crate::retry;
+use crate::target::{Failure, Outcome, Target};
+
+/// After so many failures in a row that a retry did not mend, a writer gives up.
+const MAX_FAILURES_IN_A_ROW: u32 = 5;
+
+impl<T: Target> Worker<T> {
+    pub(super) fn fail_to_locate(&mut self, failure: &Failure) {
+        let setback = self.set_back();
+        if failure.oldest == Outcome::Refused || self.is_exhausted(setback, setback.times) {
+            self.count_failures(1, 0, &failure.message);
+            self.give_up();
+        } else {
+            self.back_off(setback, &failure.message);
+        }
+    }
+
+    pub(super) fn fail_waiting(&mut self, failure: &Failure) {
+        if self.plan.commit == Commit::Batch && self.plan.producer.is_some() {
+            // Its long put is over, and the next one begins by saying where the producer is.
+            self.located = false;
+        }
+        let sent = std::mem::take(&mut self.waiting).into();
+        self.fail(sent, failure);
+    }
+
+    /// Decides what becomes of batches that failed together: sent again, given up, or unknown.
+    pub(super) fn fail(&mut self, failed: Vec<Sent>, failure: &Failure) {
+        let is_producer = self.plan.producer.is_some();
+        let setback = self.set_back();
+        let mut again = VecDeque::new();
+        let mut abandoned = Vec::new();
+        // A producer that left a batch out could never send it any more: what follows would overtake it.
+        let mut is_final = is_producer && failure.oldest == Outcome::Refused;
+        for (position, mut sent) in failed.into_iter().enumerate() {
+            let outcome = match position {
+                0 => failure.oldest,
+                _ => failure.later,
+            };
+            sent.uncertain |= outcome == Outcome::Unknown;
+            let may_help = match outcome {
+                Outcome::Retriable => true,
+                Outcome::Refused => false,
+                Outcome::Unknown => is_producer,
+            };
+            let exhausted = may_help && self.is_exhausted(setback, sent.attempts);
+            is_final |= exhausted && !self.stopping;
+            if may_help && !exhausted && !self.stopping {
+                again.push_back(sent);
+            } else {
+                abandoned.push(sent);
+            }
+        }
+        // They were sent before those that wait already.
+        let is_again = !again.is_empty();
+        again.append(&mut self.again);
+        self.again = again;
+        self.abandon(&abandoned, &failure.message);
+        if is_final || self.failures_in_a_row >= MAX_FAILURES_IN_A_ROW {
+            self.give_up();
+        } else if is_again {
+            self.back_off(setback, &failure.message);
+        }
+    }
+
+    /// Counts a failure since the last ack.
+    pub(super) fn set_back(&mut self) -> Setback {
+        let setback = self.setback.get_or_insert(Setback {
+            since: Instant::now(),
+            times: 0,
+        });
+        setback.times = setback.times.saturating_add(1);
+        *setback
+    }
+
+    /// Whether it has been tried often enough, or without progress for long enough.
+    pub(super) fn is_exhausted(&self, setback: Setback, attempts: u32) -> bool {
+        match self.plan.resume {
+            true => setback.since.elapsed() >= self.plan.give_up_after,
+            false => attempts > self.plan.retries,
+        }
+    }
+
+    /// Gives up batches that were sent.
+    pub(super) fn abandon(&mut self, abandoned: &[Sent], message: &str) {
+        if abandoned.is_empty() {
+            return;
+        }
+        let sequences = abandoned.iter().map(|sent| sent.batch.sequence);
+        self.unacknowledged.extend(sequences);
+        let count = |uncertain| {
+            let alike = abandoned.iter().filter(|sent| sent.uncertain == uncertain);
+            u64::try_from(alike.count()).unwrap_or(u64::MAX)
+        };
+        self.count_failures(count(false), count(true), message);
+    }
+
+    pub(super) fn count_failures(&mut self, errors: u64, unknown: u64, message: &str) {
+        self.stats.errors += errors;
+        self.stats.unknown += unknown;
+        self.failures_in_a_row += 1;
+        if self.stats.first_error.is_none() {
+            self.stats.first_error = Some(message.to_owned());
+        }
+        let what = match (errors, unknown) {
+            (errors, 0) => format!("{errors} not committed"),
+            (0, unknown) => format!("{unknown} unknown"),
+            (errors, unknown) => format!("{errors} not committed, {unknown} unknown"),
+        };
+        self.say(&format!("failed ({what}): {message}"));
+    }
+
+    pub(super) fn back_off(&mut self, setback: Setback, message: &str) {
+        let delay = retry::delay(setback.times);
+        self.not_before = Instant::now() + delay;
+        let millis = delay.as_millis();
+        self.say(&format!("retrying in {millis} ms: {message}"));
+    }
+
+    pub(super) fn give_up(&mut self) {
+        self.say("giving up");
+        self.stop();
+    }
+
+    /// Sends nothing more; what waited to be sent again is given up.
+    pub(super) fn stop(&mut self) {
+        self.stopping = true;
+        let again: Vec<_> = std::mem::take(&mut self.again).into();
+        self.abandon(&again, "stopped before they could be sent again");
+    }
+}

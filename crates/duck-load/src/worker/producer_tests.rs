@@ -1,0 +1,181 @@
+use std::sync::{Arc, Mutex};
+
+use super::tests::{ROWS, failure, millis, pipelined, plan, run, run_until};
+use super::*;
+use crate::target::fake::{Answer, FakeTarget, Seen};
+
+fn producer(plan: Plan) -> Plan {
+    Plan {
+        producer: Some("p".into()),
+        ..plan
+    }
+}
+
+fn resuming(plan: Plan) -> Plan {
+    Plan {
+        resume: true,
+        ..producer(plan)
+    }
+}
+
+fn lost(outcome: Outcome) -> Failure {
+    Failure::of_all(outcome, "lost")
+}
+
+fn sequences(seen: &Arc<Mutex<Seen>>) -> Vec<u64> {
+    seen.lock().unwrap().sequences.clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_sends_an_unknown_batch_again_and_counts_it_once() {
+    let script = vec![
+        (millis(1), Answer::Lose(lost(Outcome::Unknown))),
+        (millis(1), Answer::Ack),
+        (millis(1), Answer::Ack),
+    ];
+    let (report, seen) = run(&producer(plan(2)), FakeTarget::new(script)).await;
+    assert!(report.is_success(), "{report}");
+    assert_eq!((report.rows, report.batches), (2 * ROWS, 2));
+    assert_eq!((report.duplicates, report.retries), (1, 1));
+    assert_eq!(sequences(&seen), [1, 1, 2]);
+    let ids = &seen.lock().unwrap().ids;
+    assert_eq!(ids[0], ids[1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resuming_producer_begins_after_what_is_durable() {
+    let target = FakeTarget::steady(millis(1)).holding(40, []);
+    let (report, seen) = run(&resuming(plan(43)), target).await;
+    assert_eq!(sequences(&seen), [41, 42, 43]);
+    assert_eq!((report.batches, report.resumed), (3, 40));
+    assert_eq!((report.duplicates, report.retries), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pace_of_a_resuming_producer_begins_with_the_run() {
+    let target = FakeTarget::steady(millis(1)).holding(40, []);
+    let plan = Plan {
+        interval: Some(millis(10)),
+        ..plan(43)
+    };
+    let (report, _) = run(&resuming(plan), target).await;
+    assert_eq!(report.elapsed_seconds, 0.021);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_that_does_not_resume_begins_with_the_first_batch() {
+    let target = FakeTarget::steady(millis(1)).holding(2, []);
+    let (report, seen) = run(&producer(plan(5)), target).await;
+    assert_eq!(sequences(&seen), [1, 2, 3, 4, 5]);
+    // What an earlier run loaded is not this one's load.
+    assert_eq!((report.rows, report.batches), (3 * ROWS, 3));
+    assert_eq!((report.duplicates, report.resumed), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_that_has_sent_all_sends_nothing() {
+    for durable in [5, 6] {
+        let target = FakeTarget::steady(millis(1)).holding(durable, []);
+        let (report, seen) = run(&resuming(plan(5)), target).await;
+        assert!(report.is_success(), "{report}");
+        assert_eq!((report.batches, report.resumed), (0, durable));
+        assert_eq!(sequences(&seen), [] as [u64; 0]);
+        assert!(seen.lock().unwrap().closed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pipeline_goes_on_after_the_last_durable_batch() {
+    let mut script = vec![(millis(1), Answer::Ack); 20];
+    script[1].1 = Answer::Lose(lost(Outcome::Unknown));
+    let plan = resuming(pipelined(6, 4));
+    let (report, seen) = run(&plan, FakeTarget::new(script)).await;
+    assert!(report.is_success(), "{report}");
+    // The second had been committed, and the third to fifth were on their way.
+    assert_eq!(sequences(&seen), [1, 2, 3, 4, 5, 3, 4, 5, 6]);
+    assert_eq!((report.rows, report.batches), (6 * ROWS, 6));
+    assert_eq!((report.duplicates, report.retries), (0, 3));
+    assert_eq!(seen.lock().unwrap().located, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_batch_ends_a_producer_for_nothing_may_overtake_it() {
+    for plan in [producer(plan(9)), resuming(pipelined(9, 3))] {
+        let script = vec![
+            (millis(1), Answer::Ack),
+            (millis(1), failure(Outcome::Refused)),
+        ];
+        let (report, seen) = run(&plan, FakeTarget::new(script)).await;
+        assert!(!report.is_success());
+        assert_eq!((report.batches, report.errors), (1, 1));
+        assert_eq!(report.first_error.as_deref(), Some("oops"));
+        assert!(sequences(&seen).is_sorted(), "{:?}", sequences(&seen));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_resuming_a_producers_retries_come_to_an_end() {
+    let plan = Plan {
+        retries: 3,
+        ..producer(plan(10))
+    };
+    let script = vec![(millis(1), failure(Outcome::Unknown))];
+    let (report, seen) = run(&plan, FakeTarget::new(script)).await;
+    assert_eq!((report.errors, report.unknown, report.retries), (0, 1, 3));
+    assert_eq!(sequences(&seen), [1, 1, 1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resuming_producer_gives_up_only_after_a_time_without_progress() {
+    let plan = Plan {
+        give_up_after: Duration::from_secs(600),
+        ..resuming(plan(10))
+    };
+    let mut script = vec![(millis(1), failure(Outcome::Unknown)); 50];
+    // An ack in between starts the time anew.
+    script[40].1 = Answer::Ack;
+    script.extend(vec![(millis(1), failure(Outcome::Unknown)); 1000]);
+    let (report, _) = run(&plan, FakeTarget::new(script)).await;
+    assert_eq!((report.batches, report.errors, report.unknown), (1, 0, 1));
+    assert!(report.elapsed_seconds > 705.0, "{report}");
+    assert!(report.elapsed_seconds < 765.0, "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_cannot_be_asked_is_asked_again() {
+    let failures = vec![lost(Outcome::Retriable), lost(Outcome::Unknown)];
+    let target = FakeTarget::steady(millis(1)).holding(1, failures);
+    let (report, seen) = run(&producer(plan(2)), target).await;
+    assert!(report.is_success(), "{report}");
+    assert_eq!(seen.lock().unwrap().located, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_knows_no_producers_is_a_final_error() {
+    let target = FakeTarget::steady(millis(1)).holding(0, vec![lost(Outcome::Refused)]);
+    let (report, seen) = run(&resuming(plan(2)), target).await;
+    assert_eq!((report.batches, report.errors), (0, 1));
+    assert_eq!(sequences(&seen), [] as [u64; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ack_that_never_comes_makes_a_producer_send_again() {
+    let plan = Plan {
+        ack_timeout: millis(500),
+        ..resuming(pipelined(3, 2))
+    };
+    let mut script = vec![(millis(1), Answer::Ack); 10];
+    script[0].1 = Answer::Silence;
+    let (report, seen) = run(&plan, FakeTarget::new(script)).await;
+    assert!(report.is_success(), "{report}");
+    assert_eq!(sequences(&seen), [1, 2, 1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_leaves_what_waits_for_a_retry_unknown_where_it_is() {
+    let stop = Stop::on(tokio::time::sleep(millis(20)));
+    let script = vec![(millis(1), failure(Outcome::Unknown))];
+    let target = FakeTarget::new(script);
+    let (report, _) = run_until(&resuming(plan(5)), target, stop).await;
+    assert_eq!((report.batches, report.errors, report.unknown), (0, 0, 1));
+}
