@@ -146,14 +146,14 @@ async fn put_options_that_cannot_be_read_are_refused_by_name() {
         ("INSERT INTO t", Code::InvalidArgument, ""),
         ("", Code::InvalidArgument, ""),
         (
-            r#"{"table":"t","mode":"upsert","key":["i"]}"#,
-            Code::Unimplemented,
-            "mode",
+            r#"{"table":"t","mode":"upsert","key":[]}"#,
+            Code::InvalidArgument,
+            "key",
         ),
         (
             r#"{"table":"t","producer":"p"}"#,
-            Code::Unimplemented,
-            "producer",
+            Code::InvalidArgument,
+            "sequence",
         ),
     ];
     for (json, code, word) in cases {
