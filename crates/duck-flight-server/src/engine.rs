@@ -16,6 +16,7 @@ mod evolve;
 mod ffi;
 mod ingest;
 mod large;
+mod mark;
 mod own_table;
 mod pool;
 mod producers;
@@ -49,6 +50,7 @@ use catalog::{Columns, SeenColumns};
 use checkpoint::{CheckpointBell, Checkpointer};
 use ffi::{ArrowOptions, Connection, Database};
 use large::LargeUnits;
+use mark::Mark;
 use pool::Pool;
 use producers::{Claim, Producers};
 use queue::Queue;
@@ -142,6 +144,7 @@ impl Engine {
     /// # Errors
     /// When the file cannot be opened, or another process has it; the message names the file and the process.
     pub fn open(options: &EngineOptions) -> Result<Self> {
+        mark::check(&options.database)?;
         let database = open_database(options)?;
         let set_up = database.connect()?;
         set_up.execute(producers::CREATE_SQL)?;
@@ -155,6 +158,7 @@ impl Engine {
             seen: SeenColumns::default(),
             health: Health(Arc::new(watch::Sender::new(None))),
             lossless,
+            mark: Mark::open(&options.database)?,
             bell,
         });
         let checkpointer = Checkpointer::start(&database, &options.database, &shared, rings)?;
@@ -274,8 +278,12 @@ impl Engine {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let checkpoint = database.map(|database| database.connect()?.execute("CHECKPOINT"));
-        if let Some(Err(error)) = checkpoint {
-            tracing::warn!(%error, "no checkpoint at the end; the log is replayed at the next start");
+        match checkpoint {
+            Some(Ok(())) => self.0.shared.mark.remove(),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "no checkpoint at the end; the log is replayed at the next start");
+            }
+            None => {}
         }
     }
 

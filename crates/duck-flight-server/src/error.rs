@@ -124,6 +124,20 @@ pub enum Error {
         /// Which process, in brackets after a space, where it is known.
         holder: String,
     },
+    /// The log holds less than was acknowledged.
+    #[error(
+        "the write-ahead log {log} is damaged: {bytes} bytes of it were acknowledged and are no longer there as they \
+         were written; put the log back from a copy, or, to go on without the rows it has lost, keep a copy of it and \
+         delete {mark}", log = log.display(), mark = mark.display()
+    )]
+    LogDamaged {
+        /// The log.
+        log: PathBuf,
+        /// How long it was.
+        bytes: u64,
+        /// The file that knows.
+        mark: PathBuf,
+    },
     /// Reading or writing outside DuckDB failed.
     #[error("{doing}: {source}")]
     Io {
@@ -158,9 +172,10 @@ impl Error {
             | Self::NoProducer(_)
             | Self::TooManyRejects(_)
             | Self::Value { .. } => Code::InvalidArgument,
-            Self::UnknownSchema(_) | Self::OpenTransaction | Self::DatabaseInUse { .. } => {
-                Code::FailedPrecondition
-            }
+            Self::UnknownSchema(_)
+            | Self::OpenTransaction
+            | Self::DatabaseInUse { .. }
+            | Self::LogDamaged { .. } => Code::FailedPrecondition,
             Self::Forbidden(_) => Code::PermissionDenied,
             Self::NoTable(_) => Code::NotFound,
             Self::TableExists(_) => Code::AlreadyExists,

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 
 /// The log is checkpointed from this size on. Commits that append to a table wait while it is written,
 /// and a larger log makes that longer.
-const CHECKPOINT_WAL_BYTES: u64 = 64 << 20;
+const CHECKPOINT_WAL_BYTES: u64 = 16 << 20;
 
 /// Tells the checkpoint thread that something was committed.
 #[derive(Clone)]

@@ -111,6 +111,7 @@ impl LargeUnit {
             });
         }
         let mut turn = None;
+        let before = self.shared.mark.before();
         let committed = if put.effect.is_keyed() {
             let staged = self.stage(connection, &put);
             let committed = staged.and_then(|(plan, committed, rejects)| {
@@ -128,6 +129,7 @@ impl LargeUnit {
         };
         // Still in its turn, which ends with the function.
         Producers::advance(self.identity());
+        self.shared.mark.write(before);
         Ok(committed)
     }
 

@@ -26,6 +26,7 @@ use super::checkpoint::CheckpointBell;
 use super::effect::Effect;
 use super::evolve::alterations;
 use super::ffi::{Connection, Database};
+use super::mark::{Before, Mark};
 use super::pool::STACK_BYTES;
 use super::producers::Producers;
 use super::queue::{GROUP_ROWS, Queue, SECOND_WRITER_ROWS, Turn};
@@ -49,6 +50,7 @@ pub(super) struct Shared {
     pub(super) seen: SeenColumns,
     pub(super) health: Health,
     pub(super) lossless: Arc<Lossless>,
+    pub(super) mark: Mark,
     pub(super) bell: CheckpointBell,
 }
 
@@ -127,12 +129,13 @@ impl Writer {
     /// Commits a group and answers its units.
     fn write(&self, turn: &Turn, group: Vec<Unit>) {
         let mut group: Vec<_> = group.into_iter().filter_map(Unit::screen).collect();
+        let before = self.shared.mark.before();
         let outcome = self.insert(turn, &group).and_then(|done| match done {
             true => Ok(()),
             false => self.append_in_turn(turn, &mut group),
         });
         match outcome {
-            Ok(()) => self.acknowledge(group),
+            Ok(()) => self.acknowledge(group, before),
             Err(error) => {
                 // A group before this one may have been in the way; from here on none is.
                 turn.wait();
@@ -204,8 +207,9 @@ impl Writer {
         }
         for half in [group, second] {
             let mut half: Vec<_> = half.into_iter().filter_map(Unit::screen).collect();
+            let before = self.shared.mark.before();
             match self.try_commit(&mut half) {
-                Ok(()) => self.acknowledge(half),
+                Ok(()) => self.acknowledge(half, before),
                 Err(error) => self.take_apart(half, error),
             }
         }
@@ -225,8 +229,9 @@ impl Writer {
                 Ok(()) => {}
                 Err(last) => return unit.refuse(last),
             }
+            let before = self.shared.mark.before();
             match self.try_commit(std::slice::from_mut(&mut unit)) {
-                Ok(()) => return self.acknowledge([unit]),
+                Ok(()) => return self.acknowledge([unit], before),
                 Err(again) => error = again,
             }
         }
@@ -273,7 +278,8 @@ impl Writer {
     }
 
     /// Answers units whose commit has returned.
-    fn acknowledge(&self, group: impl IntoIterator<Item = Unit>) {
+    fn acknowledge(&self, group: impl IntoIterator<Item = Unit>, before: Before) {
+        self.shared.mark.write(before);
         for unit in group {
             Producers::advance(unit.identity());
             unit.acknowledge();

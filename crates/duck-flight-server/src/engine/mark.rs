@@ -1,0 +1,199 @@
+//! The mark: how much of the write-ahead log is acknowledged.
+//!
+//! DuckDB takes a log that was cut, emptied or removed for one that was never longer, and opens the database
+//! with fewer rows and without an error. So beside the database stands a small file that says how long the log
+//! was when rows were last acknowledged. It is written before the acknowledgement and not waited for: it is
+//! there after the process was killed, and after a power loss it is at most too old.
+//!
+//! A checkpoint makes the log void. The database's header counts them, and a mark holds for one count only.
+
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::room::log_path;
+use crate::error::{Error, Result};
+
+/// Where DuckDB keeps the two headers of a database, after the main one; the one with the larger count is valid.
+/// Each begins with a checksum and the count, eight bytes each (`DatabaseHeader` in DuckDB's
+/// `storage/storage_info.hpp`).
+const HEADER_OFFSETS: [u64; 2] = [4096, 8192];
+
+/// How many bytes of a log's beginning are compared: its header and more, none of which ever change.
+const START_BYTES: usize = 32;
+
+/// A mark is always as long as this, so that a shorter one leaves nothing of a longer one behind.
+const MARK_BYTES: usize = 512;
+
+/// Writes the marks of one database.
+pub(super) struct Mark {
+    /// `None` for a database in memory.
+    files: Option<Files>,
+}
+
+struct Files {
+    database: File,
+    logs: [PathBuf; 2],
+    path: PathBuf,
+    mark: File,
+}
+
+/// A count of checkpoints, read before a commit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Before(Option<u64>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct State {
+    checkpoints: u64,
+    log: Log,
+    /// The log that takes over once the checkpoint that is running has finished.
+    next_log: Log,
+}
+
+/// A log: how long it is, and how it begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Log {
+    bytes: u64,
+    start: Vec<u8>,
+}
+
+impl Mark {
+    /// Prepares to write marks for the database at `path`, which is open.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        if path.as_os_str() == ":memory:" {
+            return Ok(Self { files: None });
+        }
+        let failed = |source| Error::Io {
+            doing: "open the mark of the log",
+            source,
+        };
+        let mark_path = mark_path(path);
+        let mark = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&mark_path);
+        Ok(Self {
+            files: Some(Files {
+                database: File::open(path).map_err(failed)?,
+                logs: logs(path),
+                path: mark_path,
+                mark: mark.map_err(failed)?,
+            }),
+        })
+    }
+
+    /// To be called before a commit, for [`Mark::write`] after it.
+    pub(super) fn before(&self) -> Before {
+        Before(
+            self.files
+                .as_ref()
+                .and_then(|files| checkpoints(&files.database)),
+        )
+    }
+
+    /// Notes the log as it is, with a commit in it that is about to be acknowledged. Where a checkpoint has
+    /// finished since `before`, the commit may be in either log, and nothing is noted.
+    pub(super) fn write(&self, before: Before) {
+        let (Some(files), Before(Some(count))) = (&self.files, before) else {
+            return;
+        };
+        let state = State {
+            checkpoints: count,
+            log: Log::look(&files.logs[0]),
+            next_log: Log::look(&files.logs[1]),
+        };
+        if checkpoints(&files.database) != Some(count) {
+            return;
+        }
+        // It fits by far, and a failure leaves an older mark.
+        if let Ok(mut json) = serde_json::to_vec(&state) {
+            json.resize(MARK_BYTES, b' ');
+            files.mark.write_all_at(&json, 0).ok();
+        }
+    }
+
+    /// Takes the mark away: the database was closed, with nothing left in its log.
+    pub(super) fn remove(&self) {
+        if let Some(files) = &self.files {
+            std::fs::remove_file(&files.path).ok();
+        }
+    }
+}
+
+/// Refuses a database whose log has less in it than was acknowledged. To be called before it is opened.
+pub(super) fn check(path: &Path) -> Result<()> {
+    let mark = std::fs::read(mark_path(path)).ok();
+    let Some(State {
+        checkpoints: count,
+        log,
+        next_log,
+    }) = mark.and_then(|json| serde_json::from_slice(&json).ok())
+    else {
+        return Ok(());
+    };
+    let now = File::open(path).ok().and_then(|file| checkpoints(&file));
+    if now != Some(count) {
+        return Ok(());
+    }
+    let [log_path, next_path] = logs(path);
+    let is_whole = log.is_in(&log_path) && next_log.is_in(&next_path);
+    // The checkpoint may have finished since, and the next log taken the place of the other one.
+    let has_moved = next_log.bytes > 0 && !next_path.exists() && next_log.is_in(&log_path);
+    if is_whole || has_moved {
+        return Ok(());
+    }
+    Err(Error::LogDamaged {
+        log: log_path,
+        bytes: log.bytes,
+        mark: mark_path(path),
+    })
+}
+
+impl Log {
+    fn look(path: &Path) -> Self {
+        let Ok(file) = File::open(path) else {
+            return Self::default();
+        };
+        Self {
+            bytes: file.metadata().map_or(0, |metadata| metadata.len()),
+            start: start(file),
+        }
+    }
+
+    /// Whether all of it is in this file.
+    fn is_in(&self, path: &Path) -> bool {
+        let now = Self::look(path);
+        now.bytes >= self.bytes && now.start.starts_with(&self.start)
+    }
+}
+
+fn start(file: File) -> Vec<u8> {
+    let mut start = Vec::new();
+    file.take(START_BYTES as u64).read_to_end(&mut start).ok();
+    start
+}
+
+/// How many checkpoints the database has seen.
+fn checkpoints(database: &File) -> Option<u64> {
+    let count = |offset| {
+        let mut header = [0; 16];
+        database.read_exact_at(&mut header, offset).ok()?;
+        header[8..].try_into().ok().map(u64::from_le_bytes)
+    };
+    HEADER_OFFSETS.into_iter().filter_map(count).max()
+}
+
+/// The log, and the one that is written while a checkpoint runs.
+fn logs(database: &Path) -> [PathBuf; 2] {
+    let log = log_path(database);
+    let next = PathBuf::from(format!("{}.checkpoint", log.display()));
+    [log, next]
+}
+
+fn mark_path(database: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.mark", database.display()))
+}
