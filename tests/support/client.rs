@@ -10,7 +10,9 @@ use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{Action, FlightClient, FlightData, PutResult, Ticket};
 use bytes::Bytes;
-use duck_flight_protocol::{ACTION_QUERY, Ack, ConnectOptions, PutOptions, RowsChanged};
+use duck_flight_protocol::{
+    ACTION_QUERY, Ack, ConnectError, ConnectOptions, PutOptions, RowsChanged,
+};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -40,9 +42,17 @@ impl Client {
     /// # Panics
     /// When nobody answers there.
     pub async fn connect(address: &str) -> Self {
+        Self::try_connect(address).await.expect("a server listens")
+    }
+
+    /// Connects to `host:port`, where a server may listen or not.
+    ///
+    /// # Errors
+    /// When nobody answers there.
+    pub async fn try_connect(address: &str) -> Result<Self, ConnectError> {
         let server = address.to_owned();
-        let client = ConnectOptions { server }.connect().await;
-        Self(client.expect("a server listens").into_inner())
+        let client = ConnectOptions { server }.connect().await?;
+        Ok(Self(client.into_inner()))
     }
 
     /// The generated client, for what has no shorter way.

@@ -16,7 +16,7 @@ mod wire;
 
 pub use batch::{Compression, ints, messages, numbered, pairs};
 pub use client::{Answer, Client, OpenPut, status};
-pub use process::{Exit, ServerProcess};
+pub use process::{Exit, ServerProcess, server_command};
 pub use server::{Setup, TestServer, rows_at_rest};
 pub use wire::Wire;
 

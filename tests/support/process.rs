@@ -1,5 +1,6 @@
 //! The real binary as a child.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -78,16 +79,33 @@ impl ServerProcess {
     /// # Panics
     /// When it does not come to listen.
     pub fn start_in(directory: TempDir, flags: &[&str]) -> Self {
-        let database = directory.path().join("test.db");
-        let database = database.to_str().expect("UTF-8").to_owned();
-        let mut all = vec!["--database", &database, "--listen", "127.0.0.1:0"];
-        all.extend(flags);
-        match Self::try_start(&all) {
+        match Self::try_start_in(directory, flags, &[]) {
+            Ok(server) => server,
+            Err((_, exit)) => panic!("the server did not start: {exit:?}"),
+        }
+    }
+
+    /// As [`ServerProcess::start_in`], with these environment variables besides the test's own; answers with the
+    /// directory and how it ended where it does not come to listen.
+    ///
+    /// # Errors
+    /// When it ends before it listens.
+    ///
+    /// # Panics
+    /// When there is no binary, or it neither listens nor ends.
+    pub fn try_start_in(
+        directory: TempDir,
+        flags: &[&str],
+        environment: &[(&str, &OsStr)],
+    ) -> Result<Self, (TempDir, Exit)> {
+        let mut command = server_command(directory.path(), flags);
+        command.envs(environment.iter().copied());
+        match Self::listening(&mut command) {
             Ok(mut server) => {
                 server.directory = Some(directory);
-                server
+                Ok(server)
             }
-            Err(exit) => panic!("the server did not start: {exit:?}"),
+            Err(exit) => Err((directory, exit)),
         }
     }
 
@@ -99,8 +117,11 @@ impl ServerProcess {
     /// # Panics
     /// When there is no binary, or it neither listens nor ends.
     pub fn try_start(flags: &[&str]) -> Result<Self, Exit> {
-        let mut child = Command::new(binary())
-            .args(flags)
+        Self::listening(Command::new(binary()).args(flags))
+    }
+
+    fn listening(command: &mut Command) -> Result<Self, Exit> {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -214,12 +235,13 @@ impl ServerProcess {
         self.directory.take().expect("a directory")
     }
 
-    /// Kills it in the middle of whatever it does. Its directory stays.
+    /// Kills it in the middle of whatever it does, if it still does anything. Its directory stays.
     ///
     /// # Panics
     /// When it cannot be killed.
     pub fn kill(mut self) -> TempDir {
-        self.child.kill().expect("it runs");
+        // The standard library calls it a success where the process has ended already.
+        self.child.kill().expect("it is ours");
         self.wait();
         self.directory.take().expect("a directory")
     }
@@ -263,6 +285,18 @@ impl Drop for ServerProcess {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// The command that starts the binary on the database `test.db` of a directory, on a free port, for a test that
+/// does not wait until it listens.
+///
+/// # Panics
+/// When there is no binary.
+pub fn server_command(directory: &Path, flags: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.arg("--database").arg(directory.join("test.db"));
+    command.args(["--listen", "127.0.0.1:0"]).args(flags);
+    command
 }
 
 /// The binary, which cargo puts into the folder above the tests'.

@@ -1,0 +1,87 @@
+//! What all loaders have in common: they load, lose their server, check what the next one has, and go on.
+
+use std::time::Duration;
+
+use duck_tests::{Client, soon};
+use tonic::{Code, Status};
+
+use crate::table::Trouble;
+use crate::world::{Life, World};
+
+/// How often a loader tries again in one life of the server, and how much longer it waits each time.
+const TRIES: u32 = 50;
+const RETRY_STEP: Duration = Duration::from_millis(5);
+
+/// A client that writes to one table, alone, and knows what must be in it.
+#[tonic::async_trait]
+pub(crate) trait Loader: Send {
+    /// Its name, which is also its table's.
+    fn name(&self) -> &str;
+
+    /// Prepares what it needs, once, on a server nobody kills yet.
+    async fn set_up(&mut self, client: &Client) -> Result<(), Status>;
+
+    /// Compares the table with what was sent and acknowledged. A thorough comparison looks at every row.
+    async fn check(&mut self, client: &Client, thorough: bool) -> Result<(), Trouble>;
+
+    /// Loads until the life of the server ends, or it has done enough in it.
+    async fn load(&mut self, client: &Client, life: &Life) -> Result<(), Trouble>;
+
+    /// How far it has come.
+    fn progress(&self) -> String;
+}
+
+/// Runs a loader through all lives of the server.
+pub(crate) async fn drive(
+    mut loader: Box<dyn Loader>,
+    world: World,
+) -> Result<Box<dyn Loader>, String> {
+    let mut seen = 0;
+    while let Some(life) = world.next_life(seen).await {
+        seen = life.number();
+        if let Err(reason) = live(loader.as_mut(), &life).await {
+            return Err(format!(
+                "{} in life {seen}: {reason}\n  {}",
+                loader.name(),
+                loader.progress()
+            ));
+        }
+    }
+    Ok(loader)
+}
+
+/// Checks and loads until the life is over; a refusal that invites to try again is tried again.
+async fn live(loader: &mut dyn Loader, life: &Life) -> Result<(), String> {
+    let mut tries = 0;
+    loop {
+        let status = match check_and_load(loader, life).await {
+            Ok(()) => return Ok(()),
+            Err(Trouble::Broken(promise)) => return Err(promise),
+            Err(Trouble::Status(_)) if life.is_gone() => return Ok(()),
+            Err(Trouble::Status(status)) => status,
+        };
+        tries += 1;
+        if !is_retriable(&status) || tries > TRIES {
+            return Err(format!("after {tries} tries: {status:?}"));
+        }
+        tokio::time::sleep(RETRY_STEP * tries).await;
+    }
+}
+
+async fn check_and_load(loader: &mut dyn Loader, life: &Life) -> Result<(), Trouble> {
+    let client = Client::try_connect(&life.address)
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
+    soon("a check", loader.check(&client, false)).await?;
+    loader.load(&client, life).await
+}
+
+/// Whether the same may succeed on the same server. A broken connection is another matter: only a server that
+/// is killed breaks it.
+fn is_retriable(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable | Code::ResourceExhausted => true,
+        Code::Aborted => !status.message().contains("fenced"),
+        _ => false,
+    }
+}

@@ -1,0 +1,254 @@
+//! The log is damaged between two runs. A server that cannot know all that was acknowledged does not start, says
+//! why, and leaves the log as it is.
+
+use std::path::{Path, PathBuf};
+
+use duck_tests::{Exit, ServerProcess};
+use tempfile::TempDir;
+
+use crate::shim::{DATABASE, Disk, LOG, Ledger};
+
+const UNITS: u64 = 20;
+const ROWS: i64 = 200;
+
+fn log_of(directory: &Path) -> PathBuf {
+    directory.join("test.db.wal")
+}
+
+/// A directory whose server was killed, with rows in the database file and rows in the log.
+async fn killed() -> (TempDir, Ledger) {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    let mut ledger = Ledger::default();
+    ledger.append_all(&client, UNITS, ROWS).await;
+    client.execute("CHECKPOINT").await;
+    ledger.append_all(&client, UNITS, ROWS).await;
+    (server.kill(), ledger)
+}
+
+/// What came of a start on a damaged log.
+enum Outcome {
+    Refused(TempDir, Exit),
+    /// With what is wrong with the rows, if anything is.
+    Served(TempDir, Option<String>),
+}
+
+async fn start(directory: TempDir, ledger: &Ledger) -> Outcome {
+    match ServerProcess::try_start_in(directory, &[], &[]) {
+        Err((directory, exit)) => Outcome::Refused(directory, exit),
+        Ok(server) => {
+            let client = server.client().await;
+            let difference = ledger.difference(&client).await;
+            let difference = difference.unwrap_or_else(|status| Some(format!("{status:?}")));
+            Outcome::Served(server.kill(), difference)
+        }
+    }
+}
+
+/// What is done to the bytes of a log.
+type Damage = fn(&mut Vec<u8>);
+
+/// Asserts that a start is refused with a reason that names the log, which stays as it is; and that the good
+/// log, put back, serves everything.
+async fn assert_refused(damage: &[(&str, Damage)]) {
+    let (mut directory, ledger) = killed().await;
+    let path = log_of(directory.path());
+    let good = std::fs::read(&path).expect("a log");
+    let database = std::fs::read(directory.path().join(DATABASE)).expect("a database");
+    let mut served = Vec::new();
+    for (name, damage) in damage {
+        let mut bad = good.clone();
+        damage(&mut bad);
+        std::fs::write(&path, &bad).expect("a good disk");
+        match start(directory, &ledger).await {
+            Outcome::Served(back, difference) => {
+                served.push(format!("{name}: {difference:?}"));
+                directory = back;
+                std::fs::write(directory.path().join(DATABASE), &database).expect("a good disk");
+            }
+            Outcome::Refused(back, exit) => {
+                directory = back;
+                assert!(exit.code.is_some_and(|code| code != 0), "{name}: {exit:?}");
+                let says = exit.stderr.contains(LOG) || exit.stderr.contains("log");
+                assert!(says, "{name}: no word of the log: {exit:?}");
+                let kept = std::fs::read(&path).ok();
+                assert!(kept.as_ref() == Some(&bad), "{name}: the log was changed");
+            }
+        }
+    }
+    std::fs::write(&path, &good).expect("a good disk");
+    match start(directory, &ledger).await {
+        Outcome::Served(_, difference) => assert_eq!(difference, None),
+        Outcome::Refused(_, exit) => panic!("the good log is refused: {exit:?}"),
+    }
+    assert!(served.is_empty(), "served instead of refused: {served:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_torn_by_a_kill_keeps_what_was_acknowledged() {
+    for action in ["tear", "kill"] {
+        for rows in [1, 50, 5000, 50_000] {
+            let disk = Disk::new();
+            let mut server = disk.start(tempfile::tempdir().expect("a temporary directory"));
+            let client = server.client().await;
+            let mut ledger = Ledger::default();
+            ledger.append_all(&client, 3, ROWS).await;
+            disk.fail("write", LOG, action);
+            let cut = ledger.append(&client, rows).await;
+            cut.expect_err("the server is killed in the middle of it");
+            server.wait();
+            disk.heal();
+            let server = disk.start(server.kill());
+            ledger.assert_kept(&server.client().await).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_in_a_sync_keeps_what_was_acknowledged() {
+    let disk = Disk::new();
+    let mut directory = tempfile::tempdir().expect("a temporary directory");
+    let mut ledger = Ledger::default();
+    for suffix in [LOG, DATABASE, LOG, DATABASE] {
+        let mut server = disk.start(directory);
+        let client = server.client().await;
+        ledger.assert_kept(&client).await;
+        ledger.append_all(&client, 3, ROWS).await;
+        disk.fail("sync", suffix, "kill");
+        ledger.append(&client, ROWS).await.ok();
+        client.try_execute("CHECKPOINT").await.ok();
+        server.wait();
+        disk.heal();
+        directory = server.kill();
+    }
+    let server = disk.start(directory);
+    ledger.assert_kept(&server.client().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_cut_below_what_was_acknowledged_is_refused() {
+    assert_refused(&[
+        ("one byte", |log| log.truncate(log.len() - 1)),
+        ("ten bytes", |log| log.truncate(log.len() - 10)),
+        ("a hundred bytes", |log| log.truncate(log.len() - 100)),
+        ("a unit", |log| log.truncate(log.len() - log.len() / 20)),
+        ("half", |log| log.truncate(log.len() / 2)),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_tail_is_zeroed_is_refused() {
+    assert_refused(&[
+        ("a hundred bytes", |log| {
+            let from = log.len() - 100;
+            log[from..].fill(0);
+        }),
+        ("half", |log| {
+            let from = log.len() / 2;
+            log[from..].fill(0);
+        }),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_log_is_refused() {
+    assert_refused(&[("emptied", Vec::clear)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_gone_is_refused() {
+    let (directory, ledger) = killed().await;
+    let path = log_of(directory.path());
+    let good = std::fs::read(&path).expect("a log");
+    std::fs::remove_file(&path).expect("a good disk");
+    let directory = match start(directory, &ledger).await {
+        Outcome::Refused(directory, exit) => {
+            assert!(exit.code.is_some_and(|code| code != 0), "{exit:?}");
+            directory
+        }
+        Outcome::Served(_, difference) => panic!("served: {difference:?}"),
+    };
+    std::fs::write(path, good).expect("a good disk");
+    let server = ServerProcess::start_in(directory, &[]);
+    ledger.assert_kept(&server.client().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_header_is_damaged_is_refused() {
+    assert_refused(&[
+        ("byte 0", |log| log[0] ^= 0xff),
+        ("byte 2", |log| log[2] ^= 0x01),
+        ("byte 8", |log| log[8] ^= 0xff),
+        ("byte 12", |log| log[12] ^= 0x10),
+        ("byte 20", |log| log[20] ^= 0xff),
+        ("all of it", |log| log[..24].fill(0)),
+    ])
+    .await;
+}
+
+/// A flipped bit may hit a byte that does not matter; it never changes what is served.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_the_log_is_refused_or_does_not_matter() {
+    let (mut directory, ledger) = killed().await;
+    let path = log_of(directory.path());
+    let database_path = directory.path().join(DATABASE);
+    let good = std::fs::read(&path).expect("a log");
+    let database = std::fs::read(&database_path).expect("a database");
+    let mut wrong = Vec::new();
+    for step in 1..20 {
+        let at = good.len() * step / 20 + step;
+        let mut bad = good.clone();
+        bad[at] ^= 1 << (step % 8);
+        std::fs::write(&path, &bad).expect("a good disk");
+        directory = match start(directory, &ledger).await {
+            Outcome::Refused(directory, exit) => {
+                assert!(exit.code.is_some_and(|code| code != 0), "{exit:?}");
+                assert!(std::fs::read(&path).is_ok_and(|log| log == bad));
+                directory
+            }
+            Outcome::Served(directory, difference) => {
+                wrong.extend(difference.map(|difference| format!("byte {at}: {difference}")));
+                std::fs::write(&database_path, &database).expect("a good disk");
+                directory
+            }
+        };
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// A database file is checked block by block: rows of a damaged one are refused, never wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_the_database_is_never_served() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    let mut ledger = Ledger::default();
+    ledger.append_all(&client, 5, 20_000).await;
+    let mut directory = server.stop();
+    let path = directory.path().join(DATABASE);
+    let good = std::fs::read(&path).expect("a database");
+    let mut wrong = Vec::new();
+    for step in 0..20 {
+        let at = good.len() * step / 20 + step;
+        let mut bad = good.clone();
+        bad[at] ^= 1 << (step % 8);
+        std::fs::write(&path, &bad).expect("a good disk");
+        std::fs::remove_file(log_of(directory.path())).ok();
+        directory = match ServerProcess::try_start_in(directory, &[], &[]) {
+            Err((directory, exit)) => {
+                assert!(exit.code.is_some_and(|code| code != 0), "{exit:?}");
+                directory
+            }
+            Ok(server) => {
+                let client = server.client().await;
+                // An error is as good as the right rows.
+                if let Ok(Some(difference)) = ledger.difference(&client).await {
+                    wrong.push(format!("byte {at}: {difference}"));
+                }
+                server.kill()
+            }
+        };
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

@@ -1,0 +1,20 @@
+//! Crash tests: the real server is killed at random moments, its disk fails, its log is damaged; whatever happens,
+//! what was acknowledged is there, once, and nothing else is half there.
+//!
+//! - [`kill`]: loaders of every kind write while the server is killed again and again;
+//! - [`faults`]: a shim under the server makes its reads and writes of files fail, as a bad disk does;
+//! - [`log`]: the log is damaged between two runs;
+//! - [`model`]: any interleaving of puts, retries, kills and schema changes equals a model in memory.
+
+mod faults;
+mod kill;
+mod loader;
+mod log;
+mod model;
+mod plain;
+mod producer;
+mod put;
+mod shim;
+mod sources;
+mod table;
+mod world;

@@ -1,0 +1,135 @@
+/*
+ * Makes file operations of the process it is preloaded into fail as a bad disk does.
+ *
+ * The file named by DUCK_FAULTS holds one rule a line: CALL SUFFIX ACTION. A rule is for calls of that kind on files
+ * whose path ends with SUFFIX: open (for writing), write, sync, truncate. ACTION is
+ *   the number of an error: the call does nothing and fails with it;
+ *   tear: a write is half done, and then the process is killed;
+ *   kill: the process is killed before the call does anything.
+ * Each call that a rule is for adds a byte to the file DUCK_FAULTS.hits. The rules are read anew at each call, so that
+ * they can change while the process runs. Nothing here allocates: an allocator may call it.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#define TEAR -1
+#define KILL -2
+#define PATH_BYTES 4096
+
+static int open_raw(const char *path, int flags) {
+    return (int)syscall(SYS_openat, AT_FDCWD, path, flags, 0644);
+}
+
+static void count_hit(const char *control) {
+    char path[PATH_BYTES];
+    snprintf(path, sizeof path, "%s.hits", control);
+    int hits = open_raw(path, O_WRONLY | O_CREAT | O_APPEND);
+    if (hits < 0) return;
+    syscall(SYS_write, hits, "x", 1);
+    syscall(SYS_close, hits);
+}
+
+static int ends_with(const char *path, const char *suffix) {
+    size_t path_bytes = strlen(path), bytes = strlen(suffix);
+    return path_bytes >= bytes && strcmp(path + path_bytes - bytes, suffix) == 0;
+}
+
+/* The action for a call on a path; 0 is none. */
+static int action_for(const char *call, const char *path) {
+    const char *control = getenv("DUCK_FAULTS");
+    if (control == NULL) return 0;
+    int before = errno;
+    char rules[2048];
+    int file = open_raw(control, O_RDONLY);
+    if (file < 0) {
+        errno = before;
+        return 0;
+    }
+    ssize_t bytes = syscall(SYS_read, file, rules, sizeof rules - 1);
+    syscall(SYS_close, file);
+    rules[bytes > 0 ? bytes : 0] = 0;
+    char *next = NULL;
+    int found = 0;
+    for (char *line = strtok_r(rules, "\n", &next); line && !found; line = strtok_r(NULL, "\n", &next)) {
+        char rule_call[16], suffix[256], action[16];
+        if (sscanf(line, "%15s %255s %15s", rule_call, suffix, action) != 3) continue;
+        if (strcmp(rule_call, call) != 0 || !ends_with(path, suffix)) continue;
+        found = strcmp(action, "tear") == 0 ? TEAR : strcmp(action, "kill") == 0 ? KILL : atoi(action);
+        count_hit(control);
+    }
+    errno = before;
+    if (found == KILL) syscall(SYS_kill, getpid(), SIGKILL);
+    return found;
+}
+
+static int action_for_file(const char *call, int file) {
+    char link[64], path[PATH_BYTES];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    int before = errno;
+    ssize_t bytes = readlink(link, path, sizeof path - 1);
+    errno = before;
+    if (bytes <= 0 || path[0] != '/') return 0;
+    path[bytes] = 0;
+    return action_for(call, path);
+}
+
+static int fails(int action) {
+    if (action <= 0) return 0;
+    errno = action;
+    return 1;
+}
+
+static int open_or_fail(const char *path, int flags, mode_t mode) {
+    if ((flags & O_ACCMODE) != O_RDONLY && fails(action_for("open", path))) return -1;
+    return (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
+}
+
+#define OPEN(name)                                       \
+    int name(const char *path, int flags, ...) {         \
+        va_list arguments;                               \
+        va_start(arguments, flags);                      \
+        mode_t mode = (mode_t)va_arg(arguments, int);    \
+        va_end(arguments);                               \
+        return open_or_fail(path, flags, mode);          \
+    }
+OPEN(open)
+OPEN(open64)
+
+ssize_t write(int file, const void *data, size_t bytes) {
+    int action = action_for_file("write", file);
+    if (fails(action)) return -1;
+    if (action == TEAR) {
+        syscall(SYS_write, file, data, bytes / 2);
+        syscall(SYS_kill, getpid(), SIGKILL);
+    }
+    return syscall(SYS_write, file, data, bytes);
+}
+
+static ssize_t pwrite_or_fail(int file, const void *data, size_t bytes, off_t at) {
+    int action = action_for_file("write", file);
+    if (fails(action)) return -1;
+    if (action == TEAR) {
+        syscall(SYS_pwrite64, file, data, bytes / 2, at);
+        syscall(SYS_kill, getpid(), SIGKILL);
+    }
+    return syscall(SYS_pwrite64, file, data, bytes, at);
+}
+
+ssize_t pwrite(int file, const void *data, size_t bytes, off_t at) { return pwrite_or_fail(file, data, bytes, at); }
+ssize_t pwrite64(int file, const void *data, size_t bytes, off_t at) { return pwrite_or_fail(file, data, bytes, at); }
+
+int fsync(int file) { return fails(action_for_file("sync", file)) ? -1 : (int)syscall(SYS_fsync, file); }
+int fdatasync(int file) { return fails(action_for_file("sync", file)) ? -1 : (int)syscall(SYS_fdatasync, file); }
+
+int ftruncate(int file, off_t bytes) {
+    return fails(action_for_file("truncate", file)) ? -1 : (int)syscall(SYS_ftruncate, file, bytes);
+}

@@ -1,0 +1,144 @@
+//! A disk that fails on demand: a shim under the server, and what was written through it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use duck_tests::{Answer, Client, Exit, ServerProcess, numbered, soon};
+use tempfile::TempDir;
+use tonic::Code;
+
+/// The system's numbers of errors, as the shim's rules have them.
+pub(crate) const EIO: &str = "5";
+pub(crate) const EACCES: &str = "13";
+pub(crate) const ENOSPC: &str = "28";
+pub(crate) const EROFS: &str = "30";
+
+/// The files rules are for.
+pub(crate) const DATABASE: &str = "test.db";
+pub(crate) const LOG: &str = ".wal";
+
+/// Compiles the shim, once.
+fn shim() -> &'static Path {
+    static SHIM: OnceLock<PathBuf> = OnceLock::new();
+    SHIM.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("crash/shim.c");
+        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join("duck_crash_shim.so");
+        let built = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-Wall", "-o"])
+            .args([&library, &source])
+            .status();
+        assert!(
+            built.expect("a C compiler").success(),
+            "{}",
+            source.display()
+        );
+        library
+    })
+}
+
+/// The disk of one server, good until it is told to fail.
+pub(crate) struct Disk(TempDir);
+
+impl Disk {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    fn rules(&self) -> PathBuf {
+        self.0.path().join("rules")
+    }
+
+    /// Starts a server on this disk.
+    pub(crate) fn try_start(&self, directory: TempDir) -> Result<ServerProcess, (TempDir, Exit)> {
+        let rules = self.rules();
+        let environment: [(&str, &OsStr); 2] = [
+            ("LD_PRELOAD", shim().as_os_str()),
+            ("DUCK_FAULTS", rules.as_os_str()),
+        ];
+        ServerProcess::try_start_in(directory, &[], &environment)
+    }
+
+    /// As [`Disk::try_start`], of a server that must start.
+    pub(crate) fn start(&self, directory: TempDir) -> ServerProcess {
+        match self.try_start(directory) {
+            Ok(server) => server,
+            Err((_, exit)) => panic!("the server did not start: {exit:?}"),
+        }
+    }
+
+    /// Fails from now on: a kind of call, on files with a suffix, by an action.
+    pub(crate) fn fail(&self, call: &str, suffix: &str, action: &str) {
+        // Put in place at once: the shim never reads half a rule.
+        let draft = self.0.path().join("draft");
+        std::fs::write(&draft, format!("{call} {suffix} {action}\n")).expect("a good disk");
+        std::fs::rename(draft, self.rules()).expect("a good disk");
+    }
+
+    /// Is good again.
+    pub(crate) fn heal(&self) {
+        std::fs::remove_file(self.rules()).ok();
+    }
+
+    /// How often it has failed.
+    pub(crate) fn failures(&self) -> u64 {
+        let hits = self.0.path().join("rules.hits");
+        hits.metadata().map_or(0, |hits| hits.len())
+    }
+}
+
+/// The units that were appended to the table `t`, and whether they were acknowledged.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger(BTreeMap<i64, (i64, bool)>);
+
+impl Ledger {
+    /// Appends a unit that was never sent before.
+    pub(crate) async fn append(&mut self, client: &Client, rows: i64) -> Answer<u64> {
+        let unit = i64::try_from(self.0.len()).expect("few");
+        self.0.insert(unit, (rows, false));
+        let acknowledged = soon("an answer", client.append("t", &[numbered(unit, rows)])).await?;
+        assert_eq!(acknowledged, rows.unsigned_abs());
+        self.0.insert(unit, (rows, true));
+        Ok(acknowledged)
+    }
+
+    /// Appends units that must be acknowledged.
+    pub(crate) async fn append_all(&mut self, client: &Client, units: u64, rows: i64) {
+        for _ in 0..units {
+            self.append(client, rows).await.expect("a good disk");
+        }
+    }
+
+    /// What is wrong with the table: a unit acknowledged and not there, or one that is not whole or not known.
+    pub(crate) async fn difference(&self, client: &Client) -> Answer<Option<String>> {
+        let sql = "SELECT batch, count(*), count(DISTINCT \"row\"), min(\"row\"), max(\"row\") FROM t \
+                   GROUP BY batch ORDER BY batch";
+        let found = match client.try_rows(sql).await {
+            Err(error) if error.code() == Code::NotFound => Vec::new(),
+            other => other?,
+        };
+        let mut left = self.0.clone();
+        for row in found {
+            let unit = row.split('|').next().and_then(|unit| unit.parse().ok());
+            let rows = unit
+                .and_then(|unit: i64| left.remove(&unit))
+                .map(|(rows, _)| rows);
+            let whole =
+                rows.map(|rows| format!("{}|{rows}|{rows}|0|{}", unit.unwrap_or(0), rows - 1));
+            if whole.as_ref() != Some(&row) {
+                return Ok(Some(format!("{row} found, {whole:?} expected")));
+            }
+        }
+        left.retain(|_, (_, is_acknowledged)| *is_acknowledged);
+        let lost = (!left.is_empty()).then(|| format!("acknowledged and lost: {left:?}"));
+        Ok(lost)
+    }
+
+    /// Asserts that everything acknowledged is there once, and the rest once or not at all.
+    pub(crate) async fn assert_kept(&self, client: &Client) {
+        let difference = self.difference(client).await.expect("a good disk");
+        assert_eq!(difference, None);
+    }
+}

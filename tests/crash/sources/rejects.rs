@@ -1,0 +1,129 @@
+//! Units some rows of which are bad: they go to the rejects, each once.
+
+use arrow::array::RecordBatch;
+use duck_flight_protocol::{Commit, OnError, PutOptions};
+use rand::RngExt;
+
+use super::{batch, dice, longs, signed};
+use crate::producer::{Effect, Pace, Source};
+use crate::table::Check;
+
+/// Every so many rows one does not cast, and one breaks a constraint.
+const BAD_CAST: u64 = 7;
+const BAD_CHECK: u64 = 11;
+
+/// A value that is no INTEGER, and one that the table refuses.
+const TOO_LARGE: i64 = 1 << 40;
+const FORBIDDEN: i64 = -1;
+
+/// Appends rows some of which are bad.
+pub(crate) struct Rejects(pub(crate) u64);
+
+/// Good and bad rows.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Counted {
+    units: u64,
+    good: u64,
+    bad: u64,
+}
+
+impl Rejects {
+    fn rows(&self, sequence: u64) -> u64 {
+        dice(self.0, sequence).random_range(1..200)
+    }
+
+    /// The value of a row, counted from 1.
+    fn value(row: u64) -> i64 {
+        match row {
+            row if row.is_multiple_of(BAD_CAST) => TOO_LARGE,
+            row if row.is_multiple_of(BAD_CHECK) => FORBIDDEN,
+            row => signed(row),
+        }
+    }
+
+    fn is_bad(row: u64) -> bool {
+        row.is_multiple_of(BAD_CAST) || row.is_multiple_of(BAD_CHECK)
+    }
+}
+
+impl Source for Rejects {
+    type Model = Counted;
+
+    fn options(&self) -> PutOptions {
+        PutOptions {
+            commit: Commit::Batch,
+            on_error: OnError::Reject,
+            ..PutOptions::new("picky")
+        }
+    }
+
+    fn set_up(&self) -> Option<String> {
+        Some(
+            "CREATE TABLE picky (unit BIGINT, \"row\" BIGINT, value INTEGER CHECK (value > 0))"
+                .into(),
+        )
+    }
+
+    fn unit(&self, sequence: u64) -> Vec<RecordBatch> {
+        let rows = self.rows(sequence);
+        vec![batch([
+            ("unit", longs((1..=rows).map(|_| signed(sequence)))),
+            ("row", longs((1..=rows).map(signed))),
+            ("value", longs((1..=rows).map(Self::value))),
+        ])]
+    }
+
+    fn apply(&self, model: &mut Counted, sequence: u64) {
+        let rows = self.rows(sequence);
+        let bad = (1..=rows).filter(|row| Self::is_bad(*row)).count() as u64;
+        model.units += 1;
+        model.good += rows - bad;
+        model.bad += bad;
+    }
+
+    fn checks(&self, model: &Counted, thorough: bool) -> Vec<Check> {
+        let Counted { units, good, bad } = model;
+        let mut checks = vec![
+            Check::new("SELECT count(*) FROM picky", vec![good.to_string()]),
+            Check::new(
+                "SELECT count(*) FROM duck_flight.rejects WHERE producer = 'picky'",
+                vec![bad.to_string()],
+            ),
+        ];
+        if thorough {
+            let rows = |bad: bool| {
+                let of_unit = move |unit| (1..=self.rows(unit)).map(move |row| (unit, row));
+                (1..=*units)
+                    .flat_map(of_unit)
+                    .filter(move |(_, row)| Self::is_bad(*row) == bad)
+            };
+            let good_rows = rows(false).map(|(unit, row)| format!("{unit}|{row}|{row}"));
+            let bad_rows = rows(true).map(|(unit, row)| format!("{unit}|{row}"));
+            checks.push(Check::new(
+                "SELECT unit, \"row\", value FROM picky ORDER BY ALL",
+                good_rows.collect(),
+            ));
+            checks.push(Check::new(
+                "SELECT \"sequence\", \"row\" FROM duck_flight.rejects WHERE producer = 'picky' ORDER BY ALL",
+                bad_rows.collect(),
+            ));
+        }
+        checks
+    }
+
+    fn effect(&self, sequence: u64) -> Option<Effect> {
+        let rows = self.rows(sequence);
+        let rejected = (1..=rows).filter(|row| Self::is_bad(*row)).count() as u64;
+        Some(Effect {
+            rows: rows - rejected,
+            rejected,
+        })
+    }
+
+    fn pace(&self) -> Pace {
+        Pace {
+            in_flight: 6,
+            each_life: 100,
+        }
+    }
+}
