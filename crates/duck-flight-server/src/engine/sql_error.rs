@@ -100,7 +100,14 @@ fn refine(kind: SqlErrorKind, message: &str) -> SqlErrorKind {
         SqlErrorKind::Invalid if says("the configuration has been locked") => {
             SqlErrorKind::Forbidden
         }
-        SqlErrorKind::Internal if says("No space left on device") => SqlErrorKind::Exhausted,
+        // A commit that cannot write its log says so as an error of its transaction.
+        SqlErrorKind::Internal | SqlErrorKind::Transaction
+            if says("No space left on device")
+                || says("Could not write file")
+                || says("Cannot open file") =>
+        {
+            SqlErrorKind::Exhausted
+        }
         kind => kind,
     }
 }
@@ -158,5 +165,12 @@ mod tests {
             SqlErrorKind::Fatal
         );
         assert_eq!(kind("words of no known kind"), SqlErrorKind::Invalid);
+        let of_a_commit = |message| SqlError::new(SqlErrorKind::Transaction, message).kind;
+        assert_eq!(
+            of_a_commit(
+                "Failed to commit: Could not write file \"a.wal\": No space left on device"
+            ),
+            SqlErrorKind::Exhausted
+        );
     }
 }
