@@ -16,5 +16,7 @@ while (($# > 0)); do
     shift 2
 done
 
+# The same packages for both, so that what they share is built once.
+cargo build --quiet --release -p duck-tests -p duck-flight-server --bins
 exec cargo test --quiet --release -p duck-tests -p duck-flight-server --test crash -- \
     --exact --nocapture kill::what_was_acknowledged_survives_every_kill_once

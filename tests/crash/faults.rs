@@ -1,6 +1,10 @@
 //! The disk fails under the server. Nothing acknowledged is lost; the client is told to try again, or the server ends
 //! and says why; once the disk is good again, a restart serves everything.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
 use duck_tests::{Answer, Client, Exit, ServerProcess, soon};
 use tempfile::TempDir;
 use tonic::Code;
@@ -13,6 +17,12 @@ const UNITS: usize = 20;
 /// Rows that go into the log, and rows that a commit writes into the database file.
 const SMALL: i64 = 1000;
 const FULL_GROUP: i64 = 130_000;
+
+/// A log of this size makes the server checkpoint it.
+const LONG_LOG: u64 = 64 << 20;
+
+/// How often a disk that should fail is looked at.
+const LOOK: Duration = Duration::from_millis(3);
 
 fn new_directory() -> TempDir {
     tempfile::tempdir().expect("a temporary directory")
@@ -37,14 +47,23 @@ async fn refusal(ledger: &mut Ledger, client: &Client, rows: i64) -> tonic::Stat
     panic!("the disk fails, and {UNITS} units were acknowledged");
 }
 
-/// Asserts that a refusal tells a loader to try again, and why.
-fn assert_retriable(status: &tonic::Status, server: &ServerProcess) {
+/// Asserts that a refusal tells a loader to try again, and why; or that the server has ended and says why.
+fn assert_retriable(status: &tonic::Status, server: &mut ServerProcess) {
+    if is_broken_connection(status) {
+        assert_ended_with_reason(&server.wait());
+        return;
+    }
     let codes = [Code::Unavailable, Code::ResourceExhausted, Code::Aborted];
     assert!(
         codes.contains(&status.code()) && !status.message().is_empty(),
         "not a code to try again after: {status:?}\n{}",
         server.stderr()
     );
+}
+
+/// Whether a client lost its server in the middle of a call.
+fn is_broken_connection(status: &tonic::Status) -> bool {
+    std::error::Error::source(status).is_some()
 }
 
 /// Asserts that a server has ended by itself, and said why.
@@ -78,7 +97,7 @@ async fn a_log_that_cannot_be_synced_ends_the_server_and_loses_nothing() {
     assert!(disk.failures() > 0);
     // After a failed sync nobody knows what the disk has: only a new process that reads the log does.
     assert_ended_with_reason(&server.wait());
-    assert_retriable(&refused, &server);
+    assert_retriable(&refused, &mut server);
     assert_restart_serves_everything(&disk, server, &mut ledger).await;
 }
 
@@ -106,28 +125,79 @@ async fn a_log_with_a_bad_block_refuses_units_or_ends_the_server() {
     let (mut server, client, mut ledger) = loaded(&disk).await;
     disk.fail("write", LOG, EIO);
     let refused = refusal(&mut ledger, &client, SMALL).await;
-    assert_retriable(&refused, &server);
+    assert_retriable(&refused, &mut server);
     disk.heal();
     if let Err(status) = ledger.append(&client, SMALL).await {
-        assert_retriable(&status, &server);
+        assert_retriable(&status, &mut server);
         assert_ended_with_reason(&server.wait());
     }
     assert_restart_serves_everything(&disk, server, &mut ledger).await;
 }
 
+/// Refuses units in the middle of a write, and goes on once the disk is good again.
+async fn refuse_and_go_on(rules: &[(&str, &str, &str)]) {
+    let disk = Disk::new();
+    let (mut server, client, mut ledger) = loaded(&disk).await;
+    for _ in 0..3 {
+        disk.fail_all(rules);
+        let refused = refusal(&mut ledger, &client, SMALL).await;
+        assert_retriable(&refused, &mut server);
+        disk.heal();
+        if ledger.append(&client, SMALL).await.is_err() {
+            assert_ended_with_reason(&server.wait());
+            break;
+        }
+    }
+    assert_restart_serves_everything(&disk, server, &mut ledger).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_cannot_be_cut_back_after_a_full_disk_loses_nothing() {
+async fn a_disk_that_fills_in_the_middle_of_a_write_loses_nothing_that_comes_later() {
+    refuse_and_go_on(&[("write", LOG, "short")]).await;
+}
+
+/// What is acknowledged behind half a unit that could not be cut off again is never read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_unit_that_cannot_be_cut_off_the_log_ends_the_server() {
+    refuse_and_go_on(&[("write", LOG, "short"), ("truncate", LOG, EIO)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_now_and_then_harms_no_loader() {
     let disk = Disk::new();
     let (server, client, mut ledger) = loaded(&disk).await;
-    // What a refused unit has written already is cut off again; here that fails.
-    disk.fail("truncate", LOG, EIO);
-    let mut refused = Ok(0);
-    for _ in 0..3 {
-        refused = refused.and(ledger.append(&client, SMALL).await);
+    let refusals = Arc::new(AtomicU64::new(0));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let load = |index: i64| {
+        let (client, is_over) = (client.clone(), is_over.clone());
+        let (refusals, mut ledger) = (refusals.clone(), Ledger::starting_at(index * 1_000_000));
+        tokio::spawn(async move {
+            while !is_over.load(Ordering::Relaxed) {
+                if let Err(status) = ledger.append(&client, 10).await {
+                    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+                    refusals.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            ledger
+        })
+    };
+    let loaders: Vec<_> = (1..=8).map(load).collect();
+    for turn in 1..=20 {
+        disk.fail("write", LOG, if turn % 2 == 0 { ENOSPC } else { "short" });
+        let refused = async {
+            while refusals.load(Ordering::Relaxed) < turn * 10 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        soon("refusals", refused).await;
+        disk.heal();
+        ledger.append_all(&client, 3, 10).await;
     }
-    disk.fail("write", LOG, ENOSPC);
-    let status = refusal(&mut ledger, &client, SMALL).await;
-    assert_retriable(&status, &server);
+    is_over.store(true, Ordering::Relaxed);
+    for loader in loaders {
+        ledger.merge(loader.await.expect("no other error"));
+    }
+    ledger.assert_kept(&client).await;
     assert_restart_serves_everything(&disk, server, &mut ledger).await;
 }
 
@@ -138,10 +208,10 @@ async fn a_disk_too_full_for_a_full_group_refuses_it_or_ends_the_server() {
     disk.fail("write", DATABASE, ENOSPC);
     let refused = refusal(&mut ledger, &client, FULL_GROUP).await;
     assert!(disk.failures() > 0);
-    assert_retriable(&refused, &server);
+    assert_retriable(&refused, &mut server);
     disk.heal();
     if let Err(status) = ledger.append(&client, FULL_GROUP).await {
-        assert_retriable(&status, &server);
+        assert_retriable(&status, &mut server);
         assert_ended_with_reason(&server.wait());
     }
     assert_restart_serves_everything(&disk, server, &mut ledger).await;
@@ -156,7 +226,7 @@ async fn a_checkpoint_on_a_full_disk_loses_nothing() {
         let checkpoint: Answer<u64> = client.try_execute("CHECKPOINT").await;
         if disk.failures() > 0 {
             let refused = checkpoint.expect_err("the disk failed");
-            assert_retriable(&refused, &server);
+            assert_retriable(&refused, &mut server);
             assert_ended_with_reason(&server.wait());
         } else {
             assert_eq!(
@@ -174,15 +244,17 @@ async fn a_checkpoint_of_the_servers_own_that_fails_ends_the_server() {
     let (mut server, client, mut ledger) = loaded(&disk).await;
     disk.fail("write", DATABASE, ENOSPC);
     // Groups that are just too small for the database file fill the log until the server checkpoints it.
-    let filled = async {
+    let log = server.directory().join("test.db.wal");
+    while log.metadata().is_ok_and(|log| log.len() < LONG_LOG) {
+        ledger.append_all(&client, 1, 100_000).await;
+    }
+    let failure = async {
         while disk.failures() == 0 {
-            if ledger.append(&client, 100_000).await.is_err() {
-                break;
-            }
+            tokio::time::sleep(LOOK).await;
         }
     };
-    soon("a checkpoint", filled).await;
-    // Nobody asks it anything any more: it has to notice by itself.
+    soon("a checkpoint", failure).await;
+    // Nobody asks it for anything any more: it has to notice by itself.
     assert_ended_with_reason(&server.wait());
     assert_restart_serves_everything(&disk, server, &mut ledger).await;
 }
@@ -211,14 +283,14 @@ async fn a_server_whose_files_cannot_be_written_says_so_and_does_not_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_cannot_be_opened_refuses_units_and_loses_nothing() {
     let disk = Disk::new();
-    let (server, client, mut ledger) = loaded(&disk).await;
+    let (mut server, client, mut ledger) = loaded(&disk).await;
     // After a checkpoint the log is a new file.
     client.execute("CHECKPOINT").await;
     disk.fail("open", LOG, EROFS);
     let refused = ledger.append(&client, SMALL).await;
     if disk.failures() > 0 {
         let refused = refused.expect_err("there is no log");
-        assert_retriable(&refused, &server);
+        assert_retriable(&refused, &mut server);
     }
     assert_restart_serves_everything(&disk, server, &mut ledger).await;
 }

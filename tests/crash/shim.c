@@ -4,6 +4,7 @@
  * The file named by DUCK_FAULTS holds one rule a line: CALL SUFFIX ACTION. A rule is for calls of that kind on files
  * whose path ends with SUFFIX: open (for writing), write, sync, truncate. ACTION is
  *   the number of an error: the call does nothing and fails with it;
+ *   short: a write is half done and says so, and the next one fails as on a full disk, in turns;
  *   tear: a write is half done, and then the process is killed;
  *   kill: the process is killed before the call does anything.
  * Each call that a rule is for adds a byte to the file DUCK_FAULTS.hits. The rules are read anew at each call, so that
@@ -23,6 +24,7 @@
 
 #define TEAR -1
 #define KILL -2
+#define SHORT -3
 #define PATH_BYTES 4096
 
 static int open_raw(const char *path, int flags) {
@@ -63,7 +65,10 @@ static int action_for(const char *call, const char *path) {
         char rule_call[16], suffix[256], action[16];
         if (sscanf(line, "%15s %255s %15s", rule_call, suffix, action) != 3) continue;
         if (strcmp(rule_call, call) != 0 || !ends_with(path, suffix)) continue;
-        found = strcmp(action, "tear") == 0 ? TEAR : strcmp(action, "kill") == 0 ? KILL : atoi(action);
+        if (strcmp(action, "tear") == 0) found = TEAR;
+        else if (strcmp(action, "kill") == 0) found = KILL;
+        else if (strcmp(action, "short") == 0) found = SHORT;
+        else found = atoi(action);
         count_hit(control);
     }
     errno = before;
@@ -104,11 +109,20 @@ static int open_or_fail(const char *path, int flags, mode_t mode) {
 OPEN(open)
 OPEN(open64)
 
+/* Every other short write finds the disk full. */
+static int is_full(void) {
+    static int calls = 0;
+    if (__atomic_fetch_add(&calls, 1, __ATOMIC_SEQ_CST) % 2 == 0) return 0;
+    errno = ENOSPC;
+    return 1;
+}
+
 ssize_t write(int file, const void *data, size_t bytes) {
     int action = action_for_file("write", file);
-    if (fails(action)) return -1;
-    if (action == TEAR) {
-        syscall(SYS_write, file, data, bytes / 2);
+    if (fails(action) || (action == SHORT && is_full())) return -1;
+    if (action < 0) {
+        ssize_t half = syscall(SYS_write, file, data, bytes / 2);
+        if (action == SHORT) return half;
         syscall(SYS_kill, getpid(), SIGKILL);
     }
     return syscall(SYS_write, file, data, bytes);
@@ -116,9 +130,10 @@ ssize_t write(int file, const void *data, size_t bytes) {
 
 static ssize_t pwrite_or_fail(int file, const void *data, size_t bytes, off_t at) {
     int action = action_for_file("write", file);
-    if (fails(action)) return -1;
-    if (action == TEAR) {
-        syscall(SYS_pwrite64, file, data, bytes / 2, at);
+    if (fails(action) || (action == SHORT && is_full())) return -1;
+    if (action < 0) {
+        ssize_t half = syscall(SYS_pwrite64, file, data, bytes / 2, at);
+        if (action == SHORT) return half;
         syscall(SYS_kill, getpid(), SIGKILL);
     }
     return syscall(SYS_pwrite64, file, data, bytes, at);

@@ -10,6 +10,8 @@ use duck_tests::{Answer, Client, Exit, ServerProcess, numbered, soon};
 use tempfile::TempDir;
 use tonic::Code;
 
+use crate::table::rows_if_there;
+
 /// The system's numbers of errors, as the shim's rules have them.
 pub(crate) const EIO: &str = "5";
 pub(crate) const EACCES: &str = "13";
@@ -71,9 +73,17 @@ impl Disk {
 
     /// Fails from now on: a kind of call, on files with a suffix, by an action.
     pub(crate) fn fail(&self, call: &str, suffix: &str, action: &str) {
+        self.fail_all(&[(call, suffix, action)]);
+    }
+
+    /// As [`Disk::fail`], by several rules at once.
+    pub(crate) fn fail_all(&self, rules: &[(&str, &str, &str)]) {
+        let lines = rules
+            .iter()
+            .map(|(call, suffix, action)| format!("{call} {suffix} {action}\n"));
         // Put in place at once: the shim never reads half a rule.
         let draft = self.0.path().join("draft");
-        std::fs::write(&draft, format!("{call} {suffix} {action}\n")).expect("a good disk");
+        std::fs::write(&draft, lines.collect::<String>()).expect("a good disk");
         std::fs::rename(draft, self.rules()).expect("a good disk");
     }
 
@@ -89,19 +99,52 @@ impl Disk {
     }
 }
 
-/// The units that were appended to the table `t`, and whether they were acknowledged.
-#[derive(Debug, Default)]
-pub(crate) struct Ledger(BTreeMap<i64, (i64, bool)>);
+/// What became of a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Acknowledged,
+    /// The server said no, for a reason of the unit's own: it is not there.
+    Refused,
+    /// The server was lost: it is there or not.
+    Unknown,
+}
+
+/// The units that were appended to the table `t`: their rows, and what became of them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ledger {
+    units: BTreeMap<i64, (i64, Fate)>,
+    first: i64,
+}
 
 impl Ledger {
+    /// A ledger whose units are not those of others.
+    pub(crate) fn starting_at(first: i64) -> Self {
+        Self {
+            units: BTreeMap::new(),
+            first,
+        }
+    }
+
+    /// All units of two ledgers.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.units.extend(other.units);
+    }
+
     /// Appends a unit that was never sent before.
     pub(crate) async fn append(&mut self, client: &Client, rows: i64) -> Answer<u64> {
-        let unit = i64::try_from(self.0.len()).expect("few");
-        self.0.insert(unit, (rows, false));
-        let acknowledged = soon("an answer", client.append("t", &[numbered(unit, rows)])).await?;
-        assert_eq!(acknowledged, rows.unsigned_abs());
-        self.0.insert(unit, (rows, true));
-        Ok(acknowledged)
+        let last = self.units.last_key_value().map(|(unit, _)| unit + 1);
+        let unit = last.unwrap_or(self.first);
+        let answer = soon("an answer", client.append("t", &[numbered(unit, rows)])).await;
+        let fate = match &answer {
+            Ok(acknowledged) => {
+                assert_eq!(*acknowledged, rows.unsigned_abs());
+                Fate::Acknowledged
+            }
+            Err(status) if status.code() == Code::ResourceExhausted => Fate::Refused,
+            Err(_) => Fate::Unknown,
+        };
+        self.units.insert(unit, (rows, fate));
+        answer
     }
 
     /// Appends units that must be acknowledged.
@@ -111,29 +154,26 @@ impl Ledger {
         }
     }
 
-    /// What is wrong with the table: a unit acknowledged and not there, or one that is not whole or not known.
+    /// What is wrong with the table: a unit that was acknowledged and is not there, or that is there and not
+    /// whole, not known or refused.
     pub(crate) async fn difference(&self, client: &Client) -> Answer<Option<String>> {
         let sql = "SELECT batch, count(*), count(DISTINCT \"row\"), min(\"row\"), max(\"row\") FROM t \
                    GROUP BY batch ORDER BY batch";
-        let found = match client.try_rows(sql).await {
-            Err(error) if error.code() == Code::NotFound => Vec::new(),
-            other => other?,
-        };
-        let mut left = self.0.clone();
+        let found = rows_if_there(client, sql).await?;
+        let mut left = self.units.clone();
         for row in found {
             let unit = row.split('|').next().and_then(|unit| unit.parse().ok());
-            let rows = unit
-                .and_then(|unit: i64| left.remove(&unit))
-                .map(|(rows, _)| rows);
+            let known = unit.and_then(|unit: i64| Some((unit, left.remove(&unit)?)));
+            let whole = known.filter(|(_, (_, fate))| *fate != Fate::Refused);
             let whole =
-                rows.map(|rows| format!("{}|{rows}|{rows}|0|{}", unit.unwrap_or(0), rows - 1));
+                whole.map(|(unit, (rows, _))| format!("{unit}|{rows}|{rows}|0|{}", rows - 1));
             if whole.as_ref() != Some(&row) {
-                return Ok(Some(format!("{row} found, {whole:?} expected")));
+                return Ok(Some(format!("{row} found, of {known:?}")));
             }
         }
-        left.retain(|_, (_, is_acknowledged)| *is_acknowledged);
-        let lost = (!left.is_empty()).then(|| format!("acknowledged and lost: {left:?}"));
-        Ok(lost)
+        left.retain(|_, (_, fate)| *fate == Fate::Acknowledged);
+        let lost: Vec<_> = left.keys().collect();
+        Ok((!lost.is_empty()).then(|| format!("acknowledged and lost: {lost:?}")))
     }
 
     /// Asserts that everything acknowledged is there once, and the rest once or not at all.
