@@ -294,3 +294,36 @@ async fn a_log_that_cannot_be_opened_refuses_units_and_loses_nothing() {
     }
     assert_restart_serves_everything(&disk, server, &mut ledger).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_at_the_end_leaves_everything_to_the_next_start() {
+    let disk = Disk::new();
+    let (mut server, _client, mut ledger) = loaded(&disk).await;
+    disk.fail_all(&[("write", DATABASE, ENOSPC), ("write", LOG, ENOSPC)]);
+    server.signal("TERM");
+    let exit = server.wait();
+    assert!(disk.failures() > 0 && !exit.stderr.is_empty(), "{exit:?}");
+    assert_restart_serves_everything(&disk, server, &mut ledger).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_starts_on_a_full_disk_or_says_why_not() {
+    for suffix in [DATABASE, LOG] {
+        let disk = Disk::new();
+        let (server, _client, mut ledger) = loaded(&disk).await;
+        let directory = server.kill();
+        disk.fail("write", suffix, ENOSPC);
+        let server = match disk.try_start(directory) {
+            Ok(server) => {
+                ledger.assert_kept(&server.client().await).await;
+                server
+            }
+            Err((directory, exit)) => {
+                assert_ended_with_reason(&exit);
+                disk.heal();
+                disk.start(directory)
+            }
+        };
+        assert_restart_serves_everything(&disk, server, &mut ledger).await;
+    }
+}

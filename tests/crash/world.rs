@@ -24,6 +24,8 @@ pub(crate) struct Counts {
     pub(crate) evolutions: u64,
     /// Units too large for the buffer, about to be sent.
     pub(crate) large_units: u64,
+    /// Checkpoints that a client asked for and got.
+    pub(crate) checkpoints: u64,
 }
 
 /// The meeting point of the loaders and the one who kills the server.
