@@ -3,6 +3,7 @@
 //!
 //! - [`kill`]: loaders of every kind write while the server is killed again and again;
 //! - [`faults`]: a shim under the server makes its reads and writes of files fail, as a bad disk does;
+//! - [`steps`]: the server is killed at every single step of a checkpoint, of a start and of its end;
 //! - [`log`]: the log is damaged between two runs;
 //! - [`model`]: any interleaving of puts, retries, kills and schema changes equals a model in memory.
 
@@ -16,5 +17,6 @@ mod producer;
 mod put;
 mod shim;
 mod sources;
+mod steps;
 mod table;
 mod world;

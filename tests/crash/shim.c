@@ -2,11 +2,13 @@
  * Makes file operations of the process it is preloaded into fail as a bad disk does.
  *
  * The file named by DUCK_FAULTS holds one rule a line: CALL SUFFIX ACTION. A rule is for calls of that kind on files
- * whose path ends with SUFFIX: open (for writing), write, sync, truncate. ACTION is
+ * whose path ends with SUFFIX: open (for writing), write, sync, truncate, rename, unlink; or, by the word any, for all
+ * of them on files whose path has SUFFIX anywhere. ACTION is
  *   the number of an error: the call does nothing and fails with it;
  *   short: a write is half done and says so, and the next one fails as on a full disk, in turns;
  *   tear: a write is half done, and then the process is killed;
- *   kill: the process is killed before the call does anything.
+ *   kill: the process is killed before the call does anything;
+ *   kill:N, tear:N: as kill and tear at the Nth call, and nothing at those before; tear kills at any kind of call.
  * Each call that a rule is for adds a byte to the file DUCK_FAULTS.hits. The rules are read anew at each call, so that
  * they can change while the process runs. Nothing here allocates: an allocator may call it.
  */
@@ -45,6 +47,20 @@ static int ends_with(const char *path, const char *suffix) {
     return path_bytes >= bytes && strcmp(path + path_bytes - bytes, suffix) == 0;
 }
 
+/* Whether this is the call that an action counts to. */
+static int is_turn(const char *action) {
+    static int calls = 0;
+    const char *number = strchr(action, ':');
+    return number == NULL || __atomic_add_fetch(&calls, 1, __ATOMIC_SEQ_CST) == atoi(number + 1);
+}
+
+static int action_named(const char *action, const char *call) {
+    if (strcmp(action, "short") == 0) return SHORT;
+    if (strncmp(action, "tear", 4) == 0) return !is_turn(action) ? 0 : strcmp(call, "write") == 0 ? TEAR : KILL;
+    if (strncmp(action, "kill", 4) == 0) return is_turn(action) ? KILL : 0;
+    return atoi(action);
+}
+
 /* The action for a call on a path; 0 is none. */
 static int action_for(const char *call, const char *path) {
     const char *control = getenv("DUCK_FAULTS");
@@ -64,11 +80,10 @@ static int action_for(const char *call, const char *path) {
     for (char *line = strtok_r(rules, "\n", &next); line && !found; line = strtok_r(NULL, "\n", &next)) {
         char rule_call[16], suffix[256], action[16];
         if (sscanf(line, "%15s %255s %15s", rule_call, suffix, action) != 3) continue;
-        if (strcmp(rule_call, call) != 0 || !ends_with(path, suffix)) continue;
-        if (strcmp(action, "tear") == 0) found = TEAR;
-        else if (strcmp(action, "kill") == 0) found = KILL;
-        else if (strcmp(action, "short") == 0) found = SHORT;
-        else found = atoi(action);
+        int any = strcmp(rule_call, "any") == 0;
+        if (any ? strstr(path, suffix) == NULL : strcmp(rule_call, call) != 0 || !ends_with(path, suffix)) continue;
+        found = action_named(action, call);
+        if (found == 0) continue;
         count_hit(control);
     }
     errno = before;
@@ -148,3 +163,9 @@ int fdatasync(int file) { return fails(action_for_file("sync", file)) ? -1 : (in
 int ftruncate(int file, off_t bytes) {
     return fails(action_for_file("truncate", file)) ? -1 : (int)syscall(SYS_ftruncate, file, bytes);
 }
+
+int rename(const char *from, const char *to) {
+    return fails(action_for("rename", from)) ? -1 : (int)syscall(SYS_rename, from, to);
+}
+
+int unlink(const char *path) { return fails(action_for("unlink", path)) ? -1 : (int)syscall(SYS_unlink, path); }

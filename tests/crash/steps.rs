@@ -1,0 +1,163 @@
+//! The server is killed at every single call that changes a file, one after the other, until there are no more of them:
+//! in a checkpoint, at its start, at its end, and in a commit that writes to the database file. A write is done by
+//! half, so that what is torn is found too.
+
+use duck_tests::{Client, ServerProcess, soon};
+use tempfile::TempDir;
+
+use crate::shim::{DATABASE, Disk, Ledger};
+
+const ROWS: i64 = 300;
+const FULL_GROUP: i64 = 130_000;
+
+/// No phase takes that many calls.
+const MOST: u32 = 400;
+
+/// Asserts that a phase came to its end only after several kills.
+fn assert_many(number: u32) {
+    eprintln!("it takes {number} calls");
+    assert!(number > 2, "the shim sees nothing");
+}
+
+/// Kills at the call of this number, of all calls on the database's files.
+fn kill_at(disk: &Disk, number: u32) {
+    disk.fail("any", DATABASE, &format!("tear:{number}"));
+}
+
+async fn start(disk: &Disk) -> (ServerProcess, Client, Ledger) {
+    let server = disk.start(tempfile::tempdir().expect("a temporary directory"));
+    let client = server.client().await;
+    let mut ledger = Ledger::default();
+    ledger.append_all(&client, 3, ROWS).await;
+    client.execute("CHECKPOINT").await;
+    ledger.append_all(&client, 3, ROWS).await;
+    (server, client, ledger)
+}
+
+/// Restarts what was killed, and finds everything, twice.
+async fn assert_kept(disk: &Disk, mut directory: TempDir, ledger: &mut Ledger, number: u32) {
+    disk.heal();
+    for _ in 0..2 {
+        let server = disk.start(directory);
+        let client = server.client().await;
+        let difference = ledger.difference(&client).await.expect("a good disk");
+        assert_eq!(difference, None, "killed at call {number}");
+        ledger.append_all(&client, 1, ROWS).await;
+        directory = server.kill();
+    }
+}
+
+/// A server killed at a call of a checkpoint, or after the checkpoint, while units are committed beside it.
+struct KilledCheckpoint {
+    directory: TempDir,
+    ledger: Ledger,
+    was_over: bool,
+}
+
+impl KilledCheckpoint {
+    async fn at(disk: &Disk, number: u32) -> Self {
+        let (server, client, mut ledger) = start(disk).await;
+        let mut others = Ledger::starting_at(1000);
+        let loading = client.clone();
+        let load = tokio::spawn(async move {
+            while others.append(&loading, ROWS).await.is_ok() {}
+            others
+        });
+        kill_at(disk, number);
+        // Commits are steps as well: there is always a call of this number, before the checkpoint's end or after.
+        let checkpoint = client.try_execute("CHECKPOINT").await;
+        ledger.merge(soon("the kill", load).await.expect("no panic"));
+        disk.heal();
+        Self {
+            directory: server.kill(),
+            ledger,
+            was_over: checkpoint.is_ok(),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_step_of_a_checkpoint_loses_nothing() {
+    for number in 1..MOST {
+        let disk = Disk::new();
+        let mut killed = KilledCheckpoint::at(&disk, number).await;
+        assert_kept(&disk, killed.directory, &mut killed.ledger, number).await;
+        if killed.was_over {
+            return assert_many(number);
+        }
+    }
+    panic!("a checkpoint takes more than {MOST} calls");
+}
+
+/// The start after a checkpoint that was cut off has more to do than to read the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_step_of_the_start_after_a_killed_checkpoint_loses_nothing() {
+    let mut calls = 0;
+    for number in 1..MOST {
+        let disk = Disk::new();
+        let mut killed = KilledCheckpoint::at(&disk, number).await;
+        calls += kill_every_start(&disk, &killed.directory, &mut killed.ledger).await;
+        if killed.was_over {
+            return assert_many(calls);
+        }
+    }
+    panic!("a checkpoint takes more than {MOST} calls");
+}
+
+/// Kills the start on copies of a directory at every call it makes; answers with their number.
+async fn kill_every_start(disk: &Disk, directory: &TempDir, ledger: &mut Ledger) -> u32 {
+    for number in 1..MOST {
+        kill_at(disk, number);
+        match disk.try_start(copy_of(directory)) {
+            Err((copy, _)) => assert_kept(disk, copy, &mut ledger.clone(), number).await,
+            Ok(server) => {
+                disk.heal();
+                ledger.assert_kept(&server.client().await).await;
+                return number - 1;
+            }
+        }
+        disk.heal();
+    }
+    panic!("a start takes more than {MOST} calls");
+}
+
+fn copy_of(directory: &TempDir) -> TempDir {
+    let copy = tempfile::tempdir().expect("a temporary directory");
+    for file in directory.path().read_dir().expect("it is there") {
+        let file = file.expect("a file");
+        std::fs::copy(file.path(), copy.path().join(file.file_name())).expect("a good disk");
+    }
+    copy
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_step_of_the_end_loses_nothing() {
+    for number in 1..MOST {
+        let disk = Disk::new();
+        let (mut server, client, mut ledger) = start(&disk).await;
+        drop(client);
+        kill_at(&disk, number);
+        server.signal("TERM");
+        let exit = server.wait();
+        assert_kept(&disk, server.kill(), &mut ledger, number).await;
+        if exit.code == Some(0) {
+            return assert_many(number);
+        }
+    }
+    panic!("an end takes more than {MOST} calls");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_step_of_a_full_groups_commit_loses_nothing() {
+    for number in 1..MOST {
+        let disk = Disk::new();
+        let (server, client, mut ledger) = start(&disk).await;
+        kill_at(&disk, number);
+        let answer = ledger.append(&client, FULL_GROUP).await;
+        assert_kept(&disk, server.kill(), &mut ledger, number).await;
+        if answer.is_ok() {
+            return assert_many(number);
+        }
+    }
+    panic!("a commit takes more than {MOST} calls");
+}
