@@ -25,7 +25,7 @@ use crate::world::World;
 const KILLS: u32 = 25;
 
 /// No life is longer, whatever its plan waits for.
-const LONGEST_LIFE: Duration = Duration::from_secs(3);
+const LONGEST_LIFE: Duration = Duration::from_secs(2);
 
 /// How long loaders may take to come to their end.
 const END: Duration = Duration::from_secs(60);

@@ -52,20 +52,23 @@ pub(crate) async fn drive(
 
 /// Checks and loads until the life is over; a refusal that invites to try again is tried again.
 async fn live(loader: &mut dyn Loader, life: &Life) -> Result<(), String> {
-    let mut tries = 0;
-    loop {
+    let mut refusals = Vec::new();
+    for tries in 1..=TRIES {
         let status = match check_and_load(loader, life).await {
             Ok(()) => return Ok(()),
-            Err(Trouble::Broken(promise)) => return Err(promise),
+            Err(Trouble::Broken(promise)) => {
+                return Err(format!("{promise}\n  refused before: {refusals:?}"));
+            }
             Err(Trouble::Status(_)) if life.is_gone() => return Ok(()),
             Err(Trouble::Status(status)) => status,
         };
-        tries += 1;
-        if !is_retriable(&status) || tries > TRIES {
-            return Err(format!("after {tries} tries: {status:?}"));
+        if !is_retriable(&status) {
+            return Err(format!("{status:?}"));
         }
+        refusals.push(status);
         tokio::time::sleep(RETRY_STEP * tries).await;
     }
+    Err(format!("refused again and again: {refusals:?}"))
 }
 
 async fn check_and_load(loader: &mut dyn Loader, life: &Life) -> Result<(), Trouble> {

@@ -15,7 +15,7 @@ const NEW_COLUMN: u64 = 6;
 const WIDER: u64 = 3;
 
 /// There is an end to a table's columns.
-const COLUMNS: u64 = 120;
+const COLUMNS: u64 = 125;
 
 const ROWS_EACH: usize = 10;
 const ROWS: u64 = ROWS_EACH as u64;
@@ -101,7 +101,7 @@ impl Source for Evolve {
     fn pace(&self) -> Pace {
         Pace {
             in_flight: 3,
-            each_life: 60,
+            each_life: 30,
         }
     }
 
