@@ -4,9 +4,11 @@
 //! - [`kill`]: loaders of every kind write while the server is killed again and again;
 //! - [`faults`]: a shim under the server makes its reads and writes of files fail, as a bad disk does;
 //! - [`steps`]: the server is killed at every single step of a checkpoint, of a start and of its end;
+//! - [`cut_off`]: checkpoints are cut off one after the other;
 //! - [`log`]: the log is damaged between two runs;
 //! - [`model`]: any interleaving of puts, retries, kills and schema changes equals a model in memory.
 
+mod cut_off;
 mod faults;
 mod kill;
 mod loader;

@@ -183,7 +183,11 @@ fn batch_of(unit: &Unit) -> RecordBatch {
             .map(|row| if row.deletes { "D" } else { "I" });
         columns.push(("op", Arc::new(StringArray::from_iter_values(ops))));
     }
-    RecordBatch::try_from_iter(columns).expect("columns of one length")
+    // Nullable whether this batch has a NULL or not: all batches of a put have one schema.
+    let columns = columns
+        .into_iter()
+        .map(|(name, column)| (name, column, true));
+    RecordBatch::try_from_iter_with_nullable(columns).expect("columns of one length")
 }
 
 fn options(table: usize, producer: usize, mode: Mode, commit: Commit) -> PutOptions {

@@ -135,6 +135,19 @@ impl<S: Source> Producer<S> {
         }
     }
 
+    /// Compares the table with the model.
+    async fn compare(&self, client: &Client, thorough: bool) -> Result<(), Trouble> {
+        for check in self.source.checks(&self.model, thorough) {
+            match check.run(client).await {
+                // Its first unit makes the table.
+                Err(Trouble::Status(status))
+                    if status.code() == Code::NotFound && self.last == 0 => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
     fn send(&mut self, put: &Put, sequence: u64, life: &Life) {
         let world = life.world();
         world.count(|counts| self.source.count(sequence, counts));
@@ -268,19 +281,18 @@ impl<S: Source> Loader for Producer<S> {
     }
 
     async fn check(&mut self, client: &Client, thorough: bool) -> Result<(), Trouble> {
-        let last = self.last_sequence(client).await?;
-        self.believe(last)?;
-        for check in self.source.checks(&self.model, thorough) {
-            match check.run(client).await {
-                // Its first unit makes the table.
-                Err(Trouble::Status(status)) if status.code() == Code::NotFound && last == 0 => {}
-                Err(Trouble::Broken(difference)) => {
-                    return Err(Trouble::Broken(format!("at unit {last}: {difference}")));
-                }
-                other => other?,
+        loop {
+            let last = self.last_sequence(client).await?;
+            self.believe(last)?;
+            let difference = match self.compare(client, thorough).await {
+                Err(Trouble::Broken(difference)) => difference,
+                other => return other,
+            };
+            // Units of a put that has failed may still have been committed since.
+            if self.last_sequence(client).await? == last {
+                return Err(Trouble::Broken(format!("at unit {last}: {difference}")));
             }
         }
-        Ok(())
     }
 
     async fn load(&mut self, client: &Client, life: &Life) -> Result<(), Trouble> {

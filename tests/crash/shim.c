@@ -169,3 +169,8 @@ int rename(const char *from, const char *to) {
 }
 
 int unlink(const char *path) { return fails(action_for("unlink", path)) ? -1 : (int)syscall(SYS_unlink, path); }
+
+int remove(const char *path) {
+    int result = unlink(path);
+    return result != 0 && errno == EISDIR ? rmdir(path) : result;
+}
