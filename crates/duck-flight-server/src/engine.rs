@@ -147,6 +147,7 @@ impl Engine {
         mark::check(&options.database)?;
         let database = open_database(options)?;
         let set_up = database.connect()?;
+        settle_logs(&set_up, &options.database)?;
         set_up.execute(producers::CREATE_SQL)?;
         set_up.execute(rejects::CREATE_SQL)?;
         let lossless = Arc::new(lossless(&database)?);
@@ -414,6 +415,29 @@ fn open_database(options: &EngineOptions) -> Result<Database> {
             .map(|limit| ("memory_limit", limit)),
     );
     Database::open(path, &settings).map_err(|error| in_use(&options.database, error))
+}
+
+/// Leaves nothing of a checkpoint that was cut off, before anything is written.
+///
+/// DuckDB marks in the log that a checkpoint has begun, and logs what is committed meanwhile in a second file; the next
+/// start puts the two together at the mark. A mark that stays in the log, or a second file that was read already, makes
+/// a start after the next such accident lose rows, read them twice, or refuse the log.
+fn settle_logs(connection: &Connection, database: &Path) -> Result<()> {
+    let log = PathBuf::from(format!("{}.wal", database.display()));
+    let second = PathBuf::from(format!("{}.wal.checkpoint", database.display()));
+    match std::fs::remove_file(second) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::Io {
+                doing: "remove the log of a checkpoint that was cut off",
+                source,
+            });
+        }
+        _ => {}
+    }
+    if log.metadata().is_ok_and(|log| log.len() > 0) {
+        connection.execute("CHECKPOINT")?;
+    }
+    Ok(())
 }
 
 /// Tells a database that another process has open apart from other reasons.
