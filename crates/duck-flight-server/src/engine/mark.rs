@@ -8,10 +8,10 @@
 //! A checkpoint makes the log void. The database's header counts them, and a mark holds for one count only.
 
 use std::fs::{File, OpenOptions};
-use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::room::log_path;
@@ -23,10 +23,10 @@ use crate::error::{Error, Result};
 const HEADER_OFFSETS: [u64; 2] = [4096, 8192];
 
 /// How many bytes of a log's beginning are compared: its header and more, none of which ever change.
-const START_BYTES: usize = 32;
+const START_BYTES: usize = 96;
 
 /// A mark is always as long as this, so that a shorter one leaves nothing of a longer one behind.
-const MARK_BYTES: usize = 512;
+const MARK_BYTES: usize = 2048;
 
 /// Writes the marks of one database.
 pub(super) struct Mark {
@@ -39,6 +39,7 @@ struct Files {
     logs: [PathBuf; 2],
     path: PathBuf,
     mark: File,
+    last: Mutex<Option<State>>,
 }
 
 /// A count of checkpoints, read before a commit.
@@ -53,7 +54,7 @@ struct State {
     next_log: Log,
 }
 
-/// A log: how long it is, and how it begins.
+/// A log: how long its whole entries are, and how it begins.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Log {
     bytes: u64,
@@ -82,6 +83,7 @@ impl Mark {
                 logs: logs(path),
                 path: mark_path,
                 mark: mark.map_err(failed)?,
+                last: Mutex::new(None),
             }),
         })
     }
@@ -101,10 +103,13 @@ impl Mark {
         let (Some(files), Before(Some(count))) = (&self.files, before) else {
             return;
         };
+        let mut last = files.last.lock();
+        let known = last.take().filter(|last| last.checkpoints == count);
+        let known = known.map_or_else(Default::default, |last| [last.log, last.next_log]);
         let state = State {
             checkpoints: count,
-            log: Log::look(&files.logs[0]),
-            next_log: Log::look(&files.logs[1]),
+            log: Log::look(&files.logs[0], &known),
+            next_log: Log::look(&files.logs[1], &known),
         };
         if checkpoints(&files.database) != Some(count) {
             return;
@@ -114,6 +119,7 @@ impl Mark {
             json.resize(MARK_BYTES, b' ');
             files.mark.write_all_at(&json, 0).ok();
         }
+        *last = Some(state);
     }
 
     /// Takes the mark away: the database was closed, with nothing left in its log.
@@ -154,27 +160,70 @@ pub(super) fn check(path: &Path) -> Result<()> {
 }
 
 impl Log {
-    fn look(path: &Path) -> Self {
+    /// The log as it is, up to the end of its last whole entry. `known` are logs of the same count, one of which
+    /// it may have been: they only grow, so what was walked once need not be walked again.
+    fn look(path: &Path, known: &[Self]) -> Self {
         let Ok(file) = File::open(path) else {
             return Self::default();
         };
-        Self {
-            bytes: file.metadata().map_or(0, |metadata| metadata.len()),
-            start: start(file),
+        let start = start(&file);
+        let known = known.iter().find(|log| {
+            log.bytes > 0 && log.start == start && next_entry(&file, log.bytes).is_some()
+        });
+        let mut bytes = known.map_or_else(|| header_end(&start), |log| log.bytes);
+        while let Some(end) = next_entry(&file, bytes) {
+            bytes = end;
         }
+        Self { bytes, start }
     }
 
-    /// Whether all of it is in this file.
+    /// Whether all of it is in this file: its entries lead from the beginning to where it ended.
     fn is_in(&self, path: &Path) -> bool {
-        let now = Self::look(path);
-        now.bytes >= self.bytes && now.start.starts_with(&self.start)
+        if self.bytes == 0 {
+            return true;
+        }
+        let Ok(file) = File::open(path) else {
+            return false;
+        };
+        if !start(&file).starts_with(&self.start) {
+            return false;
+        }
+        let mut bytes = header_end(&self.start);
+        while bytes < self.bytes {
+            match next_entry(&file, bytes) {
+                Some(end) => bytes = end,
+                None => return false,
+            }
+        }
+        bytes == self.bytes
     }
 }
 
-fn start(file: File) -> Vec<u8> {
-    let mut start = Vec::new();
-    file.take(START_BYTES as u64).read_to_end(&mut start).ok();
+fn start(file: &File) -> Vec<u8> {
+    let mut start = vec![0; START_BYTES];
+    let mut read = 0;
+    while let Ok(more @ 1..) = file.read_at(&mut start[read..], read as u64) {
+        read += more;
+    }
+    start.truncate(read);
     start
+}
+
+/// Where a log's header ends: with the two bytes that end an object of DuckDB's serializer.
+fn header_end(start: &[u8]) -> u64 {
+    let end = start.windows(2).position(|bytes| bytes == [0xff, 0xff]);
+    end.map_or(0, |end| end as u64 + 2)
+}
+
+/// Where the entry at `offset` ends, if all of it is there: its size and its checksum, eight bytes each, and as many
+/// bytes as its size says (`WriteAheadLogSerializer` in DuckDB's `storage/write_ahead_log.cpp`).
+fn next_entry(file: &File, offset: u64) -> Option<u64> {
+    let mut size = [0; 8];
+    file.read_exact_at(&mut size, offset).ok()?;
+    let end = offset
+        .checked_add(16)?
+        .checked_add(u64::from_le_bytes(size))?;
+    (end <= file.metadata().ok()?.len()).then_some(end)
 }
 
 /// How many checkpoints the database has seen.
