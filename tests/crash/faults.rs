@@ -19,7 +19,7 @@ const SMALL: i64 = 1000;
 const FULL_GROUP: i64 = 130_000;
 
 /// A log of this size makes the server checkpoint it.
-const LONG_LOG: u64 = 64 << 20;
+const LONG_LOG: u64 = 16 << 20;
 
 /// How often a disk that should fail is looked at.
 const LOOK: Duration = Duration::from_millis(3);
