@@ -127,14 +127,18 @@ impl Health {
         if let Error::Sql(sql) | Error::Statement { source: sql, .. } = &error
             && sql.is_fatal()
         {
-            self.0.send_if_modified(|reason| {
-                reason
-                    .is_none()
-                    .then(|| *reason = Some(sql.message.clone()))
-                    .is_some()
-            });
+            self.fail(&sql.message);
         }
         error
+    }
+
+    /// Says that the database cannot be used any more; the first reason counts.
+    fn fail(&self, why: &str) {
+        self.0.send_if_modified(|reason| {
+            let is_first = reason.is_none();
+            reason.get_or_insert_with(|| why.to_owned());
+            is_first
+        });
     }
 }
 
@@ -144,8 +148,8 @@ impl Engine {
     /// # Errors
     /// When the file cannot be opened, or another process has it; the message names the file and the process.
     pub fn open(options: &EngineOptions) -> Result<Self> {
-        mark::check(&options.database)?;
-        let database = open_database(options)?;
+        let mark = Mark::open(&options.database)?;
+        let database = open_database(options).inspect_err(|_| mark.restore())?;
         let set_up = database.connect()?;
         settle_logs(&set_up, &options.database)?;
         set_up.execute(producers::CREATE_SQL)?;
@@ -159,7 +163,7 @@ impl Engine {
             seen: SeenColumns::default(),
             health: Health(Arc::new(watch::Sender::new(None))),
             lossless,
-            mark: Mark::open(&options.database)?,
+            mark,
             bell,
         });
         let checkpointer = Checkpointer::start(&database, &options.database, &shared, rings)?;

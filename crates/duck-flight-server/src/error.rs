@@ -155,6 +155,11 @@ impl Error {
             || matches!(self, Self::Resent(_))
     }
 
+    /// Whether memory or the disk did not suffice.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        matches!(self, Self::Sql(error) if error.kind == SqlErrorKind::Exhausted)
+    }
+
     /// Whether a row breaks a constraint of its table.
     pub(crate) fn is_constraint(&self) -> bool {
         matches!(self, Self::Sql(error) if error.kind == SqlErrorKind::Constraint)

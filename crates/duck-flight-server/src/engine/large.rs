@@ -58,6 +58,7 @@ impl Large {
         };
         engine.large_units().submit(move |session| {
             let outcome = unit.write(&session.connection);
+            let outcome = outcome.map_err(|error| unit.shared.observe(error));
             if outcome.is_err() {
                 unit.put.fail();
             }

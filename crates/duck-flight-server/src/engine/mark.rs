@@ -35,7 +35,7 @@ pub(super) struct Mark {
 }
 
 struct Files {
-    database: File,
+    database: PathBuf,
     logs: [PathBuf; 2],
     path: PathBuf,
     mark: File,
@@ -62,28 +62,41 @@ struct Log {
 }
 
 impl Mark {
-    /// Prepares to write marks for the database at `path`, which is open.
+    /// Checks the log of the database at `path` against its mark, before the database is opened, and takes the mark
+    /// for this process. From here on it is void until the next acknowledgement: opening changes the log.
+    ///
+    /// # Errors
+    /// When the log has less in it than was acknowledged.
     pub(super) fn open(path: &Path) -> Result<Self> {
+        let mark_path = mark_path(path);
         if path.as_os_str() == ":memory:" {
             return Ok(Self { files: None });
         }
-        let failed = |source| Error::Io {
-            doing: "open the mark of the log",
-            source,
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let Ok(mark) = options.open(&mark_path) else {
+            // DuckDB cannot write there either, and says so.
+            return Ok(Self { files: None });
         };
-        let mark_path = mark_path(path);
-        let mark = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&mark_path);
+        if mark.try_lock().is_err() {
+            // Another server has the database, as opening it will tell.
+            return Ok(Self { files: None });
+        }
+        let last = read(&mark);
+        if let Some(state) = &last {
+            check(path, state)?;
+        }
+        mark.set_len(0).map_err(|source| Error::Io {
+            doing: "clear the mark of the log",
+            source,
+        })?;
         Ok(Self {
             files: Some(Files {
-                database: File::open(path).map_err(failed)?,
+                database: path.to_owned(),
                 logs: logs(path),
                 path: mark_path,
-                mark: mark.map_err(failed)?,
-                last: Mutex::new(None),
+                mark,
+                last: Mutex::new(last),
             }),
         })
     }
@@ -114,12 +127,27 @@ impl Mark {
         if checkpoints(&files.database) != Some(count) {
             return;
         }
-        // It fits by far, and a failure leaves an older mark.
-        if let Ok(mut json) = serde_json::to_vec(&state) {
-            json.resize(MARK_BYTES, b' ');
-            files.mark.write_all_at(&json, 0).ok();
-        }
+        files.note(&state);
         *last = Some(state);
+    }
+
+    /// Notes again what was known before: the database could not be opened, and its log is as it was.
+    pub(super) fn restore(&self) {
+        if let Some(files) = &self.files
+            && let Some(state) = &*files.last.lock()
+        {
+            files.note(state);
+        }
+    }
+
+    /// Whether a log ends with a part of an entry.
+    pub(super) fn is_torn(&self) -> bool {
+        self.files.as_ref().is_some_and(|files| {
+            files.logs.iter().any(|log| {
+                let bytes = log.metadata().map_or(0, |metadata| metadata.len());
+                Log::look(log, &[]).bytes < bytes
+            })
+        })
     }
 
     /// Takes the mark away: the database was closed, with nothing left in its log.
@@ -130,19 +158,30 @@ impl Mark {
     }
 }
 
-/// Refuses a database whose log has less in it than was acknowledged. To be called before it is opened.
-pub(super) fn check(path: &Path) -> Result<()> {
-    let mark = std::fs::read(mark_path(path)).ok();
-    let Some(State {
+impl Files {
+    fn note(&self, state: &State) {
+        // It fits by far, and a failure leaves an older mark.
+        if let Ok(mut json) = serde_json::to_vec(state) {
+            json.resize(MARK_BYTES, b' ');
+            self.mark.write_all_at(&json, 0).ok();
+        }
+    }
+}
+
+fn read(mark: &File) -> Option<State> {
+    let mut json = vec![0; MARK_BYTES];
+    mark.read_exact_at(&mut json, 0).ok()?;
+    serde_json::from_slice(&json).ok()
+}
+
+/// Refuses a database whose log has less in it than was acknowledged.
+fn check(path: &Path, state: &State) -> Result<()> {
+    let State {
         checkpoints: count,
         log,
         next_log,
-    }) = mark.and_then(|json| serde_json::from_slice(&json).ok())
-    else {
-        return Ok(());
-    };
-    let now = File::open(path).ok().and_then(|file| checkpoints(&file));
-    if now != Some(count) {
+    } = state;
+    if checkpoints(path) != Some(*count) {
         return Ok(());
     }
     let [log_path, next_path] = logs(path);
@@ -227,7 +266,8 @@ fn next_entry(file: &File, offset: u64) -> Option<u64> {
 }
 
 /// How many checkpoints the database has seen.
-fn checkpoints(database: &File) -> Option<u64> {
+fn checkpoints(database: &Path) -> Option<u64> {
+    let database = File::open(database).ok()?;
     let count = |offset| {
         let mut header = [0; 16];
         database.read_exact_at(&mut header, offset).ok()?;

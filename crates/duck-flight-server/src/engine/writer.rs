@@ -54,6 +54,19 @@ pub(super) struct Shared {
     pub(super) bell: CheckpointBell,
 }
 
+impl Shared {
+    /// Takes note of an error after which the database must be opened again: DuckDB's fatal ones, and a log that
+    /// ends with half of an entry. DuckDB would go on behind it, and the next start could not read that.
+    pub(super) fn observe(&self, error: Error) -> Error {
+        if error.is_exhausted() && self.mark.is_torn() {
+            self.health.fail(&format!(
+                "the write-ahead log ends with half of what a failed commit wrote: {error}"
+            ));
+        }
+        self.health.observe(error)
+    }
+}
+
 /// All writers.
 pub(super) struct Writers {
     queue: Arc<Queue>,
@@ -197,7 +210,7 @@ impl Writer {
 
     /// A group that failed: its halves are tried, down to the unit at fault.
     fn take_apart(&self, mut group: Vec<Unit>, error: Error) {
-        let error = self.shared.health.observe(error);
+        let error = self.shared.observe(error);
         let second = group.split_off(group.len().div_ceil(2));
         if second.is_empty() {
             if let Some(unit) = group.pop() {
