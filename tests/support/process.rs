@@ -37,27 +37,40 @@ pub struct ServerProcess {
 }
 
 /// What a child writes, read as it comes.
-#[derive(Debug, Clone, Default)]
-struct Output(Arc<Mutex<String>>);
+#[derive(Debug, Default)]
+struct Output {
+    text: Arc<Mutex<String>>,
+    reader: Option<std::thread::JoinHandle<()>>,
+}
 
 impl Output {
-    fn read(&self, mut from: impl Read + Send + 'static, lines: Option<mpsc::Sender<String>>) {
-        let output = self.clone();
-        std::thread::spawn(move || {
+    fn read(&mut self, mut from: impl Read + Send + 'static, lines: Option<mpsc::Sender<String>>) {
+        let output = self.text.clone();
+        self.reader = Some(std::thread::spawn(move || {
             let mut from = BufReader::new(&mut from);
             let mut line = String::new();
             while from.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
-                output.lock().push_str(&line);
+                output
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push_str(&line);
                 if let Some(lines) = &lines {
                     lines.send(line.trim_end().to_owned()).ok();
                 }
                 line.clear();
             }
-        });
+        }));
+    }
+
+    /// Waits until all is read that a child wrote which has ended.
+    fn finish(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.join().ok();
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.text.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn text(&self) -> String {
@@ -126,7 +139,7 @@ impl ServerProcess {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary runs");
-        let (stdout, stderr) = (Output::default(), Output::default());
+        let (mut stdout, mut stderr) = (Output::default(), Output::default());
         let (sender, lines) = mpsc::channel();
         stdout.read(child.stdout.take().expect("piped"), Some(sender));
         stderr.read(child.stderr.take().expect("piped"), None);
@@ -205,6 +218,8 @@ impl ServerProcess {
     /// When it does not end.
     pub fn wait(&mut self) -> Exit {
         let status = self.status();
+        self.stdout.finish();
+        self.stderr.finish();
         Exit {
             code: status.code(),
             stdout: self.stdout(),
