@@ -427,8 +427,7 @@ fn open_database(options: &EngineOptions) -> Result<Database> {
 /// start puts the two together at the mark. A mark that stays in the log, or a second file that was read already, makes
 /// a start after the next such accident lose rows, read them twice, or refuse the log.
 fn settle_logs(connection: &Connection, database: &Path) -> Result<()> {
-    let log = PathBuf::from(format!("{}.wal", database.display()));
-    let second = PathBuf::from(format!("{}.wal.checkpoint", database.display()));
+    let [log, second] = mark::logs(database);
     match std::fs::remove_file(second) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
             return Err(Error::Io {

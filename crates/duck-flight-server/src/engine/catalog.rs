@@ -64,7 +64,7 @@ pub(super) async fn relations(
 
 fn listing_sql(pattern: Option<&str>) -> String {
     let filter = pattern.map_or(String::new(), |pattern| {
-        format!(" AND name LIKE '{}'", pattern.replace('\'', "''"))
+        format!(" AND name LIKE {}", literal(pattern))
     });
     format!(
         "SELECT database_name, schema_name, name, rows FROM (
@@ -102,7 +102,6 @@ pub(super) fn primary_key(
     lossless: &super::Lossless,
     table: &TableName,
 ) -> Result<Option<Vec<String>>> {
-    let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
     let part =
         |name: &Option<String>, default: &str| name.as_deref().map_or(default.to_owned(), literal);
     let sql = format!(
@@ -118,6 +117,11 @@ pub(super) fn primary_key(
         .map(|row| text(found.column(0), row))
         .collect();
     Ok((!columns.is_empty()).then_some(columns))
+}
+
+/// A text as SQL.
+pub(super) fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// Runs one of the engine's own small queries.

@@ -11,7 +11,7 @@ use duck_flight_protocol::{TableName, quote};
 
 use super::Lossless;
 use super::appender::{STAGED, TableWriter};
-use super::catalog::{rows, text};
+use super::catalog::{literal, rows, text};
 use super::effect::{Effect, ORDINAL};
 use super::ffi::Connection;
 use super::types::{Plan, same_name};
@@ -93,7 +93,6 @@ fn constraints(
     lossless: &Lossless,
     table: &TableName,
 ) -> Result<Vec<Constraint>> {
-    let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
     let sql = format!(
         "SELECT constraint_type, constraint_text, array_to_string(constraint_column_names, chr(0)),
              coalesce(expression, '')

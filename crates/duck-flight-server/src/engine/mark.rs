@@ -277,7 +277,7 @@ fn checkpoints(database: &Path) -> Option<u64> {
 }
 
 /// The log, and the one that is written while a checkpoint runs.
-fn logs(database: &Path) -> [PathBuf; 2] {
+pub(super) fn logs(database: &Path) -> [PathBuf; 2] {
     let log = log_path(database);
     let next = PathBuf::from(format!("{}.checkpoint", log.display()));
     [log, next]

@@ -16,7 +16,7 @@ use duck_flight_protocol::{ForgetProducers, ProducerState, TableName};
 use parking_lot::Mutex;
 
 use super::Lossless;
-use super::catalog::{rows, text};
+use super::catalog::{literal, rows, text};
 use super::ffi::Connection;
 use super::own_table::OwnTable;
 use super::unit::{TableKey, Unit};
@@ -140,14 +140,7 @@ impl Producers {
             "SELECT producer, \"schema\", \"table\", last_sequence FROM duck_flight.producers",
         )?;
         let states = (0..found.num_rows()).map(|row| {
-            let key = ProducerKey {
-                producer: text(found.column(0), row),
-                table: TableKey {
-                    catalog: None,
-                    schema: text(found.column(1), row),
-                    table: text(found.column(2), row),
-                },
-            };
+            let key = ProducerKey::read(&found, row);
             let state = State {
                 last: found.column(3).as_primitive::<UInt64Type>().value(row),
                 ..State::default()
@@ -268,7 +261,7 @@ impl Producers {
     ) -> Result<u64> {
         let condition = match which {
             ForgetProducers::Producer(name) => {
-                format!("producer = '{}'", name.replace('\'', "''"))
+                format!("producer = {}", literal(name))
             }
             ForgetProducers::IdleSeconds(seconds) => {
                 format!("epoch(now()) - epoch(last_commit_at) >= {seconds}")
@@ -281,14 +274,7 @@ impl Producers {
         let mut states = self.0.states.lock();
         let mut forgotten = Vec::new();
         for row in 0..found.num_rows() {
-            let key = ProducerKey {
-                producer: text(found.column(0), row),
-                table: TableKey {
-                    catalog: None,
-                    schema: text(found.column(1), row),
-                    table: text(found.column(2), row),
-                },
-            };
+            let key = ProducerKey::read(&found, row);
             let is_open = states.get(&key).is_some_and(|state| state.lock().open > 0);
             if is_open && matches!(which, ForgetProducers::IdleSeconds(_)) {
                 continue;
@@ -309,8 +295,19 @@ impl Producers {
 }
 
 impl ProducerKey {
+    /// Reads the first three columns of a row: producer, schema, table.
+    fn read(rows: &RecordBatch, row: usize) -> Self {
+        Self {
+            producer: text(rows.column(0), row),
+            table: TableKey {
+                catalog: None,
+                schema: text(rows.column(1), row),
+                table: text(rows.column(2), row),
+            },
+        }
+    }
+
     fn delete_sql(&self) -> String {
-        let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
         format!(
             "DELETE FROM duck_flight.sequences WHERE producer = {} AND \"schema\" = {} AND \"table\" = {}",
             literal(&self.producer),
