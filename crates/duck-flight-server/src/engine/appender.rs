@@ -7,6 +7,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use duck_flight_protocol::{TableName, quote};
 
+use super::constraints::Offence;
 use super::effect::{DELETES, ORDINAL};
 use super::ffi::append::{MAX_CHUNK_ROWS, ROWS};
 use super::ffi::{Appender, ArrowImporter, ColumnShape, Connection};
@@ -127,6 +128,56 @@ impl<'a> TableWriter<'a> {
         Ok(self.appender.flush()?)
     }
 
+    /// Appends the rows of a unit that DuckDB can cast; answers with the others, in their order.
+    pub(super) fn sift(&mut self, batches: &[RecordBatch]) -> Result<Vec<Offence>> {
+        let mut misfits = Vec::new();
+        let mut rows_before = 0;
+        for batch in batches {
+            let rows = batch.num_rows();
+            let batch = match &self.ordinals {
+                Some(schema) => number(batch, schema, rows_before)?,
+                None => batch.clone(),
+            };
+            for start in (0..rows).step_by(MAX_CHUNK_ROWS) {
+                let slice = batch.slice(start, MAX_CHUNK_ROWS.min(rows - start));
+                self.sift_chunk(&slice, rows_before + start as u64, &mut misfits)?;
+            }
+            rows_before += rows as u64;
+        }
+        Ok(misfits)
+    }
+
+    /// Halves what cannot be cast, down to the rows at fault.
+    fn sift_chunk(
+        &mut self,
+        slice: &RecordBatch,
+        rows_before: u64,
+        misfits: &mut Vec<Offence>,
+    ) -> Result<()> {
+        let chunk = self.importer.import(slice)?;
+        let Err(error) = self.appender.append(&chunk) else {
+            return Ok(());
+        };
+        let Some(index) = column_in(&error.message).filter(|index| *index < slice.num_columns())
+        else {
+            return Err(error.into());
+        };
+        let rows = slice.num_rows();
+        if rows > 1 {
+            let half = rows / 2;
+            self.sift_chunk(&slice.slice(0, half), rows_before, misfits)?;
+            let rest = slice.slice(half, rows - half);
+            return self.sift_chunk(&rest, rows_before + half as u64, misfits);
+        }
+        let column = slice.schema_ref().field(index).name().clone();
+        misfits.push(Offence {
+            row: rows_before,
+            reason: format!("column `{column}`: {}", misfit(slice, 0, index, &error)),
+            columns: column,
+        });
+        Ok(())
+    }
+
     /// Names the row and the value that DuckDB could not cast; it tells only the column.
     fn find_row(&mut self, slice: &RecordBatch, rows_before: u64, error: SqlError) -> Error {
         let Some(index) = column_in(&error.message).filter(|index| *index < slice.num_columns())
@@ -144,24 +195,28 @@ impl<'a> TableWriter<'a> {
             chunk.is_ok_and(|chunk| scratch.append(&chunk).is_err())
         });
         let Some(row) = bad else { return error.into() };
-        let column = slice.schema_ref().field(index);
-        let value = array_value_to_string(slice.column(index), row).unwrap_or_default();
-        let types = error
-            .message
-            .split_once("expected ")
-            .and_then(|(_, rest)| rest.split_once(", got "));
-        let (expected, got) = types.map_or(("the table's type", ""), |(expected, rest)| {
-            (
-                expected,
-                rest.split(" for column").next().unwrap_or_default(),
-            )
-        });
         Error::Value {
             row: rows_before + row as u64 + 1,
-            column: column.name().clone(),
-            reason: format!("`{value}` of type {got} does not fit {expected} of the table"),
+            column: slice.schema_ref().field(index).name().clone(),
+            reason: misfit(slice, row, index, &error),
         }
     }
+}
+
+/// What is wrong with a value that DuckDB could not cast.
+fn misfit(slice: &RecordBatch, row: usize, column: usize, error: &SqlError) -> String {
+    let value = array_value_to_string(slice.column(column), row).unwrap_or_default();
+    let types = error
+        .message
+        .split_once("expected ")
+        .and_then(|(_, rest)| rest.split_once(", got "));
+    let (expected, got) = types.map_or(("the table's type", ""), |(expected, rest)| {
+        (
+            expected,
+            rest.split(" for column").next().unwrap_or_default(),
+        )
+    });
+    format!("`{value}` of type {got} does not fit {expected} of the table")
 }
 
 /// The batch with the ordinals of its rows.

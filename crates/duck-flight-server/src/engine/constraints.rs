@@ -28,7 +28,8 @@ pub(super) struct Offence {
     pub(super) reason: String,
 }
 
-/// The rows of a unit that break a constraint, in their order, each once.
+/// The rows of a unit that break a constraint, in their order, each once; or, where there are some, those that
+/// DuckDB cannot cast.
 ///
 /// To be called outside of a transaction; leaves nothing behind.
 pub(super) fn offences(
@@ -39,12 +40,14 @@ pub(super) fn offences(
     batches: &[RecordBatch],
 ) -> Result<Vec<Offence>> {
     connection.begin()?;
-    let outcome = TableWriter::stage(connection, &put.table, plan)
-        .and_then(|mut staged| {
-            staged.append_unit(batches)?;
-            staged.finish()
-        })
-        .and_then(|()| find(connection, lossless, put, plan));
+    let outcome = TableWriter::stage(connection, &put.table, plan).and_then(|mut staged| {
+        let misfits = staged.sift(batches)?;
+        if !misfits.is_empty() {
+            return Ok(misfits);
+        }
+        staged.finish()?;
+        find(connection, lossless, put, plan)
+    });
     // The temporary table goes with the transaction.
     connection.roll_back();
     outcome

@@ -251,7 +251,7 @@ impl Writer {
         unit.refuse(error);
     }
 
-    /// Puts the rows aside that break a constraint, where the put says so. The error comes back, with the first
+    /// Puts the rows aside that do not fit, where the put says so. The error comes back, with the first
     /// such row named, where the unit is not worth another try.
     fn without_offences(&self, unit: &mut Unit, error: Error) -> Result<()> {
         if error.is_conflict() {
@@ -260,7 +260,9 @@ impl Writer {
         let Some((plan, batches)) = &unit.cast else {
             return Err(error);
         };
-        if !error.is_constraint() {
+        // Values that DuckDB casts itself are found out only when they are appended.
+        let is_misfit = unit.put.rejects && matches!(error, Error::Value { .. });
+        if !error.is_constraint() && !is_misfit {
             return Err(error);
         }
         let lossless = &self.shared.lossless;
