@@ -3,6 +3,7 @@
 //! The rows go into a temporary table, and each constraint becomes a query over it. What a query cannot tell
 //! (foreign keys, constraints on columns that are not given) is left to DuckDB's own error.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -12,7 +13,7 @@ use duck_flight_protocol::{TableName, quote};
 use super::Lossless;
 use super::appender::{STAGED, TableWriter};
 use super::catalog::{literal, rows, text};
-use super::effect::{Effect, ORDINAL};
+use super::effect::{DELETES, Effect, ORDINAL};
 use super::ffi::Connection;
 use super::types::{Plan, same_name};
 use super::unit::Target;
@@ -60,27 +61,57 @@ fn find(
     plan: &Plan,
 ) -> Result<Vec<Offence>> {
     let mut offences: Vec<Offence> = Vec::new();
-    for constraint in constraints(connection, lossless, &put.table)? {
-        let is_given = |name: &String| {
-            plan.given()
-                .any(|column| same_name(column.field.name(), name))
-        };
-        if !constraint.columns.iter().all(is_given) {
-            continue;
-        }
+    let is_given = |name: &String| {
+        plan.given()
+            .any(|column| same_name(column.field.name(), name))
+    };
+    let mut constraints = constraints(connection, lossless, &put.table)?;
+    constraints.retain(|constraint| constraint.columns.iter().all(is_given));
+    for constraint in &constraints {
         let Some(sql) = constraint.sql(&put.table, &put.effect) else {
             continue;
         };
         let found = rows(connection, lossless, &sql)?;
         let ordinals = found.column(0).as_primitive::<UInt64Type>();
-        offences.extend(ordinals.values().iter().map(|&row| Offence {
-            row,
-            columns: constraint.columns.join(", "),
-            reason: format!("breaks the table's {}", constraint.text),
-        }));
+        offences.extend(ordinals.values().iter().map(|&row| constraint.offence(row)));
+    }
+    if put.effect == Effect::Append {
+        constraints.retain(Constraint::is_unique);
+        let at_fault = offences.iter().map(|offence| offence.row).collect();
+        offences.extend(repetitions(connection, lossless, &constraints, &at_fault)?);
     }
     offences.sort_by_key(|offence| offence.row);
     offences.dedup_by_key(|offence| offence.row);
+    Ok(offences)
+}
+
+/// Rows with a key of another row before them. One that is at fault itself takes no key from others.
+fn repetitions(
+    connection: &Connection,
+    lossless: &Lossless,
+    unique: &[Constraint],
+    at_fault: &HashSet<u64>,
+) -> Result<Vec<Offence>> {
+    // A key is its constraint and the first row that has it.
+    let mut keys: BTreeMap<u64, Vec<(usize, u64)>> = BTreeMap::new();
+    for (index, constraint) in unique.iter().enumerate() {
+        let found = rows(connection, lossless, &constraint.repeated_sql())?;
+        let ordinals = |column| found.column(column).as_primitive::<UInt64Type>().values();
+        for (&row, &first) in ordinals(0).iter().zip(ordinals(1)) {
+            keys.entry(row).or_default().push((index, first));
+        }
+    }
+    let mut taken = HashSet::new();
+    let mut offences = Vec::new();
+    for (row, keys) in keys {
+        if at_fault.contains(&row) {
+            continue;
+        }
+        match keys.iter().find(|key| taken.contains(*key)) {
+            Some((index, _)) => offences.push(unique[*index].offence(row)),
+            None => taken.extend(keys),
+        }
+    }
     Ok(offences)
 }
 
@@ -123,39 +154,64 @@ fn constraints(
 }
 
 impl Constraint {
-    /// The query for the ordinals of staged rows that break it.
+    fn is_unique(&self) -> bool {
+        matches!(self.kind.as_str(), "PRIMARY KEY" | "UNIQUE")
+    }
+
+    fn offence(&self, row: u64) -> Offence {
+        Offence {
+            row,
+            columns: self.columns.join(", "),
+            reason: format!("breaks the table's {}", self.text),
+        }
+    }
+
+    /// The query for the ordinals of staged rows that break it, each by itself.
     fn sql(&self, table: &TableName, effect: &Effect) -> Option<String> {
-        let columns: Vec<_> = self.columns.iter().map(|name| quote(name)).collect();
+        let unless_deleted = match effect {
+            // What is deleted breaks nothing, whatever else its row says.
+            Effect::Delete { .. } => return None,
+            Effect::Changes { .. } => format!(" AND NOT {DELETES}"),
+            Effect::Append | Effect::Upsert { .. } => String::new(),
+        };
         match self.kind.as_str() {
             "NOT NULL" => Some(format!(
-                "SELECT {ORDINAL} FROM {STAGED} WHERE {} IS NULL",
-                columns.first()?
+                "SELECT {ORDINAL} FROM {STAGED} WHERE {} IS NULL{unless_deleted}",
+                quote(self.columns.first()?)
             )),
             "CHECK" => Some(format!(
-                "SELECT {ORDINAL} FROM {STAGED} WHERE NOT ({})",
+                "SELECT {ORDINAL} FROM {STAGED} WHERE NOT ({}){unless_deleted}",
                 self.expression
             )),
-            // A row with a key that is there replaces the other one.
-            "PRIMARY KEY" | "UNIQUE" if *effect == Effect::Append => {
-                let same: Vec<_> = columns
+            // Elsewhere a row with a key that is there replaces the other one.
+            _ if self.is_unique() && *effect == Effect::Append => {
+                let same: Vec<_> = self
+                    .columns
                     .iter()
-                    .map(|name| format!("old.{name} = new.{name}"))
-                    .collect();
-                let (same, key) = (same.join(" AND "), columns.join(", "));
-                let is_null: Vec<_> = columns
-                    .iter()
-                    .map(|name| format!("{name} IS NULL"))
+                    .map(|name| format!("old.{0} = new.{0}", quote(name)))
                     .collect();
                 Some(format!(
-                    "SELECT {ORDINAL} FROM {STAGED} AS new SEMI JOIN {table} AS old ON {same}
-                     UNION
-                     SELECT {ORDINAL} FROM {STAGED} WHERE NOT ({nulls})
-                     QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {ORDINAL}) > 1",
-                    table = table.to_sql(),
-                    nulls = is_null.join(" OR "),
+                    "SELECT {ORDINAL} FROM {STAGED} AS new SEMI JOIN {} AS old ON {}",
+                    table.to_sql(),
+                    same.join(" AND ")
                 ))
             }
             _ => None,
         }
+    }
+
+    /// The query for the ordinals of staged rows that share their key, each with that of the first such row.
+    fn repeated_sql(&self) -> String {
+        let columns: Vec<_> = self.columns.iter().map(|name| quote(name)).collect();
+        let is_null: Vec<_> = columns
+            .iter()
+            .map(|name| format!("{name} IS NULL"))
+            .collect();
+        format!(
+            "SELECT {ORDINAL}, min({ORDINAL}) OVER same_key FROM {STAGED} WHERE NOT ({nulls})
+             WINDOW same_key AS (PARTITION BY {key}) QUALIFY count(*) OVER same_key > 1",
+            nulls = is_null.join(" OR "),
+            key = columns.join(", "),
+        )
     }
 }
