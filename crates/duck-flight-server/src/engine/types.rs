@@ -430,8 +430,8 @@ fn are_kin(from: &DataType, to: &DataType) -> bool {
     match (from, to) {
         (Dictionary(_, values), _) => are_kin(values, to),
         (RunEndEncoded(_, values), _) => are_kin(values.data_type(), to),
-        _ if from.is_nested() || to.is_nested() => false,
         (Null, _) => true,
+        _ if from.is_nested() || to.is_nested() => false,
         _ if is_text(from) || is_text(to) => true,
         (Date32 | Date64 | Timestamp(..), _) => matches!(to, Date32 | Date64 | Timestamp(..)),
         (Time32(_) | Time64(_), _) => matches!(to, Time32(_) | Time64(_)),
