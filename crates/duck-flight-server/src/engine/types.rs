@@ -313,6 +313,9 @@ fn may_round(from: &DataType, to: &DataType) -> bool {
     if matches!(to, Interval(_)) {
         return false;
     }
+    if from.is_integer() && to.is_floating() {
+        return true;
+    }
     let scale = |data_type: &DataType| match data_type {
         DataType::Decimal128(_, scale) | DataType::Decimal256(_, scale) => Some(i16::from(*scale)),
         other if other.is_integer() => Some(0),
