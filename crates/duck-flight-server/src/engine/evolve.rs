@@ -5,6 +5,7 @@
 
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use duck_flight_protocol::{SchemaMode, TableName, quote};
+use duckdb::ffi;
 
 use super::effect::Effect;
 use super::ffi::ColumnShape;
@@ -41,8 +42,13 @@ pub(super) fn alterations(
             }
             Some(column) => {
                 if let Some(wider) = widen(column, field, mode) {
+                    // DuckDB has no cast from TIME to TIME_NS.
+                    let values = match wider.as_str() {
+                        "TIME_NS" => format!(" USING {name}::VARCHAR::TIME_NS"),
+                        _ => String::new(),
+                    };
                     statements.push(format!(
-                        "ALTER TABLE {table} ALTER COLUMN {name} SET DATA TYPE {wider}"
+                        "ALTER TABLE {table} ALTER COLUMN {name} SET DATA TYPE {wider}{values}"
                     ));
                 }
             }
@@ -55,6 +61,10 @@ pub(super) fn alterations(
 fn widen(column: &ColumnShape, field: &Field, mode: SchemaMode) -> Option<String> {
     // An extension type means more than its storage: a UUID is no blob to be widened.
     if extension_name(field).is_some() || extension_name(&column.field).is_some() {
+        return None;
+    }
+    // In Arrow it looks like TIME, which has no place for the offset.
+    if column.type_id == ffi::DUCKDB_TYPE_DUCKDB_TYPE_TIME_TZ {
         return None;
     }
     let (old, new) = (column.field.data_type(), plain(field.data_type()));
