@@ -23,9 +23,9 @@ def send(client: flight.FlightClient, data: pa.Table | pa.RecordBatch, **options
 class Stream:
     """A put with `commit: batch`, whose acks are read one by one. Without a sequence a batch carries none."""
 
-    def __init__(self, client: flight.FlightClient, schema: pa.Schema, **options):
-        self.writer, self.reader = client.do_put(command(commit="batch", **options), schema)
-        self.schema = schema
+    def __init__(self, client: flight.FlightClient, columns: pa.Schema, **options):
+        self.writer, self.reader = client.do_put(command(commit="batch", **options), columns)
+        self.schema = columns
 
     def answer(self) -> dict:
         answer = self.reader.read()
