@@ -143,6 +143,27 @@ async fn a_transaction_left_open_is_refused_and_rolled_back() {
     server.shutdown().await;
 }
 
+/// DuckDB interrupts the other threads of a statement that fails, and may tell of that instead of the failure.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_keeps_its_reason_while_many_statements_fail_at_once() {
+    let server = TestServer::start().await;
+    let failing = (0..6).map(|_| async {
+        let client = server.client().await;
+        for _ in 0..20 {
+            let sql = "SELECT CAST(CASE WHEN range < 1000000 THEN '1' ELSE 'one' END AS BIGINT) FROM range(2000000)";
+            let mut result = client.stream(sql).await.unwrap();
+            let error = loop {
+                if let Err(error) = result.next().await.expect("an error ends the result") {
+                    break status(error);
+                }
+            };
+            assert_refused(Err::<(), _>(error), Code::InvalidArgument, &["one"]);
+        }
+    });
+    soon("the errors", futures::future::join_all(failing)).await;
+    server.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_in_the_middle_of_a_result_comes_after_the_batches_before_it() {
     let server = TestServer::with_max_queries(1).await;

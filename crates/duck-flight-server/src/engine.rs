@@ -20,6 +20,7 @@ mod mark;
 mod own_table;
 mod pool;
 mod producers;
+mod pump;
 mod query;
 mod queue;
 mod readable;

@@ -107,6 +107,9 @@ pub enum Error {
     /// Something the protocol has and this server has not.
     #[error("{0}")]
     Unimplemented(String),
+    /// A statement failed, and DuckDB told only that it stopped its other threads.
+    #[error("the statement failed, and DuckDB did not tell why: run it again to see its error")]
+    ReasonLost,
     /// The client cancelled, or went away.
     #[error("the statement was cancelled")]
     Cancelled,
@@ -189,6 +192,7 @@ impl Error {
             Self::Busy { .. } | Self::NoRoom(_) => Code::ResourceExhausted,
             Self::Unimplemented(_) => Code::Unimplemented,
             Self::ShuttingDown => Code::Unavailable,
+            Self::ReasonLost => Code::Unknown,
             Self::WorkerLost | Self::Io { .. } => Code::Internal,
             // tonic says so for a message over the limit.
             Self::Transport(Code::OutOfRange, _) => Code::ResourceExhausted,
@@ -294,6 +298,7 @@ mod tests {
             (Error::Busy { limit: 1 }, Code::ResourceExhausted),
             (Error::Unimplemented("u".into()), Code::Unimplemented),
             (Error::Cancelled, Code::Cancelled),
+            (Error::ReasonLost, Code::Unknown),
             (Error::ShuttingDown, Code::Unavailable),
             (Error::WorkerLost, Code::Internal),
             (

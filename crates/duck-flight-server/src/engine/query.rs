@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use futures::Stream;
 use tokio::sync::mpsc;
@@ -14,36 +13,20 @@ use tokio::sync::mpsc;
 use super::admission::admit;
 use super::commits::Moment;
 use super::ffi::query::Script;
-use super::ffi::{ArrowOptions, Connection, Pending, Prepared, QueryResult, StatementKind};
+use super::ffi::{Connection, Pending, Prepared, QueryResult, StatementKind};
 use super::pool::{Cancel, CancelOnDrop, Pool, Session};
+use super::pump::{Frame, Pump, Start};
 use super::readable::Readable;
+use super::sql_error::SqlErrorKind;
 use super::transaction_that;
 use crate::error::{Error, Result};
 
-/// How many rows of a result go into one message, where they are small: enough to make the cost of a
-/// message vanish, few enough to stay in the processor's cache (measured from 2,048 to 131,072 rows).
-const BATCH_ROWS: usize = 16_384;
-
-/// How many bytes of a result go into one message: half of the smallest limit stock clients have (4 MiB).
-const BATCH_BYTES: usize = 2 << 20;
-
 /// How many messages may wait for a slow client: with the one in hand and the one being written, this
-/// and [`BATCH_BYTES`] bound what a result holds in memory.
+/// and the size of a message bound what a result holds in memory.
 const FRAMES_WAITING: usize = 2;
 
-/// What a worker sends of a result. A channel that closes before the end was cut short.
-enum Frame {
-    /// The beginning: with a small result, all of it.
-    Start(Start),
-    Batch(RecordBatch),
-    End,
-}
-
-struct Start {
-    schema: SchemaRef,
-    batches: Vec<RecordBatch>,
-    is_all: bool,
-}
+/// How often a query is run again whose error DuckDB did not tell.
+const REASON_TRIES: u32 = 3;
 
 /// A result on its way: its schema, then its record batches. Dropping it stops the statement.
 pub(crate) struct ResultStream {
@@ -93,11 +76,7 @@ pub(super) async fn query(
     let cancel = guard.cancel();
     let (sender, mut frames) = mpsc::channel(FRAMES_WAITING);
     pool.submit(move |session| {
-        let mut pump = Pump {
-            frames: sender,
-            schema: None,
-            gathered: Gathered::default(),
-        };
+        let mut pump = Pump::new(sender);
         let outcome = run_script(session, &sql, &cancel, |result| {
             pump.send_batches(result, &lossless.options, &cancel)
         });
@@ -226,6 +205,55 @@ impl<'a> Statement<'a> {
             let _watch = self.cancel.watch(self.connection);
             return self.run_prepared(self.prepare(script)?, dirty, consume);
         }
+        match self.run_outside(script, dirty, consume) {
+            Err(Error::Sql(error))
+                if error.kind == SqlErrorKind::Interrupted && !self.cancel.is_cancelled() =>
+            {
+                Err(self.find_reason(dirty))
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// The error of a statement that says it was interrupted although nobody did.
+    ///
+    /// DuckDB stops the other threads of a statement that fails by an interrupt, and in a race of its own tells of
+    /// that instead of the failure (`SimpleBufferedData::ExecuteTaskInternal`). A query is run again for its error
+    /// alone.
+    fn find_reason(&self, dirty: &mut bool) -> Error {
+        for _ in 0..REASON_TRIES {
+            let outcome = transaction_that(
+                |_: &u64| false,
+                self.connection,
+                |connection| {
+                    let _watch = self.cancel.watch(connection);
+                    let statement = self.connection.parse(self.sql)?.statement(self.index);
+                    let statement = statement.ok_or(Error::NoStatement)??;
+                    if statement.kind() != StatementKind::Select {
+                        return Err(Error::ReasonLost);
+                    }
+                    let mut consume = |result: QueryResult<'_>| drain(result, self.cancel);
+                    Ok(self.run_prepared(statement, dirty, &mut consume)?.1)
+                },
+            );
+            match outcome {
+                Err(Error::Sql(error)) if error.kind == SqlErrorKind::Interrupted => {}
+                Err(error) => return error,
+                Ok(_) => break,
+            }
+        }
+        match self.cancel.check() {
+            Ok(()) => Error::ReasonLost,
+            Err(cancelled) => cancelled,
+        }
+    }
+
+    fn run_outside(
+        &self,
+        script: &mut Script<'a>,
+        dirty: &mut bool,
+        consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
+    ) -> Result<(StatementKind, u64)> {
         if begins_like_a_query(self.sql)
             && let Some(moment) = self.connection.commits().quiet()
         {
@@ -369,119 +397,4 @@ fn drain(mut result: QueryResult<'_>, cancel: &Cancel) -> Result<()> {
         cancel.check()?;
     }
     cancel.check()
-}
-
-/// Sends a result as messages of a good size.
-struct Pump {
-    frames: mpsc::Sender<Result<Frame>>,
-    /// The schema, until it has been sent.
-    schema: Option<SchemaRef>,
-    gathered: Gathered,
-}
-
-impl Pump {
-    /// Sends all batches of a result but the last ones.
-    fn send_batches(
-        &mut self,
-        result: QueryResult<'_>,
-        lossless: &ArrowOptions,
-        cancel: &Cancel,
-    ) -> Result<()> {
-        let mut batches = result.into_batches(lossless)?;
-        let readable = Readable::new(batches.schema());
-        self.schema = Some(readable.schema().clone());
-        while let Some(batch) = batches.next_batch()? {
-            cancel.check()?;
-            if self.gathered.is_full() {
-                self.send_gathered()?;
-            }
-            self.gathered.push(readable.apply(batch)?);
-        }
-        // A statement that was interrupted can look as if it had ended.
-        cancel.check()
-    }
-
-    fn send_gathered(&mut self) -> Result<()> {
-        let batches = self.gathered.take()?;
-        if let Some(schema) = self.schema.take() {
-            return self.send(Frame::Start(Start {
-                schema,
-                batches,
-                is_all: false,
-            }));
-        }
-        batches
-            .into_iter()
-            .try_for_each(|batch| self.send(Frame::Batch(batch)))
-    }
-
-    /// Sends what is left, and the end; or the error. Nobody may be listening any more.
-    fn finish(mut self, outcome: Result<()>) {
-        let sent = outcome.and_then(|()| match self.schema.take() {
-            Some(schema) => {
-                let batches = self.gathered.take()?;
-                self.send(Frame::Start(Start {
-                    schema,
-                    batches,
-                    is_all: true,
-                }))
-            }
-            None => {
-                self.send_gathered()?;
-                self.send(Frame::End)
-            }
-        });
-        if let Err(error) = sent {
-            self.frames.blocking_send(Err(error)).ok();
-        }
-    }
-
-    fn send(&self, frame: Frame) -> Result<()> {
-        self.frames
-            .blocking_send(Ok(frame))
-            .map_err(|_| Error::Cancelled)
-    }
-}
-
-/// Chunks of a result until they make a message.
-#[derive(Default)]
-struct Gathered {
-    batches: Vec<RecordBatch>,
-    rows: usize,
-    bytes: usize,
-}
-
-impl Gathered {
-    fn push(&mut self, batch: RecordBatch) {
-        self.rows += batch.num_rows();
-        self.bytes += batch.get_array_memory_size();
-        self.batches.push(batch);
-    }
-
-    fn is_full(&self) -> bool {
-        self.rows >= BATCH_ROWS || self.bytes >= BATCH_BYTES
-    }
-
-    /// What was gathered as one batch, or as several where the rows are large.
-    fn take(&mut self) -> Result<Vec<RecordBatch>> {
-        let Self {
-            batches,
-            rows,
-            bytes,
-        } = std::mem::take(self);
-        let Some(first) = batches.first() else {
-            return Ok(Vec::new());
-        };
-        let whole = match batches.len() {
-            1 => first.clone(),
-            _ => concat_batches(&first.schema(), &batches)
-                .map_err(|error| Error::Malformed(error.to_string()))?,
-        };
-        let pieces = bytes.div_ceil(2 * BATCH_BYTES).clamp(1, rows);
-        let piece_rows = rows.div_ceil(pieces);
-        Ok((0..rows)
-            .step_by(piece_rows)
-            .map(|start| whole.slice(start, piece_rows.min(rows - start)))
-            .collect())
-    }
 }
