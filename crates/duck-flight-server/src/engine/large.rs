@@ -226,15 +226,15 @@ impl LargeUnit {
     /// The end of the transaction, up to its commit: in its turn, if the unit is to be committed at all.
     fn finish(&self, connection: &Connection, turn: &mut Option<Turn>) -> Result<()> {
         turn.insert(self.shared.queue.turn()).wait();
-        if self.put.has_failed() {
-            return Err(Error::EarlierBatchFailed);
-        }
         if let Some((claim, sequence)) = self.identity() {
             match claim.standing(sequence) {
                 Standing::New => {}
                 Standing::Duplicate => return Err(Error::Resent(sequence)),
                 Standing::Fenced => return Err(claim.fenced()),
             }
+        }
+        if self.put.has_failed() {
+            return Err(Error::EarlierBatchFailed);
         }
         self.shared.producers.write(connection, self.identity())
     }

@@ -152,22 +152,25 @@ impl Unit {
 
     /// Answers a unit that need not or must not be committed; gives back any other.
     pub(super) fn screen(self) -> Option<Self> {
-        let refusal = match self.identity() {
+        let standing = self.identity().map(|(claim, sequence)| {
+            let standing = claim.standing(sequence);
+            (standing, claim)
+        });
+        let refusal = match standing {
+            // Said before anything else: a later unit may have been fenced, and failed the put, since this one
+            // was looked at first.
+            Some((Standing::Fenced, claim)) => claim.fenced(),
             _ if self.put.has_failed() => Error::EarlierBatchFailed,
-            None => return Some(self),
-            Some((claim, sequence)) => match claim.standing(sequence) {
-                Standing::New => return Some(self),
-                Standing::Duplicate => {
-                    let committed = Committed {
-                        rows: self.rows,
-                        duplicate: true,
-                        rejected: 0,
-                    };
-                    self.answer.send(Ok(committed)).ok();
-                    return None;
-                }
-                Standing::Fenced => claim.fenced(),
-            },
+            None | Some((Standing::New, _)) => return Some(self),
+            Some((Standing::Duplicate, _)) => {
+                let committed = Committed {
+                    rows: self.rows,
+                    duplicate: true,
+                    rejected: 0,
+                };
+                self.answer.send(Ok(committed)).ok();
+                return None;
+            }
         };
         self.refuse(refusal);
         None
