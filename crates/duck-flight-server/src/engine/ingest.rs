@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use duck_flight_protocol::{Create, Mode, PutOptions};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::Engine;
 use super::budget::Budget;
@@ -30,10 +30,16 @@ const LARGE_UNIT_BYTES: usize = 32 << 20;
 /// From this many rows on, too: more do not make a shared commit any cheaper.
 const LARGE_UNIT_ROWS: u64 = 1 << 20;
 
+/// How many units of a put may be under way: more than the acks that may wait.
+const PLACES: u32 = 1 << 16;
+
 /// An open put: units are built from its batches and committed.
 pub(crate) struct Put {
     engine: Engine,
     target: Arc<Target>,
+    /// Places for units that are under way. A large unit takes all of them: it does not go through the queue,
+    /// and must neither overtake the units before it nor be overtaken by those behind it.
+    places: Arc<Semaphore>,
     /// How rows go into the table as it was last seen; `None` where it is to be made or changed first.
     plan: Option<Arc<Plan>>,
     begun: bool,
@@ -69,6 +75,7 @@ impl Put {
         let mut put = Self {
             engine: engine.clone(),
             target: Arc::new(Target::new(options, key, effect, claim, schema)),
+            places: Arc::new(Semaphore::new(PLACES as usize)),
             plan: None,
             begun: false,
         };
@@ -216,7 +223,8 @@ impl UnitBuilder<'_> {
             if self.put.plan.is_none() && !makes_anew {
                 self.put.make_table().await?;
             }
-            let mut large = Large::start(engine, target, self.sequence, self.is_first)?;
+            let places = self.put.places(PLACES).await?;
+            let mut large = Large::start(engine, target, self.sequence, self.is_first, places)?;
             for batch in sent {
                 large.push(batch).await?;
             }
@@ -233,6 +241,7 @@ impl UnitBuilder<'_> {
         match self.state {
             State::Large(large) => Ok(large.commit().await),
             State::Small(small) => {
+                let place = self.put.places(1).await?;
                 let (answer, committing) = oneshot::channel();
                 let plan = self.put.plan.clone();
                 let unit = Unit {
@@ -245,6 +254,7 @@ impl UnitBuilder<'_> {
                     is_first: self.is_first,
                     answer,
                     _budget: small.budget,
+                    _place: Some(place),
                 };
                 self.put.engine.submit(unit)?;
                 Ok(Committing(committing))
@@ -254,6 +264,12 @@ impl UnitBuilder<'_> {
 }
 
 impl Put {
+    /// Takes places for units, and waits until they are free.
+    async fn places(&self, count: u32) -> Result<OwnedSemaphorePermit> {
+        let places = self.places.clone().acquire_many_owned(count).await;
+        places.map_err(|_| Error::WorkerLost)
+    }
+
     /// Makes or changes the table in a commit of its own: while a long transaction does so, nobody else can put
     /// into it.
     async fn make_table(&self) -> Result<()> {
@@ -268,6 +284,7 @@ impl Put {
             is_first: false,
             answer,
             _budget: None,
+            _place: None,
         })?;
         Committing(made).done().await.map(|_| ())
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::appender::{STAGED, TableWriter};
 use super::ffi::Connection;
@@ -40,12 +40,13 @@ enum Step {
 }
 
 impl Large {
-    /// Starts the transaction.
+    /// Starts the transaction. The put's `places` are free again once it has ended.
     pub(super) fn start(
         engine: &Engine,
         put: &Arc<Target>,
         sequence: Option<u64>,
         is_first: bool,
+        places: OwnedSemaphorePermit,
     ) -> Result<Self> {
         let (steps, receiver) = mpsc::channel(BATCHES_WAITING);
         let (sender, answer) = oneshot::channel();
@@ -63,6 +64,7 @@ impl Large {
                 unit.put.fail();
             }
             sender.send(outcome).ok();
+            drop(places);
         })?;
         Ok(Self { steps, answer })
     }

@@ -142,6 +142,8 @@ pub(super) struct Unit {
     pub(super) answer: oneshot::Sender<Result<Committed>>,
     /// Freed once the unit is committed or refused.
     pub(super) _budget: Option<OwnedSemaphorePermit>,
+    /// A place among the units of the put that are under way: a large one waits for all of them.
+    pub(super) _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Unit {
