@@ -115,7 +115,9 @@ impl LargeUnit {
         }
         let mut turn = None;
         let before = self.shared.mark.before();
-        let committed = if put.effect.is_keyed() {
+        // A table that the unit itself makes anew is nobody else's before the commit.
+        let makes_anew = self.is_first && put.makes_anew();
+        let committed = if put.effect.is_keyed() && !makes_anew {
             let staged = self.stage(connection, &put);
             let committed = staged.and_then(|(plan, committed, rejects)| {
                 self.apply_staged(connection, &plan, &rejects, &mut turn)?;
