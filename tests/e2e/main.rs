@@ -3,11 +3,14 @@
 mod bombs;
 mod cancel;
 mod depth;
+mod fairness;
 mod fuzz;
 mod get;
 mod group;
 mod limits;
 mod malformed;
 mod memory;
+mod modes;
+mod producer;
 mod put;
 mod shutdown;

@@ -11,7 +11,7 @@ use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{Action, FlightClient, FlightData, PutResult, Ticket};
 use bytes::Bytes;
 use duck_flight_protocol::{
-    ACTION_QUERY, Ack, ConnectError, ConnectOptions, PutOptions, RowsChanged,
+    ACTION_QUERY, Ack, BatchMetadata, ConnectError, ConnectOptions, PutOptions, Resume, RowsChanged,
 };
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
@@ -276,6 +276,20 @@ impl OpenPut {
         self.send(messages.swap_remove(1)).await;
     }
 
+    /// Sends a batch with its sequence.
+    ///
+    /// # Panics
+    /// When it has dictionaries.
+    pub async fn send_sequenced(&self, batch: &RecordBatch, sequence: u64) {
+        let none = arrow_flight::FlightDescriptor::default();
+        let mut messages = messages(none, &batch.schema(), std::slice::from_ref(batch), None);
+        assert_eq!(messages.len(), 2, "schema and batch");
+        let sequence = Some(sequence);
+        let metadata = BatchMetadata { sequence }.to_json();
+        self.send(messages.swap_remove(1).with_app_metadata(metadata))
+            .await;
+    }
+
     /// Says that everything was sent.
     pub async fn end(&self) {
         self.messages.send(None).await.ok();
@@ -286,6 +300,25 @@ impl OpenPut {
     /// # Panics
     /// When the client itself fails.
     pub async fn ack(&mut self) -> Option<Answer<Ack>> {
+        self.result().await.map(|result| result.map(ack))
+    }
+
+    /// Waits for the first answer to a producer's put of batches: the sequence to go on after. The put is then
+    /// open, and those of the same producer before it are fenced.
+    ///
+    /// # Errors
+    /// What the server says.
+    ///
+    /// # Panics
+    /// When the answer is another one, or there is none.
+    pub async fn resume_after(&mut self) -> Answer<u64> {
+        let result = soon("where to go on", self.result()).await;
+        let result = result.expect("an answer")?;
+        let resume = Resume::from_json(&result.app_metadata).expect("where to go on");
+        Ok(resume.resume_after)
+    }
+
+    async fn result(&mut self) -> Option<Answer<PutResult>> {
         if let State::Calling(call) = &mut self.state {
             match call.await.expect("the call does not panic") {
                 Ok(acks) => self.state = State::Answered(Box::new(acks)),
@@ -298,7 +331,7 @@ impl OpenPut {
         let State::Answered(acks) = &mut self.state else {
             return None;
         };
-        acks.next().await.map(|result| result.map(ack))
+        acks.next().await
     }
 
     /// Ends the put and answers with the acks that are left.

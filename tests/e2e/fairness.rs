@@ -1,0 +1,121 @@
+//! Nobody waits for nobody: a loader that floods the server fills its own lane.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::array::RecordBatch;
+use duck_flight_protocol::PutOptions;
+use duck_tests::{Client, TestServer, messages, numbered, soon};
+use futures::{StreamExt, stream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// A loader that sends batches as fast as it can, and waits for no ack.
+struct Flood {
+    sent: Arc<AtomicU64>,
+    acknowledged: watch::Receiver<u64>,
+    end: JoinHandle<()>,
+}
+
+impl Flood {
+    /// Sends a batch so many times.
+    fn start(mut client: Client, options: &str, batch: &RecordBatch, times: usize) -> Self {
+        let options: PutOptions = serde_json::from_str(options).unwrap();
+        let batches = std::slice::from_ref(batch);
+        let [schema, message] = messages(options.descriptor(), &batch.schema(), batches, None)
+            .try_into()
+            .unwrap();
+        let sent = Arc::new(AtomicU64::new(0));
+        let (count, acknowledged) = watch::channel(0);
+        let counter = sent.clone();
+        let flood = stream::repeat(message).take(times).inspect(move |_| {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
+        let flood = stream::iter([schema]).chain(flood);
+        let end = tokio::spawn(async move {
+            let acks = client.raw().do_put(flood).await.unwrap();
+            let mut acks = acks.into_inner();
+            while let Some(ack) = acks.next().await {
+                ack.unwrap();
+                count.send_modify(|count| *count += 1);
+            }
+        });
+        Self {
+            sent,
+            acknowledged,
+            end,
+        }
+    }
+
+    fn acknowledged(&self) -> u64 {
+        *self.acknowledged.borrow()
+    }
+
+    fn waiting(&self) -> u64 {
+        self.sent
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.acknowledged())
+    }
+
+    /// Waits until so many batches wait for their acks.
+    async fn deep(&mut self, waiting: u64) {
+        while self.waiting() < waiting {
+            self.acknowledged.changed().await.unwrap();
+        }
+    }
+}
+
+/// Most acks of a flood that come while a small put waits for its own: those of the groups under way, and what the
+/// client has yet to count. A put that waited for the whole queue would see far more.
+const MEANWHILE: u64 = 100;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_put_waits_for_no_flood() {
+    for mode in ["append", "upsert"] {
+        let server = TestServer::start().await;
+        let client = server.client().await;
+        let rest = match mode {
+            "upsert" => r#""mode":"upsert","key":["row"]"#,
+            _ => r#""mode":"append""#,
+        };
+        let options = format!(r#"{{"table":"t","commit":"batch",{rest}}}"#);
+        let loader = server.client().await;
+        let mut flood = Flood::start(loader, &options, &numbered(1, 10_000), 1500);
+        for table in ["other", "t", "other", "t"] {
+            soon("a full queue", flood.deep(200)).await;
+            let before = flood.acknowledged();
+            let options = format!(r#"{{"table":"{table}",{rest}}}"#);
+            let options: PutOptions = serde_json::from_str(&options).unwrap();
+            let batch = [numbered(2, 1)];
+            let put = client.put(&options, &batch);
+            assert_eq!(soon("a small put", put).await.unwrap()[0].rows, 1);
+            let meanwhile = flood.acknowledged() - before;
+            assert!(meanwhile <= MEANWHILE, "{mode} into {table}: {meanwhile}");
+            // Queries answer, too.
+            soon("a query", client.rows("SELECT count(*) FROM t")).await;
+        }
+        assert!(flood.waiting() > 0, "the flood was over too soon");
+        flood.end.await.unwrap();
+        server.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_put_does_not_wait_for_the_many_small_units_of_another() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let options = r#"{"table":"t","commit":"batch"}"#;
+    let loader = server.client().await;
+    let mut flood = Flood::start(loader, options, &numbered(1, 1), 20_000);
+    let mut beside = 0;
+    while flood.acknowledged() + 1000 < 20_000 {
+        soon("waiting units", flood.deep(1)).await;
+        let put = client.append("other", &[numbered(2, 1)]).await;
+        beside += put.unwrap();
+    }
+    assert!(beside >= 10, "{beside} puts beside the flood");
+    flood.end.await.unwrap();
+    assert_eq!(client.count("t").await, 20_000);
+    assert_eq!(client.count("other").await, beside);
+    server.shutdown().await;
+}

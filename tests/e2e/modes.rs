@@ -1,0 +1,299 @@
+//! Upserts, deletes and changes of many loaders at once: nobody pays for another one, and nothing is lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use duck_flight_protocol::PutOptions;
+use duck_tests::{Client, TestServer, soon};
+use futures::future::join_all;
+use tokio::sync::Barrier;
+use tonic::Code;
+
+fn options(json: &str) -> PutOptions {
+    serde_json::from_str(json).unwrap()
+}
+
+/// A batch of keys `k`, all with the value `v`.
+fn keyed(keys: impl IntoIterator<Item = i64>, value: i64) -> RecordBatch {
+    let keys = Int64Array::from_iter_values(keys);
+    let values = Int64Array::from_iter_values(std::iter::repeat_n(value, keys.values().len()));
+    let columns: [(_, ArrayRef); 2] = [("k", Arc::new(keys)), ("v", Arc::new(values))];
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+/// A batch of UUIDs as text, which DuckDB casts, with values and the operation; the row `bad` is no UUID.
+fn uuids(index: usize, bad: Option<usize>) -> RecordBatch {
+    let keys = (0..50).map(|row| match bad {
+        Some(bad) if bad == row => "no uuid".to_owned(),
+        _ => format!("00000000-0000-0000-{index:04}-{row:012}"),
+    });
+    let columns: [(_, ArrayRef); 3] = [
+        ("k", Arc::new(StringArray::from_iter_values(keys))),
+        ("v", Arc::new(Int64Array::from(vec![1; 50]))),
+        ("op", Arc::new(StringArray::from(vec!["u"; 50]))),
+    ];
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_that_fails_fails_alone_in_every_mode() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    for (round, mode) in ["append", "upsert", "changes", "delete"]
+        .into_iter()
+        .enumerate()
+    {
+        // Deleted is what the changes left.
+        if mode != "delete" {
+            client
+                .execute("CREATE OR REPLACE TABLE t (k UUID PRIMARY KEY, v BIGINT)")
+                .await;
+        }
+        let bad = 7 + 13 * round;
+        let barrier = Arc::new(Barrier::new(64));
+        let puts = (0..64).map(|index| {
+            let (client, barrier) = (client.clone(), barrier.clone());
+            async move {
+                let batch = uuids(index, (index == bad).then_some(30));
+                let batch = match mode {
+                    "changes" => batch,
+                    _ => batch.project(&[0, 1]).unwrap(),
+                };
+                let put_options = options(&format!(r#"{{"table":"t","mode":"{mode}"}}"#));
+                barrier.wait().await;
+                client.put(&put_options, &[batch]).await
+            }
+        });
+        for (index, outcome) in join_all(puts).await.into_iter().enumerate() {
+            match outcome {
+                Ok(acks) => assert!(acks[0].rows == 50 && index != bad, "{mode}"),
+                Err(error) => {
+                    assert_eq!(index, bad, "{mode}: {error:?}");
+                    assert_eq!(error.code(), Code::InvalidArgument, "{mode}: {error:?}");
+                    assert!(error.message().contains("row 31"), "{mode}: {error:?}");
+                }
+            }
+        }
+        // The bad put of changes left its keys out, and the bad one of deletes left them in.
+        let left = if mode == "delete" { 50 } else { 63 * 50 };
+        assert_eq!(client.count("t").await, left, "{mode}");
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loaders_that_upsert_the_same_keys_all_succeed() {
+    const ROUNDS: i64 = 50;
+    for commit in ["stream", "batch"] {
+        let server = TestServer::start().await;
+        let client = server.client().await;
+        let json = format!(r#"{{"table":"t","mode":"upsert","key":["k"],"commit":"{commit}"}}"#);
+        let put_options = options(&json);
+        let barrier = Arc::new(Barrier::new(8));
+        let mut loaders = Vec::new();
+        for loader in 0..8 {
+            let (client, barrier) = (server.client().await, barrier.clone());
+            let put_options = put_options.clone();
+            loaders.push(tokio::spawn(async move {
+                let units: Vec<_> = (0..ROUNDS)
+                    .map(|round| keyed(0..100, loader * 1000 + round))
+                    .collect();
+                barrier.wait().await;
+                if put_options.commit == duck_flight_protocol::Commit::Batch {
+                    return client
+                        .put(&put_options, &units)
+                        .await
+                        .map(|acks| acks.len());
+                }
+                for unit in units {
+                    client.put(&put_options, &[unit]).await?;
+                }
+                Ok(50)
+            }));
+        }
+        for loader in join_all(loaders).await {
+            assert_eq!(loader.unwrap().unwrap(), 50);
+        }
+        // Units are applied one after the other: all keys have the value of the last unit of one loader.
+        let state = format!(
+            "SELECT count(*), count(DISTINCT k), count(DISTINCT v), any_value(v % 1000) = {} FROM t",
+            ROUNDS - 1
+        );
+        assert_eq!(client.rows(&state).await, ["100|100|1|true"], "{commit}");
+        server.shutdown().await;
+    }
+}
+
+/// Does something over and over until told to stop; answers with how often.
+fn again_and_again<F: Future<Output = ()> + Send>(
+    over: &Arc<AtomicBool>,
+    what: impl Fn() -> F + Send + 'static,
+) -> tokio::task::JoinHandle<u64>
+where
+    F: 'static,
+{
+    let over = over.clone();
+    tokio::spawn(async move {
+        let mut times = 0;
+        while !over.load(Ordering::Acquire) {
+            what().await;
+            times += 1;
+        }
+        times
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upserts_deletes_and_appends_succeed_beside_the_sql_of_clients() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client
+        .execute("CREATE TABLE t (k BIGINT PRIMARY KEY, v BIGINT, n BIGINT DEFAULT 0)")
+        .await;
+    let over = Arc::new(AtomicBool::new(false));
+    let sql = server.client().await;
+    let updates = again_and_again(&over, move || {
+        let sql = sql.clone();
+        async move {
+            // A client's own statement may lose to a loader, and is then tried again.
+            let update = "UPDATE t SET n = n + 1 WHERE k < 150 OR k BETWEEN 1000 AND 1100";
+            if let Err(error) = sql.try_execute(update).await {
+                assert_eq!(error.code(), Code::Aborted, "{error:?}");
+            }
+        }
+    });
+    let upsert = options(r#"{"table":"t","mode":"upsert"}"#);
+    let delete = options(r#"{"table":"t","mode":"delete"}"#);
+    let mut loaders = Vec::new();
+    for loader in 0..4_i64 {
+        let (client, upsert, delete) = (server.client().await, upsert.clone(), delete.clone());
+        loaders.push(tokio::spawn(async move {
+            for round in 0..60 {
+                client.put(&upsert, &[keyed(0..100, round)]).await?;
+                let own = 10_000 * (loader + 1) + 100 * round;
+                client.append("t", &[keyed(own..own + 100, round)]).await?;
+                client.put(&delete, &[keyed(1000..1050, 0)]).await?;
+                client.put(&upsert, &[keyed(1000..1100, round)]).await?;
+                client.put(&delete, &[keyed(own..own + 50, 0)]).await?;
+            }
+            Ok::<_, tonic::Status>(())
+        }));
+    }
+    for loader in join_all(loaders).await {
+        loader.unwrap().unwrap();
+    }
+    over.store(true, Ordering::Release);
+    assert!(updates.await.unwrap() > 0);
+    let state = "SELECT count(*) FILTER (k < 100 AND v = 59), count(*) FILTER (k BETWEEN 1000 AND 1099), \
+                 count(*) FILTER (k >= 10000), count(*) FROM t";
+    assert_eq!(client.rows(state).await, ["100|100|12000|12200"]);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_upserts_go_on_beside_a_large_one() {
+    const LARGE: i64 = 1_200_000;
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let (t, u) = (
+        options(r#"{"table":"t","mode":"upsert","key":["k"]}"#),
+        options(r#"{"table":"u","mode":"upsert","key":["k"]}"#),
+    );
+    client.put(&t, &[keyed(0..100, 0)]).await.unwrap();
+    let mut large = client.open_put(&t, &keyed([], 0).schema()).await;
+    for start in (0..LARGE).step_by(100_000) {
+        large.send_batch(&keyed(start..start + 100_000, 1)).await;
+        // Before its end a large unit keeps nobody waiting.
+        for put_options in [&t, &u] {
+            let batch = [keyed(0..50, 2)];
+            let put = client.put(put_options, &batch);
+            soon("a small upsert", put).await.unwrap();
+        }
+    }
+    let over = Arc::new(AtomicBool::new(false));
+    let mut small = Vec::new();
+    for put_options in [&t, &u] {
+        let (client, put_options) = (server.client().await, put_options.clone());
+        small.push(again_and_again(&over, move || {
+            let (client, put_options) = (client.clone(), put_options.clone());
+            async move {
+                let batch = [keyed(50..100, 3)];
+                let put = client.put(&put_options, &batch);
+                soon("a small upsert", put).await.unwrap();
+            }
+        }));
+    }
+    large.end().await;
+    let ack = soon("the large unit's ack", large.ack()).await.unwrap();
+    assert_eq!(ack.unwrap().rows, LARGE.unsigned_abs());
+    over.store(true, Ordering::Release);
+    for small in join_all(small).await {
+        assert!(small.unwrap() > 0);
+    }
+    client.put(&t, &[keyed(50..100, 4)]).await.unwrap();
+    let state = "SELECT count(*), count(*) FILTER (k < 50 AND v = 1), count(*) FILTER (v = 4), sum(v) FROM t";
+    let sum = LARGE + 3 * 50;
+    assert_eq!(client.rows(state).await, [format!("{LARGE}|50|50|{sum}")]);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_put_that_replaces_a_keyed_table_is_all_or_nothing() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.append("t", &[keyed(0..10, 0)]).await.unwrap();
+    let replace = options(r#"{"table":"t","mode":"upsert","key":["k"],"create":"replace"}"#);
+    let large = client.open_put(&replace, &keyed([], 0).schema()).await;
+    for start in (0..4_000_000).step_by(100_000) {
+        large.send_batch(&keyed(start..start + 100_000, 1)).await;
+    }
+    large.cancel().await;
+    client.ping().await;
+    assert_eq!(client.count("t").await, 10);
+    server.shutdown().await;
+}
+
+async fn evolving(client: Client, name: String, rows: i64) -> Result<u64, tonic::Status> {
+    let mut sent = 0;
+    for round in 0..8 {
+        let own = format!("{name}_{round}");
+        let values: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+        let columns = [("k", values.clone()), (own.as_str(), values)];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let put_options = options(r#"{"table":"t","schema":"evolve"}"#);
+        sent += client.put(&put_options, &[batch]).await?[0].rows;
+    }
+    Ok(sent)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loaders_that_evolve_one_table_all_succeed_while_others_read_it() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (k INTEGER)").await;
+    let over = Arc::new(AtomicBool::new(false));
+    let reader = server.client().await;
+    let reads = again_and_again(&over, move || {
+        let reader = reader.clone();
+        async move { drop(reader.rows("SELECT * FROM t LIMIT 10").await) }
+    });
+    let mut loaders = Vec::new();
+    for loader in 0..4 {
+        let client = server.client().await;
+        loaders.push(tokio::spawn(evolving(client, format!("own{loader}"), 500)));
+    }
+    let mut sent = 0;
+    for loader in join_all(loaders).await {
+        sent += loader.unwrap().unwrap();
+    }
+    over.store(true, Ordering::Release);
+    assert!(reads.await.unwrap() > 0);
+    assert_eq!(client.count("t").await, sent);
+    assert_eq!(client.rows("DESCRIBE t").await.len(), 1 + 4 * 8);
+    for column in ["own0_0", "own3_7"] {
+        let given = format!("SELECT count({column}) FROM t");
+        assert_eq!(client.value::<u64>(&given).await, 500);
+    }
+    server.shutdown().await;
+}

@@ -1,0 +1,247 @@
+//! Exactly once: whatever is sent again, taken over or cut short, every row lands one time.
+
+use duck_flight_protocol::PutOptions;
+use duck_tests::{Answer, Client, OpenPut, ServerProcess, TestServer, ints, soon};
+use futures::future::join_all;
+use tonic::{Code, Status};
+
+/// So many rows have a transaction of their own.
+const LARGE: i64 = 1_100_000;
+
+fn options(json: &str) -> PutOptions {
+    serde_json::from_str(json).unwrap()
+}
+
+fn batches_of(producer: &str) -> PutOptions {
+    options(&format!(
+        r#"{{"table":"t","commit":"batch","producer":"{producer}"}}"#
+    ))
+}
+
+async fn open(client: &Client, options: &PutOptions) -> (OpenPut, u64) {
+    let schema = ints([]).schema();
+    let mut put = soon("an open put", client.open_put(options, &schema)).await;
+    let resume_after = put.resume_after().await.unwrap();
+    (put, resume_after)
+}
+
+fn is_fenced(error: &Status) -> bool {
+    error.code() == Code::Aborted && error.message().contains("fenced")
+}
+
+/// Each of the numbers from 1 on stands in the table once.
+async fn assert_each_once(client: &Client, numbers: u64) {
+    assert_eq!(
+        client
+            .rows("SELECT count(*), count(DISTINCT i), min(i), max(i) FROM t")
+            .await,
+        [format!("{numbers}|{numbers}|1|{numbers}")]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_unit_that_is_fenced_commits_nothing() {
+    for mode in ["append", "upsert"] {
+        let server = TestServer::start().await;
+        let client = server.client().await;
+        let mut put_options = batches_of("p");
+        put_options.mode = serde_json::from_str(&format!("{mode:?}")).unwrap();
+        put_options.key = (mode == "upsert").then(|| vec!["i".to_owned()]);
+        let (mut old, _) = open(&client, &put_options).await;
+        let batch = ints(0..LARGE);
+        let large = old.send_sequenced(&batch, 1);
+        let ((), (new, resume_after)) = tokio::join!(large, open(&client, &put_options));
+        assert_eq!(resume_after, 0);
+        let error = soon("a refusal", old.ack()).await.unwrap().unwrap_err();
+        assert!(is_fenced(&error), "{error:?}");
+        new.send_sequenced(&ints([1]), 1).await;
+        assert_eq!(new.finish().await.unwrap()[0].rows, 1);
+        assert_each_once(&client, 1).await;
+        server.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_unit_that_is_sent_again_is_a_duplicate() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let append = options(r#"{"table":"t","producer":"p","sequence":7}"#);
+    let upsert =
+        options(r#"{"table":"u","producer":"p","sequence":7,"mode":"upsert","key":["i"]}"#);
+    for put_options in [append, upsert] {
+        for is_again in [false, true, true] {
+            // In halves, so that the unit turns large on its way.
+            let halves = [ints(1..LARGE / 2), ints(LARGE / 2..=LARGE)];
+            let acks = client.put(&put_options, &halves).await.unwrap();
+            assert_eq!(acks.len(), 1);
+            assert_eq!(acks[0].rows, LARGE.unsigned_abs());
+            assert_eq!(acks[0].sequence, Some(7));
+            assert_eq!(acks[0].duplicate, is_again);
+        }
+    }
+    assert_each_once(&client, LARGE.unsigned_abs()).await;
+    assert_eq!(client.count("u").await, LARGE.unsigned_abs());
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_unit_does_not_overtake_a_large_one_of_its_stream() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    for mode in ["append", "upsert"] {
+        let key = if mode == "upsert" {
+            r#","key":["i"]"#
+        } else {
+            ""
+        };
+        let put_options = options(&format!(
+            r#"{{"table":"t","commit":"batch","producer":"{mode}","mode":"{mode}","create":"replace"{key}}}"#
+        ));
+        let (mut put, _) = open(&client, &put_options).await;
+        put.send_sequenced(&ints(1..=LARGE), 1).await;
+        put.send_sequenced(&ints([LARGE + 1]), 2).await;
+        put.send_sequenced(&ints([LARGE + 2]), 3).await;
+        for (sequence, rows) in [(1, LARGE), (2, 1), (3, 1)] {
+            let ack = soon("an ack", put.ack()).await.unwrap().unwrap();
+            assert_eq!(
+                (ack.sequence, ack.rows),
+                (Some(sequence), rows.unsigned_abs())
+            );
+            assert!(!ack.duplicate);
+        }
+        assert!(put.finish().await.unwrap().is_empty());
+        assert_each_once(&client, LARGE.unsigned_abs() + 2).await;
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_behind_a_large_unit_that_fails_is_committed() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client
+        .execute("CREATE TABLE t (i BIGINT CHECK (i <> 1000000))")
+        .await;
+    let put_options = options(r#"{"table":"t","commit":"batch"}"#);
+    let put = client.open_put(&put_options, &ints([]).schema()).await;
+    put.send_batch(&ints(0..LARGE)).await;
+    put.send_batch(&ints([1])).await;
+    assert!(put.finish().await.is_err());
+    assert_eq!(client.count("t").await, 0);
+    server.shutdown().await;
+}
+
+/// Sends what is left of the numbers up to `last`, as often as another stream takes over.
+async fn send_all(client: Client, last: u64) -> Answer<()> {
+    let put_options = batches_of("p");
+    loop {
+        let (mut put, resume_after) = open(&client, &put_options).await;
+        if resume_after >= last {
+            put.end().await;
+            return Ok(());
+        }
+        let numbers = resume_after + 1..=last.min(resume_after + 20);
+        for number in numbers.clone() {
+            let batch = ints([number.cast_signed()]);
+            soon("room for a batch", put.send_sequenced(&batch, number)).await;
+        }
+        for number in numbers {
+            match soon("an ack", put.ack()).await {
+                Some(Ok(ack)) => assert_eq!(ack.sequence, Some(number)),
+                Some(Err(error)) if is_fenced(&error) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        soon("the end", put.end()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loaders_that_take_each_other_over_send_every_row_once() {
+    let server = TestServer::start().await;
+    let mut loaders = Vec::new();
+    for _ in 0..6 {
+        loaders.push(tokio::spawn(send_all(server.client().await, 500)));
+    }
+    for loader in join_all(loaders).await {
+        loader.unwrap().unwrap();
+    }
+    assert_each_once(&server.client().await, 500).await;
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loader_goes_on_after_the_server_was_killed() {
+    let mut server = ServerProcess::start(&[]);
+    let mut acknowledged = 0;
+    for _ in 0..4 {
+        let client = server.client().await;
+        let (mut put, resume_after) = open(&client, &batches_of("p")).await;
+        assert!(
+            resume_after >= acknowledged,
+            "{resume_after} of {acknowledged}"
+        );
+        for number in resume_after + 1..=resume_after + 100 {
+            put.send_sequenced(&ints([number.cast_signed()]), number)
+                .await;
+        }
+        for _ in 0..50 {
+            let ack = soon("an ack", put.ack()).await.unwrap().unwrap();
+            assert!(!ack.duplicate);
+            acknowledged = ack.sequence.unwrap();
+        }
+        server = ServerProcess::start_in(server.kill(), &[]);
+    }
+    let client = server.client().await;
+    let (put, resume_after) = open(&client, &batches_of("p")).await;
+    assert!(resume_after >= acknowledged);
+    assert!(put.finish().await.unwrap().is_empty());
+    assert_each_once(&client, resume_after).await;
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_keeps_of_a_producer_does_not_grow_without_end() {
+    const UNITS: u64 = 100_000;
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    let (mut put, _) = open(&client, &batches_of("p")).await;
+    let mut sent = 0;
+    for acknowledged in 0..UNITS {
+        while sent < UNITS && sent < acknowledged + 64 {
+            sent += 1;
+            put.send_sequenced(&ints([sent.cast_signed()]), sent).await;
+        }
+        let ack = soon("an ack", put.ack()).await.unwrap().unwrap();
+        assert_eq!(
+            (ack.sequence, ack.duplicate),
+            (Some(acknowledged + 1), false)
+        );
+    }
+    assert!(put.finish().await.unwrap().is_empty());
+    let kept = client.count("duck_flight.sequences").await;
+    assert!(kept <= 30_000, "{kept} rows are kept");
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let client = server.client().await;
+    let (put, resume_after) = open(&client, &batches_of("p")).await;
+    assert_eq!(resume_after, UNITS);
+    put.send_sequenced(&ints([1]), UNITS).await;
+    put.send_sequenced(&ints([UNITS.cast_signed() + 1]), UNITS + 1)
+        .await;
+    let acks = put.finish().await.unwrap();
+    assert_eq!(
+        acks.iter().map(|ack| ack.duplicate).collect::<Vec<_>>(),
+        [true, false]
+    );
+    assert_each_once(&client, UNITS + 1).await;
+    // A commit after the start is followed by a compaction.
+    let compacted = async {
+        while client.count("duck_flight.sequences").await > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("a compaction", compacted).await;
+    let last = "SELECT last_sequence FROM duck_flight.producers";
+    assert_eq!(client.rows(last).await, [(UNITS + 1).to_string()]);
+    server.stop();
+}
