@@ -126,13 +126,10 @@ async fn loaders_that_upsert_the_same_keys_all_succeed() {
 }
 
 /// Does something over and over until told to stop; answers with how often.
-fn again_and_again<F: Future<Output = ()> + Send>(
+fn again_and_again<F: Future<Output = ()> + Send + 'static>(
     over: &Arc<AtomicBool>,
     what: impl Fn() -> F + Send + 'static,
-) -> tokio::task::JoinHandle<u64>
-where
-    F: 'static,
-{
+) -> tokio::task::JoinHandle<u64> {
     let over = over.clone();
     tokio::spawn(async move {
         let mut times = 0;
