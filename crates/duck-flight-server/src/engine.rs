@@ -18,6 +18,7 @@ mod ingest;
 mod large;
 mod mark;
 mod own_table;
+mod plan;
 mod pool;
 mod producers;
 mod pump;

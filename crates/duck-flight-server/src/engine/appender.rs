@@ -11,8 +11,8 @@ use super::constraints::Offence;
 use super::effect::{DELETES, ORDINAL};
 use super::ffi::append::{MAX_CHUNK_ROWS, ROWS};
 use super::ffi::{Appender, ArrowImporter, ColumnShape, Connection};
+use super::plan::Plan;
 use super::sql_error::SqlError;
-use super::types::Plan;
 use crate::error::{Error, Result};
 
 /// The temporary table of a connection for rows that are looked at before they go into their table.

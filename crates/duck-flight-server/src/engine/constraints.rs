@@ -15,7 +15,8 @@ use super::appender::{STAGED, TableWriter};
 use super::catalog::{literal, rows, text};
 use super::effect::{DELETES, Effect, ORDINAL};
 use super::ffi::Connection;
-use super::types::{Plan, same_name};
+use super::plan::Plan;
+use super::types::same_name;
 use super::unit::Target;
 use crate::error::Result;
 

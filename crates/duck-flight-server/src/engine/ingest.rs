@@ -18,9 +18,9 @@ use super::catalog::Columns;
 use super::effect::Effect;
 use super::evolve::alterations;
 use super::large::Large;
+use super::plan::Plan;
 use super::rejects::{Reject, sift};
 use super::sql_type::create_table_sql;
-use super::types::Plan;
 use super::unit::{Committed, Target, Unit};
 use crate::error::{Error, Result};
 

@@ -9,8 +9,8 @@ use duck_flight_protocol::TableName;
 use super::appender::TableWriter;
 use super::effect::Effect;
 use super::ffi::Connection;
+use super::plan::Plan;
 use super::producers::OWN_SCHEMA;
-use super::types::Plan;
 use crate::error::{Error, Result};
 
 /// A table of ours, and how batches of one schema go into it.

@@ -9,8 +9,8 @@ use arrow::json::LineDelimitedWriter;
 
 use super::ffi::Connection;
 use super::own_table::OwnTable;
+use super::plan::Plan;
 use super::producers::Claim;
-use super::types::Plan;
 use super::unit::Target;
 use crate::error::{Error, Result};
 

@@ -4,7 +4,8 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit, UnionMode};
 use duck_flight_protocol::quote;
 
 use super::effect::Effect;
-use super::types::{extension_name, given_twice, is_text, same_name};
+use super::plan::given_twice;
+use super::types::{extension_name, is_text, same_name};
 use crate::error::{Error, Result};
 
 /// The largest precision of a DuckDB decimal.

@@ -2,40 +2,21 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanBuilder, RecordBatch, RecordBatchOptions, StringArray,
-};
+use arrow::array::{Array, ArrayRef, AsArray, StringArray};
 use arrow::compute::kernels::cmp::not_distinct;
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{
-    DataType, Field, FieldRef, IntervalMonthDayNanoType, IntervalUnit, Schema, SchemaRef, UnionMode,
+    DataType, Field, FieldRef, IntervalMonthDayNanoType, IntervalUnit, UnionMode,
 };
 use arrow::util::display::array_value_to_string;
-use duck_flight_protocol::TableName;
 use duckdb::ffi;
 
-use super::effect::{self, DELETES, Effect};
 use super::ffi::ColumnShape;
 use crate::error::{Error, Result};
 
-/// How the batches of one stream become rows of one table.
-pub(super) struct Plan {
-    /// The table's columns this was made for.
-    table: Arc<[ColumnShape]>,
-    effect: Effect,
-    columns: Vec<PlannedColumn>,
-    /// The places of the key's columns among `columns`.
-    key: Vec<usize>,
-    /// The place in the stream of the column that says what each row is.
-    op: Option<usize>,
-    schema: SchemaRef,
-}
-
+/// How the values of a stream's column become those of a table's.
 #[derive(Debug)]
-struct PlannedColumn {
-    /// The column's place in the stream, and in the table.
-    source: usize,
-    place: usize,
+pub(super) struct ColumnCast {
     /// The type to cast to before DuckDB sees the values; `None` to pass them as they are.
     cast: Option<Conversion>,
     /// What DuckDB imports, and casts itself where the table has another type.
@@ -50,187 +31,23 @@ enum Conversion {
     UuidText,
 }
 
-impl Plan {
-    /// Matches a stream's columns with a table's, by name and without regard to case.
+impl ColumnCast {
+    /// Finds the way from one column to the other.
     ///
     /// # Errors
-    /// When a column is unknown, missing, given twice, or cannot become the table's type; the message names it.
-    pub(super) fn new(
-        stream: &Schema,
-        table: &Arc<[ColumnShape]>,
-        effect: &Effect,
-    ) -> Result<Self> {
-        let mut columns: Vec<PlannedColumn> = Vec::with_capacity(stream.fields().len());
-        let mut op = None;
-        for (source, field) in stream.fields().iter().enumerate() {
-            if effect.is_op(field.name()) {
-                if op.replace(source).is_some() {
-                    return Err(given_twice(field));
-                }
-                check_op(field)?;
-            }
-            if !effect.concerns(field.name()) {
-                continue;
-            }
-            let place = table
-                .iter()
-                .position(|column| same_name(column.field.name(), field.name()))
-                .ok_or_else(|| unknown_column(field, table))?;
-            if columns.iter().any(|other| other.place == place) {
-                return Err(given_twice(field));
-            }
-            let (cast, target) = conversion(field, &table[place])?;
-            columns.push(PlannedColumn {
-                source,
-                place,
-                cast,
-                target,
-            });
-        }
-        if let (Effect::Changes { op: name, .. }, None) = (effect, op) {
-            return Err(missing_column(name, "`op`"));
-        }
-        columns.sort_by_key(|column| column.place);
-        let key = places_of_key(effect, &columns)?;
-        if columns.is_empty() {
-            return Err(Error::Columns("the stream's schema has no columns".into()));
-        }
-        let deletes = op.map(|_| ColumnShape::flag(DELETES).field);
-        let fields: Vec<_> = columns
-            .iter()
-            .map(|column| column.target.clone())
-            .chain(deletes)
-            .collect();
-        let schema = Arc::new(Schema::new(fields));
-        Ok(Self {
-            table: table.clone(),
-            effect: effect.clone(),
-            columns,
-            key,
-            op,
-            schema,
-        })
+    /// When there is none; the message names the column and both types.
+    pub(super) fn new(field: &Field, column: &ColumnShape) -> Result<Self> {
+        let (cast, target) = conversion(field, column)?;
+        Ok(Self { cast, target })
     }
 
-    /// The schema of the batches that [`Plan::apply`] makes.
-    pub(super) fn schema(&self) -> &SchemaRef {
-        &self.schema
+    /// What DuckDB imports.
+    pub(super) fn target(&self) -> &FieldRef {
+        &self.target
     }
 
-    /// Whether batches of both plans go through the same appender.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.schema == other.schema && self.effect == other.effect && self.fits(&other.table)
-    }
-
-    /// Whether this is how rows go into a table with these columns.
-    pub(super) fn fits(&self, table: &[ColumnShape]) -> bool {
-        *self.table == *table
-    }
-
-    /// Whether it was made for this very look at the table.
-    pub(super) fn is_for(&self, table: &Arc<[ColumnShape]>) -> bool {
-        Arc::ptr_eq(&self.table, table)
-    }
-
-    /// Whether the order of rows matters, so that an ordinal must go with them.
-    pub(super) fn is_keyed(&self) -> bool {
-        self.effect.is_keyed()
-    }
-
-    /// Whether a column goes with the rows that says which of them delete.
-    pub(super) fn has_op(&self) -> bool {
-        self.op.is_some()
-    }
-
-    /// The columns of the table that are given, in the table's order.
-    pub(super) fn given(&self) -> impl Iterator<Item = &ColumnShape> {
-        self.columns.iter().map(|column| &self.table[column.place])
-    }
-
-    /// The statement that applies the rows of `source`.
-    pub(super) fn sql(&self, table: &TableName, source: &str) -> String {
-        let columns: Vec<_> = self
-            .given()
-            .map(|column| column.field.name().as_str())
-            .collect();
-        let key: Vec<_> = self.key.iter().map(|&place| columns[place]).collect();
-        self.effect.sql(table, source, &columns, &key)
-    }
-
-    /// Casts a batch of the stream. `rows_before` are the rows of the unit before this batch, for errors.
-    pub(super) fn apply(&self, batch: &RecordBatch, rows_before: u64) -> Result<RecordBatch> {
-        let mut columns = self
-            .columns
-            .iter()
-            .map(|column| column.apply(batch.column(column.source), rows_before))
-            .collect::<Result<Vec<_>>>()?;
-        for &place in &self.key {
-            if let Some(nulls) = columns[place].logical_nulls()
-                && let Some(row) = (0..nulls.len()).find(|&row| nulls.is_null(row))
-            {
-                return Err(Error::Value {
-                    row: rows_before + row as u64 + 1,
-                    column: self.columns[place].target.name().clone(),
-                    reason: "a key cannot be NULL, for it finds no row".into(),
-                });
-            }
-        }
-        if let Some(op) = self.op {
-            let name = batch.schema_ref().field(op).name();
-            columns.push(deletions(batch.column(op), name, rows_before)?);
-        }
-        let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        RecordBatch::try_new_with_options(self.schema.clone(), columns, &rows)
-            .map_err(|error| Error::Columns(error.to_string()))
-    }
-}
-
-/// Where the key's columns stand among the given ones.
-fn places_of_key(effect: &Effect, columns: &[PlannedColumn]) -> Result<Vec<usize>> {
-    let place = |name: &String| {
-        columns
-            .iter()
-            .position(|column| same_name(column.target.name(), name))
-            .ok_or_else(|| missing_column(name, "key"))
-    };
-    effect.key().iter().map(place).collect()
-}
-
-fn missing_column(name: &str, role: &str) -> Error {
-    Error::Columns(format!(
-        "the {role} column `{name}` is not in the stream; send it, or name another"
-    ))
-}
-
-fn check_op(field: &Field) -> Result<()> {
-    if is_text(field.data_type()) {
-        return Ok(());
-    }
-    Err(Error::Columns(format!(
-        "column `{}` says what each row is as text (I, U, D or c, r, u, d), not as {}",
-        field.name(),
-        field.data_type()
-    )))
-}
-
-/// Which rows delete.
-fn deletions(ops: &ArrayRef, name: &str, rows_before: u64) -> Result<ArrayRef> {
-    let texts = cast_with_options(ops, &DataType::Utf8, &CastOptions::default())
-        .map_err(|error| Error::Columns(error.to_string()))?;
-    let mut flags = BooleanBuilder::with_capacity(texts.len());
-    for (row, op) in texts.as_string::<i32>().iter().enumerate() {
-        let delete = op.and_then(effect::deletes).ok_or_else(|| Error::Value {
-            row: rows_before + row as u64 + 1,
-            column: name.to_owned(),
-            reason: format!("`{}` is none of I, U, D, c, r, u, d", op.unwrap_or("NULL")),
-        })?;
-        flags.append_value(delete);
-    }
-    Ok(Arc::new(flags.finish()))
-}
-
-impl PlannedColumn {
-    fn apply(&self, array: &ArrayRef, rows_before: u64) -> Result<ArrayRef> {
+    /// Casts values. `rows_before` are the rows of the unit before them, for errors.
+    pub(super) fn apply(&self, array: &ArrayRef, rows_before: u64) -> Result<ArrayRef> {
         match &self.cast {
             None => Ok(array.clone()),
             Some(Conversion::UuidText) => {
@@ -331,25 +148,6 @@ fn may_round(from: &DataType, to: &DataType) -> bool {
 
 pub(super) fn same_name(one: &str, other: &str) -> bool {
     one.eq_ignore_ascii_case(other) || one.to_lowercase() == other.to_lowercase()
-}
-
-pub(super) fn given_twice(field: &Field) -> Error {
-    Error::Columns(format!(
-        "the stream has two columns `{}`; DuckDB does not tell names apart by their case",
-        field.name()
-    ))
-}
-
-fn unknown_column(field: &Field, table: &[ColumnShape]) -> Error {
-    let names: Vec<_> = table
-        .iter()
-        .map(|column| column.field.name().as_str())
-        .collect();
-    Error::Columns(format!(
-        "the table has no column `{}`; its columns are {}",
-        field.name(),
-        names.join(", ")
-    ))
 }
 
 /// How a column of the stream becomes a column of the table, and as what DuckDB imports it.

@@ -1,5 +1,6 @@
 //! A unit: the rows that are committed as a whole, and the put they belong to.
 
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -11,9 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::constraints::Offence;
 use super::effect::Effect;
+use super::plan::Plan;
 use super::producers::{Claim, OWN_SCHEMA, Standing};
 use super::rejects::{Reject, sift};
-use super::types::Plan;
 use crate::error::{Error, Result};
 
 /// A put, as long as the server runs.
@@ -220,8 +221,7 @@ impl Unit {
             return Ok(());
         };
         let mut aside = Vec::with_capacity(offences.len());
-        for offence in offences {
-            let row = nth_not_rejected(&self.rejects, offence.row);
+        for (offence, row) in offences.iter().zip(places(&self.rejects, offences)) {
             if let Some((batch, index, rows_before)) = find_row(&self.sent, row) {
                 aside.push(Reject::new(
                     batch,
@@ -252,22 +252,24 @@ impl Unit {
     /// The error of a unit that is refused for a row that breaks a constraint.
     pub(super) fn offence_error(&self, offence: &Offence, error: &Error) -> Error {
         Error::Value {
-            row: nth_not_rejected(&self.rejects, offence.row) + 1,
+            row: 1 + places(&self.rejects, slice::from_ref(offence)).sum::<u64>(),
             column: offence.columns.clone(),
             reason: format!("{}: {error}", offence.reason),
         }
     }
 }
 
-/// The place in the unit, from 0, of a row among those that were not put aside.
-fn nth_not_rejected(rejects: &[Reject], nth: u64) -> u64 {
-    // Rejects are in order and count from 1.
-    rejects.iter().fold(
-        nth,
-        |row, reject| {
-            if reject.row - 1 <= row { row + 1 } else { row }
-        },
-    )
+/// The places in the unit, from 0, of rows that are counted among those that were not put aside. Both are in
+/// order, and rejects count from 1.
+fn places(rejects: &[Reject], offences: &[Offence]) -> impl Iterator<Item = u64> {
+    let mut aside = rejects.iter().map(|reject| reject.row - 1).peekable();
+    let mut before = 0;
+    offences.iter().map(move |offence| {
+        while aside.next_if(|row| *row <= offence.row + before).is_some() {
+            before += 1;
+        }
+        offence.row + before
+    })
 }
 
 /// The batch that holds a row of the unit, the row's place there, and the rows before the batch.
@@ -297,7 +299,12 @@ mod tests {
         };
         // Of rows 0 to 5, the rows 0 and 2 are put aside: 1, 3, 4 and 5 are left.
         let rejects = [reject(1), reject(3)];
-        let left: Vec<_> = (0..4).map(|nth| nth_not_rejected(&rejects, nth)).collect();
-        assert_eq!(left, [1, 3, 4, 5]);
+        let offences = (0..4).map(|row| Offence {
+            row,
+            columns: String::new(),
+            reason: String::new(),
+        });
+        let places: Vec<_> = places(&rejects, &offences.collect::<Vec<_>>()).collect();
+        assert_eq!(places, [1, 3, 4, 5]);
     }
 }
