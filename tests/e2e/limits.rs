@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use duck_tests::{Answer, Client, ServerProcess, TestServer, soon};
+use duck_tests::{Answer, Client, ServerProcess, TestServer, numbered, soon};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tonic::Code;
@@ -287,4 +287,15 @@ async fn what_belongs_to_a_session_may_be_set() {
             .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
     server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn puts_are_refused_before_the_disk_is_full_and_queries_go_on() {
+    let server = ServerProcess::start(&["--min-free-disk", "1000TB"]);
+    let client = server.client().await;
+    let error = client.append("t", &[numbered(0, 1)]).await.unwrap_err();
+    assert_eq!(error.code(), Code::ResourceExhausted, "{error:?}");
+    assert!(error.message().contains("--min-free-disk"), "{error:?}");
+    assert_eq!(client.rows("SELECT 42").await, ["42"]);
+    server.stop();
 }

@@ -140,6 +140,38 @@ async fn a_flood_of_puts_keeps_memory_bounded() {
     }
 }
 
+/// 100 million rows of two columns are 1.6 GB.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_of_a_hundred_million_rows_is_all_or_nothing_and_keeps_memory_bounded() {
+    const BATCHES: u64 = 200;
+    const ROWS: u64 = 500_000;
+    let server = ServerProcess::start(&["--memory-limit", LIMIT]);
+    let (client, reader) = (server.client().await, server.client().await);
+    let batch = numbered(7, ROWS.cast_signed());
+    client.append("t", &[batch.slice(0, 1)]).await.unwrap();
+    for is_whole in [false, true] {
+        let put = client
+            .open_put(&PutOptions::new("t"), &batch.schema())
+            .await;
+        for number in 1..=if is_whole { BATCHES } else { BATCHES / 10 } {
+            put.send_batch(&batch).await;
+            if number % 20 == 0 {
+                assert_eq!(reader.count("t").await, 1);
+            }
+        }
+        if is_whole {
+            let acks = soon("the ack", put.finish()).await.unwrap();
+            assert_eq!(acks[0].rows, BATCHES * ROWS);
+        } else {
+            put.cancel().await;
+        }
+    }
+    assert_eq!(reader.count("t").await, 1 + BATCHES * ROWS);
+    let peak = server.peak_memory_bytes();
+    assert!(peak < LIMIT_BYTES + BESIDE_BYTES, "{} MiB", peak / MIB);
+    server.stop();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn open_puts_that_never_end_keep_memory_bounded_and_hinder_nobody() {
     let server = ServerProcess::start(&["--memory-limit", LIMIT, "--ingest-buffer", "4MiB"]);
