@@ -27,7 +27,8 @@ class Contender:
         ready = process.stdout.readline()
         if not ready.startswith("listening on "):
             raise RuntimeError(f"{process.args} did not start")
-        self.url = "grpc://" + ready.removeprefix("listening on ").strip()
+        self.address = ready.removeprefix("listening on ").strip()
+        self.url = f"grpc://{self.address}"
 
     def memory_peak_mb(self) -> float | None:
         """The most resident memory so far; absent where the system does not tell."""
@@ -56,11 +57,16 @@ def command(name: str, database: Path) -> list:
     return [BINARIES / "duck-flight-server", "--database", database, "--listen", "127.0.0.1:0"]
 
 
-@contextmanager
 def running(name: str):
     """The server `name` (`seed` or `duck-flight`) while it runs."""
+    return serving(lambda database: command(name, database))
+
+
+@contextmanager
+def serving(command_for):
+    """A server while it runs; `command_for` a database is what starts it."""
     with working_directory() as directory, (directory / "log").open("w+") as log:
-        process = subprocess.Popen(command(name, directory / "bench.db"), stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(command_for(directory / "bench.db"), stdout=subprocess.PIPE, stderr=log, text=True)
         try:
             yield Contender(process)
         except BaseException:
@@ -84,13 +90,15 @@ def run_json(*arguments, **options) -> dict:
     return json.loads(done.stdout)
 
 
-def load(server: Contender, commit: str, writers: int, seconds: int) -> dict:
-    """duck-load's report."""
+def load(server: Contender, commit: str, writers: int, seconds: int, in_flight: int = 128, **more) -> dict:
+    """duck-load's report; `more` are further options of it. By default so many batches are on their way that a
+    commit is a full row group."""
     server.execute(f"CREATE TABLE concurrent_test ({COLUMNS})")
-    load_command = [BINARIES / "duck-load", "--server", server.url, "--writers", str(writers), "--commit", commit]
-    # Enough batches on their way that a commit is a full row group.
-    load_command += ["--in-flight", "128"]
-    return run_json(*load_command, "--duration", f"{seconds}s", "--format", "json", stderr=subprocess.DEVNULL)
+    given = {"writers": writers, "commit": commit, "in-flight": in_flight, "duration": f"{seconds}s", **more}
+    load_command = [BINARIES / "duck-load", "--server", server.url, "--format", "json"]
+    for name, value in given.items():
+        load_command += [f"--{name}", str(value)]
+    return run_json(*load_command, stderr=subprocess.DEVNULL)
 
 
 def fill(server: Contender, rows: int) -> None:

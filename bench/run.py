@@ -1,4 +1,4 @@
-"""Measures Duck Flight beside the seed's server and beside DuckDB's own limits, and prints the ratios.
+"""Measures Duck Flight beside other servers and beside DuckDB's own limits, and prints the ratios.
 
 Contenders take turns, each time on a fresh database; what is printed is the median of all turns.
 """
@@ -13,10 +13,13 @@ from datetime import UTC, datetime
 from statistics import median
 
 import contenders
+import writes
 from contenders import BINARIES, REPOSITORY, running
+from table import print_cost, print_table
 
 NAMES = ("seed", "duck-flight")
 READ_ALL = "SELECT * FROM readings"
+CASES = ("loads", "exactly-once", "waits", "one-row", "keyed", "reads", "small")
 
 
 def arguments() -> argparse.Namespace:
@@ -26,6 +29,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--writers", type=int, default=8, help="loaders at the same time (default: %(default)s)")
     parser.add_argument("--rows", type=int, default=5_000_000, help="rows of the large read (default: %(default)s)")
     parser.add_argument("--queries", type=int, default=2000, help="small queries (default: %(default)s)")
+    parser.add_argument("--keys", type=int, default=1_000_000, help="rows of the table with a key (default: %(default)s)")
+    parser.add_argument(
+        "--ack-seconds", type=int, default=15, help="seconds of each load whose longest ack counts (default: %(default)s)"
+    )
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="what to measure (default: all)")
     return parser.parse_args()
 
 
@@ -80,72 +88,50 @@ def measure_small_queries(found: Measurements, name: str, options: argparse.Name
             found.add(f"{name}.{case}.latency_ms_p99", report["latency_ms_p99"])
 
 
-def measure_limits(found: Measurements) -> None:
+def measure_limits(found: Measurements, options: argparse.Namespace) -> None:
     if not (BINARIES / "duck-bench").exists():
         return
     with contenders.working_directory() as directory:
-        limits = contenders.run_json(BINARIES / "duck-bench", "limits", "--dir", directory)
-    for name in ("appender_rows_per_s", "stream_rows_per_s"):
+        limits = contenders.run_json(BINARIES / "duck-bench", "limits", "--dir", directory, "--keys", str(options.keys))
+    for name in ("appender_rows_per_s", "stream_rows_per_s", "upsert_rows_per_s"):
         found.add(f"limit.{name}", limits[name])
+
+
+def measure_loads(found: Measurements, options: argparse.Namespace) -> None:
+    for name in NAMES:
+        measure_load(found, name, "stream", options)
+    measure_load(found, "duck-flight", "batch", options)
+
+
+def measure_turn(found: Measurements, options: argparse.Namespace) -> None:
+    if set(options.cases) - {"waits", "one-row", "small"}:
+        measure_limits(found, options)
+    if "loads" in options.cases:
+        measure_loads(found, options)
+    if "exactly-once" in options.cases:
+        writes.measure_exactly_once(found, options)
+    if "one-row" in options.cases:
+        writes.measure_one_row(found, options)
+    if "keyed" in options.cases:
+        writes.measure_keyed(found, options)
+    if "reads" in options.cases:
+        for name in NAMES:
+            measure_reads(found, name, options)
+    if "small" in options.cases:
+        for name in NAMES:
+            measure_small_queries(found, name, options)
 
 
 def measure(options: argparse.Namespace) -> Measurements:
     found = Measurements()
     for turn in range(1, options.turns + 1):
         print(f"turn {turn} of {options.turns}", file=sys.stderr)
-        measure_limits(found)
-        for name in NAMES:
-            measure_load(found, name, "stream", options)
-        measure_load(found, "duck-flight", "batch", options)
-        for name in NAMES:
-            measure_reads(found, name, options)
-        for name in NAMES:
-            measure_small_queries(found, name, options)
+        measure_turn(found, options)
+    # Once: the longest wait of one long run, not the median of several.
+    if "waits" in options.cases:
+        print(f"waits for acks, {options.ack_seconds} s each", file=sys.stderr)
+        writes.measure_waits(found, options)
     return found
-
-
-def millions(rows_per_second: float) -> str:
-    return f"{rows_per_second / 1e6:.2f} M rows/s"
-
-
-# What is compared: its name, the other and ours by the names of the measurements, how to print them, and the
-# ratio to reach.
-COMPARISONS = [
-    ("puts of 1,000 rows, ack", "seed.puts.rows_per_second", "duck-flight.puts.rows_per_second", millions, 2.5),
-    ("  ack p50", "seed.puts.latency_ms_p50", "duck-flight.puts.latency_ms_p50", "{:.1f} ms".format, None),
-    ("  ack p99", "seed.puts.latency_ms_p99", "duck-flight.puts.latency_ms_p99", "{:.1f} ms".format, None),
-    ("batch commit", "limit.appender_rows_per_s", "duck-flight.batch_commit.rows_per_second", millions, 0.7),
-    ("read, Rust client", "limit.stream_rows_per_s", "duck-flight.read_rust.rows_per_second", millions, 0.6),
-    ("read, Rust client", "seed.read_rust.rows_per_second", "duck-flight.read_rust.rows_per_second", millions, None),
-    ("read, pyarrow", "seed.read.rows_per_second", "duck-flight.read.rows_per_second", millions, None),
-    ("small query", "seed.small.queries_per_second", "duck-flight.small.queries_per_second", "{:.0f} /s".format, 2.0),
-    ("  p50", "seed.small.latency_ms_p50", "duck-flight.small.latency_ms_p50", "{:.2f} ms".format, None),
-    ("  p99", "seed.small.latency_ms_p99", "duck-flight.small.latency_ms_p99", "{:.2f} ms".format, None),
-    ("small query, 8 clients", "seed.small_8.queries_per_second", "duck-flight.small_8.queries_per_second", "{:.0f} /s".format, None),
-    ("memory peak, puts", "seed.puts.memory_mb", "duck-flight.puts.memory_mb", "{:.0f} MB".format, None),
-    ("memory peak, batch commit", None, "duck-flight.batch_commit.memory_mb", "{:.0f} MB".format, None),
-    ("memory peak, read", "seed.read.memory_mb", "duck-flight.read.memory_mb", "{:.0f} MB".format, None),
-]
-
-
-def compare(found: Measurements, other: str | None, ours: str, show, target: float | None) -> list[str]:
-    theirs_value, our_value = found[other] if other else None, found[ours]
-    cells = [show(value) if value is not None else "-" for value in (theirs_value, our_value)]
-    ratio = our_value / theirs_value if our_value and theirs_value else None
-    verdict = "" if target is None or ratio is None else "reached" if ratio >= target else "missed"
-    against = other.split(".")[0] if other else ""
-    return [against, *cells, f"{ratio:.2f}" if ratio else "-", f"{target:.2f}" if target else "", verdict]
-
-
-def print_table(found: Measurements) -> list[dict]:
-    header = ["case", "against", "theirs", "duck-flight", "ratio", "target", ""]
-    lines = [[name, *compare(found, *comparison)] for name, *comparison in COMPARISONS]
-    widths = [max(len(line[column]) for line in [header, *lines]) for column in range(len(header))]
-    for line in [header, *lines]:
-        left = [cell.ljust(width) for cell, width in zip(line[:2], widths[:2], strict=True)]
-        right = [cell.rjust(width) for cell, width in zip(line[2:], widths[2:], strict=True)]
-        print("  ".join(left + right).rstrip())
-    return [dict(zip(header[:-1] + ["verdict"], line, strict=True)) for line in lines]
 
 
 def main() -> None:
@@ -155,7 +141,7 @@ def main() -> None:
     print(f"{machine}; {options.writers} loaders, {options.seconds} s each; reads of {options.rows:,} rows;", end=" ")
     print(f"medians of {options.turns} turns")
     found = measure(options)
-    table = print_table(found)
+    table, cost = print_table(found), print_cost(found)
     results = REPOSITORY / "bench" / "results"
     results.mkdir(exist_ok=True)
     result = {
@@ -165,6 +151,7 @@ def main() -> None:
         "options": vars(options),
         "turns": found.turns,
         "table": table,
+        "exactly_once_cost": cost,
     }
     (results / "latest.json").write_text(json.dumps(result, indent=2) + "\n")
 
