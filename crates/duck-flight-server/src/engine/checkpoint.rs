@@ -1,15 +1,11 @@
 //! The checkpoint thread: it keeps the write-ahead log short, so that no commit has to.
-//!
-//! DuckDB does more in a checkpoint when no transaction needs old data: it vacuums, which goes over the whole table
-//! while commits wait (0.3 to 0.8 s with 50 million rows). So while rows come in, a transaction of our own is kept
-//! open that needs old data, and it is let go when nothing has come for a while.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::ffi::{Connection, Database};
 use super::pool::STACK_BYTES;
@@ -20,14 +16,6 @@ use crate::error::{Error, Result};
 /// The log is checkpointed from this size on. Commits that append to a table wait while it is written,
 /// and a larger log makes that longer.
 const CHECKPOINT_WAL_BYTES: u64 = 16 << 20;
-
-/// A database that was left alone for so long is vacuumed by its next checkpoint, which then comes at once if the log
-/// is worth it.
-const QUIET: Duration = Duration::from_secs(10);
-const WORTH_A_VACUUM_BYTES: u64 = 1 << 20;
-
-/// One that is never left alone is vacuumed this often all the same: else the room of deleted rows is never used again.
-const VACUUM_AT_LEAST_EVERY: Duration = Duration::from_secs(15 * 60);
 
 /// Tells the checkpoint thread that something was committed.
 #[derive(Clone)]
@@ -68,12 +56,10 @@ impl Checkpointer {
         shared: &Arc<Shared>,
         rings: Rings,
     ) -> Result<Self> {
-        let mut work = Work {
+        let work = Work {
             connection: database.connect()?,
-            old_data: database.connect()?,
             log: log_path(path),
             shared: shared.clone(),
-            last_vacuum: Instant::now(),
         };
         let thread = std::thread::Builder::new()
             .name("checkpoint".into())
@@ -98,83 +84,36 @@ impl Checkpointer {
 
 struct Work {
     connection: Connection,
-    /// Its transaction needs old data while it is open.
-    old_data: Connection,
     log: PathBuf,
     shared: Arc<Shared>,
-    last_vacuum: Instant,
 }
 
 impl Work {
-    fn run(&mut self, rings: &Rings) {
-        self.keep_old_data();
-        let mut is_quiet = true;
-        loop {
-            let signal = match is_quiet {
-                true => rings.0.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                false => rings.0.recv_timeout(QUIET),
-            };
-            match signal {
-                Ok(Signal::Ring) => self.after_commit(),
-                Err(RecvTimeoutError::Timeout) => self.after_quiet(),
-                Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+    fn run(&self, rings: &Rings) {
+        while let Ok(Signal::Ring) = rings.0.recv() {
+            if let Err(error) = self.shared.producers.compact(&self.connection) {
+                let error = self.shared.health.observe(error);
+                tracing::debug!(%error, "compaction of producers put off");
             }
-            is_quiet = signal.is_err();
+            let wal_bytes = self.log.metadata().map_or(0, |metadata| metadata.len());
+            if wal_bytes >= CHECKPOINT_WAL_BYTES {
+                self.checkpoint(wal_bytes);
+            }
         }
     }
 
-    fn after_commit(&mut self) {
-        if let Err(error) = self.shared.producers.compact(&self.connection) {
-            let error = self.shared.health.observe(error);
-            tracing::debug!(%error, "compaction of producers put off");
-        }
-        let wal_bytes = self.wal_bytes();
-        if wal_bytes >= CHECKPOINT_WAL_BYTES {
-            self.checkpoint(
-                wal_bytes,
-                self.last_vacuum.elapsed() >= VACUUM_AT_LEAST_EVERY,
-            );
-        }
-    }
-
-    fn after_quiet(&mut self) {
-        let wal_bytes = self.wal_bytes();
-        if wal_bytes >= WORTH_A_VACUUM_BYTES {
-            self.checkpoint(wal_bytes, true);
-        }
-    }
-
-    fn wal_bytes(&self) -> u64 {
-        self.log.metadata().map_or(0, |metadata| metadata.len())
-    }
-
-    /// Begins a transaction that sees the database as it is now. Where that fails, checkpoints take longer.
-    fn keep_old_data(&self) {
-        let begun = self.old_data.begin();
-        let look = begun.and_then(|()| self.old_data.execute("FROM duck_flight.sequences LIMIT 0"));
-        if let Err(error) = look {
-            tracing::debug!(%error, "no transaction keeps old data");
-        }
-    }
-
-    fn checkpoint(&mut self, wal_bytes: u64, vacuum: bool) {
+    fn checkpoint(&self, wal_bytes: u64) {
         let start = Instant::now();
-        if vacuum {
-            self.old_data.roll_back();
-            self.last_vacuum = start;
-        }
         let outcome = self.connection.execute("CHECKPOINT").or_else(|_| {
             // A transaction that changes rows stands in the way; the writers' are open in their turn only.
             let turn = self.shared.queue.turn();
             turn.wait();
             self.connection.execute("CHECKPOINT")
         });
-        self.old_data.roll_back();
-        self.keep_old_data();
         match outcome {
             Ok(()) => {
                 let elapsed_ms = start.elapsed().as_millis();
-                tracing::debug!(wal_bytes, elapsed_ms, vacuum, "checkpoint finished");
+                tracing::debug!(wal_bytes, elapsed_ms, "checkpoint finished");
             }
             // A client's; the next commit rings again.
             Err(error) => {
