@@ -134,6 +134,14 @@ impl Health {
         error
     }
 
+    /// Fails when the database cannot be used any more: nothing may be committed from then on.
+    fn check(&self) -> Result<()> {
+        match &*self.0.borrow() {
+            None => Ok(()),
+            Some(_) => Err(Error::ShuttingDown),
+        }
+    }
+
     /// Says that the database cannot be used any more; the first reason counts.
     fn fail(&self, why: &str) {
         self.0.send_if_modified(|reason| {

@@ -1,11 +1,15 @@
 //! The checkpoint thread: it keeps the write-ahead log short, so that no commit has to.
+//!
+//! DuckDB does more in a checkpoint when no transaction needs old data: it vacuums, which goes over the whole table
+//! while commits wait (0.3 to 0.8 s with 50 million rows). So while rows come in, a checkpoint has a transaction of
+//! our own beside it that needs old data.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::ffi::{Connection, Database};
 use super::pool::STACK_BYTES;
@@ -16,6 +20,12 @@ use crate::error::{Error, Result};
 /// The log is checkpointed from this size on. Commits that append to a table wait while it is written,
 /// and a larger log makes that longer.
 const CHECKPOINT_WAL_BYTES: u64 = 16 << 20;
+
+/// A database that gets no commit for so long is left alone, and can be vacuumed.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// One that is never left alone is vacuumed this often all the same: else the room of deleted rows is never used again.
+const VACUUM_AT_LEAST_EVERY: Duration = Duration::from_secs(15 * 60);
 
 /// Tells the checkpoint thread that something was committed.
 #[derive(Clone)]
@@ -56,10 +66,12 @@ impl Checkpointer {
         shared: &Arc<Shared>,
         rings: Rings,
     ) -> Result<Self> {
-        let work = Work {
+        let mut work = Work {
             connection: database.connect()?,
+            old_data: database.connect()?,
             log: log_path(path),
             shared: shared.clone(),
+            last_vacuum: Instant::now(),
         };
         let thread = std::thread::Builder::new()
             .name("checkpoint".into())
@@ -84,32 +96,61 @@ impl Checkpointer {
 
 struct Work {
     connection: Connection,
+    /// Its transaction needs old data while it is open.
+    old_data: Connection,
     log: PathBuf,
     shared: Arc<Shared>,
+    last_vacuum: Instant,
 }
 
 impl Work {
-    fn run(&self, rings: &Rings) {
-        while let Ok(Signal::Ring) = rings.0.recv() {
+    fn run(&mut self, rings: &Rings) {
+        let mut signal = rings.0.recv();
+        while let Ok(Signal::Ring) = signal {
             if let Err(error) = self.shared.producers.compact(&self.connection) {
                 let error = self.shared.health.observe(error);
                 tracing::debug!(%error, "compaction of producers put off");
             }
             let wal_bytes = self.log.metadata().map_or(0, |metadata| metadata.len());
             if wal_bytes >= CHECKPOINT_WAL_BYTES {
+                let next = self.wait_for_commit(rings);
                 self.checkpoint(wal_bytes);
+                if let Ok(Signal::Stop) = next {
+                    return;
+                }
             }
+            signal = rings.0.recv();
         }
+    }
+
+    /// Begins a transaction that sees the database as it is, and waits for a commit after it. Where none comes, or a
+    /// vacuum is due, there is no such transaction in the end.
+    fn wait_for_commit(&mut self, rings: &Rings) -> std::result::Result<Signal, RecvTimeoutError> {
+        let begun = self.old_data.begin();
+        let look = begun.and_then(|()| self.old_data.execute("FROM duck_flight.sequences LIMIT 0"));
+        if let Err(error) = look {
+            tracing::debug!(%error, "no transaction keeps old data");
+        }
+        let signal = rings.0.recv_timeout(QUIET);
+        let is_due = self.last_vacuum.elapsed() >= VACUUM_AT_LEAST_EVERY;
+        if is_due || !matches!(signal, Ok(Signal::Ring)) {
+            self.old_data.roll_back();
+            self.last_vacuum = Instant::now();
+        }
+        signal
     }
 
     fn checkpoint(&self, wal_bytes: u64) {
         let start = Instant::now();
         let outcome = self.connection.execute("CHECKPOINT").or_else(|_| {
-            // A transaction that changes rows stands in the way; the writers' are open in their turn only.
+            // A transaction that changes rows stands in the way, or one whose changes are kept for ours: the writers'
+            // are open in their turn only.
+            self.old_data.roll_back();
             let turn = self.shared.queue.turn();
             turn.wait();
             self.connection.execute("CHECKPOINT")
         });
+        self.old_data.roll_back();
         match outcome {
             Ok(()) => {
                 let elapsed_ms = start.elapsed().as_millis();

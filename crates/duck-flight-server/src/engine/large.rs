@@ -230,6 +230,7 @@ impl LargeUnit {
     /// The end of the transaction, up to its commit: in its turn, if the unit is to be committed at all.
     fn finish(&self, connection: &Connection, turn: &mut Option<Turn>) -> Result<()> {
         turn.insert(self.shared.queue.turn()).wait();
+        self.shared.health.check()?;
         if let Some((claim, sequence)) = self.identity() {
             match claim.standing(sequence) {
                 Standing::New => {}

@@ -178,6 +178,7 @@ impl Writer {
 
     /// The end of a group's transaction, up to its commit, in its turn.
     fn finish(&self, connection: &Connection, group: &[Unit]) -> Result<()> {
+        self.shared.health.check()?;
         check_puts(group)?;
         Producers::check(group)?;
         let identities = group.iter().filter_map(Unit::identity);
@@ -203,6 +204,7 @@ impl Writer {
             writer.append_unit(unit.cast.iter().flat_map(|(_, batches)| batches))?;
         }
         turn.wait();
+        self.shared.health.check()?;
         check_puts(group)?;
         writer.finish()?;
         Ok(true)
