@@ -1,23 +1,12 @@
 //! What a get promises: scripts, sessions of their own, results of any shape.
 
 use arrow::array::{Array, RecordBatch};
-use duck_tests::{Answer, TestServer, soon, status};
+use duck_tests::{TestServer, assert_refused, soon, status};
 use futures::StreamExt;
 use tonic::Code;
 
 /// Half of what stock clients take in one message by default, and room for what surrounds it.
 const MAX_BATCH_BYTES: usize = 4 << 20;
-
-fn assert_refused<T: std::fmt::Debug>(answer: Answer<T>, code: Code, words: &[&str]) {
-    let error = answer.expect_err("a refusal");
-    assert_eq!(error.code(), code, "{error:?}");
-    for word in words {
-        assert!(
-            error.message().contains(word),
-            "`{word}` is missing: {error:?}"
-        );
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_script_runs_in_order_and_answers_with_its_last_result() {

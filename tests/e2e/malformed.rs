@@ -8,21 +8,9 @@ use arrow_flight::sql::{Any, CommandGetTables, CommandStatementQuery, ProstMessa
 use arrow_flight::{Action, FlightData, FlightDescriptor};
 use arrow_ipc::CompressionType;
 use duck_flight_protocol::PutOptions;
-use duck_tests::{Answer, Client, Setup, TestServer, ints, messages, pairs, status};
+use duck_tests::{Client, Setup, TestServer, assert_refused, ints, messages, pairs, status};
 use prost::Message;
 use tonic::Code;
-
-/// Asserts a refusal with this code, whose message says these words.
-fn assert_refused<T: std::fmt::Debug>(answer: Answer<T>, code: Code, words: &[&str]) {
-    let error = answer.expect_err("a refusal");
-    assert_eq!(error.code(), code, "{error:?}");
-    for word in words {
-        assert!(
-            error.message().contains(word),
-            "`{word}` is missing: {error:?}"
-        );
-    }
-}
 
 fn valid() -> Vec<FlightData> {
     let batch = pairs(&[(1, "one"), (2, "two")]);

@@ -6,22 +6,13 @@ use arrow::array::{ArrayRef, Int64Array, ListArray, RecordBatch, StringArray, St
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field};
 use duck_flight_protocol::{PutOptions, TableName};
-use duck_tests::{Answer, Client, Setup, TestServer, ints, numbered, pairs, rows_at_rest, soon};
+use duck_tests::{
+    Client, Setup, TestServer, assert_refused, ints, numbered, pairs, rows_at_rest, soon,
+};
 use tonic::Code;
 
 fn options(json: &str) -> PutOptions {
     serde_json::from_str(json).unwrap()
-}
-
-fn assert_refused<T: std::fmt::Debug>(answer: Answer<T>, code: Code, words: &[&str]) {
-    let error = answer.expect_err("a refusal");
-    assert_eq!(error.code(), code, "{error:?}");
-    for word in words {
-        assert!(
-            error.message().contains(word),
-            "`{word}` is missing: {error:?}"
-        );
-    }
 }
 
 async fn start() -> (TestServer, Client) {

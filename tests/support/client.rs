@@ -17,7 +17,7 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use crate::{messages, soon};
 
@@ -353,5 +353,20 @@ impl OpenPut {
             call.abort();
             call.await.ok();
         }
+    }
+}
+
+/// Sees that an answer is a refusal with this code, and that its message holds these words.
+///
+/// # Panics
+/// When it is not.
+pub fn assert_refused<T: std::fmt::Debug>(answer: Answer<T>, code: Code, words: &[&str]) {
+    let error = answer.expect_err("a refusal");
+    assert_eq!(error.code(), code, "{error:?}");
+    for word in words {
+        assert!(
+            error.message().contains(word),
+            "`{word}` is missing: {error:?}"
+        );
     }
 }

@@ -335,7 +335,7 @@ impl Engine {
         let (table, lossless) = (table.clone(), self.0.shared.lossless.clone());
         self.0
             .lookups
-            .run(move |session, _| catalog::primary_key(&session.connection, &lossless, &table))
+            .run(move |session, _| constraints::primary_key(&session.connection, &lossless, &table))
             .await
     }
 

@@ -96,29 +96,6 @@ pub(super) fn own_name(connection: &Connection, lossless: &super::Lossless) -> R
     Ok(text(found.column(0), 0))
 }
 
-/// The columns of a table's primary key, in their order; `None` where it has none.
-pub(super) fn primary_key(
-    connection: &Connection,
-    lossless: &super::Lossless,
-    table: &TableName,
-) -> Result<Option<Vec<String>>> {
-    let part =
-        |name: &Option<String>, default: &str| name.as_deref().map_or(default.to_owned(), literal);
-    let sql = format!(
-        "SELECT unnest(constraint_column_names) FROM duckdb_constraints()
-         WHERE constraint_type = 'PRIMARY KEY' AND lower(table_name) = lower({table})
-             AND lower(schema_name) = lower({schema}) AND lower(database_name) = lower({catalog})",
-        table = literal(&table.table),
-        schema = part(&table.schema, "'main'"),
-        catalog = part(&table.catalog, "current_database()"),
-    );
-    let found = rows(connection, lossless, &sql)?;
-    let columns: Vec<_> = (0..found.num_rows())
-        .map(|row| text(found.column(0), row))
-        .collect();
-    Ok((!columns.is_empty()).then_some(columns))
-}
-
 /// A text as SQL.
 pub(super) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))

@@ -116,6 +116,19 @@ fn repetitions(
     Ok(offences)
 }
 
+/// The columns of a table's primary key, in their order; `None` where it has none.
+pub(super) fn primary_key(
+    connection: &Connection,
+    lossless: &Lossless,
+    table: &TableName,
+) -> Result<Option<Vec<String>>> {
+    let constraints = constraints(connection, lossless, table)?;
+    let key = constraints
+        .into_iter()
+        .find(|constraint| constraint.kind == "PRIMARY KEY");
+    Ok(key.map(|key| key.columns))
+}
+
 struct Constraint {
     kind: String,
     text: String,

@@ -19,7 +19,7 @@ use super::effect::Effect;
 use super::evolve::alterations;
 use super::large::Large;
 use super::plan::Plan;
-use super::rejects::{Reject, sift};
+use super::rejects::Reject;
 use super::sql_type::create_table_sql;
 use super::unit::{Committed, Target, Unit};
 use crate::error::{Error, Result};
@@ -209,13 +209,12 @@ impl UnitBuilder<'_> {
         self.rows += batch.rows.num_rows() as u64;
         if let State::Small(small) = &mut self.state {
             let plan = self.put.plan.as_deref();
-            let rejects = self.put.target.rejects;
             if self.rows < LARGE_UNIT_ROWS
                 && small
                     .make_room(&self.put.engine.budget(), batch.bytes)
                     .await
             {
-                return small.add(plan, rejects, batch.rows, rows_before);
+                return small.add(&self.put.target, plan, batch.rows, rows_before);
             }
             let Small { sent, .. } = std::mem::take(small);
             let Put { engine, target, .. } = self.put;
@@ -312,19 +311,15 @@ impl Small {
 
     fn add(
         &mut self,
+        put: &Target,
         plan: Option<&Plan>,
-        rejects: bool,
         batch: RecordBatch,
         rows_before: u64,
     ) -> Result<()> {
-        match plan {
-            Some(plan) if rejects => {
-                let sifted = sift(plan, &batch, rows_before)?;
-                self.rejects.extend(sifted.rejects);
-                self.cast.push(sifted.cast);
-            }
-            Some(plan) => self.cast.push(plan.apply(&batch, rows_before)?),
-            None => {}
+        if let Some(plan) = plan {
+            let sifted = put.cast(plan, &batch, rows_before)?;
+            self.rejects.extend(sifted.rejects);
+            self.cast.push(sifted.cast);
         }
         self.sent.push(batch);
         Ok(())

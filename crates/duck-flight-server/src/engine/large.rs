@@ -12,7 +12,7 @@ use super::plan::Plan;
 use super::pool::Pool;
 use super::producers::{Claim, Producers, Standing};
 use super::queue::Turn;
-use super::rejects::{Reject, sift};
+use super::rejects::{Reject, Sifted};
 use super::unit::{Committed, Target};
 use super::writer::{Shared, resolve};
 use super::{Engine, transaction};
@@ -165,7 +165,7 @@ impl LargeUnit {
         let (shared, sequence) = (self.shared.clone(), self.sequence);
         let mut rejected = 0;
         let rows = self.each_batch(|batch, rows_before| {
-            let (cast, rejects) = cast(put, &plan, batch, rows_before)?;
+            let Sifted { cast, rejects } = put.cast(&plan, batch, rows_before)?;
             rejected += rejects.len() as u64;
             shared.rejects.write(connection, put, sequence, &rejects)?;
             table.append(&cast, rows_before)
@@ -192,7 +192,7 @@ impl LargeUnit {
         let mut staged = TableWriter::stage(connection, &put.table, &plan)?;
         let mut all_rejects = Vec::new();
         let rows = self.each_batch(|batch, rows_before| {
-            let (cast, rejects) = cast(put, &plan, batch, rows_before)?;
+            let Sifted { cast, rejects } = put.cast(&plan, batch, rows_before)?;
             all_rejects.extend(rejects);
             if all_rejects.len() > MAX_REJECTS {
                 return Err(Error::TooManyRejects(MAX_REJECTS));
@@ -243,18 +243,4 @@ impl LargeUnit {
         }
         self.shared.producers.write(connection, self.identity())
     }
-}
-
-/// A batch as the table takes it, and its rows that do not fit.
-fn cast(
-    put: &Target,
-    plan: &Plan,
-    batch: &RecordBatch,
-    rows_before: u64,
-) -> Result<(RecordBatch, Vec<Reject>)> {
-    if put.rejects {
-        let sifted = sift(plan, batch, rows_before)?;
-        return Ok((sifted.cast, sifted.rejects));
-    }
-    Ok((plan.apply(batch, rows_before)?, Vec::new()))
 }

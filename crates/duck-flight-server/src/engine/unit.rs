@@ -14,7 +14,7 @@ use super::constraints::Offence;
 use super::effect::Effect;
 use super::plan::Plan;
 use super::producers::{Claim, OWN_SCHEMA, Standing};
-use super::rejects::{Reject, sift};
+use super::rejects::{Reject, Sifted, sift};
 use crate::error::{Error, Result};
 
 /// A put, as long as the server runs.
@@ -103,6 +103,23 @@ impl Target {
 
     pub(super) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
+    }
+
+    /// Casts a batch for the table; rows that do not fit are put aside where the put says so, and are an error where
+    /// not. `rows_before` are the rows of the unit before the batch.
+    pub(super) fn cast(
+        &self,
+        plan: &Plan,
+        batch: &RecordBatch,
+        rows_before: u64,
+    ) -> Result<Sifted> {
+        if self.rejects {
+            return sift(plan, batch, rows_before);
+        }
+        Ok(Sifted {
+            cast: plan.apply(batch, rows_before)?,
+            rejects: Vec::new(),
+        })
     }
 
     /// Whether the put's first unit makes the table anew. A producer that goes on has done so already.
@@ -202,13 +219,9 @@ impl Unit {
         let mut rows = 0;
         self.rejects.clear();
         for sent in &self.sent {
-            if self.put.rejects {
-                let sifted = sift(plan, sent, rows)?;
-                self.rejects.extend(sifted.rejects);
-                cast.push(sifted.cast);
-            } else {
-                cast.push(plan.apply(sent, rows)?);
-            }
+            let sifted = self.put.cast(plan, sent, rows)?;
+            self.rejects.extend(sifted.rejects);
+            cast.push(sifted.cast);
             rows += sent.num_rows() as u64;
         }
         self.cast = Some((plan.clone(), cast));

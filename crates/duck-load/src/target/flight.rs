@@ -227,7 +227,9 @@ async fn first_client(
     progress: &Progress,
 ) -> Result<FlightClient, ConnectError> {
     let started = Instant::now();
-    for attempt in 1.. {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
         match server.connect().await {
             Err(error @ ConnectError::Refused { .. })
                 if plan.resume && started.elapsed() < plan.give_up_after =>
@@ -240,7 +242,6 @@ async fn first_client(
             result => return result,
         }
     }
-    unreachable!("attempts have no limit")
 }
 
 impl Target for FlightTarget {
