@@ -124,7 +124,8 @@ def test_sqlalchemy_builds_statements_and_reads_rows(engine, table):
 def test_sqlalchemy_sees_tables_and_columns(engine, connection, table):
     run(connection, f"CREATE TABLE {table} (id INTEGER NOT NULL, name VARCHAR)")
     inspector = sa.inspect(engine)
-    assert table in inspector.get_table_names(schema="main")
+    assert inspector.has_table(table, schema="main")
+    assert not inspector.has_table("nowhere", schema="main")
     columns = inspector.get_columns(table, schema="main")
     assert [(column["name"], column["nullable"]) for column in columns] == [("id", False), ("name", True)]
 
