@@ -75,11 +75,21 @@ def test_a_column_that_the_table_lacks_is_refused_by_name(connection, table):
 
 
 def test_a_new_table_that_gets_no_rows_is_there(connection, table):
-    assert ingest(connection, table, DUCKS.slice(0, 0)) == 0
+    assert ingest(connection, table, pa.RecordBatch.from_pylist([], DUCKS.schema)) == 0
     assert connection.adbc_get_table_schema(table).names == ["id", "name"]
 
 
-def test_a_reader_that_fails_leaves_no_table(connection, table):
+def test_a_stream_without_a_batch_is_an_error_or_makes_the_table(connection, table):
+    # This driver then sends nothing at all, not even the table's name.
+    try:
+        ingest(connection, table, DUCKS.slice(0, 0))
+    except connection.Error as error:
+        assert error.status_code == AdbcStatusCode.INVALID_ARGUMENT, error
+    else:
+        assert connection.adbc_get_table_schema(table).names == ["id", "name"]
+
+
+def test_a_reader_that_fails_is_an_error_for_its_client(connection, table):
     def batches():
         yield from DUCKS.to_batches()
         raise RuntimeError("quack")

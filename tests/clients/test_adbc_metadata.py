@@ -45,7 +45,9 @@ def test_the_schemas_are_those_of_the_database(connection, table):
     found = schemas(connection, depth="db_schemas")
     assert {"main", f"schema_of_{table}"} <= found.keys()
     assert found["main"]["db_schema_tables"] is None
-    assert list(schemas(connection, depth="db_schemas", db_schema_filter=f"schema_of_{table}")) == [f"schema_of_{table}"]
+    assert list(schemas(connection, depth="db_schemas", db_schema_filter=f"schema_of_{table}")) == [
+        f"schema_of_{table}"
+    ]
     assert list(schemas(connection, depth="db_schemas", db_schema_filter="mai_")) == ["main"]
     assert schemas(connection, depth="db_schemas", db_schema_filter="nowhere") == {}
 
@@ -80,9 +82,7 @@ def test_tables_and_views_are_told_apart_by_their_types(connection, table):
     for name, kind in types.items():
         only = tables(connection, depth="tables", table_name_filter=f"{table}%", table_types_filter=[kind])
         assert list(only) == [name]
-    both = tables(
-        connection, depth="tables", table_name_filter=f"{table}%", table_types_filter=list(types.values())
-    )
+    both = tables(connection, depth="tables", table_name_filter=f"{table}%", table_types_filter=list(types.values()))
     assert both.keys() == types.keys()
 
 

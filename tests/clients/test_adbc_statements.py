@@ -1,5 +1,7 @@
 """Statements through ADBC: each takes effect exactly once, whatever becomes of its cursor."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -133,6 +135,22 @@ def test_a_prepared_statement_whose_table_is_gone_says_so(connection, table):
         with refused(AdbcStatusCode.NOT_FOUND, table):
             cursor.execute(f"SELECT * FROM {table}")
             cursor.fetchall()
+
+
+def test_prepared_statements_of_many_clients_are_not_mixed_up(server, connection, table):
+    run(connection, f"CREATE TABLE {table} AS SELECT range AS i, 'row ' || range AS name FROM range(1000)")
+
+    def work(client: int) -> list[tuple]:
+        with connect(server) as own, own.cursor() as cursor:
+            rows = []
+            for execution in range(100):
+                cursor.execute(f"SELECT name FROM {table} WHERE i = ?", [client * 100 + execution])
+                rows += cursor.fetchall()
+            return rows
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(work, range(8)))
+    assert found == [[(f"row {client * 100 + i}",) for i in range(100)] for client in range(8)]
 
 
 def test_several_results_are_read_at_once_on_one_connection(connection):

@@ -39,7 +39,9 @@ PARAMETER_SCHEMAS = [
 ]
 
 
-@pytest.mark.parametrize(("sql", "arrow_type", "expected"), EXACT, ids=lambda case: case if isinstance(case, str) else "")
+@pytest.mark.parametrize(
+    ("sql", "arrow_type", "expected"), EXACT, ids=lambda case: case if isinstance(case, str) else ""
+)
 def test_results_are_exact(connection, sql, arrow_type, expected):
     rows = f"FROM range(5000) LEFT JOIN (SELECT {sql} AS gauge) ON range % 3 != 1 ORDER BY range"
     column = table_of(connection, f"SELECT gauge {rows}")["gauge"]
@@ -74,7 +76,10 @@ def test_a_parameter_has_the_type_that_was_bound(connection, value, duckdb_type)
     back, kind = rows_of(connection, "SELECT ? AS v, typeof(?)", [value, value])[0]
     assert kind == duckdb_type
     if isinstance(value, timedelta):
-        assert (back.months, back.days * 86_400 * 10**9 + back.nanoseconds) == (0, value // timedelta(microseconds=1) * 1000)
+        assert (back.months, back.days * 86_400 * 10**9 + back.nanoseconds) == (
+            0,
+            value // timedelta(microseconds=1) * 1000,
+        )
     else:
         assert back == value
 

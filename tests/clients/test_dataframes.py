@@ -64,17 +64,13 @@ def test_polars_reads_a_query_with_its_types(connection):
     frame = pl.read_database(
         "SELECT 1.25::DECIMAL(10, 2) AS price, DATE '2026-02-28' AS day, [1, 2] AS l, {'a': 'x'} AS s", connection
     )
-    assert frame.to_dicts() == [
-        {"price": Decimal("1.25"), "day": date(2026, 2, 28), "l": [1, 2], "s": {"a": "x"}}
-    ]
+    assert frame.to_dicts() == [{"price": Decimal("1.25"), "day": date(2026, 2, 28), "l": [1, 2], "s": {"a": "x"}}]
 
 
 def test_polars_reads_with_parameters_and_in_batches(connection):
     frame = pl.read_database("SELECT ?::BIGINT AS i", connection, execute_options={"parameters": [7]})
     assert frame.to_dicts() == [{"i": 7}]
-    batches = pl.read_database(
-        "SELECT range AS i FROM range(100000)", connection, iter_batches=True, batch_size=10_000
-    )
+    batches = pl.read_database("SELECT range AS i FROM range(100000)", connection, iter_batches=True, batch_size=10_000)
     assert sum(len(batch) for batch in batches) == 100_000
 
 
@@ -105,7 +101,9 @@ def test_sqlalchemy_commits_and_rolls_back(engine, connection, table):
     with engine.begin() as own:
         own.execute(sa.text(f"CREATE TABLE {table} (i BIGINT, name VARCHAR)"))
         own.execute(sa.text(f"INSERT INTO {table} VALUES (1, 'mallard')"))
-        own.execute(sa.text(f"INSERT INTO {table} VALUES (:i, :name)"), [{"i": 2, "name": "teal"}, {"i": 3, "name": None}])
+        own.execute(
+            sa.text(f"INSERT INTO {table} VALUES (:i, :name)"), [{"i": 2, "name": "teal"}, {"i": 3, "name": None}]
+        )
     with engine.connect() as own:
         own.execute(sa.text(f"DELETE FROM {table}"))
         own.rollback()
@@ -117,7 +115,9 @@ def test_sqlalchemy_builds_statements_and_reads_rows(engine, table):
     with engine.begin() as own:
         birds.create(own)
         own.execute(birds.insert(), [{"id": i, "name": f"bird {i}"} for i in range(100)])
-        found = own.execute(sa.select(birds.c.name).where(birds.c.id < sa.bindparam("top")).order_by(birds.c.id), {"top": 2})
+        found = own.execute(
+            sa.select(birds.c.name).where(birds.c.id < sa.bindparam("top")).order_by(birds.c.id), {"top": 2}
+        )
         assert [row.name for row in found] == ["bird 0", "bird 1"]
 
 

@@ -69,7 +69,9 @@ def test_a_query_that_was_never_read_can_be_cancelled(client, cancel, table):
 
 
 def test_the_other_query_goes_on(server, client):
-    reader = client.do_get(info_of(client, "CommandStatementQuery", {1: "SELECT range FROM range(3000000)"}).endpoints[0].ticket)
+    reader = client.do_get(
+        info_of(client, "CommandStatementQuery", {1: "SELECT range FROM range(3000000)"}).endpoints[0].ticket
+    )
     rows = reader.read_chunk().data.num_rows
     victim = info_of(client, "CommandStatementQuery", {1: ENDLESS})
     cancel_flight_info(client, victim)

@@ -204,7 +204,9 @@ def test_every_info_is_known_and_of_the_type_that_drivers_cast_it_to(client):
     info = sql_info(client)
     assert info.keys() == TEXTS | NULLABLE_TEXTS | TRUTHS | MASKS | LIMITS | LISTS | MAPS | ORDINALS
     result = read_command(client, "CommandGetSqlInfo")
-    kinds = dict(zip(result["info_name"].to_pylist(), result["value"].combine_chunks().type_codes.to_pylist(), strict=True))
+    kinds = dict(
+        zip(result["info_name"].to_pylist(), result["value"].combine_chunks().type_codes.to_pylist(), strict=True)
+    )
     for code, kind in kinds.items():
         expected = {
             0: TEXTS | NULLABLE_TEXTS,

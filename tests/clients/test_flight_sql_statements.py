@@ -101,7 +101,9 @@ def test_a_prepared_query_tells_its_schemas_and_that_it_is_no_update(client, tab
     assert prepared[4] == [0]
 
 
-@pytest.mark.parametrize("sql", ["INSERT INTO {table} VALUES (?)", "CREATE TABLE {table}_new (i BIGINT)", "SET TimeZone = 'UTC'"])
+@pytest.mark.parametrize(
+    "sql", ["INSERT INTO {table} VALUES (?)", "CREATE TABLE {table}_new (i BIGINT)", "SET TimeZone = 'UTC'"]
+)
 def test_a_prepared_change_tells_that_it_is_an_update(client, table, sql):
     execute(client, f"CREATE TABLE {table} (i BIGINT)")
     prepared = prepare(client, sql.format(table=table))
@@ -144,7 +146,9 @@ def test_bound_parameters_stay_until_others_are_bound(client):
         # A server may answer with a new handle that carries the values.
         (handle,) = answer.get(1, [handle])
         for _ in range(2):
-            assert read_command(client, "CommandPreparedStatementQuery", {1: handle}).to_pylist() == [{"next": value + 1}]
+            assert read_command(client, "CommandPreparedStatementQuery", {1: handle}).to_pylist() == [
+                {"next": value + 1}
+            ]
 
 
 def test_a_prepared_query_describes_itself_without_running(client, table):
@@ -317,7 +321,9 @@ def test_a_malformed_command_is_refused(client, body):
             call()
 
 
-@pytest.mark.parametrize("action", ["CreatePreparedStatement", "ClosePreparedStatement", "BeginTransaction", "EndTransaction"])
+@pytest.mark.parametrize(
+    "action", ["CreatePreparedStatement", "ClosePreparedStatement", "BeginTransaction", "EndTransaction"]
+)
 @pytest.mark.parametrize("body", [b"", b"\xff\xff", b"\x0a\x7fx"])
 def test_a_malformed_action_is_refused(client, action, body):
     with pytest.raises((pa.ArrowInvalid, pa.ArrowNotImplementedError)):
