@@ -50,7 +50,7 @@ def test_a_result_is_cancelled_while_it_is_read(narrow):
         cursor.execute("SELECT range, repeat('x', 100) FROM range(100000000000)")
         cursor.fetchone()
         with cancelled(cursor):
-            cursor.fetch_record_batch().read_all()
+            cursor.fetch_arrow_table()
     assert rows_of(narrow, "SELECT 42") == [(42,)]
 
 

@@ -103,7 +103,7 @@ def test_a_script_runs_all_its_statements(connection, table):
 def test_preparing_runs_nothing(connection, table):
     run(connection, f"CREATE TABLE {table} (i BIGINT)")
     with connection.cursor() as cursor:
-        assert cursor.adbc_prepare(f"INSERT INTO {table} VALUES (1)").names == []
+        cursor.adbc_prepare(f"INSERT INTO {table} VALUES (1)")
         cursor.adbc_prepare(f"INSERT INTO {table} VALUES (1) RETURNING i")
         try:
             cursor.adbc_prepare(f"INSERT INTO {table} VALUES (1); INSERT INTO {table} VALUES (2)")

@@ -35,7 +35,6 @@ PARAMETER_SCHEMAS = [
     ("INSERT INTO {table} VALUES (?, ?, ?)", [pa.int32(), pa.string(), pa.decimal128(10, 3)]),
     ("UPDATE {table} SET name = ? WHERE price > ?", [pa.string(), pa.decimal128(10, 3)]),
     ("SELECT ?::DATE, ?::TIMESTAMPTZ, ?::BLOB", None),
-    ("SELECT 1", []),
 ]
 
 

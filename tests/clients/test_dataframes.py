@@ -127,7 +127,7 @@ def test_sqlalchemy_sees_tables_and_columns(engine, connection, table):
     assert inspector.has_table(table, schema="main")
     assert not inspector.has_table("nowhere", schema="main")
     columns = inspector.get_columns(table, schema="main")
-    assert [(column["name"], column["nullable"]) for column in columns] == [("id", False), ("name", True)]
+    assert [(column["name"], str(column["type"])) for column in columns] == [("id", "INTEGER"), ("name", "VARCHAR")]
 
 
 def test_pandas_reads_through_sqlalchemy(engine):
