@@ -17,6 +17,15 @@ mod ffi;
 mod ingest;
 mod large;
 mod mark;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "the Flight SQL commands come next"
+    )
+)]
+mod metadata;
 mod own_table;
 mod plan;
 mod pool;

@@ -76,7 +76,7 @@ fn listing_sql(pattern: Option<&str>) -> String {
     )
 }
 
-fn select_all_schema(
+pub(super) fn select_all_schema(
     connection: &Connection,
     lossless: &super::Lossless,
     name: &TableName,
