@@ -8,6 +8,8 @@
 //!
 //! Names are compared as DuckDB compares them, without regard to case. In a pattern, `%` stands for any text, `_`
 //! for any character, and a `\` before either of them, or before another `\`, for that character itself.
+//!
+//! Functions are called by their full names, for a client may have made a macro of the same name.
 
 mod columns;
 mod keys;
@@ -60,7 +62,7 @@ pub(crate) struct TablesFilter {
 /// All catalogs: attached databases, and `temp` where the session has something in it.
 pub(super) fn catalogs(connection: &Connection, lossless: &Lossless) -> Result<RecordBatch> {
     let sql = format!(
-        "SELECT database_name FROM duckdb_databases()
+        "SELECT database_name FROM system.main.duckdb_databases()
          WHERE NOT internal OR database_name IN (SELECT database_name FROM ({relations}))
          ORDER BY ALL",
         relations = relations(),
@@ -78,7 +80,7 @@ pub(super) fn db_schemas(
 ) -> Result<RecordBatch> {
     // A database's schema `main` counts as internal.
     let sql = format!(
-        "SELECT database_name, schema_name FROM duckdb_schemas()
+        "SELECT database_name, schema_name FROM system.main.duckdb_schemas()
          WHERE (NOT internal OR database_name IN (SELECT database_name FROM ({relations}))
                  OR (schema_name = 'main' AND database_name NOT IN ('system', 'temp')))
              AND schema_name <> '{OWN_SCHEMA}'{catalog}{schema}
@@ -158,10 +160,10 @@ pub(super) fn table_types_schema() -> SchemaRef {
 fn relations() -> String {
     format!(
         "SELECT database_name, schema_name, table_name, IF(temporary, 'LOCAL TEMPORARY', 'TABLE') AS table_type
-         FROM duckdb_tables() WHERE NOT internal AND schema_name <> '{OWN_SCHEMA}'
+         FROM system.main.duckdb_tables() WHERE NOT internal AND schema_name <> '{OWN_SCHEMA}'
          UNION ALL
          SELECT database_name, schema_name, view_name, 'VIEW'
-         FROM duckdb_views() WHERE NOT internal AND schema_name <> '{OWN_SCHEMA}'"
+         FROM system.main.duckdb_views() WHERE NOT internal AND schema_name <> '{OWN_SCHEMA}'"
     )
 }
 
@@ -200,7 +202,10 @@ fn type_literal(name: &str) -> String {
 /// The condition that a name is the given one, with an AND before it.
 fn equal(column: &str, name: Option<&str>) -> String {
     name.map_or(String::new(), |name| {
-        format!(" AND lower({column}) = lower({})", literal(name))
+        format!(
+            " AND system.main.lower({column}) = system.main.lower({})",
+            literal(name)
+        )
     })
 }
 

@@ -101,7 +101,7 @@ pub(super) fn columns(
     let sql = format!(
         "SELECT database_name, schema_name, table_name, column_name, data_type,
              IF(is_nullable, 'yes', 'no'), coalesce(column_default, '')
-         FROM duckdb_columns() WHERE NOT internal{conditions}"
+         FROM system.main.duckdb_columns() WHERE NOT internal{conditions}"
     );
     let found = rows(connection, lossless, &sql)?;
     let mut tables: HashMap<TableName, Columns> = HashMap::new();

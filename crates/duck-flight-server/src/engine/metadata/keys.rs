@@ -27,7 +27,7 @@ impl TableRef {
     /// The condition that three columns name this table.
     fn is(&self, catalog: &str, schema: &str, table: &str) -> String {
         format!(
-            "lower({table}) = lower({name}){catalog}{schema}",
+            "system.main.lower({table}) = system.main.lower({name}){catalog}{schema}",
             name = literal(&self.table),
             catalog = equal(catalog, self.catalog.as_deref()),
             schema = equal(schema, self.schema.as_deref()),
@@ -43,10 +43,11 @@ pub(crate) fn primary_keys(
 ) -> Result<RecordBatch> {
     let sql = format!(
         "SELECT database_name, schema_name, table_name, unnest(constraint_column_names),
-             constraint_name, generate_subscripts(constraint_column_names, 1)::INTEGER AS key_sequence
-         FROM duckdb_constraints()
+             constraint_name, {numbers}::INTEGER AS key_sequence
+         FROM system.main.duckdb_constraints()
          WHERE constraint_type = 'PRIMARY KEY' AND schema_name <> '{OWN_SCHEMA}' AND {is_table}
          ORDER BY database_name, schema_name, table_name, constraint_name, key_sequence",
+        numbers = numbers("constraint_column_names"),
         is_table = table.is("database_name", "schema_name", "table_name"),
     );
     as_specified(&rows(connection, lossless, &sql)?, primary_keys_schema())
@@ -116,6 +117,11 @@ pub(crate) fn foreign_keys_schema() -> SchemaRef {
 const BY_CHILD: &str = "fk_catalog, fk_schema, fk_table, fk_key, key_sequence";
 const BY_PARENT: &str = "pk_catalog, pk_schema, pk_table, pk_key, key_sequence, fk_catalog, fk_schema, fk_table, fk_key";
 
+/// The numbers of a list's members, from 1.
+fn numbers(list: &str) -> String {
+    format!("unnest(system.main.range(1, system.main.len({list}) + 1))")
+}
+
 fn is_parent(table: &TableRef) -> String {
     table.is("pk_catalog", "pk_schema", "pk_table")
 }
@@ -134,7 +140,7 @@ fn foreign_keys(
     // the names as they were typed; DuckDB has no action but to refuse (NO ACTION is 3).
     let sql = format!(
         "WITH keys AS (
-             SELECT * FROM duckdb_constraints() WHERE schema_name <> '{OWN_SCHEMA}'
+             SELECT * FROM system.main.duckdb_constraints() WHERE schema_name <> '{OWN_SCHEMA}'
          ), parents AS (
              SELECT database_name, schema_name, table_name, constraint_column_names AS columns,
                  constraint_name, constraint_type
@@ -144,20 +150,21 @@ fn foreign_keys(
                  unnest(pk.columns) AS pk_column,
                  fk.database_name AS fk_catalog, fk.schema_name AS fk_schema, fk.table_name AS fk_table,
                  unnest(fk.constraint_column_names) AS fk_column,
-                 generate_subscripts(fk.constraint_column_names, 1)::INTEGER AS key_sequence,
+                 {numbers}::INTEGER AS key_sequence,
                  fk.constraint_name AS fk_key, pk.constraint_name AS pk_key,
                  3::UTINYINT AS update_rule, 3::UTINYINT AS delete_rule
              FROM keys AS fk JOIN parents AS pk
                  ON pk.database_name = fk.database_name AND pk.schema_name = fk.schema_name
-                     AND lower(pk.table_name) = lower(fk.referenced_table)
-                     AND lower(pk.columns::VARCHAR) = lower(fk.referenced_column_names::VARCHAR)
+                     AND system.main.lower(pk.table_name) = system.main.lower(fk.referenced_table)
+                     AND system.main.lower(pk.columns::VARCHAR) = system.main.lower(fk.referenced_column_names::VARCHAR)
              WHERE fk.constraint_type = 'FOREIGN KEY'
              QUALIFY row_number() OVER (
                  PARTITION BY fk.database_name, fk.schema_name, fk.table_name, fk.constraint_index
                  ORDER BY pk.constraint_type
              ) = 1
          )
-         FROM foreign_keys WHERE {condition} ORDER BY {order}"
+         FROM foreign_keys WHERE {condition} ORDER BY {order}",
+        numbers = numbers("fk.constraint_column_names"),
     );
     as_specified(&rows(connection, lossless, &sql)?, foreign_keys_schema())
 }
