@@ -44,6 +44,9 @@ pub enum SqlErrorKind {
 impl SqlError {
     pub(crate) fn new(kind: SqlErrorKind, message: impl Into<String>) -> Self {
         let message = message.into();
+        if let Some(error) = Self::from_json(&message) {
+            return error;
+        }
         Self {
             kind: refine(kind, &message),
             message,
@@ -62,6 +65,22 @@ impl SqlError {
             .or_else(|| message.split_once(" exception: "))
             .map_or(SqlErrorKind::Invalid, |(name, _)| kind_of(name));
         Self::new(kind, message)
+    }
+
+    /// Reads an error that DuckDB hands over as JSON, where it forgets to write it out.
+    fn from_json(message: &str) -> Option<Self> {
+        #[derive(serde::Deserialize)]
+        struct Written {
+            exception_type: String,
+            exception_message: String,
+        }
+        let written: Written = serde_json::from_str(message).ok()?;
+        let Written {
+            exception_type,
+            exception_message,
+        } = written;
+        let message = format!("{exception_type} Error: {exception_message}");
+        Some(Self::from_message(&message))
     }
 
     /// Whether the database is unusable from now on.
@@ -89,12 +108,17 @@ fn refine(kind: SqlErrorKind, message: &str) -> SqlErrorKind {
     let says = |words: &str| message.contains(words);
     match kind {
         _ if says("database has been invalidated") => SqlErrorKind::Fatal,
+        // A key that is there only at the commit is one that another transaction has committed meanwhile.
         SqlErrorKind::Transaction
-            if says("onflict") || says("concurrent transaction") || says("another transaction") =>
+            if says("onflict")
+                || says("concurrent transaction")
+                || says("another transaction")
+                || says("Failed to commit: PRIMARY KEY or UNIQUE constraint violation") =>
         {
             SqlErrorKind::Conflict
         }
         SqlErrorKind::Invalid if says("write-write conflict") => SqlErrorKind::Conflict,
+        SqlErrorKind::Unsupported if says("Unknown TimeZone") => SqlErrorKind::Invalid,
         SqlErrorKind::Invalid if says("already exists") => SqlErrorKind::AlreadyExists,
         SqlErrorKind::Invalid if says("does not exist") => SqlErrorKind::NotFound,
         SqlErrorKind::Invalid if says("the configuration has been locked") => {
@@ -155,6 +179,12 @@ mod tests {
             SqlErrorKind::Conflict
         );
         assert_eq!(
+            kind(
+                "TransactionContext Error: Failed to commit: PRIMARY KEY or UNIQUE constraint violation: duplicate key \"4\""
+            ),
+            SqlErrorKind::Conflict
+        );
+        assert_eq!(
             kind("INTERRUPT Error: Interrupted!"),
             SqlErrorKind::Interrupted
         );
@@ -165,6 +195,13 @@ mod tests {
             SqlErrorKind::Fatal
         );
         assert_eq!(kind("words of no known kind"), SqlErrorKind::Invalid);
+        let json = r#"{"exception_type":"Not implemented","exception_message":"Unsupported Arrow type VARIANT"}"#;
+        let error = SqlError::new(SqlErrorKind::Invalid, json);
+        assert_eq!(error.kind, SqlErrorKind::Unsupported);
+        assert_eq!(
+            error.message,
+            "Not implemented Error: Unsupported Arrow type VARIANT"
+        );
         let of_a_commit = |message| SqlError::new(SqlErrorKind::Transaction, message).kind;
         assert_eq!(
             of_a_commit(
