@@ -2,58 +2,122 @@
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema};
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::sql::client::FlightSqlServiceClient;
+use arrow_flight::{FlightInfo, Ticket};
 use duck_query::texts;
-use duck_tests::{Answer, Client, status};
+use duck_tests::{Answer, status};
 use futures::TryStreamExt;
 use sqllogictest::{AsyncDB, DBOutput};
 use tonic::Status;
+use tonic::transport::Endpoint;
 
 use crate::column_type::ColumnType;
+use crate::cookies::CookieChannel;
 
 /// A way to run SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// A plain Flight ticket.
+    /// A plain Flight ticket, as pyarrow sends it.
     Ticket,
+    /// Flight SQL's statement query, for definitions and changes too, as ADBC sends it.
+    Statement,
+    /// A prepared statement, run as an update where it has no result, as JDBC sends it.
+    Prepared,
 }
 
 impl Way {
-    pub(crate) const ALL: [Self; 1] = [Self::Ticket];
+    pub(crate) const ALL: [Self; 3] = [Self::Ticket, Self::Statement, Self::Prepared];
 
     /// Whether a connection's statements share a session.
     pub(crate) fn has_sessions(self) -> bool {
+        self != Self::Ticket
+    }
+
+    /// What the cases call it.
+    fn name(self) -> &'static str {
         match self {
-            Self::Ticket => false,
+            Self::Ticket => "ticket",
+            Self::Statement => "statement",
+            Self::Prepared => "prepared",
         }
     }
 }
 
-/// A connection of the cases.
+/// A connection of the cases: one session.
 pub(crate) struct Connection {
-    client: Client,
+    client: FlightSqlServiceClient<CookieChannel>,
     way: Way,
+}
+
+/// What a statement comes to.
+enum Outcome {
+    Rows(Schema, Vec<RecordBatch>),
+    Count(u64),
 }
 
 impl Connection {
     pub(crate) async fn open(way: Way, address: String) -> Result<Self, Refusal> {
-        let client = Client::connect(&address).await;
-        Ok(Self { client, way })
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+        let channel = endpoint.connect().await.expect("a server listens");
+        let client = FlightServiceClient::new(CookieChannel::new(channel));
+        let client = client.max_decoding_message_size(usize::MAX);
+        Ok(Self {
+            client: FlightSqlServiceClient::new_from_inner(client),
+            way,
+        })
     }
 
-    /// Runs a statement; answers with its result.
-    async fn result(&mut self, sql: &str) -> Answer<(Schema, Vec<RecordBatch>)> {
+    async fn outcome(&mut self, sql: String) -> Answer<Outcome> {
         match self.way {
-            Way::Ticket => {
-                let mut stream = self.client.stream(sql.to_owned()).await?;
-                let mut batches = Vec::new();
-                while let Some(batch) = stream.try_next().await.map_err(status)? {
-                    batches.push(batch);
-                }
-                let schema = stream.schema().expect("a result has a schema");
-                Ok((schema.as_ref().clone(), batches))
+            Way::Ticket => self.fetch(Ticket::new(sql)).await,
+            Way::Statement => {
+                let info = self.client.execute(sql, None).await.map_err(status)?;
+                self.fetch_all(info).await
             }
+            Way::Prepared => self.run_prepared(sql).await,
         }
     }
+
+    async fn run_prepared(&mut self, sql: String) -> Answer<Outcome> {
+        let mut statement = self.client.prepare(sql, None).await.map_err(status)?;
+        let schema = statement.dataset_schema().map_err(status)?;
+        let outcome = if schema.fields().is_empty() {
+            let count = statement.execute_update().await.map_err(status);
+            // Less than nothing is a count that nobody knows.
+            count.map(|count| Outcome::Count(u64::try_from(count).unwrap_or(0)))
+        } else {
+            match statement.execute().await.map_err(status) {
+                Ok(info) => self.fetch_all(info).await,
+                Err(error) => Err(error),
+            }
+        };
+        statement.close().await.map_err(status)?;
+        outcome
+    }
+
+    async fn fetch_all(&mut self, info: FlightInfo) -> Answer<Outcome> {
+        let [endpoint] = info.endpoint.as_slice() else {
+            panic!("one endpoint expected: {info:?}");
+        };
+        let ticket = endpoint.ticket.clone().expect("an endpoint has a ticket");
+        self.fetch(ticket).await
+    }
+
+    async fn fetch(&mut self, ticket: Ticket) -> Answer<Outcome> {
+        let stream = self.client.do_get(ticket).await.map_err(status)?;
+        rows(stream).await
+    }
+}
+
+async fn rows(mut stream: FlightRecordBatchStream) -> Answer<Outcome> {
+    let mut batches = Vec::new();
+    while let Some(batch) = stream.try_next().await.map_err(status)? {
+        batches.push(batch);
+    }
+    let schema = stream.schema().expect("a result has a schema");
+    Ok(Outcome::Rows(schema.as_ref().clone(), batches))
 }
 
 #[tonic::async_trait]
@@ -62,7 +126,11 @@ impl AsyncDB for Connection {
     type ColumnType = ColumnType;
 
     async fn run(&mut self, sql: &str) -> Result<DBOutput<ColumnType>, Refusal> {
-        let (schema, batches) = self.result(sql).await.map_err(Refusal)?;
+        let outcome = self.outcome(sql.to_owned()).await.map_err(Refusal)?;
+        let (schema, batches) = match outcome {
+            Outcome::Rows(schema, batches) => (schema, batches),
+            Outcome::Count(count) => return Ok(DBOutput::StatementComplete(count)),
+        };
         let rows: Vec<_> = batches.iter().flat_map(texts).collect();
         if let Some(count) = count(&schema, &rows) {
             return Ok(DBOutput::StatementComplete(count));
@@ -77,6 +145,10 @@ impl AsyncDB for Connection {
     }
 
     async fn shutdown(&mut self) {}
+
+    fn engine_name(&self) -> &str {
+        self.way.name()
+    }
 }
 
 /// The rows a statement has changed, where that is its result.

@@ -10,6 +10,7 @@
 
 mod column_type;
 mod connection;
+mod cookies;
 
 use std::path::Path;
 
