@@ -4,6 +4,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema};
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::sql::SqlInfo;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use arrow_flight::{FlightInfo, Ticket};
 use duck_query::texts;
@@ -57,16 +58,27 @@ enum Outcome {
     Count(u64),
 }
 
+impl Outcome {
+    /// A count of rows that Flight tells. Less than none is a count that nobody knows.
+    fn changed(rows: i64) -> Self {
+        Self::Count(u64::try_from(rows).unwrap_or(0))
+    }
+}
+
 impl Connection {
     pub(crate) async fn open(way: Way, address: String) -> Result<Self, Refusal> {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
         let channel = endpoint.connect().await.expect("a server listens");
         let client = FlightServiceClient::new(CookieChannel::new(channel));
         let client = client.max_decoding_message_size(usize::MAX);
-        Ok(Self {
-            client: FlightSqlServiceClient::new_from_inner(client),
-            way,
-        })
+        let mut client = FlightSqlServiceClient::new_from_inner(client);
+        if way.has_sessions() {
+            // Drivers ask as they connect, and get the cookie of their session.
+            let name = vec![SqlInfo::FlightSqlServerName];
+            let answer = client.get_sql_info(name).await.map_err(status);
+            answer.map_err(Refusal)?;
+        }
+        Ok(Self { client, way })
     }
 
     async fn outcome(&mut self, sql: String) -> Answer<Outcome> {
@@ -85,8 +97,7 @@ impl Connection {
         let schema = statement.dataset_schema().map_err(status)?;
         let outcome = if schema.fields().is_empty() {
             let count = statement.execute_update().await.map_err(status);
-            // Less than nothing is a count that nobody knows.
-            count.map(|count| Outcome::Count(u64::try_from(count).unwrap_or(0)))
+            count.map(Outcome::changed)
         } else {
             match statement.execute().await.map_err(status) {
                 Ok(info) => self.fetch_all(info).await,
@@ -98,11 +109,16 @@ impl Connection {
     }
 
     async fn fetch_all(&mut self, info: FlightInfo) -> Answer<Outcome> {
+        let total = info.total_records;
         let [endpoint] = info.endpoint.as_slice() else {
             panic!("one endpoint expected: {info:?}");
         };
         let ticket = endpoint.ticket.clone().expect("an endpoint has a ticket");
-        self.fetch(ticket).await
+        match self.fetch(ticket).await? {
+            // A statement without a result tells the rows it has changed in their place.
+            Outcome::Rows(schema, _) if schema.fields().is_empty() => Ok(Outcome::changed(total)),
+            outcome => Ok(outcome),
+        }
     }
 
     async fn fetch(&mut self, ticket: Ticket) -> Answer<Outcome> {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow_flight::sql::metadata::GetTablesBuilder;
-use arrow_flight::sql::{CommandGetCatalogs, CommandGetDbSchemas};
+use arrow_flight::sql::{CommandGetCatalogs, CommandGetDbSchemas, CommandGetTables};
 use duck_flight_protocol::TableName;
 
 use super::Lossless;
@@ -33,8 +33,9 @@ use columns::{Columns, columns};
 
 pub(crate) use columns::sql_type_metadata;
 pub(crate) use keys::TableRef;
-pub(super) use keys::{
+use keys::{
     cross_reference, exported_keys, foreign_keys_schema, imported_keys, primary_keys,
+    primary_keys_schema,
 };
 
 /// The types of tables, in their order. `TABLE` is what JDBC and ODBC call it and what their tools ask for, where
@@ -59,8 +60,77 @@ pub(crate) struct TablesFilter {
     pub(crate) include_schema: bool,
 }
 
+/// What a client asks of the catalog.
+#[derive(Debug, Clone)]
+pub(crate) enum CatalogRequest {
+    Catalogs,
+    DbSchemas {
+        catalog: Option<String>,
+        schema_pattern: Option<String>,
+    },
+    Tables(TablesFilter),
+    TableTypes,
+    PrimaryKeys(TableRef),
+    ExportedKeys(TableRef),
+    ImportedKeys(TableRef),
+    CrossReference {
+        parent: TableRef,
+        child: TableRef,
+    },
+}
+
+impl CatalogRequest {
+    /// The schema of the answer.
+    pub(crate) fn schema(&self) -> SchemaRef {
+        match self {
+            Self::Catalogs => CommandGetCatalogs {}.into_builder().schema(),
+            Self::DbSchemas { .. } => CommandGetDbSchemas::default().into_builder().schema(),
+            Self::Tables(filter) => {
+                let command = CommandGetTables {
+                    include_schema: filter.include_schema,
+                    ..CommandGetTables::default()
+                };
+                command.into_builder().schema()
+            }
+            Self::TableTypes => table_types_schema(),
+            Self::PrimaryKeys(_) => primary_keys_schema(),
+            Self::ExportedKeys(_) | Self::ImportedKeys(_) | Self::CrossReference { .. } => {
+                foreign_keys_schema()
+            }
+        }
+    }
+
+    /// The answer, as the connection's session sees the catalog.
+    pub(super) fn answer(
+        &self,
+        connection: &Connection,
+        lossless: &Lossless,
+    ) -> Result<RecordBatch> {
+        match self {
+            Self::Catalogs => catalogs(connection, lossless),
+            Self::DbSchemas {
+                catalog,
+                schema_pattern,
+            } => db_schemas(
+                connection,
+                lossless,
+                catalog.as_deref(),
+                schema_pattern.as_deref(),
+            ),
+            Self::Tables(filter) => tables(connection, lossless, filter),
+            Self::TableTypes => table_types(),
+            Self::PrimaryKeys(table) => primary_keys(connection, lossless, table),
+            Self::ExportedKeys(table) => exported_keys(connection, lossless, table),
+            Self::ImportedKeys(table) => imported_keys(connection, lossless, table),
+            Self::CrossReference { parent, child } => {
+                cross_reference(connection, lossless, parent, child)
+            }
+        }
+    }
+}
+
 /// All catalogs: attached databases, and `temp` where the session has something in it.
-pub(super) fn catalogs(connection: &Connection, lossless: &Lossless) -> Result<RecordBatch> {
+fn catalogs(connection: &Connection, lossless: &Lossless) -> Result<RecordBatch> {
     let sql = format!(
         "SELECT database_name FROM system.main.duckdb_databases()
          WHERE NOT internal OR database_name IN (SELECT database_name FROM ({relations}))
@@ -72,7 +142,7 @@ pub(super) fn catalogs(connection: &Connection, lossless: &Lossless) -> Result<R
 }
 
 /// The schemas of a catalog, or of all, whose names match a pattern.
-pub(super) fn db_schemas(
+fn db_schemas(
     connection: &Connection,
     lossless: &Lossless,
     catalog: Option<&str>,
@@ -96,7 +166,7 @@ pub(super) fn db_schemas(
 
 /// Tables and views, with their columns if the filter says so. One whose columns cannot be told, such as a view that
 /// has lost its table, is listed without columns.
-pub(super) fn tables(
+fn tables(
     connection: &Connection,
     lossless: &Lossless,
     filter: &TablesFilter,
@@ -142,13 +212,13 @@ pub(super) fn tables(
 }
 
 /// The types of tables there are.
-pub(super) fn table_types() -> Result<RecordBatch> {
+fn table_types() -> Result<RecordBatch> {
     let types = Arc::new(StringArray::from_iter_values(TABLE_TYPES));
     RecordBatch::try_new(table_types_schema(), vec![types]).map_err(|error| unbuilt(error).into())
 }
 
 /// The schema of [`table_types`].
-pub(super) fn table_types_schema() -> SchemaRef {
+fn table_types_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new(
         "table_type",
         DataType::Utf8,

@@ -44,12 +44,25 @@ pub enum SqlErrorKind {
 impl SqlError {
     pub(crate) fn new(kind: SqlErrorKind, message: impl Into<String>) -> Self {
         let message = message.into();
-        if let Some(error) = Self::from_json(&message) {
-            return error;
-        }
         Self {
             kind: refine(kind, &message),
             message,
+        }
+    }
+
+    /// Reads error data, whose message may be JSON that tells type and message.
+    pub(crate) fn from_data(kind: SqlErrorKind, message: &str) -> Self {
+        #[derive(serde::Deserialize)]
+        struct Told {
+            exception_type: String,
+            exception_message: String,
+        }
+        match serde_json::from_str::<Told>(message) {
+            Ok(told) => {
+                let (name, message) = (told.exception_type, told.exception_message);
+                Self::from_message(&format!("{name} Error: {message}"))
+            }
+            Err(_) => Self::new(kind, message),
         }
     }
 
@@ -65,22 +78,6 @@ impl SqlError {
             .or_else(|| message.split_once(" exception: "))
             .map_or(SqlErrorKind::Invalid, |(name, _)| kind_of(name));
         Self::new(kind, message)
-    }
-
-    /// Reads an error that DuckDB hands over as JSON, where it forgets to write it out.
-    fn from_json(message: &str) -> Option<Self> {
-        #[derive(serde::Deserialize)]
-        struct Written {
-            exception_type: String,
-            exception_message: String,
-        }
-        let written: Written = serde_json::from_str(message).ok()?;
-        let Written {
-            exception_type,
-            exception_message,
-        } = written;
-        let message = format!("{exception_type} Error: {exception_message}");
-        Some(Self::from_message(&message))
     }
 
     /// Whether the database is unusable from now on.
@@ -195,13 +192,10 @@ mod tests {
             SqlErrorKind::Fatal
         );
         assert_eq!(kind("words of no known kind"), SqlErrorKind::Invalid);
-        let json = r#"{"exception_type":"Not implemented","exception_message":"Unsupported Arrow type VARIANT"}"#;
-        let error = SqlError::new(SqlErrorKind::Invalid, json);
+        let json = r#"{"exception_type":"Not implemented","exception_message":"no such type"}"#;
+        let error = SqlError::from_data(SqlErrorKind::Invalid, json);
         assert_eq!(error.kind, SqlErrorKind::Unsupported);
-        assert_eq!(
-            error.message,
-            "Not implemented Error: Unsupported Arrow type VARIANT"
-        );
+        assert_eq!(error.message, "Not implemented Error: no such type");
         let of_a_commit = |message| SqlError::new(SqlErrorKind::Transaction, message).kind;
         assert_eq!(
             of_a_commit(

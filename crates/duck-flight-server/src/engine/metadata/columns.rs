@@ -12,7 +12,9 @@ use super::super::sql_error::SqlError;
 use crate::error::Result;
 
 const CATALOG_NAME: &str = "ARROW:FLIGHT:SQL:CATALOG_NAME";
+/// What the specification calls it, and what drivers look for.
 const DB_SCHEMA_NAME: &str = "ARROW:FLIGHT:SQL:DB_SCHEMA_NAME";
+const SCHEMA_NAME: &str = "ARROW:FLIGHT:SQL:SCHEMA_NAME";
 const TABLE_NAME: &str = "ARROW:FLIGHT:SQL:TABLE_NAME";
 const TYPE_NAME: &str = "ARROW:FLIGHT:SQL:TYPE_NAME";
 const PRECISION: &str = "ARROW:FLIGHT:SQL:PRECISION";
@@ -162,6 +164,7 @@ impl Columns {
         metadata.extend(owned([
             (CATALOG_NAME, table.catalog.clone().unwrap_or_default()),
             (DB_SCHEMA_NAME, table.schema.clone().unwrap_or_default()),
+            (SCHEMA_NAME, table.schema.clone().unwrap_or_default()),
             (TABLE_NAME, table.table.clone()),
             (IS_AUTO_INCREMENT, flag(is_auto_increment)),
             (IS_CASE_SENSITIVE, flag(is_case_sensitive)),

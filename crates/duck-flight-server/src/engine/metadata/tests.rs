@@ -161,13 +161,13 @@ fn a_table_tells_all_about_its_columns() {
         (kind, about.join(" "))
     };
     let id = "CATALOG_NAME=memory DB_SCHEMA_NAME=main IS_AUTO_INCREMENT=1 IS_CASE_SENSITIVE=0 IS_READ_ONLY=0 \
-              IS_SEARCHABLE=1 PRECISION=19 SCALE=0 TABLE_NAME=Child TYPE_NAME=BIGINT";
+              IS_SEARCHABLE=1 PRECISION=19 SCALE=0 SCHEMA_NAME=main TABLE_NAME=Child TYPE_NAME=BIGINT";
     assert_eq!(about("id"), ("Int64 false".into(), id.into()));
     let text = "CATALOG_NAME=memory DB_SCHEMA_NAME=main IS_AUTO_INCREMENT=0 IS_CASE_SENSITIVE=1 IS_READ_ONLY=0 \
-                IS_SEARCHABLE=1 TABLE_NAME=Child TYPE_NAME=VARCHAR";
+                IS_SEARCHABLE=1 SCHEMA_NAME=main TABLE_NAME=Child TYPE_NAME=VARCHAR";
     assert_eq!(about("pb"), ("Utf8 false".into(), text.into()));
     let twice = "CATALOG_NAME=memory DB_SCHEMA_NAME=main IS_AUTO_INCREMENT=0 IS_CASE_SENSITIVE=0 IS_READ_ONLY=1 \
-                 IS_SEARCHABLE=1 PRECISION=18 SCALE=3 TABLE_NAME=Child TYPE_NAME=DECIMAL";
+                 IS_SEARCHABLE=1 PRECISION=18 SCALE=3 SCHEMA_NAME=main TABLE_NAME=Child TYPE_NAME=DECIMAL";
     assert_eq!(
         about("twice"),
         ("Decimal128(18, 3) true".into(), twice.into())

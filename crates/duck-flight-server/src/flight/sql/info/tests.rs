@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 
 use super::types::all as all_types;
 use super::*;
-use crate::engine::{Engine, EngineOptions};
+use crate::engine::{Engine, EngineOptions, Place};
 
 /// A server's engine over a database in memory.
 fn engine() -> Engine {
@@ -25,7 +25,10 @@ fn engine() -> Engine {
 
 /// The texts of a query's only column.
 async fn column(engine: &Engine, sql: &str) -> Vec<String> {
-    let result = engine.query(sql.into()).await.expect("the query runs");
+    let result = engine
+        .query(&Place::Any, sql.to_owned())
+        .await
+        .expect("the query runs");
     let batches: Vec<_> = result.try_collect().await.expect("the rows arrive");
     let texts = batches.iter().flat_map(|batch| {
         let column = batch.column(0).as_string::<i32>();
@@ -163,10 +166,13 @@ async fn conversions_are_those_of_cast() {
     for (from, from_type, sample) in types {
         // Not a literal, which would be cast to whatever is asked for.
         let create = format!("CREATE OR REPLACE TABLE t AS SELECT '{sample}'::{from_type} AS x");
-        engine.execute(create).await.expect("a table is created");
+        engine
+            .execute(&Place::Any, create)
+            .await
+            .expect("a table is created");
         for (to, to_type, _) in types {
             let cast = engine
-                .execute(format!("SELECT CAST(x AS {to_type}) FROM t"))
+                .execute(&Place::Any, format!("SELECT CAST(x AS {to_type}) FROM t"))
                 .await;
             let is_possible =
                 !cast.is_err_and(|error| error.to_string().contains("Unimplemented type for cast"));
