@@ -8,6 +8,7 @@ mod fuzz;
 mod get;
 mod group;
 mod limits;
+mod macros;
 mod malformed;
 mod memory;
 mod modes;
