@@ -69,14 +69,14 @@ fn listing_sql(pattern: Option<&str>) -> String {
     format!(
         "SELECT database_name, schema_name, name, rows FROM (
              SELECT database_name, schema_name, table_name AS name, internal, estimated_size::BIGINT AS rows
-             FROM duckdb_tables()
+             FROM system.main.duckdb_tables()
              UNION ALL
-             SELECT database_name, schema_name, view_name, internal, NULL FROM duckdb_views()
+             SELECT database_name, schema_name, view_name, internal, NULL FROM system.main.duckdb_views()
          ) WHERE NOT internal AND schema_name <> '{OWN_SCHEMA}'{filter} ORDER BY ALL"
     )
 }
 
-fn select_all_schema(
+pub(super) fn select_all_schema(
     connection: &Connection,
     lossless: &super::Lossless,
     name: &TableName,
@@ -85,23 +85,27 @@ fn select_all_schema(
         .parse(&format!("FROM {}", name.to_sql()))?
         .last_statement();
     let statement = statement.ok_or_else(|| SqlError::internal("a statement was not parsed"))??;
-    Ok(Readable::new(&statement.schema(&lossless.options)?)
-        .schema()
-        .clone())
+    let (schema, _) = statement.schema(&lossless.options)?;
+    Ok(Readable::new(&schema).schema().clone())
 }
 
-/// The name of the server's own database in SQL.
-pub(super) fn own_name(connection: &Connection, lossless: &super::Lossless) -> Result<String> {
-    let found = rows(connection, lossless, "SELECT current_database()")?;
-    Ok(text(found.column(0), 0))
+/// The catalog and the schema in which a connection looks up names first.
+pub(super) fn current(
+    connection: &Connection,
+    lossless: &super::Lossless,
+) -> Result<(String, String)> {
+    let sql = "SELECT system.main.current_database(), system.main.current_schema()";
+    let found = rows(connection, lossless, sql)?;
+    Ok((text(found.column(0), 0), text(found.column(1), 0)))
 }
 
 /// A text as SQL.
-pub(super) fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// Runs one of the engine's own small queries.
+/// Runs one of the engine's own small queries. It calls functions by their full names, for a client may have made a
+/// macro of the same name.
 pub(super) fn rows(
     connection: &Connection,
     lossless: &super::Lossless,
