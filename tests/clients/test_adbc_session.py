@@ -1,6 +1,7 @@
 """How an ADBC driver connects, what it learns of the server, and what its session keeps to itself."""
 
 import json
+import time
 
 import pytest
 from adbc_driver_flightsql import ConnectionOptions, DatabaseOptions
@@ -68,6 +69,19 @@ def test_what_a_session_left_is_gone_when_it_is_closed(server, table):
             run(connection, f"CREATE TEMP TABLE {table} (i INTEGER)")
             run(connection, "SET TimeZone = 'Asia/Tokyo'")
             run(connection, "SET VARIABLE left_behind = 1")
+
+
+def test_a_session_that_nobody_uses_ends_and_its_client_hears_of_it(start_server, table):
+    server = start_server("--session-timeout", "200ms")
+    with connect(server, COOKIES) as connection:
+        run(connection, f"CREATE TEMP TABLE {table} (i INTEGER)")
+        with connect(server) as other, pytest.raises(connection.Error, match="(?i)session"):
+            # Each use keeps it alive, so that the pauses between them grow.
+            for seconds in [0.1 * 2**n for n in range(9)]:
+                pause_end = time.monotonic() + seconds
+                while time.monotonic() < pause_end:
+                    rows_of(other, "SELECT 42")
+                count_of(connection, table)
 
 
 def test_a_connection_without_cookies_leaves_nothing_to_others(server, table):

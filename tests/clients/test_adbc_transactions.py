@@ -1,6 +1,7 @@
 """Transactions through ADBC: separate for each connection, and seen by others only when committed."""
 
 import threading
+import time
 
 import pytest
 from adbc_driver_manager import AdbcStatusCode
@@ -159,6 +160,24 @@ def test_a_prepared_statement_stays_in_its_transaction(open_transaction, connect
     assert count_of(connection, table) == 0
     writer.rollback()
     assert count_of(writer, table) == 0
+
+
+def test_an_abandoned_transaction_is_rolled_back_in_the_end(start_server, table):
+    server = start_server("--transaction-timeout", "200ms")
+    with connect(server) as connection, connect(server, autocommit=False) as abandoned:
+        run(connection, f"CREATE TABLE {table} AS SELECT 1 AS i")
+        run(abandoned, f"UPDATE {table} SET i = 2")
+        # Until then each try is in its way, and worth another.
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                run(connection, f"UPDATE {table} SET i = 3")
+                break
+            except connection.Error as error:
+                assert "(Aborted" in str(error), error
+        assert rows_of(connection, f"FROM {table}") == [(3,)]
+        with refused(AdbcStatusCode.NOT_FOUND, "(?i)transaction"):
+            abandoned.commit()
 
 
 def test_many_idle_transactions_hinder_nobody(server, connection):

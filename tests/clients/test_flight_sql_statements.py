@@ -84,6 +84,17 @@ def test_an_update_that_fails_says_why(client):
         update(client, "SELEKT 1")
 
 
+def test_an_update_is_answered_before_the_client_ends_its_stream(client, table):
+    # As clients in C++ have it: they close their side only when they have the answer.
+    descriptor = flight.FlightDescriptor.for_command(
+        command("CommandStatementUpdate", {1: f"CREATE TABLE {table} AS FROM range(3)"})
+    )
+    writer, reader = client.do_put(descriptor, pa.schema([]), flight.FlightCallOptions(timeout=10))
+    assert reader.read() is not None
+    writer.close()
+    assert len(query(client, f"FROM {table}")) == 3
+
+
 def test_many_tickets_wait_to_be_read(client):
     infos = [info_of(client, "CommandStatementQuery", {1: f"SELECT {i} AS i"}) for i in range(500)]
     rows = [client.do_get(info.endpoints[0].ticket).read_all().to_pylist() for info in infos]
