@@ -15,6 +15,7 @@ mod effect;
 mod evolve;
 mod ffi;
 mod ingest;
+mod insert;
 mod large;
 mod mark;
 mod own_table;
@@ -161,6 +162,7 @@ impl Engine {
         let mark = Mark::open(&options.database)?;
         let database = open_database(options).inspect_err(|_| mark.restore())?;
         let set_up = database.connect()?;
+        set_up.make_handover()?;
         settle_logs(&set_up, &options.database)?;
         set_up.execute(producers::CREATE_SQL)?;
         set_up.execute(rejects::CREATE_SQL)?;

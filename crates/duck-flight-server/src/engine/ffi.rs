@@ -7,7 +7,8 @@
 //!
 //! - [`Database`] and [`Connection`]: opened once, closed when the last user is gone;
 //! - [`query::Script`], [`Prepared`], [`QueryResult`]: one statement at a time, results chunk by chunk;
-//! - [`Appender`], [`ArrowImporter`], [`append::DataChunk`]: Arrow in, rows appended.
+//! - [`Appender`], [`ArrowImporter`], [`append::DataChunk`]: Arrow in, rows appended;
+//! - [`insert::Insert`]: the same by a statement that is planned once.
 //!
 //! A wrapper owns what it wraps and frees it once. Whatever borrows from a connection says so with a
 //! lifetime, and a connection belongs to one thread at a time; only its [`Interrupter`] is shared.
@@ -15,6 +16,7 @@
 #![expect(unsafe_code, reason = "this module is where the C API is called")]
 
 pub(crate) mod append;
+pub(crate) mod insert;
 pub(crate) mod query;
 
 use std::ffi::{CStr, CString, c_char};
@@ -281,13 +283,19 @@ impl Drop for LogicalType {
 impl LogicalType {
     /// Whether the type, or a type inside it, is one of `ids`.
     fn contains(&self, ids: &[ffi::duckdb_type]) -> bool {
+        ids.contains(&self.id()) || self.children().iter().any(|child| child.contains(ids))
+    }
+
+    fn id(&self) -> ffi::duckdb_type {
+        // SAFETY: the type is live.
+        unsafe { ffi::duckdb_get_type_id(self.0) }
+    }
+
+    /// The types that it is made of.
+    fn children(&self) -> Vec<Self> {
         // SAFETY: the type is live; children come back owned and are freed by their wrapper.
         unsafe {
-            let id = ffi::duckdb_get_type_id(self.0);
-            if ids.contains(&id) {
-                return true;
-            }
-            let children: Vec<Self> = match id {
+            match self.id() {
                 ffi::DUCKDB_TYPE_DUCKDB_TYPE_LIST => {
                     vec![Self(ffi::duckdb_list_type_child_type(self.0))]
                 }
@@ -309,8 +317,7 @@ impl LogicalType {
                         .collect()
                 }
                 _ => Vec::new(),
-            };
-            children.iter().any(|child| child.contains(ids))
+            }
         }
     }
 }
