@@ -236,7 +236,7 @@ impl Writer {
             inserts.run(table)?;
             turn.wait();
             self.check(group)?;
-            self.shared.producers.write(inserts.connection, identities)
+            self.shared.producers.insert(inserts, identities)
         })?;
         Ok(true)
     }

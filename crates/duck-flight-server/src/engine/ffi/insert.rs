@@ -20,7 +20,8 @@ use parking_lot::Mutex;
 
 use super::append::{ArrowImporter, DataChunk};
 use super::{
-    ColumnShape, Connection, LogicalType, Result, SqlError, SqlErrorKind, c_string, take_text, text,
+    ColumnShape, Connection, LogicalType, Result, SqlError, SqlErrorKind, c_string, outcome,
+    take_text, text,
 };
 
 /// How a statement calls the rows.
@@ -198,25 +199,16 @@ impl Insert<'_> {
     /// Of the kind [`SqlErrorKind::Conflict`] where something was defined since the statement was prepared.
     pub(crate) fn run(&mut self) -> Result<()> {
         let _under_way = self.connection.commits().under_way();
-        // SAFETY: an all-zero duckdb_result is what the C API expects to fill in.
-        let mut result: ffi::duckdb_result = unsafe { std::mem::zeroed() };
-        // SAFETY: the statement is live; the result holds the message, which is copied, and is freed here, also
-        // after a failure.
-        let (state, message) = unsafe {
-            let state = ffi::duckdb_execute_prepared(self.raw, &raw mut result);
-            let message = text(ffi::duckdb_result_error(&raw mut result));
-            ffi::duckdb_destroy_result(&raw mut result);
-            (state, message)
-        };
+        // SAFETY: the statement is live.
+        let outcome = outcome(|result| unsafe { ffi::duckdb_execute_prepared(self.raw, result) });
         *self.handover.chunks.lock() = Chunks::default();
-        if state == ffi::DuckDBSuccess {
-            return Ok(());
-        }
-        if message.contains(&*REFUSAL.to_string_lossy()) {
+        outcome.map_err(|error| {
+            if !error.message.contains(&*REFUSAL.to_string_lossy()) {
+                return error;
+            }
             let message = "the table may have changed since its INSERT was prepared";
-            return Err(SqlError::new(SqlErrorKind::Conflict, message));
-        }
-        Err(SqlError::from_message(&message))
+            SqlError::new(SqlErrorKind::Conflict, message)
+        })
     }
 }
 
