@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
 use duck_flight_protocol::TableName;
 
 use super::ffi::Connection;
@@ -15,6 +17,11 @@ use crate::error::Result;
 
 /// So many tables have a prepared INSERT at a time.
 const MAX_TABLES: usize = 256;
+
+/// A batch of so many rows and bytes at most is small; so many bytes of them are put together.
+const SMALL_ROWS: usize = 256;
+const SMALL_BYTES: usize = 1 << 20;
+const JOINED_BYTES: usize = 16 << 20;
 
 /// How long a table whose INSERT cannot be used twice goes without one. DuckDB plans some anew each time: where a
 /// column defaults to the time of day, for one.
@@ -61,13 +68,10 @@ impl<'c> Inserts<'c> {
         let Some(insert) = known.and_then(|known| known.insert.as_mut()) else {
             return Ok(false);
         };
-        for batch in batches {
-            for start in (0..batch.num_rows()).step_by(MAX_CHUNK_ROWS) {
-                let rows = MAX_CHUNK_ROWS.min(batch.num_rows() - start);
-                if let Err(error) = insert.add(&batch.slice(start, rows)) {
-                    self.tables.remove(table);
-                    return Err(error.into());
-                }
+        for chunk in chunks(plan.schema(), batches) {
+            if let Err(error) = insert.add(&chunk) {
+                self.tables.remove(table);
+                return Err(error.into());
             }
         }
         Ok(true)
@@ -115,4 +119,47 @@ impl<'c> Inserts<'c> {
         self.tables.insert(table.clone(), known);
         Ok(())
     }
+}
+
+/// Brings batches to the size of a chunk: large ones are cut, and small ones put together, for each chunk takes DuckDB
+/// as long as some hundred rows.
+fn chunks<'b>(
+    schema: &SchemaRef,
+    batches: impl IntoIterator<Item = &'b RecordBatch>,
+) -> Vec<RecordBatch> {
+    let mut chunks = Vec::new();
+    let mut small: Vec<&RecordBatch> = Vec::new();
+    let (mut rows, mut bytes) = (0, 0);
+    for batch in batches {
+        let (batch_rows, batch_bytes) = (batch.num_rows(), batch.get_array_memory_size());
+        let is_small = batch_rows <= SMALL_ROWS && batch_bytes <= SMALL_BYTES;
+        if !is_small || rows + batch_rows > MAX_CHUNK_ROWS || bytes + batch_bytes > JOINED_BYTES {
+            join(schema, &mut small, &mut chunks);
+            (rows, bytes) = (0, 0);
+        }
+        if is_small {
+            small.push(batch);
+            rows += batch_rows;
+            bytes += batch_bytes;
+            continue;
+        }
+        for start in (0..batch_rows).step_by(MAX_CHUNK_ROWS) {
+            chunks.push(batch.slice(start, MAX_CHUNK_ROWS.min(batch_rows - start)));
+        }
+    }
+    join(schema, &mut small, &mut chunks);
+    chunks
+}
+
+/// Makes one chunk of small batches, where their types allow it.
+fn join(schema: &SchemaRef, small: &mut Vec<&RecordBatch>, chunks: &mut Vec<RecordBatch>) {
+    let joined = match small.len() {
+        0 | 1 => None,
+        _ => concat_batches(schema, small.iter().copied()).ok(),
+    };
+    match joined {
+        Some(joined) => chunks.push(joined),
+        None => chunks.extend(small.iter().map(|&batch| batch.clone())),
+    }
+    small.clear();
 }
