@@ -16,6 +16,7 @@ mod evolve;
 mod ffi;
 mod frames;
 mod ingest;
+mod insert;
 mod large;
 mod lease;
 mod mark;
@@ -182,6 +183,7 @@ impl Engine {
         let mark = Mark::open(&options.database)?;
         let database = open_database(options).inspect_err(|_| mark.restore())?;
         let set_up = database.connect()?;
+        set_up.make_handover()?;
         settle_logs(&set_up, &options.database)?;
         set_up.execute(producers::CREATE_SQL)?;
         set_up.execute(rejects::CREATE_SQL)?;
