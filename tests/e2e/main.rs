@@ -14,4 +14,6 @@ mod memory;
 mod modes;
 mod producer;
 mod put;
+mod session;
 mod shutdown;
+mod statement;
