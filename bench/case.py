@@ -77,6 +77,8 @@ class Table:
     heading: str
     label: Callable[[str], str | None]
     columns: tuple[Column, ...]
+    # What the rows are sorted by; as they were measured where there is nothing.
+    order: Callable[[str], tuple] | None = None
     # Whose figures the others' are set against: a column of another contender says how many times its figure ours is.
     against: str = OURS
 
@@ -115,6 +117,7 @@ class Bars:
     label: Callable[[str], str | None]
     contenders: tuple[str, ...]
     log_scale: bool = False
+    order: Callable[[str], tuple] | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,12 @@ class Case:
     steps: Callable[[Size], Iterable[Step]]
     tables: tuple[Table, ...] = ()
     plots: tuple[Plot | Bars, ...] = field(default=())
+
+
+def shown_tests(item: Table | Bars, tests: Iterable[str]) -> list[str]:
+    """The tests that a table or a picture shows, in its order."""
+    known = [test for test in tests if item.label(test)]
+    return sorted(known, key=item.order) if item.order else known
 
 
 def named(labels: dict[str, str]) -> Callable[[str], str | None]:

@@ -5,15 +5,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 
-from case import Bars, Plot
+from case import Bars, Plot, shown_tests
 from results import CONTENDERS, CaseResult, Spread
 
 WIDTH = 760
 LINES_HEIGHT = 400
 LEFT, RIGHT, TOP, BOTTOM = 84, 24, 52, 56
 LEGEND_ROW = 20
-BAR, BAR_GAP, GROUP_GAP = 18, 4, 34
-NAMES_WIDTH = 250
+BAR, BAR_GAP, GROUP_GAP = 18, 4, 8
+NAMES_WIDTH = 190
 
 # Each pair is read well on its background: light, dark. The first is ours.
 COLOURS = (("#c2410c", "#fb923c"), ("#64748b", "#94a3b8"), ("#0369a1", "#38bdf8"), ("#15803d", "#4ade80"), ("#7e22ce", "#c084fc"))
@@ -154,23 +154,24 @@ def legend(labels: list[str], y: float) -> list[str]:
 def draw_bars(plot: Bars, result: CaseResult) -> str | None:
     """Bars that lie, with the figure at the end of each and the least and the most of all turns across it."""
     groups = []
-    for test in result.figures:
+    for test in shown_tests(plot, result.figures):
         bars = [(name, spread) for name in plot.contenders if (spread := result.spread(test, name, plot.metric))]
-        if bars and (label := plot.label(test)):
-            groups.append((label, bars))
+        if bars:
+            groups.append((plot.label(test), bars))
     if not groups:
         return None
     scale = values_scale([spread for _, bars in groups for _, spread in bars], plot.log_scale, NAMES_WIDTH, WIDTH - RIGHT - 70)
     parts, y = [], TOP
     for label, bars in groups:
-        parts.append(text(16, y + BAR - 4, label))
+        parts.append(text(16, y + BAR - 6, label))
+        y += BAR + BAR_GAP
         for name, spread in bars:
             parts += bar(name, spread, y, scale, plot)
             y += BAR + BAR_GAP
-        y += GROUP_GAP - BAR - BAR_GAP + BAR
+        y += GROUP_GAP
     note = f"{plot.unit.axis}{', logarithmic' if plot.log_scale else ''}; bars: medians, whiskers: least and most"
-    parts.append(text(16, y + 4, note, "dim"))
-    return picture(plot.title, y + 18, parts)
+    parts.append(text(16, y + 10, note, "dim"))
+    return picture(plot.title, y + 24, parts)
 
 
 def bar(name: str, spread: Spread, y: float, scale: Scale, plot: Bars) -> list[str]:

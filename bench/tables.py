@@ -1,6 +1,6 @@
 """The tables of figures, for a terminal and for the page."""
 
-from case import Case, Column, Table
+from case import Case, Column, Table, shown_tests
 from results import CaseResult, Spread
 
 
@@ -29,7 +29,7 @@ def ratio_shown(ratio: Spread) -> str:
 
 def rows_of(table: Table, result: CaseResult) -> list[list[str]]:
     """The header and the rows; columns and rows without any figure are left out."""
-    tests = [test for test in result.figures if table.label(test)]
+    tests = shown_tests(table, result.figures)
     columns = [column for column in table.columns if any(result.values(test, column.contender, column.metric) for test in tests)]
     lines = []
     for test in tests:

@@ -61,6 +61,11 @@ def pair(commit: str, test: str) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
+def by_rows(test: str) -> tuple[int, int]:
+    writers, rows = pair("puts", test) or pair("batch", test)
+    return rows, writers
+
+
 def label(commit: str):
     def of(test: str) -> str | None:
         if (found := pair(commit, test)) is None:
@@ -83,7 +88,7 @@ def writers_with(commit: str, rows: int):
 
 def peers(test: str) -> str | None:
     found = pair("puts", test)
-    return f"{found[1]:,} rows" if found and found[0] == PEER_CLIENTS else None
+    return f"{found[1]:,} {'row' if found[1] == 1 else 'rows'}" if found and found[0] == PEER_CLIENTS else None
 
 
 RATES = by_contender("rows_per_second", ROWS_PER_SECOND, "limit", "seed", "quack", "postgres", "duck-flight", "duck-flight-once")
@@ -97,11 +102,11 @@ CASE = Case(
     about="puts, one for each batch, and batch commit, for 1 to 256 loaders and 1 to 10,000 rows; with and without exactly-once",
     steps=steps,
     tables=(
-        Table("puts", "a put for each batch", label("puts"), RATES),
-        Table("puts-p99", "a put for each batch: ack, p99 in ms", label("puts"), P99),
-        Table("batch", "batch commit", label("batch"), BATCH_RATES),
-        Table("batch-p99", "batch commit: ack, p99 in ms", label("batch"), BATCH_P99),
-        Table("loads-memory", "a put for each batch: the server's memory peak in MB", label("puts"), MEMORY),
+        Table("puts", "a put for each batch", label("puts"), RATES, by_rows),
+        Table("puts-p99", "a put for each batch: ack, p99 in ms", label("puts"), P99, by_rows),
+        Table("batch", "batch commit", label("batch"), BATCH_RATES, by_rows),
+        Table("batch-p99", "batch commit: ack, p99 in ms", label("batch"), BATCH_P99, by_rows),
+        Table("loads-memory", "a put for each batch: the server's memory peak in MB", label("puts"), MEMORY, by_rows),
     ),
     plots=(
         Plot(
@@ -123,6 +128,7 @@ CASE = Case(
             peers,
             ("duck-flight", "limit", "seed", "quack", "postgres"),
             log_scale=True,
+            order=by_rows,
         ),
     ),
 )

@@ -86,7 +86,8 @@ CASE = Case(
             QUERIES_PER_SECOND,
             "queries_per_second",
             named({"rust-1": "SELECT 42, 1 connection", "rust-8": "SELECT 42, 8 connections", "point-8": "by key, 8 connections"}),
-            PEERS[-1:] + ("duck-flight-prepared",) + PEERS[1:-1],
+            ("duck-flight", "duck-flight-prepared", "seed", "quack", "postgres"),
+            log_scale=True,
         ),
     ),
 )

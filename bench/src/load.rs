@@ -111,7 +111,7 @@ impl Batches {
 
 /// Makes the table, loads it, and tells how fast that was.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Value> {
-    let server = ConnectOptions::from(args.connect);
+    let server = ConnectOptions::from(args.connect.clone());
     let options = PutOptions {
         mode: args.kind.mode(),
         ..PutOptions::new(duck_flight_protocol::TableName::from(TABLE))
