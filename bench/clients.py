@@ -75,18 +75,32 @@ def new_producer() -> dict[str, str]:
     return {"producer": f"bench-{os.getpid()}-{time.time_ns()}"}
 
 
+class Loading:
+    """A duck-load that runs; `report` is what it came to, once it has ended."""
+
+    def __init__(self, process: subprocess.Popen):
+        self.process = process
+        self.report: dict = {}
+
+    def check_it_still_loads(self) -> None:
+        """What was measured beside it would else be measured beside nothing."""
+        if self.process.poll() is not None:
+            raise RuntimeError("the loaders ended before what was to be measured beside them")
+
+
 @contextmanager
 def loading(server: Contender, *how, **more):
-    """While duck-load loads; what it came to is in the dictionary when the loading has ended."""
-    report = {}
-    process = subprocess.Popen(load_command(server, *how, **more), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    """While duck-load loads."""
+    command = load_command(server, *how, **more)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    load = Loading(process)
     try:
         wait_for_rows(server, process)
-        yield report
+        yield load
         said, _ = process.communicate()
         if process.returncode != 0:
             raise RuntimeError(f"duck-load ended with {process.returncode}: {said}")
-        report.update(only(json.loads(said), *WRITE_METRICS))
+        load.report = only(json.loads(said), *WRITE_METRICS)
     finally:
         process.kill()
         process.wait()

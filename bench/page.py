@@ -1,7 +1,7 @@
 """The page docs/benchmarks.md: the prose of bench/page.md with tables, plots and the circumstances put in.
 
-In the prose, `{{targets}}`, `{{runs}}`, `{{cases}}`, `{{left_out}}`, `{{table NAME}}` and `{{plot NAME}}` stand for what
-a run found. So the prose is written by hand, no figure is, and making the page anew loses nothing.
+In the prose, `{{targets}}`, `{{runs}}`, `{{cases}}`, `{{left_out}}`, `{{table NAME}}` and `{{plot NAME}}` stand for
+what a run found. So the prose is written by hand, no figure is, and making the page anew loses nothing.
 """
 
 import re
@@ -83,19 +83,27 @@ def runs(results: Results) -> str:
     groups: dict[tuple, list[str]] = {}
     for name, result in results.cases.items():
         about = result.about
-        key = (about["command"], about["commit"], about["mode"], about["turns"], machine(about), versions(about), about["time"][:10])
+        key = (
+            about["command"],
+            about["commit"],
+            about["mode"],
+            about["turns"],
+            machine(about),
+            versions(about),
+            about["time"][:10],
+        )
         groups.setdefault(key, []).append(name)
     blocks = []
     for (command, commit, mode, turns, where, what, day), names in groups.items():
-        blocks.append(
-            f"- **{', '.join(names)}**: `{command}` at commit `{commit}` on {day}: {mode}, {turns} turns.\n  {where}.\n  {what}."
-        )
+        which = f"- **{', '.join(names)}**: `{command}` at commit `{commit}` on {day}: {mode}, {turns} turns."
+        blocks.append(f"{which}\n  {where}.\n  {what}.")
     return "\n".join(blocks) or NOT_MEASURED
 
 
 def machine(about: dict) -> str:
     found = about["machine"]
-    return f"{found['system']}, {found['processor']}, {found['cores']} cores, {found['memory_gib']} GiB, on {found['file_system']}"
+    processor = f"{found['processor']}, {found['cores']} cores, {found['memory_gib']} GiB"
+    return f"{found['system']}, {processor}, on {found['file_system']}"
 
 
 def versions(about: dict) -> str:

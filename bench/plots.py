@@ -16,7 +16,13 @@ BAR, BAR_GAP, GROUP_GAP = 18, 4, 8
 NAMES_WIDTH = 190
 
 # Each pair is read well on its background: light, dark. The first is ours.
-COLOURS = (("#c2410c", "#fb923c"), ("#64748b", "#94a3b8"), ("#0369a1", "#38bdf8"), ("#15803d", "#4ade80"), ("#7e22ce", "#c084fc"))
+COLOURS = (
+    ("#c2410c", "#fb923c"),
+    ("#64748b", "#94a3b8"),
+    ("#0369a1", "#38bdf8"),
+    ("#15803d", "#4ade80"),
+    ("#7e22ce", "#c084fc"),
+)
 
 STYLE = """
 .back { fill: #ffffff; } .ink { fill: #1f2328; } .dim { fill: #59636e; }
@@ -29,8 +35,14 @@ text { font: 12px system-ui, 'Segoe UI', Helvetica, Arial, sans-serif; } .title 
 
 
 def style() -> str:
-    light = "".join(f".f{i} {{ fill: {l}; }} .s{i} {{ stroke: {l}; fill: none; stroke-width: 2.2; }} " for i, (l, _) in enumerate(COLOURS))
-    dark = "".join(f".f{i} {{ fill: {d}; }} .s{i} {{ stroke: {d}; }} " for i, (_, d) in enumerate(COLOURS))
+    light = "".join(
+        f".f{number} {{ fill: {colour}; }} .s{number} {{ stroke: {colour}; fill: none; stroke-width: 2.2; }} "
+        for number, (colour, _) in enumerate(COLOURS)
+    )
+    dark = "".join(
+        f".f{number} {{ fill: {colour}; }} .s{number} {{ stroke: {colour}; }} "
+        for number, (_, colour) in enumerate(COLOURS)
+    )
     return f"<style>{light}{STYLE}{dark}}}</style>"
 
 
@@ -114,7 +126,8 @@ def draw_lines(plot: Plot, result: CaseResult) -> str | None:
         points = [
             (place, spread)
             for test in result.figures
-            if (place := series.place(test)) is not None and (spread := result.spread(test, series.contender, series.metric))
+            if (place := series.place(test)) is not None
+            and (spread := result.spread(test, series.contender, series.metric))
         ]
         if points:
             lines.append((series.label, sorted(points, key=lambda point: point[0])))
@@ -123,10 +136,15 @@ def draw_lines(plot: Plot, result: CaseResult) -> str | None:
     places = sorted({place for _, points in lines for place, _ in points})
     top = TOP + LEGEND_ROW
     across = Scale(places[0], places[-1], LEFT + 12, WIDTH - RIGHT - 12, log=True)
-    up = values_scale([spread for _, points in lines for _, spread in points], plot.log_scale, LINES_HEIGHT - BOTTOM, top)
+    up = values_scale(
+        [spread for _, points in lines for _, spread in points], plot.log_scale, LINES_HEIGHT - BOTTOM, top
+    )
     parts = [*grid_up(up), *legend([label for label, _ in lines], TOP)]
     parts += [text(across(place), LINES_HEIGHT - BOTTOM + 18, f"{place:,.0f}", "dim", "middle") for place in places]
-    parts += [text((LEFT + WIDTH - RIGHT) / 2, LINES_HEIGHT - 14, plot.axis, "dim", "middle"), text(16, top - 8, plot.unit.axis, "dim")]
+    parts += [
+        text((LEFT + WIDTH - RIGHT) / 2, LINES_HEIGHT - 14, plot.axis, "dim", "middle"),
+        text(16, top - 8, plot.unit.axis, "dim"),
+    ]
     for number, (_, points) in enumerate(lines):
         path = " ".join(f"{across(place):.1f},{up(spread.median):.1f}" for place, spread in points)
         parts.append(f'<polyline points="{path}" class="s{number}"/>')
@@ -139,14 +157,20 @@ def draw_lines(plot: Plot, result: CaseResult) -> str | None:
 def grid_up(up: Scale) -> list[str]:
     parts = []
     for tick in up.ticks():
-        parts += [line(LEFT, up(tick), WIDTH - RIGHT, up(tick), "grid"), text(LEFT - 8, up(tick) + 4, tick_label(tick), "dim", "end")]
+        parts += [
+            line(LEFT, up(tick), WIDTH - RIGHT, up(tick), "grid"),
+            text(LEFT - 8, up(tick) + 4, tick_label(tick), "dim", "end"),
+        ]
     return parts
 
 
 def legend(labels: list[str], y: float) -> list[str]:
     parts, x = [], LEFT
     for number, label in enumerate(labels):
-        parts += [f'<rect x="{x}" y="{y - 10}" width="12" height="12" rx="2" class="f{number}"/>', text(x + 18, y, label)]
+        parts += [
+            f'<rect x="{x}" y="{y - 10}" width="12" height="12" rx="2" class="f{number}"/>',
+            text(x + 18, y, label),
+        ]
         x += 34 + 7 * len(label)
     return parts
 
@@ -160,7 +184,9 @@ def draw_bars(plot: Bars, result: CaseResult) -> str | None:
             groups.append((plot.label(test), bars))
     if not groups:
         return None
-    scale = values_scale([spread for _, bars in groups for _, spread in bars], plot.log_scale, NAMES_WIDTH, WIDTH - RIGHT - 70)
+    scale = values_scale(
+        [spread for _, bars in groups for _, spread in bars], plot.log_scale, NAMES_WIDTH, WIDTH - RIGHT - 70
+    )
     parts, y = [], TOP
     for label, bars in groups:
         parts.append(text(16, y + BAR - 6, label))
@@ -178,10 +204,11 @@ def bar(name: str, spread: Spread, y: float, scale: Scale, plot: Bars) -> list[s
     number = plot.contenders.index(name)
     middle = y + BAR / 2
     end = scale(spread.median)
+    length = max(1, end - NAMES_WIDTH)
     figure_at = max(end, scale(spread.most)) + 6
     return [
         text(NAMES_WIDTH - 8, y + BAR - 4, CONTENDERS[name], "dim", "end"),
-        f'<rect x="{NAMES_WIDTH}" y="{y}" width="{max(1, end - NAMES_WIDTH):.1f}" height="{BAR}" rx="2" class="f{number}"/>',
+        f'<rect x="{NAMES_WIDTH}" y="{y}" width="{length:.1f}" height="{BAR}" rx="2" class="f{number}"/>',
         line(scale(spread.least), middle, scale(spread.most), middle, "whisker"),
         text(figure_at, y + BAR - 4, plot.unit.show(spread.median)),
     ]

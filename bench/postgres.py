@@ -149,6 +149,20 @@ def small(clients: int, seconds: float) -> dict:
         return found
 
 
+def points(keys: int, clients: int, seconds: float) -> dict:
+    """Clients that ask for a row by its key again and again, by a prepared statement."""
+    with running() as server:
+        server.execute(
+            f"""CREATE UNLOGGED TABLE points (id BIGINT PRIMARY KEY, value DOUBLE PRECISION, category VARCHAR);
+                INSERT INTO points SELECT i, random(), chr((65 + i % 4)::INTEGER) FROM generate_series(0, {keys} - 1) i;
+                ANALYZE points"""
+        )
+        ask = f"\\set key random(0, {keys - 1})\nSELECT * FROM points WHERE id = :key;\n"
+        found = server.pgbench(ask, clients, seconds, "prepared")
+        found["queries_per_second"] = found.pop("rate")
+        return found
+
+
 def read(rows: int) -> dict:
     """The whole table by COPY in PostgreSQL's binary format, thrown away by psql."""
     with running() as server:

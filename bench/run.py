@@ -33,14 +33,42 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--quick", dest="mode", action="store_const", const="quick", help="a part of the grid, short loads, two turns (default)")
-    mode.add_argument("--full", dest="mode", action="store_const", const="full", help="everything, and long enough to trust")
-    mode.add_argument("--tiny", dest="mode", action="store_const", const="tiny", help="whether every case runs; the figures mean nothing")
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), metavar="CASE", default=list(CASES), help="what to measure (default: all)")
+    mode.add_argument(
+        "--quick",
+        dest="mode",
+        action="store_const",
+        const="quick",
+        help="a part of the grid, short loads, two turns (default)",
+    )
+    mode.add_argument(
+        "--full", dest="mode", action="store_const", const="full", help="everything, and long enough to trust"
+    )
+    mode.add_argument(
+        "--tiny",
+        dest="mode",
+        action="store_const",
+        const="tiny",
+        help="whether every case runs; the figures mean nothing",
+    )
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        choices=list(CASES),
+        metavar="CASE",
+        default=list(CASES),
+        help="what to measure (default: all)",
+    )
     parser.add_argument("--turns", type=int, help="turns of each contender (default: 2 quick, 3 full)")
-    parser.add_argument("--json", type=Path, default=LATEST, help="where results are kept; cases not measured now stay (default: %(default)s)")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=LATEST,
+        help="where results are kept; cases not measured now stay (default: %(default)s)",
+    )
     parser.add_argument("--no-page", action="store_true", help="only print, and write the JSON")
-    parser.add_argument("--page-only", action="store_true", help="measure nothing: make the page and its plots from the JSON")
+    parser.add_argument(
+        "--page-only", action="store_true", help="measure nothing: make the page and its plots from the JSON"
+    )
     parser.set_defaults(mode="quick")
     return parser.parse_args()
 
@@ -50,10 +78,10 @@ def main() -> int:
     results = Results.load(options.json)
     if not options.page_only:
         measure(results, options)
-    for name in CASES if options.page_only else options.cases:
+    for name in options.cases:
         if name in results.cases:
             tables.print_case(CASES[name], results.cases[name])
-    targets.print_all(results)
+    targets.print_for(results, options.cases)
     # A tiny run's figures are nothing to show anyone.
     if not options.no_page and options.mode != "tiny":
         page.write(results)
@@ -83,7 +111,8 @@ def measure_case(case: Case, result: CaseResult, size: Size, turns: int) -> None
     for turn in range(turns):
         for number, step in enumerate(steps, 1):
             if turn == 0 or not step.once:
-                say(f"{case.name}, turn {turn + 1} of {turns}, step {number} of {len(steps)}: {step.tests[0]}, {step.contender}")
+                place = f"turn {turn + 1} of {turns}, step {number} of {len(steps)}"
+                say(f"{case.name}, {place}: {step.tests[0]}, {step.contender}")
                 take(step, result)
     say("")
 
@@ -111,7 +140,9 @@ def say(progress: str) -> None:
 
 
 def report_failures(results: Results, options: argparse.Namespace) -> int:
-    failed = [f"{name}: {line}" for name in options.cases if name in results.cases for line in results.cases[name].failed]
+    failed = [
+        f"{name}: {line}" for name in options.cases if name in results.cases for line in results.cases[name].failed
+    ]
     for line in failed:
         print(f"bench: failed: {line}", file=sys.stderr)
     return 1 if failed else 0

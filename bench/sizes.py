@@ -14,7 +14,7 @@ class Size:
     puts: tuple[tuple[int, int], ...]
     batches: tuple[tuple[int, int], ...]
     exactly_once: tuple[tuple[str, int, int], ...]
-    # Peers: the seed; PostgreSQL and Quack with 8 clients and so many rows.
+    # Peers: the seed; PostgreSQL and Quack, with 8 clients and so many rows, and with the bulk.
     seed_puts: tuple[tuple[int, int], ...]
     peer_rows: tuple[int, ...]
     limit_append_rows: int
@@ -31,7 +31,9 @@ class Size:
 
 WRITERS = (1, 2, 4, 8, 16, 64, 256)
 BATCH_ROWS = (1, 100, 1_000, 10_000)
-GRID = tuple((writers, rows) for rows in BATCH_ROWS for writers in WRITERS)
+# One stream of large puts.
+BULK = (1, 1_000_000)
+GRID = tuple((writers, rows) for rows in BATCH_ROWS for writers in WRITERS) + (BULK,)
 
 FULL = Size(
     mode="full",
@@ -39,8 +41,10 @@ FULL = Size(
     seconds=4,
     puts=GRID,
     batches=GRID,
-    exactly_once=tuple((commit, writers, rows) for commit in ("puts", "batch") for writers in (1, 8, 64) for rows in BATCH_ROWS),
-    seed_puts=((1, 1_000), (8, 1), (8, 100), (8, 1_000), (8, 10_000), (64, 1_000), (256, 1_000)),
+    exactly_once=tuple(
+        (commit, writers, rows) for commit in ("puts", "batch") for writers in (1, 8, 64) for rows in BATCH_ROWS
+    ),
+    seed_puts=((1, 1_000), (8, 1), (8, 100), (8, 1_000), (8, 10_000), (64, 1_000), (256, 1_000), BULK),
     peer_rows=BATCH_ROWS,
     limit_append_rows=4_000_000,
     keys=1_000_000,
@@ -59,10 +63,10 @@ QUICK = replace(
     mode="quick",
     turns=2,
     seconds=1,
-    puts=((1, 1_000), (8, 1), (64, 1), (8, 100), (8, 1_000), (64, 1_000), (256, 1_000), (8, 10_000)),
-    batches=((1, 1_000), (8, 1), (8, 100), (8, 1_000), (64, 1_000), (256, 1_000), (8, 10_000)),
+    puts=((1, 1_000), (8, 1), (64, 1), (8, 100), (8, 1_000), (64, 1_000), (256, 1_000), (8, 10_000), BULK),
+    batches=((1, 1_000), (8, 1), (8, 100), (8, 1_000), (64, 1_000), (256, 1_000), (8, 10_000), BULK),
     exactly_once=(("puts", 8, 1_000), ("batch", 8, 1_000)),
-    seed_puts=((1, 1_000), (8, 1), (8, 1_000), (64, 1_000), (8, 10_000)),
+    seed_puts=((1, 1_000), (8, 1), (8, 1_000), (64, 1_000), (8, 10_000), BULK),
     limit_append_rows=2_000_000,
     slow_peer_read_rows=1_000_000,
     tpch_scale=0.1,
@@ -77,7 +81,7 @@ TINY = replace(
     mode="tiny",
     turns=1,
     seconds=0.2,
-    puts=((1, 1_000), (8, 1), (8, 1_000), (64, 1_000), (8, 10_000)),
+    puts=((1, 1_000), (8, 1), (8, 1_000), (64, 1_000), (8, 10_000), BULK),
     batches=((1, 1_000), (8, 1_000), (64, 1_000)),
     seed_puts=((8, 1_000),),
     peer_rows=(1, 1_000),

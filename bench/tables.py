@@ -30,7 +30,11 @@ def ratio_shown(ratio: Spread) -> str:
 def rows_of(table: Table, result: CaseResult) -> list[list[str]]:
     """The header and the rows; columns and rows without any figure are left out."""
     tests = shown_tests(table, result.figures)
-    columns = [column for column in table.columns if any(result.values(test, column.contender, column.metric) for test in tests)]
+    columns = [
+        column
+        for column in table.columns
+        if any(result.values(test, column.contender, column.metric) for test in tests)
+    ]
     lines = []
     for test in tests:
         cells = [cell(table, column, test, result) for column in columns]

@@ -6,7 +6,7 @@ A target is a ratio or a limit of one run. One that is missed stays here: the pa
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from results import OURS, CaseResult, Results, Spread
+from results import CONTENDERS, OURS, CaseResult, Results, Spread
 from tables import print_aligned
 
 
@@ -42,7 +42,14 @@ def middle(spread: Spread | None) -> float | None:
 
 
 def at_least(
-    name: str, factor: float, other: str, case: str, test: str, metric: str, ours: str = OURS, other_test: str | None = None
+    name: str,
+    factor: float,
+    other: str,
+    case: str,
+    test: str,
+    metric: str,
+    ours: str = OURS,
+    other_test: str | None = None,
 ) -> Target:
     """Our figure is to be so many times another's in the same run."""
 
@@ -51,10 +58,10 @@ def at_least(
         return mine.median / theirs.median if mine and theirs else None
 
     # A share of a limit reads best as such.
-    show = percent if other == "limit" else times
-    called = {"limit": "the limit", "seed": "seed", "quack": "Quack", "postgres": "PostgreSQL"}.get(other, "")
-    aim = f"{show(factor).removesuffix('.00 ×').removesuffix(' ×')}{'' if show is percent else ' ×'} {called}".strip()
-    return Target(name, f"≥ {aim}", case, found, lambda ratio: ratio >= factor, show)
+    if other == "limit":
+        return Target(name, f"≥ {percent(factor)} of the limit", case, found, lambda share: share >= factor, percent)
+    called = "" if other == OURS else f" {CONTENDERS[other]}"
+    return Target(name, f"≥ {factor:g} ×{called}", case, found, lambda ratio: ratio >= factor, times)
 
 
 def at_most(name: str, most: float, case: str, test: str, metric: str) -> Target:
@@ -100,12 +107,24 @@ TARGETS = (
     at_least("read, Rust client", 0.75, "limit", "reads", "rust", RATE),
     at_least("read, pyarrow client", 2, "seed", "reads", "pyarrow", RATE),
     at_least("read, against Quack's own client", 5, "quack", "reads", "rust", RATE),
+    at_least("read, ADBC against plain pyarrow", 1, OURS, "reads", "adbc", RATE, other_test="pyarrow"),
     at_least("small query, one connection", 3, "seed", "small", "rust-1", QUERIES),
     at_least("small query, one connection", 8, "quack", "small", "rust-1", QUERIES),
     at_least("small query, eight connections", 3, "seed", "small", "rust-8", QUERIES),
     at_least("small query, eight connections", 8, "quack", "small", "rust-8", QUERIES),
+    at_least(
+        "small query by ADBC, against the seed's by pyarrow",
+        3,
+        "seed",
+        "small",
+        "python-1",
+        QUERIES,
+        "duck-flight-adbc",
+    ),
     slowed_down("`SELECT 42`, p99 while loaders write flat out", 3, "small-loading", "small-quiet"),
-    slowed_down("GROUP BY over a million rows, p99 while loaders write flat out", 3, "aggregate-loading", "aggregate-quiet"),
+    slowed_down(
+        "GROUP BY over a million rows, p99 while loaders write flat out", 3, "aggregate-loading", "aggregate-quiet"
+    ),
     at_most("longest ack, puts of 1,000 rows flat out", 100, "stalls", "puts", "latency_ms_max"),
     at_most("longest ack, batch commit flat out", 100, "stalls", "batch", "latency_ms_max"),
     at_least("256 loaders against 8, 1,000-row puts", 1, OURS, "loads", "puts-256x1000", RATE, other_test=PUTS),
@@ -118,7 +137,7 @@ HEADER = ["case", "target", "found", ""]
 
 
 def rows(results: Results) -> list[list[str]]:
-    return [HEADER, *(target.row(results) for target in TARGETS)]
+    return [HEADER, *(target.row(results) for target in TARGETS if target.case in results.cases)]
 
 
 def markdown(results: Results) -> str:
@@ -126,6 +145,9 @@ def markdown(results: Results) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---", "---:", "---:", "---"], *rest])
 
 
-def print_all(results: Results) -> None:
-    print("== targets")
-    print_aligned([[cell.strip("*") for cell in line] for line in rows(results)])
+def print_for(results: Results, cases: list[str]) -> None:
+    """Those of a few cases, if they have any."""
+    lines = [target.row(results) for target in TARGETS if target.case in cases]
+    if lines:
+        print("== targets")
+        print_aligned([[cell.strip("*") for cell in line] for line in [HEADER, *lines]])

@@ -1,7 +1,7 @@
 """The benchmark's own arithmetic, and the page it makes. Nothing is measured here."""
 
 import re
-import xml.etree.ElementTree as ElementTree
+from xml.etree import ElementTree
 
 import pytest
 
@@ -101,7 +101,9 @@ def test_plots_are_well_formed_and_stay_inside_their_frame(results):
             assert 0 <= float(place[1]) <= max(plots.WIDTH, height), (name, place[0])
 
 
-@pytest.mark.parametrize(("high", "ticks"), [(4.9, [0, 1, 2, 3, 4, 5]), (1e6, [0, 2e5, 4e5, 6e5, 8e5, 1e6]), (0.03, [0, 0.01, 0.02, 0.03])])
+@pytest.mark.parametrize(
+    ("high", "ticks"), [(4.9, [0, 1, 2, 3, 4, 5]), (1e6, [0, 2e5, 4e5, 6e5, 8e5, 1e6]), (0.03, [0, 0.01, 0.02, 0.03])]
+)
 def test_an_axis_has_round_numbers_and_reaches_the_highest_value(high, ticks):
     assert plots.nice_ticks(high) == pytest.approx(ticks)
 

@@ -5,7 +5,19 @@ from contextlib import contextmanager
 from subprocess import PIPE, Popen
 
 import clients
-from case import MEGABYTES, MILLISECONDS, QUERIES_PER_SECOND, ROWS_PER_SECOND, Case, Plot, Series, Step, Table, by_metric, step
+from case import (
+    MEGABYTES,
+    MILLISECONDS,
+    QUERIES_PER_SECOND,
+    ROWS_PER_SECOND,
+    Case,
+    Plot,
+    Series,
+    Step,
+    Table,
+    by_metric,
+    step,
+)
 from contenders import BINARIES, Contender, running
 from sizes import Size
 
@@ -91,7 +103,10 @@ MEMORY = {"memory_mb": ("memory peak, MB", MEGABYTES)}
 
 CASE = Case(
     name="growth",
-    about="8 loaders and a query on tables of 1 to 100 million rows (quick: to 10); beside 1 to 1,000 idle connections; 1 to 1,000 active ones",
+    about=(
+        "8 loaders and a query on tables of 1 to 100 million rows (quick: to 10), and beside 1 to 1,000 idle connections; "
+        "1 to 1,000 active ones"
+    ),
     steps=steps,
     tables=(
         Table(
@@ -100,7 +115,12 @@ CASE = Case(
             label("table-", "row"),
             by_metric("duck-flight", **LOADED, query_ms_p50=("look-up p50, ms", MILLISECONDS), **MEMORY),
         ),
-        Table("growth-idle", "idle connections beside 8 loaders", label("idle-", "connection"), by_metric("duck-flight", **LOADED, **ASKED, **MEMORY)),
+        Table(
+            "growth-idle",
+            "idle connections beside 8 loaders",
+            label("idle-", "connection"),
+            by_metric("duck-flight", **LOADED, **ASKED, **MEMORY),
+        ),
         Table(
             "growth-active",
             "connections that ask `SELECT 42`",

@@ -8,10 +8,11 @@ import postgres
 import quack
 from case import MEGABYTES, MILLISECONDS, ROWS_PER_SECOND, Bars, Case, Plot, Series, Step, Table, by_contender, step
 from contenders import running, working_directory
-from sizes import Size
+from sizes import BULK, Size
 
 PEER_CLIENTS = 8
-LIMIT_ROWS = (1_000, 10_000)
+# The limit with batches of so many rows counts for these tests: how many rows a batch has beyond that changes little.
+LIMITS = {1_000: ("8x1000",), 10_000: ("8x10000", "1x1000000")}
 
 
 def load(name: str, commit: str, writers: int, rows: int, seconds: float, *, once: bool = False) -> dict:
@@ -29,14 +30,14 @@ def limit(rows: int, total: int) -> dict:
 
 
 def steps(size: Size) -> Iterator[Step]:
-    for rows in LIMIT_ROWS:
-        pair = f"{PEER_CLIENTS}x{rows}"
-        yield Step((f"puts-{pair}", f"batch-{pair}"), "limit", lambda rows=rows: limit(rows, size.limit_append_rows))
+    for rows, pairs in LIMITS.items():
+        tests = tuple(f"{commit}-{pair}" for pair in pairs for commit in ("puts", "batch"))
+        yield Step(tests, "limit", lambda rows=rows: limit(rows, size.limit_append_rows))
     for writers, rows in size.puts:
         test = f"puts-{writers}x{rows}"
         if (writers, rows) in size.seed_puts:
             yield step(test, "seed", load, "seed", "puts", writers, rows, size.seconds)
-        if writers == PEER_CLIENTS and rows in size.peer_rows:
+        if (writers == PEER_CLIENTS and rows in size.peer_rows) or (writers, rows) == BULK:
             yield step(test, "quack", quack.insert, writers, rows, size.seconds)
             yield step(test, "postgres", postgres.insert, writers, rows, size.seconds)
         yield step(test, "duck-flight", load, "duck-flight", "puts", writers, rows, size.seconds)
@@ -91,7 +92,9 @@ def peers(test: str) -> str | None:
     return f"{found[1]:,} {'row' if found[1] == 1 else 'rows'}" if found and found[0] == PEER_CLIENTS else None
 
 
-RATES = by_contender("rows_per_second", ROWS_PER_SECOND, "limit", "seed", "quack", "postgres", "duck-flight", "duck-flight-once")
+RATES = by_contender(
+    "rows_per_second", ROWS_PER_SECOND, "limit", "seed", "quack", "postgres", "duck-flight", "duck-flight-once"
+)
 P99 = by_contender("latency_ms_p99", MILLISECONDS, "seed", "quack", "postgres", "duck-flight", "duck-flight-once")
 BATCH_RATES = by_contender("rows_per_second", ROWS_PER_SECOND, "limit", "duck-flight", "duck-flight-once")
 BATCH_P99 = by_contender("latency_ms_p99", MILLISECONDS, "duck-flight", "duck-flight-once")
@@ -99,7 +102,10 @@ MEMORY = by_contender("memory_mb", MEGABYTES, "seed", "quack", "duck-flight", "d
 
 CASE = Case(
     name="loads",
-    about="puts, one for each batch, and batch commit, for 1 to 256 loaders and 1 to 10,000 rows; with and without exactly-once",
+    about=(
+        "puts, one for each batch, and batch commit, of 1 to 256 loaders with 1 to 10,000 rows, and of one with a million; "
+        "with and without exactly-once"
+    ),
     steps=steps,
     tables=(
         Table("puts", "a put for each batch", label("puts"), RATES, by_rows),
@@ -107,6 +113,7 @@ CASE = Case(
         Table("batch", "batch commit", label("batch"), BATCH_RATES, by_rows),
         Table("batch-p99", "batch commit: ack, p99 in ms", label("batch"), BATCH_P99, by_rows),
         Table("loads-memory", "a put for each batch: the server's memory peak in MB", label("puts"), MEMORY, by_rows),
+        Table("batch-memory", "batch commit: the server's memory peak in MB", label("batch"), MEMORY, by_rows),
     ),
     plots=(
         Plot(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import clients
-from case import MILLISECONDS, ROWS_PER_SECOND, Case, Step, Table, by_contender
+from case import MILLISECONDS, ROWS_PER_SECOND, Bars, Case, Step, Table, by_contender
 from contenders import running
 from sizes import Size
 
@@ -33,7 +33,8 @@ def query(name: str, sql: str, size: Size, *, while_loading: bool) -> dict:
         clients.make_loaded_table(server)
         with clients.loading(server, *LOAD, size.seconds + MARGIN_SECONDS) as load:
             found = clients.small(server, size.seconds, sql=sql)
-        return {**found, "rows_per_second": load["rows_per_second"]}
+            load.check_it_still_loads()
+        return {**found, "rows_per_second": load.report["rows_per_second"]}
 
 
 def acks(name: str, size: Size, *, while_querying: bool) -> dict:
@@ -44,7 +45,7 @@ def acks(name: str, size: Size, *, while_querying: bool) -> dict:
             return clients.load(server, *LOAD, size.seconds)
         with clients.loading(server, *LOAD, size.seconds) as load:
             clients.small(server, size.seconds, sql=QUERIES["aggregate"])
-        return load
+        return load.report
 
 
 def steps(size: Size) -> Iterator[Step]:
@@ -57,7 +58,14 @@ def steps(size: Size) -> Iterator[Step]:
                     lambda name=name, sql=sql, loading=loading: query(name, sql, size, while_loading=loading),
                 )
         for suffix, querying in (("quiet", False), ("querying", True)):
-            yield Step((f"acks-{suffix}",), name, lambda name=name, querying=querying: acks(name, size, while_querying=querying))
+            yield Step(
+                (f"acks-{suffix}",),
+                name,
+                lambda name=name, querying=querying: acks(name, size, while_querying=querying),
+            )
+
+
+RATES = by_contender("rows_per_second", ROWS_PER_SECOND, "seed", "duck-flight")
 
 
 def columns(metric: str):
@@ -71,6 +79,17 @@ CASE = Case(
     tables=(
         Table("mixed-p50", "p50 in ms", LABELS.get, columns("latency_ms_p50")),
         Table("mixed-p99", "p99 in ms", LABELS.get, columns("latency_ms_p99")),
-        Table("mixed-rate", "rows a second meanwhile", LABELS.get, by_contender("rows_per_second", ROWS_PER_SECOND, "seed", "duck-flight")),
+        Table("mixed-rate", "rows a second meanwhile", LABELS.get, RATES),
+    ),
+    plots=(
+        Bars(
+            "mixed",
+            "p99 in ms: less is better",
+            MILLISECONDS,
+            "latency_ms_p99",
+            lambda test: LABELS[test].replace("`", ""),
+            ("duck-flight", "seed"),
+            log_scale=True,
+        ),
     ),
 )

@@ -28,7 +28,10 @@ def by_rust(name: str, rows: int) -> dict:
     with running(name) as server:
         clients.fill(server, rows)
         reads = [clients.bench("read", "--server", server.url, "--sql", READ_ALL) for _ in range(READS)]
-        return {"rows_per_second": median(read["rows_per_second"] for read in reads), "memory_mb": server.memory_peak_mb()}
+        return {
+            "rows_per_second": median(read["rows_per_second"] for read in reads),
+            "memory_mb": server.memory_peak_mb(),
+        }
 
 
 def by_python(asker, name: str, rows: int) -> dict:

@@ -77,7 +77,10 @@ COLUMNS = by_metric(
 
 CASE = Case(
     name="slow-reader",
-    about=f"a result of 100 million rows, read by a client that rests {PAUSE_MS} ms after each message; --memory-limit {MEMORY_LIMIT_MB} MB",
+    about=(
+        f"a result of 100 million rows, read by a client that rests {PAUSE_MS} ms after each message; "
+        f"--memory-limit {MEMORY_LIMIT_MB}MB"
+    ),
     steps=steps,
     tables=(Table("slow-reader", "the server's memory", label, COLUMNS),),
 )

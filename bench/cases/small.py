@@ -62,7 +62,12 @@ def steps(size: Size) -> Iterator[Step]:
     yield step("python-1", "duck-flight", by_python, clients.plain_asker, "duck-flight", size.seconds)
     yield step("python-1", "duck-flight-adbc", by_python, clients.adbc_asker, "duck-flight", size.seconds)
     yield step("point-8", "seed", points, "seed", "plain", size)
-    for contender, via in (("duck-flight", "plain"), ("duck-flight-sql", "flight-sql"), ("duck-flight-prepared", "prepared")):
+    yield step("point-8", "postgres", postgres.points, size.keys, 8, size.seconds)
+    for contender, via in (
+        ("duck-flight", "plain"),
+        ("duck-flight-sql", "flight-sql"),
+        ("duck-flight-prepared", "prepared"),
+    ):
         yield step("point-8", contender, points, "duck-flight", via, size)
 
 
@@ -74,10 +79,22 @@ CASE = Case(
     about="`SELECT 42` on one and eight connections, by plain Flight, Flight SQL, prepared and ADBC; a row by its key",
     steps=steps,
     tables=(
-        Table("small", "queries a second", named(TESTS), by_contender("queries_per_second", QUERIES_PER_SECOND, *PEERS)),
+        Table(
+            "small", "queries a second", named(TESTS), by_contender("queries_per_second", QUERIES_PER_SECOND, *PEERS)
+        ),
         Table("small-p99", "p99 in ms", named(TESTS), by_contender("latency_ms_p99", MILLISECONDS, *PEERS)),
-        Table("ways", "Duck Flight's ways: queries a second", named(TESTS), by_contender("queries_per_second", QUERIES_PER_SECOND, *WAYS)),
-        Table("ways-p99", "Duck Flight's ways: p99 in ms", named(TESTS), by_contender("latency_ms_p99", MILLISECONDS, *WAYS)),
+        Table(
+            "ways",
+            "Duck Flight's ways: queries a second",
+            named(TESTS),
+            by_contender("queries_per_second", QUERIES_PER_SECOND, *WAYS),
+        ),
+        Table(
+            "ways-p99",
+            "Duck Flight's ways: p99 in ms",
+            named(TESTS),
+            by_contender("latency_ms_p99", MILLISECONDS, *WAYS),
+        ),
     ),
     plots=(
         Bars(
@@ -85,7 +102,13 @@ CASE = Case(
             "small queries a second",
             QUERIES_PER_SECOND,
             "queries_per_second",
-            named({"rust-1": "SELECT 42, 1 connection", "rust-8": "SELECT 42, 8 connections", "point-8": "by key, 8 connections"}),
+            named(
+                {
+                    "rust-1": "SELECT 42, 1 connection",
+                    "rust-8": "SELECT 42, 8 connections",
+                    "point-8": "by key, 8 connections",
+                }
+            ),
             ("duck-flight", "duck-flight-prepared", "seed", "quack", "postgres"),
             log_scale=True,
         ),

@@ -29,7 +29,9 @@ def database(scale: float) -> Path:
 def queries() -> list[str]:
     with duckdb.connect() as connection:
         connection.execute(f"LOAD '{quack.extension('tpch')}'")
-        return [query for (query,) in connection.execute("SELECT query FROM tpch_queries() ORDER BY query_nr").fetchall()]
+        return [
+            query for (query,) in connection.execute("SELECT query FROM tpch_queries() ORDER BY query_nr").fetchall()
+        ]
 
 
 def seconds_of(ask) -> dict:
