@@ -104,8 +104,8 @@ MEMORY = {"memory_mb": ("memory peak, MB", MEGABYTES)}
 CASE = Case(
     name="growth",
     about=(
-        "8 loaders and a query on tables of 1 to 100 million rows (quick: to 10), and beside 1 to 1,000 idle connections; "
-        "1 to 1,000 active ones"
+        "8 loaders and a query on tables of 1 to 100 million rows (quick: to 10), and beside 1 to 1,000 idle "
+        "connections; 1 to 1,000 active ones"
     ),
     steps=steps,
     tables=(

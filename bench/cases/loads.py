@@ -103,8 +103,8 @@ MEMORY = by_contender("memory_mb", MEGABYTES, "seed", "quack", "duck-flight", "d
 CASE = Case(
     name="loads",
     about=(
-        "puts, one for each batch, and batch commit, of 1 to 256 loaders with 1 to 10,000 rows, and of one with a million; "
-        "with and without exactly-once"
+        "puts, one for each batch, and batch commit, of 1 to 256 loaders with 1 to 10,000 rows, and of one with a "
+        "million; with and without exactly-once"
     ),
     steps=steps,
     tables=(

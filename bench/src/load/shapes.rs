@@ -98,7 +98,9 @@ fn texts(rows: usize, random: &mut Random) -> ArrayRef {
 }
 
 fn point(rows: usize, random: &mut Random) -> StructArray {
-    let flags: BooleanArray = (0..rows).map(|_| Some(random.next() % 2 == 0)).collect();
+    let flags: BooleanArray = (0..rows)
+        .map(|_| Some(random.next().is_multiple_of(2)))
+        .collect();
     let fields = Fields::from(vec![
         Field::new("x", DataType::Float64, true),
         Field::new("y", DataType::Float64, true),
