@@ -18,6 +18,7 @@ class Size:
     seed_puts: tuple[tuple[int, int], ...]
     peer_rows: tuple[int, ...]
     limit_append_rows: int
+    limit_shape_rows: int
     keys: int
     read_rows: int
     slow_peer_read_rows: int
@@ -47,6 +48,7 @@ FULL = Size(
     seed_puts=((1, 1_000), (8, 1), (8, 100), (8, 1_000), (8, 10_000), (64, 1_000), (256, 1_000), BULK),
     peer_rows=BATCH_ROWS,
     limit_append_rows=4_000_000,
+    limit_shape_rows=500_000,
     keys=1_000_000,
     read_rows=5_000_000,
     slow_peer_read_rows=5_000_000,
@@ -68,6 +70,7 @@ QUICK = replace(
     exactly_once=(("puts", 8, 1_000), ("batch", 8, 1_000)),
     seed_puts=((1, 1_000), (8, 1), (8, 1_000), (64, 1_000), (8, 10_000), BULK),
     limit_append_rows=2_000_000,
+    limit_shape_rows=250_000,
     slow_peer_read_rows=1_000_000,
     tpch_scale=0.1,
     stall_seconds=20,
@@ -86,6 +89,7 @@ TINY = replace(
     seed_puts=((8, 1_000),),
     peer_rows=(1, 1_000),
     limit_append_rows=200_000,
+    limit_shape_rows=20_000,
     keys=10_000,
     read_rows=500_000,
     slow_peer_read_rows=100_000,

@@ -26,7 +26,13 @@ def load(name: str, kind: str, size: Size) -> dict:
         return clients.only(report, *clients.WRITE_METRICS)
 
 
-def limit(size: Size) -> dict:
+def append_limit(shape: str, size: Size) -> dict:
+    with working_directory() as directory:
+        how = ["--dir", directory, "--shape", shape, "--rows", size.limit_shape_rows]
+        return clients.only(clients.bench("limit", "append", *how), "rows_per_second")
+
+
+def upsert_limit(size: Size) -> dict:
     with working_directory() as directory:
         how = ["--dir", directory, "--keys", size.keys, "--seconds", min(1, size.seconds)]
         return clients.bench("limit", "upsert", *how)
@@ -34,9 +40,10 @@ def limit(size: Size) -> dict:
 
 def steps(size: Size) -> Iterator[Step]:
     for kind in SHAPES:
+        yield step(kind, "limit", append_limit, kind, size)
         for name in ("seed", "duck-flight"):
             yield step(kind, name, load, name, kind, size)
-    yield step("upsert", "limit", limit, size)
+    yield step("upsert", "limit", upsert_limit, size)
     for kind in KEYED:
         yield step(kind, "duck-flight", load, "duck-flight", kind, size)
 

@@ -10,7 +10,7 @@ use duck_load::{BatchSource, Plan};
 use duckdb::Connection;
 use serde_json::{Value, json};
 
-use crate::load::{Keyed, TABLE};
+use crate::load::{Keyed, Shape, TABLE};
 use crate::{per_second, query_report};
 
 /// Rows of a commit that is compressed at once, beside the log; and several of them.
@@ -33,6 +33,9 @@ pub(crate) enum Limit {
         /// Rows of each batch.
         #[arg(long, default_value_t = 1000)]
         batch_rows: usize,
+        /// What the rows look like; as those of duck-load when absent.
+        #[arg(long, value_enum)]
+        shape: Option<Shape>,
     },
     /// INSERT OR REPLACE from a temporary table, with several batches in a commit; the best counts.
     Upsert {
@@ -76,7 +79,8 @@ pub(crate) fn run(limit: &Limit) -> anyhow::Result<Value> {
             dir,
             rows,
             batch_rows,
-        } => best_append(dir, *rows, *batch_rows),
+            shape,
+        } => best_append(dir, *rows, *batch_rows, *shape),
         Limit::Upsert { dir, keys, seconds } => {
             best_upsert(dir, *keys, Duration::from_secs_f64(*seconds))
         }
@@ -101,7 +105,12 @@ fn open(path: &Path) -> anyhow::Result<Connection> {
     Ok(connection)
 }
 
-fn best_append(dir: &Path, rows: usize, batch_rows: usize) -> anyhow::Result<Value> {
+fn best_append(
+    dir: &Path,
+    rows: usize,
+    batch_rows: usize,
+    shape: Option<Shape>,
+) -> anyhow::Result<Value> {
     let mut settings = Vec::new();
     let mut best = 0.0_f64;
     let commits = [
@@ -120,11 +129,16 @@ fn best_append(dir: &Path, rows: usize, batch_rows: usize) -> anyhow::Result<Val
             };
             let file = tempfile::Builder::new().prefix("limit").tempdir_in(dir)?;
             let path = file.path().join("limit.db");
-            let sizes = CommitSizes {
+            let load = Load {
+                shape,
                 batch_rows,
                 batches_per_commit,
             };
-            let rate = append(&path, threads, sizes, rows)?;
+            // Fewer rows than a commit would not show its rate.
+            if batches_per_commit > 1 && batch_rows * batches_per_commit * threads > rows {
+                continue;
+            }
+            let rate = append(&path, threads, load, rows)?;
             best = best.max(rate);
             settings.push(json!({
                 "threads": threads,
@@ -136,27 +150,47 @@ fn best_append(dir: &Path, rows: usize, batch_rows: usize) -> anyhow::Result<Val
     Ok(json!({ "rows_per_second": best, "settings": settings }))
 }
 
+/// What is appended, and how much of it in a commit.
 #[derive(Clone, Copy)]
-struct CommitSizes {
+struct Load {
+    shape: Option<Shape>,
     batch_rows: usize,
     batches_per_commit: usize,
 }
 
-fn append(path: &Path, threads: usize, sizes: CommitSizes, rows: usize) -> anyhow::Result<f64> {
+impl Load {
+    fn columns_sql(self) -> String {
+        match self.shape {
+            Some(shape) => shape.columns_sql(),
+            None => "batch_id BIGINT, timestamp TIMESTAMP, value DOUBLE, category VARCHAR".into(),
+        }
+    }
+
+    /// Batches as the loaders make them, made beforehand so that only the appender is measured.
+    fn batches(self, count: usize) -> anyhow::Result<Vec<RecordBatch>> {
+        match self.shape {
+            Some(shape) => {
+                let batches = shape.batches(self.batch_rows, 1)?;
+                Ok(batches.into_iter().cycle().take(count).collect())
+            }
+            None => batches(count, self.batch_rows),
+        }
+    }
+}
+
+fn append(path: &Path, threads: usize, load: Load, rows: usize) -> anyhow::Result<f64> {
     let connection = open(path)?;
-    connection.execute_batch(
-        "CREATE TABLE t (batch_id BIGINT, timestamp TIMESTAMP, value DOUBLE, category VARCHAR)",
-    )?;
-    let commit_rows = sizes.batch_rows * sizes.batches_per_commit;
+    connection.execute_batch(&format!("CREATE TABLE t ({})", load.columns_sql()))?;
+    let commit_rows = load.batch_rows * load.batches_per_commit;
     let commits = rows.div_ceil(commit_rows * threads);
     let start = Arc::new(Barrier::new(threads + 1));
     let workers = (0..threads)
         .map(|_| {
             let (connection, start) = (connection.try_clone()?, start.clone());
             Ok(std::thread::spawn(move || {
-                let batches = batches(commits * sizes.batches_per_commit, sizes.batch_rows)?;
+                let batches = load.batches(commits * load.batches_per_commit)?;
                 start.wait();
-                append_commits(&connection, &batches, sizes.batches_per_commit)
+                append_commits(&connection, &batches, load.batches_per_commit)
             }))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
@@ -188,7 +222,7 @@ fn append_commits(
     Ok(())
 }
 
-/// Batches as `duck-load` makes them, made beforehand so that only the appender is measured.
+/// Batches of `duck-load`.
 fn batches(count: usize, rows: usize) -> anyhow::Result<Vec<RecordBatch>> {
     let defaults = Plan::new("t");
     let plan = Plan {

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::sync::Barrier;
 
 pub(crate) use keyed::{Keyed, create_table_sql as create_keyed_table_sql};
-use shapes::Shape;
+pub(crate) use shapes::Shape;
 
 use crate::load_report;
 

@@ -9,6 +9,7 @@ use arrow::array::{
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields};
+use clap::ValueEnum;
 
 use super::Random;
 
@@ -26,15 +27,35 @@ const TEXT_BYTES: std::ops::Range<u64> = 5..200;
 const LIST_LENGTH: std::ops::Range<u64> = 0..8;
 
 /// What a row looks like.
-#[derive(Clone, Copy)]
-pub(super) enum Shape {
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Shape {
+    /// A hundred numbers.
     Wide,
+    /// Texts of 5 to 200 bytes.
     Strings,
+    /// A list, a struct and a list of structs.
     Nested,
 }
 
 impl Shape {
-    pub(super) fn batches(self, rows: usize, seed: u64) -> anyhow::Result<Vec<RecordBatch>> {
+    /// The columns of a table for such rows, as DuckDB writes them.
+    pub(crate) fn columns_sql(self) -> String {
+        const POINT: &str = "STRUCT(x DOUBLE, y DOUBLE, valid BOOLEAN)";
+        let columns: Vec<String> = match self {
+            Self::Wide => (0..WIDE_COLUMNS)
+                .map(|column| format!("c{column} {}", ["BIGINT", "DOUBLE"][column % 2]))
+                .collect(),
+            Self::Strings => (0..TEXT_COLUMNS)
+                .map(|column| format!("s{column} VARCHAR"))
+                .collect(),
+            Self::Nested => vec![format!(
+                "id BIGINT, numbers DOUBLE[], point {POINT}, points {POINT}[]"
+            )],
+        };
+        columns.join(", ")
+    }
+
+    pub(crate) fn batches(self, rows: usize, seed: u64) -> anyhow::Result<Vec<RecordBatch>> {
         let mut random = Random::new(seed);
         let make = match self {
             Self::Wide => wide,
