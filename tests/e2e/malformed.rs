@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use arrow_flight::sql::{Any, CommandGetTables, CommandStatementQuery, ProstMessageExt};
+use arrow_flight::sql::{Any, CommandStatementSubstraitPlan, ProstMessageExt};
 use arrow_flight::{Action, FlightData, FlightDescriptor};
 use arrow_ipc::CompressionType;
 use duck_flight_protocol::PutOptions;
@@ -308,25 +308,12 @@ async fn a_message_over_the_limit_is_refused_and_the_connection_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_supported_is_refused_by_its_name() {
     let (server, client) = server_with_table().await;
-    let query = CommandStatementQuery {
-        query: "SELECT 1".into(),
-        transaction_id: None,
-    }
-    .as_any();
-    let tables = CommandGetTables {
-        include_schema: true,
-        ..Default::default()
-    }
-    .as_any();
+    let plan = CommandStatementSubstraitPlan::default().as_any();
     let unknown = Any {
         type_url: "type.googleapis.com/arrow.flight.protocol.sql.CommandNew".into(),
         value: vec![].into(),
     };
-    for (command, name) in [
-        (query, "CommandStatementQuery"),
-        (tables, "CommandGetTables"),
-        (unknown, "CommandNew"),
-    ] {
+    for (command, name) in [(plan, "Substrait"), (unknown, "CommandNew")] {
         let bytes = command.encode_to_vec();
         assert_refused(
             client.query(bytes.clone()).await,
@@ -344,25 +331,21 @@ async fn what_is_not_supported_is_refused_by_its_name() {
         put[0].flight_descriptor = Some(descriptor);
         assert_refused(client.put_messages(put).await, Code::Unimplemented, &[name]);
     }
-    for name in [
-        "CreatePreparedStatement",
-        "BeginTransaction",
-        "healthcheck",
-        "",
+    for (name, word) in [
+        ("BeginSavepoint", "savepoints"),
+        ("EndSavepoint", "savepoints"),
+        ("CreatePreparedSubstraitPlan", "Substrait"),
+        ("healthcheck", "query"),
+        ("", "query"),
     ] {
         let answer = client
             .flight()
             .do_action(Action::new(name, ""))
             .await
             .map_err(status);
-        assert_refused(answer.map(drop), Code::Unimplemented, &[name, "query"]);
+        assert_refused(answer.map(drop), Code::Unimplemented, &[word]);
     }
     let mut raw = client.clone();
-    let poll = raw
-        .raw()
-        .poll_flight_info(FlightDescriptor::new_cmd("SELECT 1"))
-        .await;
-    assert_refused(poll, Code::Unimplemented, &["PollFlightInfo"]);
     let exchange = raw.raw().do_exchange(futures::stream::iter(valid())).await;
     assert_refused(exchange.map(drop), Code::Unimplemented, &["DoExchange"]);
     assert_unharmed(server, client).await;

@@ -1,8 +1,9 @@
 //! A server inside the test's process.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use duck_flight_server::{Config, Engine, EngineOptions, ServeError, serve};
+use duck_flight_server::{Config, Engine, EngineOptions, Expiry, ServeError, serve};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -20,6 +21,8 @@ pub struct Setup {
     pub ingest_buffer_bytes: usize,
     /// The largest message, in bytes.
     pub max_message_bytes: usize,
+    /// When what clients leave behind expires.
+    pub expiry: Expiry,
 }
 
 impl Default for Setup {
@@ -29,6 +32,10 @@ impl Default for Setup {
             memory_limit: Some("1GiB".into()),
             ingest_buffer_bytes: 64 << 20,
             max_message_bytes: 64 << 20,
+            expiry: Expiry {
+                session: Duration::from_secs(3600),
+                transaction: Duration::from_secs(300),
+            },
         }
     }
 }
@@ -52,6 +59,7 @@ impl Setup {
                 min_free_disk_bytes: 0,
             },
             max_message_bytes: self.max_message_bytes,
+            expiry: self.expiry,
         };
         let engine = Engine::open(&config.engine).expect("a new database opens");
         let listener = TcpListener::bind(config.listen).await.expect("a free port");

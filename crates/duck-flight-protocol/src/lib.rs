@@ -13,6 +13,7 @@ mod ack;
 mod connect;
 mod producer;
 mod put;
+mod session;
 mod table_name;
 
 pub use ack::{Ack, BatchMetadata, Resume};
@@ -23,12 +24,21 @@ pub use producer::{
     ACTION_FORGET_PRODUCERS, ACTION_PRODUCERS, ForgetProducers, ProducerState, ProducersForgotten,
 };
 pub use put::{Commit, Create, Mode, OnError, OptionsError, PutOptions, SchemaMode};
+pub use session::{
+    ACTION_CLOSE_SESSION, ACTION_GET_SESSION_OPTIONS, ACTION_SET_SESSION_OPTIONS,
+    CloseSessionResult, CloseSessionStatus, GetSessionOptionsResult, OptionValue,
+    PreparedStatementResult, SESSION_COOKIE, SessionOptionValue, SetSessionOptionError,
+    SetSessionOptionReason, SetSessionOptionsRequest, SetSessionOptionsResult, StringListValue,
+};
 pub use table_name::{TableName, quote};
 
 use serde::{Deserialize, Serialize};
 
 /// The name of the `DoAction` that runs a script of SQL and answers with [`RowsChanged`].
 pub const ACTION_QUERY: &str = "query";
+
+/// The name of the `DoAction` that counts what the server keeps for its clients.
+pub const ACTION_STATUS: &str = "status";
 
 /// The body of the one result of [`ACTION_QUERY`], as JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 
@@ -76,6 +77,26 @@ pub struct Args {
         default_value = "64MiB"
     )]
     pub max_message_size: ByteSize,
+
+    /// How long a session or a prepared statement lasts that nobody uses
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "DUCK_FLIGHT_SESSION_TIMEOUT",
+        value_parser = humantime::parse_duration,
+        default_value = "1h"
+    )]
+    pub session_timeout: Duration,
+
+    /// How long a transaction lasts in which nothing is run
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "DUCK_FLIGHT_TRANSACTION_TIMEOUT",
+        value_parser = humantime::parse_duration,
+        default_value = "5m"
+    )]
+    pub transaction_timeout: Duration,
 
     /// How log lines on stderr are written; RUST_LOG says which (default: info)
     #[arg(

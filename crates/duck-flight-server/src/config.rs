@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 
 use crate::args::Args;
 use crate::engine::EngineOptions;
+use crate::session::Expiry;
 
 /// The least memory DuckDB does useful work with.
 const MIN_MEMORY_LIMIT: ByteSize = ByteSize::mib(64);
@@ -28,6 +29,8 @@ pub struct Config {
     pub engine: EngineOptions,
     /// The largest message it takes from a client, in bytes.
     pub max_message_bytes: usize,
+    /// When what clients leave behind expires.
+    pub expiry: Expiry,
 }
 
 /// Why flags do not make a configuration.
@@ -83,6 +86,10 @@ impl TryFrom<Args> for Config {
                 min_free_disk_bytes: args.min_free_disk.as_u64(),
             },
             max_message_bytes: max_message,
+            expiry: Expiry {
+                session: args.session_timeout,
+                transaction: args.transaction_timeout,
+            },
         })
     }
 }

@@ -14,13 +14,18 @@ mod constraints;
 mod effect;
 mod evolve;
 mod ffi;
+mod frames;
 mod ingest;
 mod large;
+mod lease;
 mod mark;
+mod metadata;
 mod own_table;
+mod parameters;
 mod plan;
 mod pool;
 mod producers;
+mod progress;
 mod pump;
 mod query;
 mod queue;
@@ -36,13 +41,20 @@ mod writer;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use duck_flight_protocol::{ForgetProducers, ProducerState, PutOptions, TableName};
 use tokio::sync::watch;
 
-pub(crate) use catalog::Relation;
+pub(crate) use catalog::{Relation, literal};
 pub(crate) use ingest::{Committing, Put, SentBatch};
-pub(crate) use query::ResultStream;
+pub(crate) use large::Large;
+pub(crate) use lease::{Held, Lease, Place};
+pub(crate) use metadata::{CatalogRequest, TableRef, TablesFilter, sql_type_metadata};
+pub(crate) use parameters::Parameters;
+pub(crate) use pool::Cancel;
+pub(crate) use progress::Progress;
+pub(crate) use query::{Description, Outcome, ResultStream, Rows, Sql};
 pub use sql_error::{SqlError, SqlErrorKind};
 pub(crate) use unit::Committed;
 
@@ -50,6 +62,7 @@ use crate::error::{Error, Result};
 use budget::Budget;
 use catalog::{Columns, SeenColumns};
 use checkpoint::{CheckpointBell, Checkpointer};
+use commits::Commits;
 use ffi::{ArrowOptions, Connection, Database};
 use large::LargeUnits;
 use mark::Mark;
@@ -76,6 +89,13 @@ const LOOKUPS_WAITING: usize = 65_536;
 
 /// Checkpoints have a thread of their own; only a log that has grown to this size makes a commit do one.
 const LAST_RESORT_WAL: &str = "4GB";
+
+/// The settings a client may change for its session.
+pub(crate) const SESSION_SETTINGS: &[&str] = &["search_path", "schema"];
+const ZONE_SETTINGS: [&str; 2] = ["TimeZone", "Calendar"];
+
+/// What the engine itself sets for statements whose progress somebody asks for.
+const PROGRESS_SETTINGS: &[&str] = &["enable_progress_bar", "enable_progress_bar_print"];
 
 /// What the engine needs to know.
 #[derive(Debug, Clone)]
@@ -109,6 +129,7 @@ struct Inner {
     room: RoomWatch,
     /// The name of the server's own database in SQL.
     catalog: String,
+    commits: Arc<Commits>,
     database: Mutex<Option<Database>>,
 }
 
@@ -194,7 +215,8 @@ impl Engine {
             checkpointer: Mutex::new(Some(checkpointer)),
             budget: Budget::new(options.ingest_buffer_bytes),
             room: RoomWatch::new(&options.database, options.min_free_disk_bytes),
-            catalog: catalog::own_name(&set_up, &shared.lossless)?,
+            catalog: catalog::current(&set_up, &shared.lossless)?.0,
+            commits: database.commits(),
             shared,
             database: Mutex::new(Some(database)),
         };
@@ -204,21 +226,117 @@ impl Engine {
     }
 
     /// Runs a script; the last statement's result streams out. Dropping the stream stops it.
-    pub(crate) async fn query(&self, sql: String) -> Result<ResultStream> {
-        let result = query::query(&self.0.queries, self.0.shared.lossless.clone(), sql).await;
-        result.map_err(|error| self.0.shared.health.observe(error))
+    pub(crate) async fn query(&self, place: &Place, sql: impl Into<Sql>) -> Result<ResultStream> {
+        let Inner {
+            queries, shared, ..
+        } = &*self.0;
+        let result = query::query(queries, &shared.lossless, place, sql.into()).await;
+        result.map_err(|error| shared.health.observe(error))
+    }
+
+    /// Runs a script to its end, and keeps its last result in memory.
+    pub(crate) async fn run(&self, place: &Place, sql: impl Into<Sql>) -> Result<Outcome> {
+        let Inner {
+            queries, shared, ..
+        } = &*self.0;
+        let result = query::run(queries, &shared.lossless, place, sql.into()).await;
+        result.map_err(|error| shared.health.observe(error))
     }
 
     /// Runs a script for its effect and answers with the number of rows it changed.
-    pub(crate) async fn execute(&self, sql: String) -> Result<u64> {
-        let result = query::execute(&self.0.queries, sql).await;
+    pub(crate) async fn execute(&self, place: &Place, sql: impl Into<Sql>) -> Result<u64> {
+        let result = query::execute(&self.0.queries, place, sql.into()).await;
         result.map_err(|error| self.0.shared.health.observe(error))
     }
 
-    /// The schema of a script's result, without running it.
-    pub(crate) async fn describe(&self, sql: String) -> Result<SchemaRef> {
-        let result = query::describe(&self.0.lookups, self.0.shared.lossless.clone(), sql).await;
-        result.map_err(|error| self.0.shared.health.observe(error))
+    /// What is known of a script, without running it.
+    pub(crate) async fn describe(&self, place: &Place, sql: String) -> Result<Description> {
+        let Inner {
+            queries, shared, ..
+        } = &*self.0;
+        let result = query::describe(queries, &shared.lossless, place, sql).await;
+        result.map_err(|error| shared.health.observe(error))
+    }
+
+    /// Whether what was known of a script is so still: nothing was committed since, and the client's own connection
+    /// does not see things that others do not.
+    pub(crate) fn is_current(&self, description: &Description, place: &Place) -> bool {
+        let is_open = matches!(place, Place::Own(lease) if lease.is_open());
+        !is_open && description.is_current(&self.0.commits)
+    }
+
+    /// What is in the catalog, as the client's statements see it.
+    pub(crate) async fn catalog(
+        &self,
+        place: &Place,
+        request: CatalogRequest,
+    ) -> Result<RecordBatch> {
+        let Inner {
+            queries, shared, ..
+        } = &*self.0;
+        let lossless = shared.lossless.clone();
+        query::run_on(queries, place, move |session, _, cancel| {
+            let _watch = cancel.watch(&session.connection);
+            request.answer(&session.connection, &lossless)
+        })
+        .await
+    }
+
+    /// The client's own connection, where rows must go in by it: into a temporary table, or in its transaction.
+    pub(crate) async fn own_connection(
+        &self,
+        place: &Place,
+        is_temporary: bool,
+    ) -> Result<Option<Held>> {
+        match place {
+            Place::Own(lease) if is_temporary || lease.is_open() => lease.hold().await.map(Some),
+            Place::Any if is_temporary => Err(Error::NoSession),
+            _ => Ok(None),
+        }
+    }
+
+    /// Opens a put on a client's own connection: in its transaction, or as one of its own.
+    pub(crate) fn put_on(
+        &self,
+        held: Held,
+        options: PutOptions,
+        schema: SchemaRef,
+    ) -> Result<Large> {
+        let key = self.table_key(&options.table);
+        Put::check_table(&key)?;
+        Large::start_on(self, held, options, key, schema)
+    }
+
+    /// Begins a transaction on a client's own connection.
+    pub(crate) async fn begin(&self, lease: &Lease) -> Result<()> {
+        self.control(lease, "BEGIN TRANSACTION").await
+    }
+
+    /// Ends the transaction of a client's own connection. Where a commit fails, it is rolled back.
+    pub(crate) async fn end(&self, lease: &Lease, commit: bool) -> Result<()> {
+        let sql = if commit { "COMMIT" } else { "ROLLBACK" };
+        self.control(lease, sql).await
+    }
+
+    async fn control(&self, lease: &Lease, sql: &str) -> Result<()> {
+        let held = lease.hold().await?;
+        let Inner {
+            queries, shared, ..
+        } = &*self.0;
+        let outcome = query::control(queries, held, sql.to_owned()).await;
+        outcome.map_err(|error| shared.health.observe(error))
+    }
+
+    /// Closes a client's own connection, whatever is open in it.
+    pub(crate) async fn close_lease(&self, lease: &Lease) {
+        if !lease.is_open() {
+            return;
+        }
+        // A statement that still runs keeps the connection until it ends.
+        if let Ok(mut held) = lease.hold().await {
+            // On a thread of the pool, for a roll back may take long. Without one, it is closed here.
+            self.0.queries.submit(move |_| held.close()).ok();
+        }
     }
 
     /// Lists tables and views whose name matches a `LIKE` pattern, or all.
@@ -365,6 +483,10 @@ impl Engine {
         self.0.budget.clone()
     }
 
+    fn queries(&self) -> &Pool {
+        &self.0.queries
+    }
+
     fn large_units(&self) -> &LargeUnits {
         &self.0.large_units
     }
@@ -483,14 +605,16 @@ fn lossless(database: &Database) -> Result<Lossless> {
 
 /// Closes DuckDB towards the machine: no files, no extensions, and of the settings only a session's own.
 fn lock_down(connection: &Connection) -> Result<()> {
-    let names = "SET allowed_configs = ['search_path', 'schema'";
+    let names = |names: &[&str]| {
+        let names = SESSION_SETTINGS
+            .iter()
+            .chain(PROGRESS_SETTINGS)
+            .chain(names);
+        let names: Vec<_> = names.map(|name| literal(name)).collect();
+        connection.execute(&format!("SET allowed_configs = [{}]", names.join(", ")))
+    };
     // A DuckDB compiled without ICU knows no time zones, and refuses names it does not know.
-    if connection
-        .execute(&format!("{names}, 'TimeZone', 'Calendar']"))
-        .is_err()
-    {
-        connection.execute(&format!("{names}]"))?;
-    }
+    names(&ZONE_SETTINGS).or_else(|_| names(&[]))?;
     connection.execute("SET enable_external_access = false; SET lock_configuration = true")?;
     Ok(())
 }

@@ -44,6 +44,85 @@ pub enum Error {
     /// A script began a transaction and did not end it.
     #[error("the script left a transaction open, so it was rolled back: end it with COMMIT")]
     OpenTransaction,
+    /// A request needs a connection of its client's own: said between the engine's parts, never to a client.
+    #[error("the statement needs a connection of its client's own")]
+    NeedsConnection,
+    /// A request waited too long for the one before it.
+    #[error(
+        "another statement of this session is still running, or its result is still being read: a session runs one \
+         statement at a time; read or cancel that one, or use another session"
+    )]
+    SessionBusy,
+    /// A parameter's value cannot be bound.
+    #[error("parameters, row {row}: {reason}")]
+    Parameter {
+        /// Which of the rows that were bound, from 1.
+        row: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A statement has another number of parameters than it was given.
+    #[error("the statement has {wanted} parameters and was given {given}")]
+    ParameterCount {
+        /// How many it has.
+        wanted: usize,
+        /// How many it was given.
+        given: usize,
+    },
+    /// The rows of parameters are too many to hold.
+    #[error(
+        "the parameters take more than {0} bytes, the limit: run the statement for fewer rows, or ingest them"
+    )]
+    TooManyParameters(usize),
+    /// Parameters were given to more than one statement.
+    #[error(
+        "a script of several statements takes no parameters: run the one that has them on its own"
+    )]
+    ParametersOfScript,
+    /// A statement that was run for several rows of parameters gave results of different schemas.
+    #[error(
+        "the statement's columns depend on its parameters: run it for one row of parameters at a time"
+    )]
+    SchemaChanged,
+    /// A result that is kept until it is fetched is too large.
+    #[error(
+        "the result is larger than {0} bytes, the limit for one of a statement that does more than read; \
+         read it with a SELECT of its own"
+    )]
+    ResultTooLarge(usize),
+    /// A handle of the server's that is not known.
+    #[error("unknown {what}: it was closed, or has expired")]
+    UnknownHandle {
+        /// What the handle is of.
+        what: &'static str,
+    },
+    /// Too much is kept for clients.
+    #[error("there are {limit} {what}s already, the limit: close some, or let them expire")]
+    TooManyHandles {
+        /// What there is too much of.
+        what: &'static str,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Too much waits to be fetched.
+    #[error(
+        "results that nobody has fetched take {0} bytes already, the limit: fetch some, or try again later"
+    )]
+    TooMuchHeld(usize),
+    /// A session that its client still shows has ended.
+    #[error(
+        "the session has ended, or the server was restarted, and what it held is gone: connect again"
+    )]
+    SessionEnded,
+    /// Something that lives in a session was asked for without one.
+    #[error("a temporary table needs a session: connect with a user name, or with cookies enabled")]
+    NoSession,
+    /// An error that was told before, told again.
+    #[error("{1}")]
+    Again(Code, String),
+    /// A session has one transaction at a time.
+    #[error("the session has an open transaction already: end it first, or use another session")]
+    TransactionOpen,
     /// A table that is not there.
     #[error("table `{0}` does not exist; create it, or put with create: if_missing")]
     NoTable(TableName),
@@ -179,24 +258,37 @@ impl Error {
             | Self::NoSequence(_)
             | Self::NoProducer(_)
             | Self::TooManyRejects(_)
+            | Self::Parameter { .. }
+            | Self::ParameterCount { .. }
+            | Self::ParametersOfScript
+            | Self::SchemaChanged
             | Self::Value { .. } => Code::InvalidArgument,
+            Self::SessionEnded => Code::Unauthenticated,
             Self::UnknownSchema(_)
+            | Self::NoSession
+            | Self::TransactionOpen
             | Self::OpenTransaction
             | Self::DatabaseInUse { .. }
             | Self::LogDamaged { .. } => Code::FailedPrecondition,
             Self::Forbidden(_) => Code::PermissionDenied,
-            Self::NoTable(_) => Code::NotFound,
+            Self::NoTable(_) | Self::UnknownHandle { .. } => Code::NotFound,
             Self::TableExists(_) => Code::AlreadyExists,
             Self::PutCutShort | Self::Cancelled | Self::EarlierBatchFailed => Code::Cancelled,
             Self::Fenced(_) | Self::Resent(_) => Code::Aborted,
-            Self::Busy { .. } | Self::NoRoom(_) => Code::ResourceExhausted,
+            Self::Busy { .. }
+            | Self::NoRoom(_)
+            | Self::SessionBusy
+            | Self::TooManyHandles { .. }
+            | Self::TooMuchHeld(_)
+            | Self::TooManyParameters(_)
+            | Self::ResultTooLarge(_) => Code::ResourceExhausted,
             Self::Unimplemented(_) => Code::Unimplemented,
             Self::ShuttingDown => Code::Unavailable,
             Self::ReasonLost => Code::Unknown,
-            Self::WorkerLost | Self::Io { .. } => Code::Internal,
+            Self::WorkerLost | Self::NeedsConnection | Self::Io { .. } => Code::Internal,
             // tonic says so for a message over the limit.
             Self::Transport(Code::OutOfRange, _) => Code::ResourceExhausted,
-            Self::Transport(code, _) => *code,
+            Self::Transport(code, _) | Self::Again(code, _) => *code,
         }
     }
 }
@@ -270,6 +362,39 @@ mod tests {
             (Error::NoSequence(1), Code::InvalidArgument),
             (Error::NoProducer(1), Code::InvalidArgument),
             (Error::TooManyRejects(1), Code::InvalidArgument),
+            (Error::NeedsConnection, Code::Internal),
+            (Error::SessionBusy, Code::ResourceExhausted),
+            (
+                Error::TooManyHandles {
+                    what: "w",
+                    limit: 1,
+                },
+                Code::ResourceExhausted,
+            ),
+            (Error::TooManyParameters(1), Code::ResourceExhausted),
+            (Error::TooMuchHeld(1), Code::ResourceExhausted),
+            (Error::NoSession, Code::FailedPrecondition),
+            (Error::Again(Code::Aborted, "m".into()), Code::Aborted),
+            (Error::SessionEnded, Code::Unauthenticated),
+            (Error::TransactionOpen, Code::FailedPrecondition),
+            (
+                Error::Parameter {
+                    row: 1,
+                    reason: "r".into(),
+                },
+                Code::InvalidArgument,
+            ),
+            (
+                Error::ParameterCount {
+                    wanted: 1,
+                    given: 2,
+                },
+                Code::InvalidArgument,
+            ),
+            (Error::ParametersOfScript, Code::InvalidArgument),
+            (Error::SchemaChanged, Code::InvalidArgument),
+            (Error::ResultTooLarge(1), Code::ResourceExhausted),
+            (Error::UnknownHandle { what: "w" }, Code::NotFound),
             (Error::Fenced("p".into()), Code::Aborted),
             (Error::Resent(1), Code::Aborted),
             (Error::NoRoom("n".into()), Code::ResourceExhausted),

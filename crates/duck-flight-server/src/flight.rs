@@ -10,6 +10,7 @@ mod list;
 mod put;
 mod size;
 mod sql;
+mod visit;
 
 use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::{
@@ -19,24 +20,46 @@ use arrow_flight::{
 use futures::stream::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::engine::Engine;
+use self::decode::Upload;
+use self::sql::FlightSql;
+use self::visit::Visit;
+use crate::engine::Place;
 use crate::error::Error;
+use crate::session::Sessions;
 
 /// What a call streams to its client.
 type Answers<T> = BoxStream<'static, Result<T, Status>>;
 
 /// The Flight service.
 pub(crate) struct FrontDoor {
-    engine: Engine,
+    sessions: Sessions,
+    sql: FlightSql,
     max_message_bytes: usize,
 }
 
 impl FrontDoor {
-    pub(crate) fn new(engine: Engine, max_message_bytes: usize) -> Self {
+    pub(crate) fn new(sessions: Sessions, max_message_bytes: usize) -> Self {
         Self {
-            engine,
+            sql: FlightSql::new(sessions.clone()),
+            sessions,
             max_message_bytes,
         }
+    }
+
+    /// Ends what clients have left behind once it has expired, for as long as it is polled.
+    pub(crate) fn sweep(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (sessions, polls) = (self.sessions.clone(), self.sql.sweep());
+        async move { sessions.sweep(polls).await }
+    }
+
+    /// Who is asking.
+    fn visit<T>(&self, request: &Request<T>) -> Result<Visit, Error> {
+        Visit::new(&self.sessions, request)
+    }
+
+    /// Where a plain request's statements run.
+    async fn place(&self, visit: &Visit) -> Result<Place, Error> {
+        self.sessions.place(&visit.caller, None).await
     }
 }
 
@@ -55,9 +78,15 @@ impl FlightService for FrontDoor {
         &self,
         request: Request<Ticket>,
     ) -> Result<Response<Self::DoGetStream>, Status> {
+        let visit = self.visit(&request)?;
         let ticket = request.into_inner().ticket;
-        sql::refuse(&ticket)?;
-        Ok(Response::new(get::get(&self.engine, &ticket).await?))
+        if let Some(command) = sql::command(&ticket)? {
+            let rows = self.sql.get(&visit.caller, command).await?;
+            return Ok(visit.answer(rows));
+        }
+        let place = self.place(&visit).await?;
+        let rows = get::get(self.sessions.engine(), &place, &ticket).await?;
+        Ok(Response::new(rows))
     }
 
     #[tracing::instrument(skip_all)]
@@ -65,7 +94,14 @@ impl FlightService for FrontDoor {
         &self,
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoPutStream>, Status> {
-        let acks = put::put(&self.engine, request.into_inner(), self.max_message_bytes).await?;
+        let visit = self.visit(&request)?;
+        let messages = request.into_inner();
+        let (descriptor, upload) = Upload::open(messages, self.max_message_bytes).await?;
+        if let Some(command) = sql::command(&descriptor.cmd)? {
+            let acks = self.sql.put(&visit.caller, command, upload).await?;
+            return Ok(visit.answer(acks));
+        }
+        let acks = put::put(self.sessions.engine(), &descriptor, upload).await?;
         Ok(Response::new(acks))
     }
 
@@ -74,9 +110,14 @@ impl FlightService for FrontDoor {
         &self,
         request: Request<Action>,
     ) -> Result<Response<Self::DoActionStream>, Status> {
-        Ok(Response::new(
-            action::run(&self.engine, request.into_inner()).await?,
-        ))
+        let mut visit = self.visit(&request)?;
+        let action = request.into_inner();
+        let found = self.sql.action(&mut visit, &action.r#type, &action.body);
+        if let Some(results) = found.await {
+            return Ok(visit.answer(results?));
+        }
+        let results = action::run(&self.sessions, &visit.caller, action).await?;
+        Ok(Response::new(results))
     }
 
     async fn list_actions(
@@ -91,11 +132,30 @@ impl FlightService for FrontDoor {
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
+        let visit = self.visit(&request)?;
         let descriptor = request.into_inner();
-        sql::refuse(&descriptor.cmd)?;
-        Ok(Response::new(
-            get::flight_info(&self.engine, descriptor).await?,
-        ))
+        if let Some(command) = sql::command(&descriptor.cmd)? {
+            let info = self.sql.flight_info(&visit.caller, command, descriptor);
+            return Ok(visit.answer(info.await?));
+        }
+        let place = self.place(&visit).await?;
+        let info = get::flight_info(self.sessions.engine(), &place, descriptor).await?;
+        Ok(Response::new(info))
+    }
+
+    #[tracing::instrument(skip_all)]
+    async fn poll_flight_info(
+        &self,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<PollInfo>, Status> {
+        let visit = self.visit(&request)?;
+        let descriptor = request.into_inner();
+        let command = match sql::command(&descriptor.cmd)? {
+            Some(command) => command,
+            None => get::as_statement(&descriptor)?,
+        };
+        let info = self.sql.poll(&visit.caller, command, descriptor).await?;
+        Ok(visit.answer(info))
     }
 
     #[tracing::instrument(skip_all)]
@@ -103,9 +163,15 @@ impl FlightService for FrontDoor {
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<SchemaResult>, Status> {
+        let visit = self.visit(&request)?;
         let descriptor = request.into_inner();
-        sql::refuse(&descriptor.cmd)?;
-        Ok(Response::new(get::schema(&self.engine, &descriptor).await?))
+        if let Some(command) = sql::command(&descriptor.cmd)? {
+            let schema = self.sql.schema(&visit.caller, &command).await?;
+            return Ok(visit.answer(get::schema_result(&schema)?));
+        }
+        let place = self.place(&visit).await?;
+        let schema = get::schema(self.sessions.engine(), &place, &descriptor).await?;
+        Ok(Response::new(schema))
     }
 
     #[tracing::instrument(skip_all)]
@@ -113,27 +179,18 @@ impl FlightService for FrontDoor {
         &self,
         request: Request<Criteria>,
     ) -> Result<Response<Self::ListFlightsStream>, Status> {
-        Ok(Response::new(
-            list::flights(&self.engine, &request.into_inner()).await?,
-        ))
+        let criteria = request.into_inner();
+        let flights = list::flights(self.sessions.engine(), &criteria).await?;
+        Ok(Response::new(flights))
     }
 
+    /// Opens a session for whoever asks: there are no passwords yet, so any are taken.
+    #[tracing::instrument(skip_all)]
     async fn handshake(
         &self,
         _request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Self::HandshakeStream>, Status> {
-        Err(unimplemented(
-            "this server asks for no credentials: connect without them",
-        ))
-    }
-
-    async fn poll_flight_info(
-        &self,
-        _request: Request<FlightDescriptor>,
-    ) -> Result<Response<PollInfo>, Status> {
-        Err(unimplemented(
-            "PollFlightInfo is not supported yet; use GetFlightInfo",
-        ))
+        visit::handshake(&self.sessions).map_err(Status::from)
     }
 
     async fn do_exchange(

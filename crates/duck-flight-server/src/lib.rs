@@ -30,9 +30,11 @@ mod engine;
 mod error;
 mod flight;
 mod server;
+mod session;
 
 pub use args::{Args, LogFormat};
 pub use config::{Config, ConfigError};
 pub use engine::{Engine, EngineOptions, SqlError, SqlErrorKind};
 pub use error::{Error, Result};
 pub use server::{ServeError, serve};
+pub use session::Expiry;

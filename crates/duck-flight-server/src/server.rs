@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::flight::FrontDoor;
+use crate::session::Sessions;
 
 /// How much a client may send ahead of what was read: on one stream, and on one connection.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
@@ -62,7 +63,9 @@ pub async fn serve(
     config: &Config,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
-    let front_door = FrontDoor::new(engine.clone(), config.max_message_bytes);
+    let sessions = Sessions::new(engine.clone(), config.expiry);
+    let front_door = FrontDoor::new(sessions, config.max_message_bytes);
+    let sweeping = front_door.sweep();
     let service = FlightServiceServer::new(front_door)
         .max_decoding_message_size(config.max_message_bytes)
         .max_encoding_message_size(usize::MAX);
@@ -85,6 +88,7 @@ pub async fn serve(
     tokio::select! {
         served = serving => served?,
         reason = engine.failed() => return Err(ServeError::Database(reason)),
+        () = sweeping => {}
     }
     let closing = tokio::task::spawn_blocking(move || engine.close());
     if closing.await.is_err() {

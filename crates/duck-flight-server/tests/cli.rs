@@ -106,6 +106,16 @@ fn help_tells_every_flag_its_variable_and_its_default() {
             "DUCK_FLIGHT_MAX_MESSAGE_SIZE",
             "64MiB",
         ),
+        (
+            "--session-timeout <TIME>",
+            "DUCK_FLIGHT_SESSION_TIMEOUT",
+            "1h",
+        ),
+        (
+            "--transaction-timeout <TIME>",
+            "DUCK_FLIGHT_TRANSACTION_TIMEOUT",
+            "5m",
+        ),
         ("--log-format <FORMAT>", "DUCK_FLIGHT_LOG_FORMAT", "text"),
     ];
     for (flag, variable, default) in flags {

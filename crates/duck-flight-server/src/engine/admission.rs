@@ -43,6 +43,9 @@ pub(super) fn admit(kind: StatementKind, sql: &str) -> Result<bool> {
         StatementKind::Set if sql.contains("global") => Err(Error::Forbidden(
             "SET GLOBAL would change every client's results; use SET SESSION",
         )),
+        StatementKind::Set if sql.contains("progress_bar") => Err(Error::Forbidden(
+            "the progress bar would be printed on the server; poll for a query to see how far it is",
+        )),
         StatementKind::Set => Ok(true),
     }
 }

@@ -76,7 +76,7 @@ fn listing_sql(pattern: Option<&str>) -> String {
     )
 }
 
-fn select_all_schema(
+pub(super) fn select_all_schema(
     connection: &Connection,
     lossless: &super::Lossless,
     name: &TableName,
@@ -85,19 +85,22 @@ fn select_all_schema(
         .parse(&format!("FROM {}", name.to_sql()))?
         .last_statement();
     let statement = statement.ok_or_else(|| SqlError::internal("a statement was not parsed"))??;
-    Ok(Readable::new(&statement.schema(&lossless.options)?)
-        .schema()
-        .clone())
+    let (schema, _) = statement.schema(&lossless.options)?;
+    Ok(Readable::new(&schema).schema().clone())
 }
 
-/// The name of the server's own database in SQL.
-pub(super) fn own_name(connection: &Connection, lossless: &super::Lossless) -> Result<String> {
-    let found = rows(connection, lossless, "SELECT current_database()")?;
-    Ok(text(found.column(0), 0))
+/// The catalog and the schema in which a connection looks up names first.
+pub(super) fn current(
+    connection: &Connection,
+    lossless: &super::Lossless,
+) -> Result<(String, String)> {
+    let sql = "SELECT system.main.current_database(), system.main.current_schema()";
+    let found = rows(connection, lossless, sql)?;
+    Ok((text(found.column(0), 0), text(found.column(1), 0)))
 }
 
 /// A text as SQL.
-pub(super) fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 

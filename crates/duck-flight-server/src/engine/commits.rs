@@ -18,7 +18,7 @@ struct State {
 }
 
 /// A moment at which no commit was under way.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Moment(u64);
 
 /// A commit that is under way until this is dropped.

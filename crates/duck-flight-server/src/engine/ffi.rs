@@ -15,7 +15,9 @@
 #![expect(unsafe_code, reason = "this module is where the C API is called")]
 
 pub(crate) mod append;
+mod logical_type;
 pub(crate) mod query;
+pub(crate) mod value;
 
 use std::ffi::{CStr, CString, c_char};
 use std::ptr;
@@ -25,7 +27,9 @@ use duckdb::ffi;
 use parking_lot::RwLock;
 
 pub(crate) use append::{Appender, ArrowImporter, ColumnShape};
-pub(crate) use query::{Pending, Prepared, QueryResult, StatementKind};
+pub(crate) use query::{Parameter, Pending, Prepared, QueryResult, StatementKind};
+
+use logical_type::LogicalType;
 
 use super::commits::Commits;
 use super::sql_error::{SqlError, SqlErrorKind};
@@ -39,7 +43,7 @@ pub(crate) struct Database(Arc<DatabaseHandle>);
 struct DatabaseHandle {
     raw: ffi::duckdb_database,
     definitions: RwLock<()>,
-    commits: Commits,
+    commits: Arc<Commits>,
 }
 
 // SAFETY: DuckDB's database object is made for use from many threads; only opening and closing are
@@ -70,7 +74,7 @@ impl Database {
             return Ok(Self(Arc::new(DatabaseHandle {
                 raw: database,
                 definitions: RwLock::default(),
-                commits: Commits::default(),
+                commits: Arc::default(),
             })));
         }
         // SAFETY: a failed open leaves a NUL-terminated message, or null, allocated by DuckDB.
@@ -80,6 +84,11 @@ impl Database {
             error
         };
         Err(error)
+    }
+
+    /// The commits that connections tell of.
+    pub(super) fn commits(&self) -> Arc<Commits> {
+        self.0.commits.clone()
     }
 
     /// Opens a connection: a session of its own.
@@ -176,6 +185,12 @@ impl Connection {
         self.run("ROLLBACK").ok();
     }
 
+    /// Leaves nothing possible in the open transaction but to roll it back, as an error in a statement does.
+    pub(crate) fn spoil_transaction(&self) {
+        // DuckDB says why it refuses what comes next.
+        self.run("SELECT 'rows of a put are missing'::INTEGER").ok();
+    }
+
     /// Runs a script for its effect and drops its results: for the engine's own statements, whose results
     /// are small. One call, where preparing each statement costs a transaction more.
     pub(crate) fn execute(&self, sql: &str) -> Result<()> {
@@ -216,13 +231,14 @@ impl Drop for Connection {
 }
 
 /// Stops whatever a connection is running, from any thread. Harmless once the connection is gone.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Interrupter(Arc<Mutex<Option<RawConnection>>>);
 
+#[derive(Debug)]
 struct RawConnection(ffi::duckdb_connection);
 
-// SAFETY: the pointer is used only for duckdb_interrupt, which sets an atomic flag, and only under the
-// lock that `Connection::drop` takes before it closes the connection.
+// SAFETY: the pointer is used only for duckdb_interrupt and duckdb_query_progress, which set and read atomic
+// values, and only under the lock that `Connection::drop` takes before it closes the connection.
 unsafe impl Send for RawConnection {}
 
 impl Interrupter {
@@ -233,6 +249,15 @@ impl Interrupter {
             // SAFETY: under the lock the connection is open.
             unsafe { ffi::duckdb_interrupt(raw) };
         }
+    }
+
+    /// How far the running statement has come, from 0 to 1; `None` where DuckDB does not tell.
+    pub(crate) fn progress(&self) -> Option<f64> {
+        let connection = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let RawConnection(raw) = connection.as_ref()?;
+        // SAFETY: under the lock the connection is open; what is read are atomic counters.
+        let progress = unsafe { ffi::duckdb_query_progress(*raw) };
+        (progress.percentage >= 0.0).then(|| (progress.percentage / 100.0).min(1.0))
     }
 }
 
@@ -263,58 +288,6 @@ impl Drop for ArrowOptions {
     }
 }
 
-/// A DuckDB type, owned.
-struct LogicalType(ffi::duckdb_logical_type);
-
-// SAFETY: a type is never changed once it is made, and what it shares inside is counted atomically.
-unsafe impl Send for LogicalType {}
-// SAFETY: as above.
-unsafe impl Sync for LogicalType {}
-
-impl Drop for LogicalType {
-    fn drop(&mut self) {
-        // SAFETY: made by DuckDB for us, freed only here; null is allowed.
-        unsafe { ffi::duckdb_destroy_logical_type(&raw mut self.0) };
-    }
-}
-
-impl LogicalType {
-    /// Whether the type, or a type inside it, is one of `ids`.
-    fn contains(&self, ids: &[ffi::duckdb_type]) -> bool {
-        // SAFETY: the type is live; children come back owned and are freed by their wrapper.
-        unsafe {
-            let id = ffi::duckdb_get_type_id(self.0);
-            if ids.contains(&id) {
-                return true;
-            }
-            let children: Vec<Self> = match id {
-                ffi::DUCKDB_TYPE_DUCKDB_TYPE_LIST => {
-                    vec![Self(ffi::duckdb_list_type_child_type(self.0))]
-                }
-                ffi::DUCKDB_TYPE_DUCKDB_TYPE_ARRAY => {
-                    vec![Self(ffi::duckdb_array_type_child_type(self.0))]
-                }
-                ffi::DUCKDB_TYPE_DUCKDB_TYPE_MAP => vec![
-                    Self(ffi::duckdb_map_type_key_type(self.0)),
-                    Self(ffi::duckdb_map_type_value_type(self.0)),
-                ],
-                ffi::DUCKDB_TYPE_DUCKDB_TYPE_STRUCT => {
-                    (0..ffi::duckdb_struct_type_child_count(self.0))
-                        .map(|index| Self(ffi::duckdb_struct_type_child_type(self.0, index)))
-                        .collect()
-                }
-                ffi::DUCKDB_TYPE_DUCKDB_TYPE_UNION => {
-                    (0..ffi::duckdb_union_type_member_count(self.0))
-                        .map(|index| Self(ffi::duckdb_union_type_member_type(self.0, index)))
-                        .collect()
-                }
-                _ => Vec::new(),
-            };
-            children.iter().any(|child| child.contains(ids))
-        }
-    }
-}
-
 /// Turns DuckDB's error data into a result, and frees it.
 ///
 /// # Safety
@@ -327,10 +300,8 @@ unsafe fn check(mut error: ffi::duckdb_error_data) -> Result<()> {
     unsafe {
         let outcome = if ffi::duckdb_error_data_has_error(error) {
             let kind = SqlErrorKind::from_code(ffi::duckdb_error_data_error_type(error));
-            Err(SqlError::new(
-                kind,
-                text(ffi::duckdb_error_data_message(error)),
-            ))
+            let message = text(ffi::duckdb_error_data_message(error));
+            Err(SqlError::from_data(kind, &message))
         } else {
             Ok(())
         };

@@ -21,7 +21,7 @@ use super::large::Large;
 use super::plan::Plan;
 use super::rejects::Reject;
 use super::sql_type::create_table_sql;
-use super::unit::{Committed, Target, Unit};
+use super::unit::{Committed, TableKey, Target, Unit};
 use crate::error::{Error, Result};
 
 /// From this size on a unit has a transaction of its own.
@@ -61,11 +61,7 @@ impl Put {
         schema: SchemaRef,
     ) -> Result<Self> {
         let key = engine.table_key(&options.table);
-        if key.is_own() {
-            return Err(Error::Forbidden(
-                "tables of the schema duck_flight are the server's own; they can be read, not put into",
-            ));
-        }
+        Self::check_table(&key)?;
         let effect = effect(engine, options).await?;
         // From here on the producer's other stream is fenced.
         let claim = match &options.producer {
@@ -81,6 +77,16 @@ impl Put {
         };
         put.resolve().await?;
         Ok(put)
+    }
+
+    /// Refuses tables that are not for putting into.
+    pub(super) fn check_table(key: &TableKey) -> Result<()> {
+        if key.is_own() {
+            return Err(Error::Forbidden(
+                "tables of the schema duck_flight are the server's own; they can be read, not put into",
+            ));
+        }
+        Ok(())
     }
 
     /// The last sequence of the put's producer that is durable; 0 where there is none.

@@ -3,17 +3,21 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use duck_flight_protocol::PutOptions;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::appender::{STAGED, TableWriter};
+use super::effect::Effect;
 use super::ffi::Connection;
 use super::ingest::Committing;
+use super::lease::Held;
 use super::plan::Plan;
-use super::pool::Pool;
+use super::pool::{Pool, Session};
 use super::producers::{Claim, Producers, Standing};
 use super::queue::Turn;
 use super::rejects::{Reject, Sifted};
-use super::unit::{Committed, Target};
+use super::unit::{Committed, TableKey, Target};
 use super::writer::{Shared, resolve};
 use super::{Engine, transaction};
 use crate::error::{Error, Result};
@@ -27,8 +31,8 @@ const MAX_REJECTS: usize = 1_000_000;
 /// Where large units are written: few at a time, for each has a transaction that may take long.
 pub(super) type LargeUnits = Pool;
 
-/// A unit that is being written in a transaction of its own.
-pub(super) struct Large {
+/// A unit that is being written in a transaction of its own, or in a client's.
+pub(crate) struct Large {
     steps: mpsc::Sender<Step>,
     answer: oneshot::Receiver<Result<Committed>>,
 }
@@ -69,8 +73,41 @@ impl Large {
         Ok(Self { steps, answer })
     }
 
+    /// Starts a put on a client's own connection: in the transaction that is open there, or in one of its own.
+    pub(super) fn start_on(
+        engine: &Engine,
+        mut held: Held,
+        options: PutOptions,
+        key: TableKey,
+        schema: SchemaRef,
+    ) -> Result<Self> {
+        let (steps, receiver) = mpsc::channel(BATCHES_WAITING);
+        let (sender, answer) = oneshot::channel();
+        let shared = engine.shared().clone();
+        engine.queries().submit(move |thread| {
+            let health = shared.health.clone();
+            let outcome = held.session(thread).and_then(|session| {
+                let table = session.full_name(&shared.lossless, options.table.clone())?;
+                let options = PutOptions { table, ..options };
+                let put = Target::new(&options, key, Effect::Append, None, schema);
+                let unit = LargeUnit {
+                    put: Arc::new(put),
+                    sequence: None,
+                    is_first: true,
+                    shared,
+                    steps: receiver,
+                };
+                unit.write_in_session(session)
+            });
+            sender
+                .send(outcome.map_err(|error| health.observe(error)))
+                .ok();
+        })?;
+        Ok(Self { steps, answer })
+    }
+
     /// Adds a batch; fails when the transaction has failed.
-    pub(super) async fn push(&mut self, batch: RecordBatch) -> Result<()> {
+    pub(crate) async fn push(&mut self, batch: RecordBatch) -> Result<()> {
         if self.steps.send(Step::Append(batch)).await.is_ok() {
             return Ok(());
         }
@@ -84,7 +121,7 @@ impl Large {
     }
 
     /// Says that all rows are there.
-    pub(super) async fn commit(self) -> Committing {
+    pub(crate) async fn commit(self) -> Committing {
         // Where nobody takes the step, the answer says why.
         self.steps.send(Step::Commit).await.ok();
         Committing(self.answer)
@@ -136,6 +173,21 @@ impl LargeUnit {
         Producers::advance(self.identity());
         self.shared.mark.write(before);
         Ok(committed)
+    }
+
+    /// Writes the unit on a client's own connection. Where a transaction is open there, it commits or rolls back the
+    /// rows; and when they are not all written, nothing but a roll back is possible any more.
+    fn write_in_session(mut self, session: &mut Session) -> Result<Committed> {
+        let put = self.put.clone();
+        let connection = &session.connection;
+        if !session.in_transaction {
+            return transaction(connection, |connection| self.append(connection, &put));
+        }
+        let outcome = self.append(connection, &put);
+        if outcome.is_err() {
+            connection.spoil_transaction();
+        }
+        outcome
     }
 
     fn identity(&self) -> Option<(&Claim, u64)> {

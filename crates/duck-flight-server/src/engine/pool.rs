@@ -4,9 +4,13 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use tokio::sync::oneshot;
+use duck_flight_protocol::TableName;
+use tokio::sync::{Semaphore, oneshot};
 
+use super::Lossless;
+use super::catalog;
 use super::ffi::{Connection, Database, Interrupter};
 use crate::error::{Error, Result};
 
@@ -92,6 +96,8 @@ pub(super) struct Session {
     pub(super) connection: Connection,
     /// Whether the request may have left something behind (a temporary table, a setting, a transaction).
     pub(super) dirty: bool,
+    /// Whether a client's transaction is open.
+    pub(super) in_transaction: bool,
     database: Database,
 }
 
@@ -111,13 +117,8 @@ impl Pool {
         });
         let mut threads = Vec::with_capacity(size);
         for index in 0..size {
-            let connection = database.connect()?;
-            prepare(&connection)?;
-            let session = Session {
-                connection,
-                dirty: false,
-                database: database.clone(),
-            };
+            let session = Session::open(database)?;
+            prepare(&session.connection)?;
             let queue = queue.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("{name}-{index}"))
@@ -183,16 +184,42 @@ fn work(mut session: Session, queue: &Queue, thread: usize) {
 }
 
 impl Session {
+    fn open(database: &Database) -> Result<Self> {
+        Ok(Self {
+            connection: database.connect()?,
+            dirty: false,
+            in_transaction: false,
+            database: database.clone(),
+        })
+    }
+
+    /// Opens another connection to the same database.
+    pub(super) fn another(&self) -> Result<Self> {
+        Self::open(&self.database)
+    }
+
+    /// The name of a table in full, as the session looks up names.
+    pub(super) fn full_name(&self, lossless: &Lossless, table: TableName) -> Result<TableName> {
+        let TableName {
+            catalog,
+            schema,
+            table,
+        } = table;
+        let (own_catalog, own_schema) = catalog::current(&self.connection, lossless)?;
+        Ok(TableName {
+            schema: schema.or_else(|| catalog.is_none().then_some(own_schema)),
+            catalog: catalog.or(Some(own_catalog)),
+            table,
+        })
+    }
+
     /// Replaces a connection that may hold something of the last request.
     fn renew(&mut self) {
         if !self.dirty {
             return;
         }
-        match self.database.connect() {
-            Ok(connection) => {
-                self.connection = connection;
-                self.dirty = false;
-            }
+        match self.another() {
+            Ok(new) => *self = new,
             Err(error) => {
                 tracing::error!(%error, "no new connection; the next request tries again")
             }
@@ -206,22 +233,62 @@ impl Session {
 /// its end would hit the next. So the flag is set first, the thread looks at it once the statement has
 /// started, and the interrupter is there only while the request runs, under one lock.
 #[derive(Default)]
-pub(super) struct Cancel(Mutex<CancelState>);
+pub(crate) struct Cancel(Mutex<CancelState>);
 
 #[derive(Default)]
 struct CancelState {
     cancelled: bool,
+    /// Whether an interrupt would cost the client more than this request: its transaction.
+    is_costly: bool,
     running: Option<Interrupter>,
+    /// What the request waits for while its client is slow.
+    places: Option<Arc<Semaphore>>,
 }
+
+/// How long a request inside a client's transaction has to end by itself once nobody wants its result, before it is
+/// interrupted, which ends the transaction too.
+const GRACE: Duration = Duration::from_millis(50);
 
 impl Cancel {
     /// Stops the request.
-    pub(super) fn cancel(&self) {
+    pub(crate) fn cancel(&self) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.cancelled = true;
+        if let Some(places) = &state.places {
+            places.close();
+        }
         if let Some(interrupter) = &state.running {
             interrupter.interrupt();
         }
+    }
+
+    /// Lets `cancel` end the wait for a slow client, too.
+    pub(super) fn closes(&self, places: Arc<Semaphore>) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.places = Some(places);
+    }
+
+    /// Says that the request runs inside a client's transaction.
+    pub(super) fn spare_transaction(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.is_costly = true;
+    }
+
+    /// Stops a request whose result nobody wants any more: at its next message, and only then by an interrupt.
+    fn give_up(self: &Arc<Self>) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let runtime = tokio::runtime::Handle::try_current();
+        let (true, Ok(runtime)) = (state.is_costly && state.running.is_some(), runtime) else {
+            drop(state);
+            return self.cancel();
+        };
+        state.cancelled = true;
+        drop(state);
+        let cancel = self.clone();
+        runtime.spawn(async move {
+            tokio::time::sleep(GRACE).await;
+            cancel.cancel();
+        });
     }
 
     /// Lets `cancel` reach the connection until the guard is dropped.
@@ -273,6 +340,6 @@ impl CancelOnDrop {
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        self.0.cancel();
+        self.0.give_up();
     }
 }

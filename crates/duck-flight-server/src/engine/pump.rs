@@ -3,9 +3,9 @@
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
-use tokio::sync::mpsc;
 
 use super::ffi::{ArrowOptions, QueryResult};
+use super::frames::FrameSender;
 use super::pool::Cancel;
 use super::readable::Readable;
 use crate::error::{Error, Result};
@@ -25,30 +25,49 @@ pub(super) enum Frame {
     End,
 }
 
+impl Frame {
+    /// The memory it takes, more or less.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Start(start) => start
+                .batches
+                .iter()
+                .map(RecordBatch::get_array_memory_size)
+                .sum(),
+            Self::Batch(batch) => batch.get_array_memory_size(),
+            Self::End => 0,
+        }
+    }
+}
+
 pub(super) struct Start {
     pub(super) schema: SchemaRef,
+    /// The SQL type of each column.
+    pub(super) type_names: Vec<String>,
     pub(super) batches: Vec<RecordBatch>,
     pub(super) is_all: bool,
 }
 
 /// Sends a result as messages of a good size.
 pub(super) struct Pump {
-    frames: mpsc::Sender<Result<Frame>>,
-    /// The schema, until it has been sent.
-    schema: Option<SchemaRef>,
+    frames: FrameSender,
+    /// The schema and the types of the columns, once they are known.
+    head: Option<(SchemaRef, Vec<String>)>,
+    is_started: bool,
     gathered: Gathered,
 }
 
 impl Pump {
-    pub(super) fn new(frames: mpsc::Sender<Result<Frame>>) -> Self {
+    pub(super) fn new(frames: FrameSender) -> Self {
         Self {
             frames,
-            schema: None,
+            head: None,
+            is_started: false,
             gathered: Gathered::default(),
         }
     }
 
-    /// Sends all batches of a result but the last ones.
+    /// Sends all batches of a result but the last ones. Another result of the same schema may follow.
     pub(super) fn send_batches(
         &mut self,
         result: QueryResult<'_>,
@@ -57,7 +76,11 @@ impl Pump {
     ) -> Result<()> {
         let mut batches = result.into_batches(lossless)?;
         let readable = Readable::new(batches.schema());
-        self.schema = Some(readable.schema().clone());
+        match &self.head {
+            None => self.head = Some((readable.schema().clone(), batches.type_names())),
+            Some((schema, _)) if schema == readable.schema() => {}
+            Some(_) => return Err(Error::SchemaChanged),
+        }
         while let Some(batch) = batches.next_batch()? {
             cancel.check()?;
             if self.gathered.is_full() {
@@ -71,43 +94,40 @@ impl Pump {
 
     fn send_gathered(&mut self) -> Result<()> {
         let batches = self.gathered.take()?;
-        if let Some(schema) = self.schema.take() {
-            return self.send(Frame::Start(Start {
-                schema,
-                batches,
-                is_all: false,
-            }));
+        if let Some(start) = self.start(&batches, false) {
+            return self.frames.send(start);
         }
         batches
             .into_iter()
-            .try_for_each(|batch| self.send(Frame::Batch(batch)))
+            .try_for_each(|batch| self.frames.send(Frame::Batch(batch)))
+    }
+
+    /// The first frame, where it has not been sent and there is a result.
+    fn start(&mut self, batches: &[RecordBatch], is_all: bool) -> Option<Frame> {
+        let (schema, type_names) = self.head.clone().filter(|_| !self.is_started)?;
+        self.is_started = true;
+        Some(Frame::Start(Start {
+            schema,
+            type_names,
+            batches: batches.to_vec(),
+            is_all,
+        }))
     }
 
     /// Sends what is left, and the end; or the error. Nobody may be listening any more.
     pub(super) fn finish(mut self, outcome: Result<()>) {
-        let sent = outcome.and_then(|()| match self.schema.take() {
-            Some(schema) => {
-                let batches = self.gathered.take()?;
-                self.send(Frame::Start(Start {
-                    schema,
-                    batches,
-                    is_all: true,
-                }))
-            }
-            None => {
+        let sent = outcome.and_then(|()| {
+            if self.is_started {
                 self.send_gathered()?;
-                self.send(Frame::End)
+                return self.frames.send(Frame::End);
             }
+            let batches = self.gathered.take()?;
+            let start = self.start(&batches, true).ok_or(Error::WorkerLost)?;
+            self.frames.send(start)
         });
         if let Err(error) = sent {
-            self.frames.blocking_send(Err(error)).ok();
+            self.frames.fail(error);
         }
-    }
-
-    fn send(&self, frame: Frame) -> Result<()> {
-        self.frames
-            .blocking_send(Ok(frame))
-            .map_err(|_| Error::Cancelled)
     }
 }
 

@@ -6,42 +6,101 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use futures::Stream;
-use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 
+use super::Lossless;
 use super::admission::admit;
-use super::commits::Moment;
+use super::commits::{Commits, Moment};
 use super::ffi::query::Script;
 use super::ffi::{Connection, Pending, Prepared, QueryResult, StatementKind};
+use super::frames::{FrameReceiver, channel};
+use super::lease::{Held, Place, Traces};
+use super::parameters::{self, Parameters};
 use super::pool::{Cancel, CancelOnDrop, Pool, Session};
+use super::progress::Progress;
 use super::pump::{Frame, Pump, Start};
 use super::readable::Readable;
 use super::sql_error::SqlErrorKind;
 use super::transaction_that;
 use crate::error::{Error, Result};
 
-/// How many messages may wait for a slow client: with the one in hand and the one being written, this
-/// and the size of a message bound what a result holds in memory.
-const FRAMES_WAITING: usize = 2;
-
 /// How often a query is run again whose error DuckDB did not tell.
 const REASON_TRIES: u32 = 3;
+
+/// How many bytes the result of a statement may have that is kept in memory until its client fetches it.
+const HELD_BYTES: usize = 64 << 20;
+
+/// What a client asks to be run: a script, with values for the parameters of its one statement.
+#[derive(Debug, Clone)]
+pub(crate) struct Sql {
+    pub(crate) text: String,
+    pub(crate) parameters: Parameters,
+    /// Where to tell how far it is, where somebody wants to know.
+    progress: Option<Progress>,
+}
+
+impl Sql {
+    pub(crate) fn new(text: String, parameters: Parameters) -> Self {
+        Self {
+            text,
+            parameters,
+            progress: None,
+        }
+    }
+
+    /// The same, with somebody who asks how far it is.
+    pub(crate) fn watched_by(self, progress: &Progress) -> Self {
+        Self {
+            progress: Some(progress.clone()),
+            ..self
+        }
+    }
+}
+
+impl From<String> for Sql {
+    fn from(text: String) -> Self {
+        Self::new(text, Parameters::default())
+    }
+}
 
 /// A result on its way: its schema, then its record batches. Dropping it stops the statement.
 pub(crate) struct ResultStream {
     schema: SchemaRef,
+    type_names: Vec<String>,
     /// Batches that came with the schema.
     first: VecDeque<RecordBatch>,
-    frames: mpsc::Receiver<Result<Frame>>,
+    frames: FrameReceiver,
     ended: bool,
-    _cancel: CancelOnDrop,
+    cancel: CancelOnDrop,
 }
 
 impl ResultStream {
+    fn new(start: Start, frames: FrameReceiver, cancel: CancelOnDrop) -> Self {
+        Self {
+            schema: start.schema,
+            type_names: start.type_names,
+            first: start.batches.into(),
+            frames,
+            ended: start.is_all,
+            cancel,
+        }
+    }
+
     /// The schema of every batch.
     pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    /// The SQL type of each column.
+    pub(crate) fn type_names(&self) -> &[String] {
+        &self.type_names
+    }
+
+    /// What stops the statement.
+    pub(crate) fn cancel(&self) -> Arc<Cancel> {
+        self.cancel.cancel()
     }
 }
 
@@ -66,85 +125,257 @@ impl Stream for ResultStream {
     }
 }
 
-/// Runs a script on the next free connection; answers with its first rows, or all where they are few.
-pub(super) async fn query(
-    pool: &Pool,
-    lossless: Arc<super::Lossless>,
-    sql: String,
-) -> Result<ResultStream> {
-    let guard = CancelOnDrop::default();
-    let cancel = guard.cancel();
-    let (sender, mut frames) = mpsc::channel(FRAMES_WAITING);
-    pool.submit(move |session| {
-        let mut pump = Pump::new(sender);
-        let outcome = run_script(session, &sql, &cancel, |result| {
-            pump.send_batches(result, &lossless.options, &cancel)
-        });
-        pump.finish(outcome.map(|_| ()));
-    })?;
-    match frames.recv().await.ok_or(Error::WorkerLost)?? {
-        Frame::Start(Start {
-            schema,
-            batches,
-            is_all,
-        }) => Ok(ResultStream {
-            schema,
-            first: batches.into(),
-            frames,
-            ended: is_all,
-            _cancel: guard,
-        }),
-        Frame::Batch(_) | Frame::End => Err(Error::WorkerLost),
+/// What a script that has run to its end answers.
+pub(crate) struct Outcome {
+    pub(crate) rows_changed: u64,
+    /// The rows of its last statement, where it has any.
+    pub(crate) rows: Option<Rows>,
+}
+
+/// A result in memory.
+pub(crate) struct Rows {
+    pub(crate) schema: SchemaRef,
+    pub(crate) type_names: Vec<String>,
+    pub(crate) batches: Vec<RecordBatch>,
+}
+
+impl Rows {
+    /// The memory they take.
+    pub(crate) fn bytes(&self) -> usize {
+        let sizes = self.batches.iter().map(RecordBatch::get_array_memory_size);
+        sizes.sum()
     }
 }
 
-/// Runs a script for its effect; answers with the rows all its statements changed.
-pub(super) async fn execute(pool: &Pool, sql: String) -> Result<u64> {
-    pool.run(move |session, cancel| {
-        run_script(session, &sql, cancel, |result| drain(result, cancel))
+/// What is known of a script before it runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Description {
+    /// The schema of its last statement's result.
+    pub(crate) schema: SchemaRef,
+    /// The SQL type of each column of that.
+    pub(crate) type_names: Vec<String>,
+    /// The schema of the values it takes.
+    pub(crate) parameters: SchemaRef,
+    /// Whether it is one statement that reads, and nothing else.
+    pub(crate) is_query: bool,
+    /// Whether it answers with rows, rather than with how many it changed or with nothing.
+    pub(crate) has_rows: bool,
+    /// When that was found out, where nothing was being committed.
+    moment: Option<Moment>,
+}
+
+impl Description {
+    /// What is known of a script whose statements depend on each other.
+    pub(crate) fn unknown() -> Self {
+        Self {
+            schema: Arc::new(Schema::empty()),
+            type_names: Vec::new(),
+            parameters: Arc::new(Schema::empty()),
+            is_query: false,
+            has_rows: true,
+            moment: None,
+        }
+    }
+
+    /// Whether nothing has been committed since.
+    pub(super) fn is_current(&self, commits: &Commits) -> bool {
+        let moments = self.moment.zip(commits.quiet());
+        moments.is_some_and(|(then, now)| then == now)
+    }
+}
+
+/// Runs a script; answers with the first rows of its last statement, or all where they are few.
+pub(super) async fn query(
+    pool: &Pool,
+    lossless: &Arc<Lossless>,
+    place: &Place,
+    sql: Sql,
+) -> Result<ResultStream> {
+    let sql = Arc::new(sql);
+    let mut seat = place.seat().await?;
+    loop {
+        let guard = CancelOnDrop::default();
+        let cancel = guard.cancel();
+        let (sender, mut frames) = channel(place.requests());
+        cancel.closes(frames.places());
+        let (sql, lossless) = (sql.clone(), lossless.clone());
+        pool.submit(move |thread| {
+            let mut pump = Pump::new(sender);
+            let outcome = seat.run(thread, |session, traces| {
+                run_script(session, traces, &sql, &cancel, |result| {
+                    pump.send_batches(result, &lossless.options, &cancel)
+                })
+            });
+            pump.finish(outcome.map(|_| ()));
+        })?;
+        match frames.recv().await.ok_or(Error::WorkerLost)? {
+            Err(Error::NeedsConnection) => seat = place.own_seat().await?,
+            Err(error) => return Err(error),
+            Ok(Frame::Start(start)) => return Ok(ResultStream::new(start, frames, guard)),
+            Ok(Frame::Batch(_) | Frame::End) => return Err(Error::WorkerLost),
+        }
+    }
+}
+
+/// Runs a script to its end; its last result is kept in memory.
+pub(super) async fn run(
+    pool: &Pool,
+    lossless: &Arc<Lossless>,
+    place: &Place,
+    sql: Sql,
+) -> Result<Outcome> {
+    let lossless = lossless.clone();
+    run_on(pool, place, move |session, traces, cancel| {
+        let mut rows = None;
+        let rows_changed = run_script(session, traces, &sql, cancel, |result| {
+            collect(result, &lossless, cancel, &mut rows)
+        })?;
+        Ok(Outcome { rows_changed, rows })
     })
     .await
 }
 
-/// The schema of a script's last statement, without running any of it.
+/// Runs a script for its effect; answers with the rows all its statements changed.
+pub(super) async fn execute(pool: &Pool, place: &Place, sql: Sql) -> Result<u64> {
+    run_on(pool, place, move |session, traces, cancel| {
+        run_script(session, traces, &sql, cancel, |result| {
+            drain(result, cancel)
+        })
+    })
+    .await
+}
+
+/// What is known of a script, without running any of it.
 pub(super) async fn describe(
     pool: &Pool,
-    lossless: Arc<super::Lossless>,
+    lossless: &Arc<Lossless>,
+    place: &Place,
     sql: String,
-) -> Result<SchemaRef> {
-    pool.run(move |session, cancel| {
+) -> Result<Description> {
+    let lossless = lossless.clone();
+    run_on(pool, place, move |session, _, cancel| {
         let _watch = cancel.watch(&session.connection);
+        let moment = session.connection.commits().quiet();
         let script = session.connection.parse(&sql)?;
         let count = script.len();
         let described = script
             .last_statement()
             .ok_or(Error::NoStatement)?
-            .and_then(|statement| statement.schema(&lossless.options));
+            .map_err(Error::from)
+            .and_then(|statement| description(&statement, &lossless, &sql, count))
+            .map(|described| Description {
+                moment,
+                ..described
+            });
         match described {
-            Ok(schema) => Ok(Readable::new(&schema).schema().clone()),
             // What the last statement names may be made by the ones before it.
-            Err(error) if count > 1 => Err(Error::UnknownSchema(error)),
-            Err(error) => Err(error.into()),
+            Err(Error::Sql(error)) if count > 1 => Err(Error::UnknownSchema(error)),
+            described => described,
         }
     })
     .await
 }
 
-/// Runs every statement of a script in order; the result of the last one goes to `last`.
+fn description(
+    statement: &Prepared<'_>,
+    lossless: &Lossless,
+    sql: &str,
+    count: u64,
+) -> Result<Description> {
+    let (schema, type_names) = statement.schema(&lossless.options)?;
+    let is_one_column = |name| schema.fields().len() == 1 && schema.field(0).name() == name;
+    let has_rows = match statement.kind() {
+        StatementKind::Select | StatementKind::Explain => true,
+        // DuckDB answers with how many rows were changed, unless there is a RETURNING.
+        StatementKind::Rows => !is_one_column("Count") || contains_word(sql, "returning"),
+        StatementKind::Pragma | StatementKind::Other => !is_one_column("Success"),
+        _ => false,
+    };
+    Ok(Description {
+        schema: Readable::new(&schema).schema().clone(),
+        type_names,
+        parameters: parameters::schema(&statement.parameters()?),
+        is_query: count == 1 && statement.kind() == StatementKind::Select,
+        has_rows,
+        moment: None,
+    })
+}
+
+fn contains_word(sql: &str, word: &str) -> bool {
+    sql.split(|c: char| !c.is_alphanumeric() && c != '_')
+        .any(|found| found.eq_ignore_ascii_case(word))
+}
+
+/// Runs a job on the connection that a client's statements run on, and waits for its answer. One that was refused,
+/// for it would leave something behind, runs on the client's own. When the caller stops waiting, the job is cancelled.
+pub(super) async fn run_on<T: Send + 'static>(
+    pool: &Pool,
+    place: &Place,
+    job: impl Fn(&mut Session, Traces, &Cancel) -> Result<T> + Clone + Send + 'static,
+) -> Result<T> {
+    let mut seat = place.seat().await?;
+    loop {
+        let job = job.clone();
+        let outcome = pool.run(move |thread, cancel| {
+            seat.run(thread, |session, traces| job(session, traces, cancel))
+        });
+        match outcome.await {
+            Err(Error::NeedsConnection) => seat = place.own_seat().await?,
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Begins or ends the transaction of a client's own connection. It runs to its end, whether or not the caller waits.
+pub(super) async fn control(pool: &Pool, mut held: Held, sql: String) -> Result<()> {
+    let (answer, waiting) = oneshot::channel();
+    pool.submit(move |thread| {
+        let outcome = held.session(thread).and_then(|session| {
+            let cancel = Cancel::default();
+            run_script(session, Traces::Kept, &sql.into(), &cancel, |result| {
+                drain(result, &cancel)
+            })
+        });
+        answer.send(outcome.map(|_| ())).ok();
+    })?;
+    waiting.await.map_err(|_| Error::WorkerLost)?
+}
+
+/// Runs every statement of a script in order; the results of the last one go to `last`.
 fn run_script(
     session: &mut Session,
-    sql: &str,
+    traces: Traces,
+    sql: &Sql,
     cancel: &Cancel,
-    last: impl FnOnce(QueryResult<'_>) -> Result<()>,
+    mut last: impl FnMut(QueryResult<'_>) -> Result<()>,
 ) -> Result<u64> {
     let Session {
-        connection, dirty, ..
+        connection,
+        dirty,
+        in_transaction,
+        ..
     } = session;
     cancel.check()?;
-    let mut script = connection.parse(sql)?;
+    if *in_transaction {
+        cancel.spare_transaction();
+    }
+    let _watched = match &sql.progress {
+        Some(progress) => {
+            *dirty = true;
+            Some(progress.watch(connection)?)
+        }
+        None => None,
+    };
+    let mut script = connection.parse(&sql.text)?;
     let (count, mut number, mut rows_changed) = (script.len(), 0, 0);
-    let mut in_transaction = false;
-    let mut last = Some(last);
+    if count > 1 {
+        if traces == Traces::Refused {
+            return Err(Error::NeedsConnection);
+        }
+        if sql.parameters.rows() > 0 {
+            return Err(Error::ParametersOfScript);
+        }
+    }
     while number < count {
         number += 1;
         let at = |error: Error| match error {
@@ -155,25 +386,23 @@ fn run_script(
             },
             other => other,
         };
-        let mut consume =
-            |result: QueryResult<'_>| match (number == count).then(|| last.take()).flatten() {
-                Some(last) => last(result),
-                None => drain(result, cancel),
-            };
+        let is_last = number == count;
+        let mut consume = |result: QueryResult<'_>| match is_last {
+            true => last(result),
+            false => drain(result, cancel),
+        };
         let statement = Statement {
             connection,
             sql,
             cancel,
+            traces,
             index: number - 1,
         };
-        let (kind, rows) = statement
+        rows_changed += statement
             .run(&mut script, in_transaction, dirty, &mut consume)
             .map_err(at)?;
-        rows_changed += rows;
-        // One that succeeds begins a transaction where there is none, and ends it where there is one.
-        in_transaction ^= kind == StatementKind::Transaction;
     }
-    match (count, in_transaction) {
+    match (count, *in_transaction && traces != Traces::Kept) {
         (0, _) => Err(Error::NoStatement),
         (_, true) => Err(Error::OpenTransaction),
         (_, false) => Ok(rows_changed),
@@ -183,13 +412,14 @@ fn run_script(
 /// One statement of a script.
 struct Statement<'a> {
     connection: &'a Connection,
-    sql: &'a str,
+    sql: &'a Sql,
     cancel: &'a Cancel,
+    traces: Traces,
     index: u64,
 }
 
 impl<'a> Statement<'a> {
-    /// Runs the statement, and answers with its kind and the rows it changed.
+    /// Runs the statement, and answers with the rows it changed.
     ///
     /// DuckDB plans with a table's statistics, and relies on them: a plan made in one transaction and run in
     /// a later one gives wrong results when the table has changed in between. So a statement that the client
@@ -197,22 +427,48 @@ impl<'a> Statement<'a> {
     fn run(
         &self,
         script: &mut Script<'a>,
-        in_transaction: bool,
+        in_transaction: &mut bool,
         dirty: &mut bool,
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
-    ) -> Result<(StatementKind, u64)> {
-        if in_transaction {
-            let _watch = self.cancel.watch(self.connection);
-            return self.run_prepared(self.prepare(script)?, dirty, consume);
+    ) -> Result<u64> {
+        if *in_transaction {
+            return self.run_inside(script, in_transaction, dirty, consume);
         }
-        match self.run_outside(script, dirty, consume) {
+        let (kind, rows_changed) = match self.run_outside(script, dirty, consume) {
             Err(Error::Sql(error))
                 if error.kind == SqlErrorKind::Interrupted && !self.cancel.is_cancelled() =>
             {
-                Err(self.find_reason(dirty))
+                return Err(self.find_reason(dirty));
             }
-            outcome => outcome,
+            outcome => outcome?,
+        };
+        // Outside of a transaction only a BEGIN succeeds.
+        *in_transaction = kind == StatementKind::Transaction;
+        Ok(rows_changed)
+    }
+
+    /// Runs the statement in the client's transaction.
+    fn run_inside(
+        &self,
+        script: &mut Script<'a>,
+        in_transaction: &mut bool,
+        dirty: &mut bool,
+        consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
+    ) -> Result<u64> {
+        let _watch = self.cancel.watch(self.connection);
+        let statement = self.prepare(script)?;
+        let ends = statement.kind() == StatementKind::Transaction;
+        let outcome = self.run_prepared(&statement, dirty, consume);
+        match &outcome {
+            // A second BEGIN changes nothing; a COMMIT that fails has rolled back.
+            Err(error) if ends && !error.to_string().contains("within a transaction") => {
+                self.connection.roll_back();
+                *in_transaction = false;
+            }
+            Ok(_) if ends => *in_transaction = false,
+            _ => {}
         }
+        outcome.map(|(_, rows_changed)| rows_changed)
     }
 
     /// The error of a statement that says it was interrupted although nobody did.
@@ -227,13 +483,13 @@ impl<'a> Statement<'a> {
                 self.connection,
                 |connection| {
                     let _watch = self.cancel.watch(connection);
-                    let statement = self.connection.parse(self.sql)?.statement(self.index);
+                    let statement = self.connection.parse(&self.sql.text)?.statement(self.index);
                     let statement = statement.ok_or(Error::NoStatement)??;
                     if statement.kind() != StatementKind::Select {
                         return Err(Error::ReasonLost);
                     }
                     let mut consume = |result: QueryResult<'_>| drain(result, self.cancel);
-                    Ok(self.run_prepared(statement, dirty, &mut consume)?.1)
+                    Ok(self.run_prepared(&statement, dirty, &mut consume)?.1)
                 },
             );
             match outcome {
@@ -254,7 +510,8 @@ impl<'a> Statement<'a> {
         dirty: &mut bool,
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<(StatementKind, u64)> {
-        if begins_like_a_query(self.sql)
+        if self.sql.parameters.rows() <= 1
+            && begins_like_a_query(&self.sql.text)
             && let Some(moment) = self.connection.commits().quiet()
         {
             let outcome = self.run_alone(script, moment, dirty, consume);
@@ -287,9 +544,15 @@ impl<'a> Statement<'a> {
         let Some(starting) = self.connection.commits().still(moment) else {
             return Ok(None);
         };
-        let pending = self.start(statement, dirty)?;
-        drop(starting);
-        Ok(Some((kind, self.finish(pending, consume)?)))
+        let mut starting = Some(starting);
+        let mut rows_changed = 0;
+        self.sql.parameters.for_each(&statement, || {
+            let pending = self.start(&statement, dirty)?;
+            drop(starting.take());
+            rows_changed += self.finish(pending, consume)?;
+            Ok(())
+        })?;
+        Ok(Some((kind, rows_changed)))
     }
 
     fn run_in_transaction(
@@ -311,7 +574,7 @@ impl<'a> Statement<'a> {
             if kind == StatementKind::Definition {
                 defining = Some(self.connection.definitions().read());
             }
-            self.run_prepared(statement, dirty, consume).map(Some)
+            self.run_prepared(&statement, dirty, consume).map(Some)
         };
         let changes = |outcome: &Option<(StatementKind, u64)>| {
             outcome.is_some_and(|(kind, _)| kind != StatementKind::Select)
@@ -323,7 +586,7 @@ impl<'a> Statement<'a> {
             // It is about transactions, or about the session: neither belongs inside one.
             None => {
                 let _watch = self.cancel.watch(self.connection);
-                self.run_prepared(self.prepare(script)?, dirty, consume)
+                self.run_prepared(&self.prepare(script)?, dirty, consume)
             }
         }
     }
@@ -333,14 +596,14 @@ impl<'a> Statement<'a> {
         let statement = if script.position() == self.index {
             script.next_statement()
         } else {
-            self.connection.parse(self.sql)?.statement(self.index)
+            self.connection.parse(&self.sql.text)?.statement(self.index)
         };
         Ok(statement.ok_or(Error::NoStatement)??)
     }
 
     fn run_prepared(
         &self,
-        statement: Prepared<'a>,
+        statement: &Prepared<'a>,
         dirty: &mut bool,
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<(StatementKind, u64)> {
@@ -348,12 +611,21 @@ impl<'a> Statement<'a> {
         // What belongs in a transaction is committed by the COMMIT that ends it; anything else may be a COMMIT.
         let _under_way =
             (!belongs_in_transaction(kind)).then(|| self.connection.commits().under_way());
-        let pending = self.start(statement, dirty)?;
-        Ok((kind, self.finish(pending, consume)?))
+        let mut rows_changed = 0;
+        self.sql.parameters.for_each(statement, || {
+            let pending = self.start(statement, dirty)?;
+            rows_changed += self.finish(pending, consume)?;
+            Ok(())
+        })?;
+        Ok((kind, rows_changed))
     }
 
-    fn start(&self, statement: Prepared<'a>, dirty: &mut bool) -> Result<Pending<'a>> {
-        *dirty |= admit(statement.kind(), self.sql)?;
+    fn start(&self, statement: &Prepared<'a>, dirty: &mut bool) -> Result<Pending<'a>> {
+        let leaves_traces = admit(statement.kind(), &self.sql.text)?;
+        if leaves_traces && self.traces == Traces::Refused {
+            return Err(Error::NeedsConnection);
+        }
+        *dirty |= leaves_traces;
         let pending = statement.start()?;
         // An interrupt sent before the start was lost; the flag was not.
         self.cancel.check()?;
@@ -390,6 +662,39 @@ fn begins_like_a_query(sql: &str) -> bool {
     ["select", "from", "with"]
         .iter()
         .any(|query| word.eq_ignore_ascii_case(query))
+}
+
+/// Gathers the rows of a result, where it has any.
+fn collect(
+    result: QueryResult<'_>,
+    lossless: &Lossless,
+    cancel: &Cancel,
+    rows: &mut Option<Rows>,
+) -> Result<()> {
+    if !result.has_rows() {
+        return drain(result, cancel);
+    }
+    let mut found = result.into_batches(&lossless.options)?;
+    let readable = Readable::new(found.schema());
+    let rows = rows.get_or_insert_with(|| Rows {
+        schema: readable.schema().clone(),
+        type_names: found.type_names(),
+        batches: Vec::new(),
+    });
+    if rows.schema != *readable.schema() {
+        return Err(Error::SchemaChanged);
+    }
+    let mut bytes = rows.bytes();
+    while let Some(batch) = found.next_batch()? {
+        cancel.check()?;
+        let batch = readable.apply(batch)?;
+        bytes += batch.get_array_memory_size();
+        if bytes > HELD_BYTES {
+            return Err(Error::ResultTooLarge(HELD_BYTES));
+        }
+        rows.batches.push(batch);
+    }
+    cancel.check()
 }
 
 fn drain(mut result: QueryResult<'_>, cancel: &Cancel) -> Result<()> {

@@ -50,6 +50,22 @@ impl SqlError {
         }
     }
 
+    /// Reads error data, whose message may be JSON that tells type and message.
+    pub(crate) fn from_data(kind: SqlErrorKind, message: &str) -> Self {
+        #[derive(serde::Deserialize)]
+        struct Told {
+            exception_type: String,
+            exception_message: String,
+        }
+        match serde_json::from_str::<Told>(message) {
+            Ok(told) => {
+                let (name, message) = (told.exception_type, told.exception_message);
+                Self::from_message(&format!("{name} Error: {message}"))
+            }
+            Err(_) => Self::new(kind, message),
+        }
+    }
+
     /// A bug: of DuckDB's, or ours in using it.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(SqlErrorKind::Internal, message)
@@ -165,6 +181,10 @@ mod tests {
             SqlErrorKind::Fatal
         );
         assert_eq!(kind("words of no known kind"), SqlErrorKind::Invalid);
+        let json = r#"{"exception_type":"Not implemented","exception_message":"no such type"}"#;
+        let error = SqlError::from_data(SqlErrorKind::Invalid, json);
+        assert_eq!(error.kind, SqlErrorKind::Unsupported);
+        assert_eq!(error.message, "Not implemented Error: no such type");
         let of_a_commit = |message| SqlError::new(SqlErrorKind::Transaction, message).kind;
         assert_eq!(
             of_a_commit(

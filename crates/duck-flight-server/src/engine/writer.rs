@@ -459,14 +459,17 @@ pub(super) fn resolve(
     } = put;
     let columns = connection.table_columns(table)?;
     let makes_anew = is_first && put.makes_anew();
+    let is_temporary = table.catalog.as_deref() == Some("temp");
     let verb = match (columns, create) {
         (Some(_), Create::Always) if makes_anew => return Err(Error::TableExists(table.clone())),
+        (Some(_), Create::Replace) if makes_anew && is_temporary => "CREATE OR REPLACE TEMP TABLE",
         (Some(_), Create::Replace) if makes_anew => "CREATE OR REPLACE TABLE",
         (Some(columns), _) => return Ok(columns.into()),
         (None, Create::Never) => return Err(Error::NoTable(table.clone())),
         (None, _) if matches!(effect, Effect::Delete { .. }) => {
             return Err(Error::NoTable(table.clone()));
         }
+        (None, _) if is_temporary => "CREATE TEMP TABLE",
         (None, _) => "CREATE TABLE",
     };
     before_create();

@@ -2,21 +2,25 @@
 
 use arrow_flight::{Action, ActionType};
 use duck_flight_protocol::{
-    ACTION_FORGET_PRODUCERS, ACTION_PRODUCERS, ACTION_QUERY, ForgetProducers, ProducersForgotten,
-    RowsChanged,
+    ACTION_FORGET_PRODUCERS, ACTION_PRODUCERS, ACTION_QUERY, ACTION_STATUS, ForgetProducers,
+    ProducersForgotten, RowsChanged,
 };
 use futures::{StreamExt, stream};
 use serde::Serialize;
 
-use super::Answers;
 use super::get::sql_text;
-use crate::engine::Engine;
+use super::{Answers, sql};
 use crate::error::{Error, Result};
+use crate::session::{Caller, Sessions};
 
 const ACTIONS: &[(&str, &str)] = &[
     (
         ACTION_QUERY,
         "Run a script of SQL, the action's body; the result is {\"rows_changed\":N}.",
+    ),
+    (
+        ACTION_STATUS,
+        "Count what is kept for clients: {\"sessions\",\"transactions\",\"prepared_statements\",\"results\",\"running\"}.",
     ),
     (
         ACTION_PRODUCERS,
@@ -28,13 +32,20 @@ const ACTIONS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Runs an action.
-pub(super) async fn run(engine: &Engine, action: Action) -> Result<Answers<arrow_flight::Result>> {
+/// Runs one of our own actions.
+pub(super) async fn run(
+    sessions: &Sessions,
+    caller: &Caller,
+    action: Action,
+) -> Result<Answers<arrow_flight::Result>> {
+    let engine = sessions.engine();
     let results = match action.r#type.as_str() {
         ACTION_QUERY => {
             let sql = sql_text(&action.body, "action's body")?;
             vec![json(&RowsChanged {
-                rows_changed: engine.execute(sql).await?,
+                rows_changed: engine
+                    .execute(&sessions.place(caller, None).await?, sql)
+                    .await?,
             })?]
         }
         ACTION_PRODUCERS => {
@@ -51,8 +62,9 @@ pub(super) async fn run(engine: &Engine, action: Action) -> Result<Answers<arrow
                 forgotten: engine.forget_producers(which).await?,
             })?]
         }
+        ACTION_STATUS => vec![json(&sessions.counts())?],
         unknown => {
-            let known: Vec<_> = ACTIONS.iter().map(|(name, _)| *name).collect();
+            let known: Vec<_> = all().map(|(name, _)| *name).collect();
             return Err(Error::Unimplemented(format!(
                 "unknown action `{unknown}`; this server has: {}",
                 known.join(", ")
@@ -67,9 +79,13 @@ fn json(answer: &impl Serialize) -> Result<arrow_flight::Result> {
     Ok(arrow_flight::Result { body: body.into() })
 }
 
+fn all() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    ACTIONS.iter().chain(sql::ACTIONS)
+}
+
 /// Lists the actions.
 pub(super) fn list() -> Answers<ActionType> {
-    let actions = ACTIONS.iter().map(|(name, description)| {
+    let actions = all().map(|(name, description)| {
         Ok(ActionType {
             r#type: (*name).to_owned(),
             description: (*description).to_owned(),

@@ -38,8 +38,15 @@ struct Decoder {
     max_expanded_bytes: usize,
 }
 
-impl PutStream {
-    /// Reads the first message: the descriptor and the schema.
+/// A put of which the first message has been read.
+pub(super) struct Upload {
+    first: FlightData,
+    messages: Streaming<FlightData>,
+    max_message_bytes: usize,
+}
+
+impl Upload {
+    /// Reads the first message, which holds the descriptor.
     pub(super) async fn open(
         mut messages: Streaming<FlightData>,
         max_message_bytes: usize,
@@ -52,14 +59,50 @@ impl PutStream {
         let descriptor = first.flight_descriptor.clone().ok_or_else(|| {
             malformed("the first message of a put must hold a descriptor that names the table")
         })?;
-        let decoder = Decoder {
-            schema: guarded(|| decode_schema(&first.data_header))?,
-            dictionaries: HashMap::new(),
-            max_expanded_bytes: max_message_bytes.saturating_mul(MAX_EXPANSION),
+        let upload = Self {
+            first,
+            messages,
+            max_message_bytes,
         };
-        Ok((descriptor, Self { messages, decoder }))
+        Ok((descriptor, upload))
     }
 
+    /// The rows, whose schema is in the first message too.
+    pub(super) fn rows(self) -> Result<PutStream> {
+        let decoder = Decoder {
+            schema: guarded(|| decode_schema(&self.first.data_header))?,
+            dictionaries: HashMap::new(),
+            max_expanded_bytes: self.max_message_bytes.saturating_mul(MAX_EXPANSION),
+        };
+        Ok(PutStream {
+            messages: self.messages,
+            decoder,
+        })
+    }
+
+    /// All rows, where there are any: the values of a statement's parameters.
+    pub(super) async fn all_rows(mut self, max_bytes: usize) -> Result<Vec<RecordBatch>> {
+        if self.first.data_header.is_empty() {
+            // A statement without parameters: nothing may follow but the end.
+            return match next_message(&mut self.messages).await? {
+                None => Ok(Vec::new()),
+                Some(_) => Err(malformed("rows without a schema before them")),
+            };
+        }
+        let mut rows = self.rows()?;
+        let (mut batches, mut bytes) = (Vec::new(), 0);
+        while let Some((batch, _)) = rows.next().await? {
+            bytes += batch.bytes;
+            if bytes > max_bytes {
+                return Err(Error::TooManyParameters(max_bytes));
+            }
+            batches.push(batch.rows);
+        }
+        Ok(batches)
+    }
+}
+
+impl PutStream {
     /// The schema of every batch.
     pub(super) fn schema(&self) -> &SchemaRef {
         &self.decoder.schema

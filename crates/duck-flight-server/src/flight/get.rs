@@ -1,36 +1,49 @@
 //! `DoGet`, `GetFlightInfo` and `GetSchema` of plain Flight.
 
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_descriptor::DescriptorType;
+use arrow_flight::sql::{Command, CommandStatementQuery};
 use arrow_flight::{
     FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, SchemaAsIpc, SchemaResult, Ticket,
 };
 use arrow_ipc::writer::IpcWriteOptions;
 use duck_flight_protocol::TableName;
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use tonic::Status;
 
 use super::Answers;
-use crate::engine::Engine;
+use crate::engine::{Engine, Place};
 use crate::error::{Error, Result};
 
 /// Runs the ticket's SQL; the last statement's result streams back.
-pub(super) async fn get(engine: &Engine, ticket: &[u8]) -> Result<Answers<FlightData>> {
-    let result = engine.query(sql_text(ticket, "ticket")?).await?;
-    let schema = result.schema().clone();
-    let batches = result.map_err(|error| FlightError::from(Status::from(error)));
+pub(super) async fn get(
+    engine: &Engine,
+    place: &Place,
+    ticket: &[u8],
+) -> Result<Answers<FlightData>> {
+    let result = engine.query(place, sql_text(ticket, "ticket")?).await?;
+    Ok(encode(result.schema().clone(), result))
+}
+
+/// Encodes a result. The engine has made batches of a good size; the encoder would split them by their buffers' size.
+pub(super) fn encode(
+    schema: SchemaRef,
+    batches: impl Stream<Item = Result<RecordBatch>> + Send + 'static,
+) -> Answers<FlightData> {
     let messages = FlightDataEncoderBuilder::new()
         .with_schema(schema)
-        // The engine has made batches of a good size; the encoder would split them by their buffers' size.
         .with_max_flight_data_size(usize::MAX)
-        .build(batches);
-    Ok(messages.map_err(Status::from).boxed())
+        .build(batches.map_err(|error| FlightError::from(Status::from(error))));
+    messages.map_err(Status::from).boxed()
 }
 
 /// Where and how to get a table or the result of a query. Nothing runs yet.
 pub(super) async fn flight_info(
     engine: &Engine,
+    place: &Place,
     descriptor: FlightDescriptor,
 ) -> Result<FlightInfo> {
     let sql = descriptor_sql(&descriptor)?;
@@ -39,8 +52,8 @@ pub(super) async fn flight_info(
         .with_total_records(-1)
         .with_total_bytes(-1)
         .with_descriptor(descriptor);
-    match engine.describe(sql).await {
-        Ok(schema) => Ok(info.try_with_schema(&schema).map_err(encoding)?),
+    match engine.describe(place, sql).await {
+        Ok(described) => Ok(info.try_with_schema(&described.schema).map_err(encoding)?),
         // A script whose later statements need the earlier ones has its schema once it has run.
         Err(Error::UnknownSchema(_)) => Ok(info),
         Err(error) => Err(error),
@@ -48,9 +61,19 @@ pub(super) async fn flight_info(
 }
 
 /// The schema of a table or of the result of a query. Nothing runs.
-pub(super) async fn schema(engine: &Engine, descriptor: &FlightDescriptor) -> Result<SchemaResult> {
-    let schema = engine.describe(descriptor_sql(descriptor)?).await?;
-    SchemaAsIpc::new(&schema, &IpcWriteOptions::default())
+pub(super) async fn schema(
+    engine: &Engine,
+    place: &Place,
+    descriptor: &FlightDescriptor,
+) -> Result<SchemaResult> {
+    let sql = descriptor_sql(descriptor)?;
+    let described = engine.describe(place, sql).await?;
+    schema_result(&described.schema)
+}
+
+/// A schema as `GetSchema` answers.
+pub(super) fn schema_result(schema: &Schema) -> Result<SchemaResult> {
+    SchemaAsIpc::new(schema, &IpcWriteOptions::default())
         .try_into()
         .map_err(encoding)
 }
@@ -65,6 +88,14 @@ fn descriptor_sql(descriptor: &FlightDescriptor) -> Result<String> {
                 .into(),
         )),
     }
+}
+
+/// The statement that a plain descriptor stands for.
+pub(super) fn as_statement(descriptor: &FlightDescriptor) -> Result<Command> {
+    Ok(Command::CommandStatementQuery(CommandStatementQuery {
+        query: descriptor_sql(descriptor)?,
+        transaction_id: None,
+    }))
 }
 
 pub(super) fn select_all(table: &TableName) -> String {

@@ -1,13 +1,13 @@
 //! `DoPut` of plain Flight: batches in, acknowledgements out.
 
-use arrow_flight::{FlightData, PutResult};
+use arrow_flight::{FlightDescriptor, PutResult};
 use duck_flight_protocol::{Ack, BatchMetadata, Commit, PutOptions, Resume};
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
-use super::decode::PutStream;
-use super::{Answers, sql};
+use super::Answers;
+use super::decode::{PutStream, Upload};
 use crate::engine::{Committed, Committing, Engine, Put};
 use crate::error::{Error, Result};
 
@@ -17,12 +17,11 @@ const ACKS_WAITING: usize = 256;
 /// Opens a put, and answers with its acks.
 pub(super) async fn put(
     engine: &Engine,
-    messages: Streaming<FlightData>,
-    max_message_bytes: usize,
+    descriptor: &FlightDescriptor,
+    upload: Upload,
 ) -> Result<Answers<PutResult>> {
-    let (descriptor, batches) = PutStream::open(messages, max_message_bytes).await?;
-    sql::refuse(&descriptor.cmd)?;
-    let options = PutOptions::from_descriptor(&descriptor)?;
+    let batches = upload.rows()?;
+    let options = PutOptions::from_descriptor(descriptor)?;
     let put = engine.put(&options, batches.schema().clone()).await?;
     match options.commit {
         Commit::Stream => {
@@ -158,7 +157,7 @@ fn ack(committed: Committed, sequence: Option<u64>) -> Ack {
     }
 }
 
-fn result(app_metadata: Vec<u8>) -> PutResult {
+pub(super) fn result(app_metadata: Vec<u8>) -> PutResult {
     PutResult {
         app_metadata: app_metadata.into(),
     }

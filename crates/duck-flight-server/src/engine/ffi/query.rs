@@ -5,11 +5,12 @@ use std::ptr;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions, StructArray};
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi};
 use duckdb::ffi;
 
-use super::{ArrowOptions, Connection, LogicalType, Result, SqlError, check, text};
+use super::value::Value;
+use super::{ArrowOptions, Connection, LogicalType, Result, SqlError, check, take_text, text};
 
 /// The kinds of statement the engine treats apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,50 +164,108 @@ impl<'a> Prepared<'a> {
         }
     }
 
-    /// The schema of the result, before the statement has run. Where a type depends on a parameter it is Null.
-    pub(crate) fn schema(&self, lossless: &ArrowOptions) -> Result<SchemaRef> {
-        // SAFETY: the statement is live; names and types are copied or owned.
+    /// The schema of the result and the SQL type of each column, before the statement has run. Where a type depends
+    /// on a parameter it is Null.
+    pub(crate) fn schema(&self, lossless: &ArrowOptions) -> Result<(SchemaRef, Vec<String>)> {
+        // SAFETY: the statement is live; names and types are owned.
         let columns = unsafe {
             (0..ffi::duckdb_prepared_statement_column_count(self.raw))
                 .map(|index| {
                     let name = ffi::duckdb_prepared_statement_column_name(self.raw, index);
-                    let column = Column {
-                        name: CString::from(std::ffi::CStr::from_ptr(name)),
-                        logical: LogicalType(ffi::duckdb_prepared_statement_column_logical_type(
-                            self.raw, index,
-                        )),
-                    };
-                    ffi::duckdb_free(name.cast_mut().cast());
-                    column
+                    let logical =
+                        ffi::duckdb_prepared_statement_column_logical_type(self.raw, index);
+                    (take_text(name.cast_mut()), LogicalType(logical))
                 })
                 .collect::<Vec<_>>()
         };
+        let columns = columns
+            .into_iter()
+            .map(|(name, logical)| {
+                let name = super::c_string(&name)?;
+                let logical = logical.or_null();
+                Ok(Column { name, logical })
+            })
+            .collect::<Result<Vec<_>>>()?;
         let plain = ArrowOptions::of(self.connection);
         let options = if is_lossy(&columns) { lossless } else { &plain };
-        Ok(Arc::new(export_schema(options, &columns)?.1))
+        let (_, schema) = export_schema(options, &columns)?;
+        Ok((Arc::new(schema), type_names(&columns)))
+    }
+
+    /// The parameters, in the order of their numbers.
+    pub(crate) fn parameters(&self) -> Result<Vec<Parameter>> {
+        // SAFETY: the statement is live; names and types are owned, the type may be null.
+        let columns = unsafe {
+            (1..=ffi::duckdb_nparams(self.raw))
+                .map(|number| {
+                    let name = ffi::duckdb_parameter_name(self.raw, number);
+                    let logical = ffi::duckdb_param_logical_type(self.raw, number);
+                    (take_text(name.cast_mut()), LogicalType(logical))
+                })
+                .collect::<Vec<_>>()
+        };
+        let options = ArrowOptions::of(self.connection);
+        columns
+            .into_iter()
+            .map(|(name, logical)| {
+                let field = if logical.is_known() {
+                    let column = Column {
+                        name: super::c_string(&name)?,
+                        logical,
+                    };
+                    let (_, schema) = export_schema(&options, &[column])?;
+                    schema.fields.iter().next().cloned()
+                } else {
+                    None
+                };
+                Ok(Parameter { name, field })
+            })
+            .collect()
+    }
+
+    /// Gives the parameters values, from the first on.
+    pub(crate) fn bind(&self, values: impl IntoIterator<Item = Value>) -> Result<()> {
+        for (number, value) in (1..).zip(values) {
+            // SAFETY: statement and value are live; the value is copied, and a wrong number is an error.
+            let state = unsafe { ffi::duckdb_bind_value(self.raw, number, value.0) };
+            if state != ffi::DuckDBSuccess {
+                // SAFETY: the statement is live; the message is copied.
+                let message = unsafe { text(ffi::duckdb_prepare_error(self.raw)) };
+                return Err(SqlError::from_message(&message));
+            }
+        }
+        Ok(())
     }
 
     /// Starts the statement and answers once its first rows, or its effect, are there.
-    pub(crate) fn execute(self) -> Result<QueryResult<'a>> {
+    pub(crate) fn execute(&self) -> Result<QueryResult<'a>> {
         self.start()?.finish()
     }
 
     /// Starts the statement. From here on an interrupt reaches it; one before is lost.
-    pub(crate) fn start(self) -> Result<Pending<'a>> {
+    pub(crate) fn start(&self) -> Result<Pending<'a>> {
         let mut pending = Pending {
-            prepared: self,
+            connection: self.connection,
             raw: ptr::null_mut(),
             is_finished: false,
         };
-        // SAFETY: the statement is live; the pending result is freed by `drop`, also after a failure.
-        let state = unsafe {
-            ffi::duckdb_pending_prepared_streaming(pending.prepared.raw, &raw mut pending.raw)
-        };
+        // SAFETY: the statement is live, and the pending result shares what it needs of it; freed by `drop`, also
+        // after a failure.
+        let state =
+            unsafe { ffi::duckdb_pending_prepared_streaming(self.raw, &raw mut pending.raw) };
         if state == ffi::DuckDBSuccess {
             return Ok(pending);
         }
         Err(pending.error())
     }
+}
+
+/// A parameter of a statement.
+pub(crate) struct Parameter {
+    /// Its number, or its name where it has one.
+    pub(crate) name: String,
+    /// The type that DuckDB expects, where it can tell.
+    pub(crate) field: Option<FieldRef>,
 }
 
 impl Drop for Prepared<'_> {
@@ -218,7 +277,7 @@ impl Drop for Prepared<'_> {
 
 /// A statement that has started. Dropped before it has finished, it is interrupted.
 pub(crate) struct Pending<'a> {
-    prepared: Prepared<'a>,
+    connection: &'a Connection,
     raw: ffi::duckdb_pending_result,
     is_finished: bool,
 }
@@ -233,7 +292,7 @@ impl<'a> Pending<'a> {
         let state = unsafe { ffi::duckdb_execute_pending(self.raw, &raw mut raw) };
         let mut result = QueryResult {
             raw,
-            connection: self.prepared.connection,
+            connection: self.connection,
         };
         if state == ffi::DuckDBSuccess {
             return Ok(result);
@@ -253,7 +312,7 @@ impl Drop for Pending<'_> {
             // DuckDB's threads may be at work on it already, and whatever uses the connection next waits for
             // them, then forgets the interrupt.
             // SAFETY: the connection is open.
-            unsafe { ffi::duckdb_interrupt(self.prepared.connection.raw) };
+            unsafe { ffi::duckdb_interrupt(self.connection.raw) };
         }
         // SAFETY: made by duckdb_pending_prepared_streaming, freed only here.
         unsafe { ffi::duckdb_destroy_pending(&raw mut self.raw) };
@@ -271,6 +330,13 @@ impl<'a> QueryResult<'a> {
     pub(crate) fn rows_changed(&mut self) -> u64 {
         // SAFETY: the result is live.
         unsafe { ffi::duckdb_rows_changed(&raw mut self.raw) }
+    }
+
+    /// Whether the statement answers with rows, rather than with how many it changed or with nothing.
+    pub(crate) fn has_rows(&self) -> bool {
+        // SAFETY: the result is live.
+        let kind = unsafe { ffi::duckdb_result_return_type(self.raw) };
+        kind == ffi::duckdb_result_type_DUCKDB_RESULT_TYPE_QUERY_RESULT
     }
 
     /// Fetches the next chunk: at most 2,048 rows, and never none. `None` is the end.
@@ -308,6 +374,7 @@ impl<'a> QueryResult<'a> {
         let (c_schema, schema) = export_schema(options.get(), &columns)?;
         Ok(Batches {
             result: self,
+            columns,
             options,
             c_schema,
             schema: Arc::new(schema),
@@ -341,6 +408,7 @@ impl Drop for ResultChunk {
 /// A result as record batches, one for each chunk.
 pub(crate) struct Batches<'a> {
     result: QueryResult<'a>,
+    columns: Vec<Column>,
     options: BatchOptions<'a>,
     c_schema: FFI_ArrowSchema,
     schema: SchemaRef,
@@ -364,6 +432,11 @@ impl Batches<'_> {
     /// The schema of every batch, as DuckDB exports it.
     pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    /// The SQL type of each column.
+    pub(crate) fn type_names(&self) -> Vec<String> {
+        type_names(&self.columns)
     }
 
     /// Fetches the next batch: at most 2,048 rows, and never none. `None` is the end.
@@ -405,6 +478,10 @@ const LOSSY: &[ffi::duckdb_type] = &[
 
 fn is_lossy(columns: &[Column]) -> bool {
     columns.iter().any(|column| column.logical.contains(LOSSY))
+}
+
+fn type_names(columns: &[Column]) -> Vec<String> {
+    columns.iter().map(|column| column.logical.name()).collect()
 }
 
 fn export_schema(options: &ArrowOptions, columns: &[Column]) -> Result<(FFI_ArrowSchema, Schema)> {

@@ -1,0 +1,186 @@
+//! Connections that clients keep from one request to the next: a session's, or a transaction's.
+//!
+//! Most requests need none: any connection of the pool serves them, and nothing of theirs stays in it. A client
+//! gets a connection of its own once a statement leaves something behind (a temporary table, a setting, an open
+//! transaction). It then serves one request at a time; a result that is still being read when the next request
+//! comes is read ahead into memory, up to a bound, so that the next one need not wait for the reader.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
+
+use super::pool::Session;
+use crate::error::{Error, Result};
+
+/// How long a request waits for the one before it on the same connection.
+const BUSY_WAIT: Duration = Duration::from_secs(30);
+
+/// Where a client's statements run.
+#[derive(Clone)]
+pub(crate) enum Place {
+    /// On any connection, with nothing left behind.
+    Any,
+    /// On any connection too, until something is left behind; from then on on the client's own.
+    Own(Lease),
+}
+
+/// What a connection keeps of a statement that leaves something behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Traces {
+    /// Nothing: it is replaced after the request.
+    Wiped,
+    /// It does not run such a statement: the client gets a connection of its own for it.
+    Refused,
+    /// All: it is the client's own.
+    Kept,
+}
+
+/// The connection that one request runs on.
+pub(super) enum Seat {
+    /// The one of the thread that takes the request.
+    Shared(Traces),
+    /// The client's own.
+    Own(Held),
+}
+
+impl Place {
+    /// The connection that a request runs on, or tries to.
+    pub(super) async fn seat(&self) -> Result<Seat> {
+        match self {
+            Self::Any => Ok(Seat::Shared(Traces::Wiped)),
+            Self::Own(lease) if !lease.is_open() => Ok(Seat::Shared(Traces::Refused)),
+            Self::Own(_) => self.own_seat().await,
+        }
+    }
+
+    /// The client's own connection, for a request that was refused elsewhere.
+    pub(super) async fn own_seat(&self) -> Result<Seat> {
+        match self {
+            Self::Any => Ok(Seat::Shared(Traces::Wiped)),
+            Self::Own(lease) => Ok(Seat::Own(lease.hold().await?)),
+        }
+    }
+
+    /// The requests that wait for the client's own connection.
+    pub(super) fn requests(&self) -> Option<Arc<Requests>> {
+        match self {
+            Self::Any => None,
+            Self::Own(lease) => Some(lease.0.requests.clone()),
+        }
+    }
+}
+
+impl Seat {
+    /// Runs `work` on the connection; `thread` is the session of the thread that does it.
+    pub(super) fn run<T>(
+        mut self,
+        thread: &mut Session,
+        work: impl FnOnce(&mut Session, Traces) -> Result<T>,
+    ) -> Result<T> {
+        match &mut self {
+            Self::Shared(traces) => work(thread, *traces),
+            Self::Own(held) => work(held.session(thread)?, Traces::Kept),
+        }
+    }
+}
+
+/// A client's own connection, opened when it is first needed. Clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct Lease(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    connection: Arc<Mutex<Option<Session>>>,
+    is_open: AtomicBool,
+    requests: Arc<Requests>,
+}
+
+/// The requests that wait for a connection.
+#[derive(Default)]
+pub(super) struct Requests {
+    waiting: AtomicUsize,
+    arrived: Notify,
+}
+
+impl Requests {
+    /// Whether one waits.
+    pub(super) fn any(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// Waits until one waits.
+    pub(super) async fn arrival(&self) {
+        loop {
+            let arrived = self.arrived.notified();
+            if self.any() {
+                return;
+            }
+            arrived.await;
+        }
+    }
+}
+
+/// A connection that one request has to itself.
+pub(crate) struct Held {
+    slot: OwnedMutexGuard<Option<Session>>,
+    lease: Lease,
+}
+
+impl Lease {
+    /// Whether there is a connection yet.
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.is_open.load(Ordering::SeqCst)
+    }
+
+    /// Whether a request has the connection to itself at present.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.0.connection.try_lock().is_err()
+    }
+
+    /// Waits for the connection.
+    pub(super) async fn hold(&self) -> Result<Held> {
+        let requests = &self.0.requests;
+        let _waiting = Waiting::new(requests);
+        let slot = self.0.connection.clone().lock_owned();
+        let slot = tokio::time::timeout(BUSY_WAIT, slot).await;
+        Ok(Held {
+            slot: slot.map_err(|_| Error::SessionBusy)?,
+            lease: self.clone(),
+        })
+    }
+}
+
+struct Waiting<'a>(&'a Requests);
+
+impl<'a> Waiting<'a> {
+    fn new(requests: &'a Requests) -> Self {
+        requests.waiting.fetch_add(1, Ordering::SeqCst);
+        requests.arrived.notify_waiters();
+        Self(requests)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Held {
+    /// The connection, opened beside `other` where it is not yet.
+    pub(super) fn session(&mut self, other: &Session) -> Result<&mut Session> {
+        if self.slot.is_none() {
+            *self.slot = Some(other.another()?);
+            self.lease.0.is_open.store(true, Ordering::SeqCst);
+        }
+        self.slot.as_mut().ok_or(Error::WorkerLost)
+    }
+
+    /// Closes the connection; what is open in it is rolled back.
+    pub(super) fn close(&mut self) {
+        *self.slot = None;
+        self.lease.0.is_open.store(false, Ordering::SeqCst);
+    }
+}

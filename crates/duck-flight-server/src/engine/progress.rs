@@ -1,0 +1,37 @@
+//! How far a statement has come, for whoever asks while it runs.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::ffi::{Connection, Interrupter};
+
+/// Set on a connection before a statement whose progress somebody asks for: DuckDB counts, and prints nothing.
+const COUNT_SQL: &str = "SET enable_progress_bar_print = false; SET enable_progress_bar = true";
+
+/// The progress of one request. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progress(Arc<Mutex<Option<Interrupter>>>);
+
+/// While it lives, the request can be asked.
+pub(super) struct Watched<'a>(&'a Progress);
+
+impl Progress {
+    /// From 0 to 1, while the statement runs and where DuckDB can tell.
+    pub(crate) fn get(&self) -> Option<f64> {
+        self.0.lock().as_ref()?.progress()
+    }
+
+    /// Lets it be asked how far the connection's statements are.
+    pub(super) fn watch(&self, connection: &Connection) -> super::ffi::Result<Watched<'_>> {
+        connection.execute(COUNT_SQL)?;
+        *self.0.lock() = Some(connection.interrupter());
+        Ok(Watched(self))
+    }
+}
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        *self.0.0.lock() = None;
+    }
+}

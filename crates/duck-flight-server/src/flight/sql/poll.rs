@@ -1,0 +1,138 @@
+//! `PollFlightInfo`: a statement runs in the background, and its client asks how far it has come.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_flight::sql::{Command, ProstMessageExt, TicketStatementQuery};
+use arrow_flight::{FlightDescriptor, FlightInfo, PollInfo};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use prost::Message;
+use tokio::task::JoinHandle;
+
+use super::columns::with_types;
+use super::statement::{info, run_now};
+use super::ticket::StatementTicket;
+use super::{flight_info, prepared};
+use crate::engine::{Place, Progress, Sql};
+use crate::error::{Error, Result};
+use crate::flight::get::{encoding, sql_text};
+use crate::session::{Caller, Handle, Handles, Sessions};
+
+/// How long a poll waits for the end before it tells how far the statement is.
+const POLL_WAIT: Duration = Duration::from_millis(500);
+
+/// A statement that runs in the background. Dropped, it is cancelled.
+pub(super) struct Poll {
+    descriptor: FlightDescriptor,
+    progress: Progress,
+    outcome: Shared<BoxFuture<'static, Arc<Result<FlightInfo>>>>,
+    task: tokio::task::AbortHandle,
+}
+
+impl Drop for Poll {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Starts a statement, or says how one goes that was started by an earlier poll.
+pub(super) async fn poll(
+    sessions: &Sessions,
+    polls: &Handles<Arc<Poll>>,
+    caller: &Caller,
+    command: Command,
+    descriptor: FlightDescriptor,
+) -> Result<PollInfo> {
+    let progress = Progress::default();
+    let (sql, transaction) = match &command {
+        Command::TicketStatementQuery(ticket) => {
+            let (id, poll) = polls.find(&ticket.statement_handle)?;
+            return answer(polls, id, &poll).await;
+        }
+        Command::CommandStatementQuery(query) => {
+            let sql = sql_text(query.query.as_bytes(), "statement")?;
+            (Sql::from(sql), query.transaction_id.clone().map(Vec::from))
+        }
+        Command::CommandPreparedStatementQuery(query) => {
+            let handle = &query.prepared_statement_handle;
+            let (statement, _) = sessions.prepared(caller, handle).await?;
+            (prepared::sql_of(&statement), statement.transaction())
+        }
+        // All else is there at once.
+        _ => {
+            let info = flight_info(sessions, caller, command, descriptor).await?;
+            return complete(info);
+        }
+    };
+    let place = sessions.place(caller, transaction.as_deref()).await?;
+    let sql = sql.watched_by(&progress);
+    let running = run(sessions.clone(), place, sql, descriptor.clone());
+    let task: JoinHandle<Result<FlightInfo>> = tokio::spawn(running);
+    let abort = task.abort_handle();
+    let outcome = task.map(|outcome| Arc::new(outcome.unwrap_or(Err(Error::Cancelled))));
+    let poll = Arc::new(Poll {
+        descriptor,
+        progress,
+        outcome: outcome.boxed().shared(),
+        task: abort,
+    });
+    let id = Handle::new();
+    polls.insert(id, poll.clone())?;
+    answer(polls, id, &poll).await
+}
+
+/// Runs a statement up to its first rows, which then wait to be fetched.
+async fn run(
+    sessions: Sessions,
+    place: Place,
+    sql: Sql,
+    descriptor: FlightDescriptor,
+) -> Result<FlightInfo> {
+    let engine = sessions.engine();
+    match engine.describe(&place, sql.text.clone()).await {
+        Ok(described) if described.is_query => {
+            let result = engine.query(&place, sql).await?;
+            let schema = with_types(result.schema(), result.type_names());
+            let ticket = StatementTicket::waiting(sessions.keep_stream(result)?);
+            info(descriptor, Some(&schema), &ticket, -1)
+        }
+        Ok(_) | Err(Error::UnknownSchema(_)) => run_now(&sessions, &place, sql, descriptor).await,
+        Err(error) => Err(error),
+    }
+}
+
+async fn answer(polls: &Handles<Arc<Poll>>, id: Handle, poll: &Poll) -> Result<PollInfo> {
+    match tokio::time::timeout(POLL_WAIT, poll.outcome.clone()).await {
+        Ok(outcome) => {
+            polls.remove(id);
+            match &*outcome {
+                Ok(info) => complete(info.clone()),
+                Err(error) => Err(Error::Again(error.code(), error.to_string())),
+            }
+        }
+        Err(_) => {
+            let handle = id.to_bytes();
+            let next = TicketStatementQuery {
+                statement_handle: handle.clone().into(),
+            };
+            let info = FlightInfo::new()
+                .with_descriptor(poll.descriptor.clone())
+                .with_app_metadata(handle)
+                .with_total_records(-1)
+                .with_total_bytes(-1);
+            let answer = PollInfo::new()
+                .with_info(info)
+                .with_descriptor(FlightDescriptor::new_cmd(next.as_any().encode_to_vec()));
+            match poll.progress.get() {
+                Some(progress) => answer.try_with_progress(progress).map_err(encoding),
+                None => Ok(answer),
+            }
+        }
+    }
+}
+
+fn complete(info: FlightInfo) -> Result<PollInfo> {
+    let answer = PollInfo::new().with_info(info);
+    answer.try_with_progress(1.0).map_err(encoding)
+}

@@ -1,0 +1,191 @@
+//! Statements: a query runs when its result is fetched, anything else at once and once.
+//!
+//! Drivers send all statements the same way, as queries, and some never fetch a result that has no rows. So what
+//! changes anything runs in `GetFlightInfo`; its ticket hands out what it answered.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow_flight::sql::{CommandStatementQuery, CommandStatementUpdate};
+use arrow_flight::{FlightData, FlightDescriptor, FlightEndpoint, FlightInfo};
+use futures::{TryStreamExt, stream};
+use prost_types::Timestamp;
+
+use super::columns::with_types;
+use super::ticket::{Query, StatementTicket, Work};
+use crate::engine::{Description, Place, ResultStream, Rows, Sql};
+use crate::error::{Error, Result};
+use crate::flight::Answers;
+use crate::flight::decode::Upload;
+use crate::flight::get::{encode, encoding, sql_text};
+use crate::session::{Caller, Handle, RESULT_TIMEOUT, RunningGuard, Sessions, Waiting};
+
+/// Where and how to get the result of a statement.
+pub(super) async fn flight_info(
+    sessions: &Sessions,
+    caller: &Caller,
+    command: &CommandStatementQuery,
+    descriptor: FlightDescriptor,
+) -> Result<FlightInfo> {
+    let sql = sql_text(command.query.as_bytes(), "statement")?;
+    let transaction = command.transaction_id.as_deref();
+    let place = sessions.place(caller, transaction).await?;
+    match sessions.engine().describe(&place, sql.clone()).await {
+        Ok(described) if described.is_query => {
+            let ticket = StatementTicket::query(sql, transaction);
+            info(descriptor, Some(&schema_of(&described)), &ticket, -1)
+        }
+        Ok(_) | Err(Error::UnknownSchema(_)) => {
+            run_now(sessions, &place, sql.into(), descriptor).await
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The schema of a statement's result. Nothing runs.
+pub(super) async fn schema(
+    sessions: &Sessions,
+    caller: &Caller,
+    command: &CommandStatementQuery,
+) -> Result<SchemaRef> {
+    let sql = sql_text(command.query.as_bytes(), "statement")?;
+    let transaction = command.transaction_id.as_deref();
+    let place = sessions.place(caller, transaction).await?;
+    let described = sessions.engine().describe(&place, sql).await?;
+    Ok(schema_of(&described))
+}
+
+/// The schema of a result as Flight SQL tells it; without columns where there are no rows.
+pub(super) fn schema_of(described: &Description) -> SchemaRef {
+    if described.has_rows {
+        with_types(&described.schema, &described.type_names)
+    } else {
+        Arc::new(Schema::empty())
+    }
+}
+
+/// Runs a statement; its result waits to be fetched.
+pub(super) async fn run_now(
+    sessions: &Sessions,
+    place: &Place,
+    sql: Sql,
+    descriptor: FlightDescriptor,
+) -> Result<FlightInfo> {
+    let outcome = sessions.engine().run(place, sql).await?;
+    let Some(rows) = outcome.rows else {
+        let changed = i64::try_from(outcome.rows_changed).unwrap_or(i64::MAX);
+        let ticket = StatementTicket::nothing();
+        return info(descriptor, Some(&Schema::empty()), &ticket, changed);
+    };
+    let schema = with_types(&rows.schema, &rows.type_names);
+    let count: usize = rows.batches.iter().map(|batch| batch.num_rows()).sum();
+    let ticket = StatementTicket::waiting(sessions.keep(rows)?);
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    info(descriptor, Some(&schema), &ticket, count)
+}
+
+/// A `FlightInfo` with one endpoint. Without a schema, it comes with the rows.
+pub(super) fn info(
+    descriptor: FlightDescriptor,
+    schema: Option<&Schema>,
+    ticket: &StatementTicket,
+    total_records: i64,
+) -> Result<FlightInfo> {
+    let mut endpoint = FlightEndpoint::new().with_ticket(ticket.to_ticket());
+    if matches!(ticket.work, Some(Work::Waiting(_))) {
+        let expires = std::time::SystemTime::now() + RESULT_TIMEOUT;
+        endpoint = endpoint.with_expiration_time(Timestamp::from(expires));
+    }
+    let info = FlightInfo::new()
+        .with_endpoint(endpoint)
+        .with_total_records(total_records)
+        .with_total_bytes(-1)
+        .with_descriptor(descriptor);
+    match schema {
+        Some(schema) => info.try_with_schema(schema).map_err(encoding),
+        None => Ok(info),
+    }
+}
+
+/// Runs a script for its effect; answers with the rows it changed.
+pub(super) async fn update(
+    sessions: &Sessions,
+    caller: &Caller,
+    command: CommandStatementUpdate,
+    upload: Upload,
+) -> Result<u64> {
+    let sql = sql_text(command.query.as_bytes(), "statement")?;
+    let place = sessions
+        .place(caller, command.transaction_id.as_deref())
+        .await?;
+    if upload
+        .all_rows(0)
+        .await?
+        .iter()
+        .any(|rows| rows.num_rows() > 0)
+    {
+        return Err(Error::Malformed(
+            "a statement that is not prepared takes no parameters".into(),
+        ));
+    }
+    sessions.engine().execute(&place, sql).await
+}
+
+/// Does what a ticket says.
+pub(super) async fn get(
+    sessions: &Sessions,
+    caller: &Caller,
+    handle: &[u8],
+) -> Result<Answers<FlightData>> {
+    let ticket = StatementTicket::read(handle)?;
+    let id = ticket.id()?;
+    match ticket.work {
+        Some(Work::Query(Query { sql, transaction })) => {
+            run(sessions, caller, id, sql.into(), Some(&transaction)).await
+        }
+        Some(Work::Waiting(_)) => match &*sessions.fetch(id)? {
+            Waiting::Rows { rows, .. } => Ok(rows_answer(rows)),
+            Waiting::Query {
+                sql, transaction, ..
+            } => run(sessions, caller, id, sql.clone(), transaction.as_deref()).await,
+            Waiting::Stream(result) => {
+                let result = result.lock().take().ok_or(Error::WorkerLost)?;
+                answer(sessions.running(id)?, result)
+            }
+        },
+        Some(Work::Nothing(_)) => {
+            let nothing = stream::empty::<Result<_>>();
+            Ok(encode(Arc::new(Schema::empty()), nothing))
+        }
+        None => Err(Error::Malformed("the ticket says nothing to do".into())),
+    }
+}
+
+async fn run(
+    sessions: &Sessions,
+    caller: &Caller,
+    id: Handle,
+    sql: Sql,
+    transaction: Option<&[u8]>,
+) -> Result<Answers<FlightData>> {
+    let place = sessions.place(caller, transaction).await?;
+    let running = sessions.running(id)?;
+    let result = running.start(sessions.engine().query(&place, sql)).await?;
+    answer(running, result)
+}
+
+/// A result on its way to its client. As long as rows come, the ticket can cancel them.
+fn answer(running: RunningGuard, result: ResultStream) -> Result<Answers<FlightData>> {
+    running.cancel_by(result.cancel());
+    let schema = with_types(result.schema(), result.type_names());
+    let batches = result.inspect_ok(move |_| {
+        let _ = &running;
+    });
+    Ok(encode(schema, batches))
+}
+
+fn rows_answer(rows: &Rows) -> Answers<FlightData> {
+    let schema = with_types(&rows.schema, &rows.type_names);
+    let batches = rows.batches.clone().into_iter().map(Ok);
+    encode(schema, stream::iter(batches))
+}

@@ -1,0 +1,609 @@
+//! Who is asking, and what the server keeps for them: sessions, transactions, prepared statements, results that
+//! wait to be fetched. Each has a handle that cannot be guessed, and expires.
+//!
+//! A client is in a session once it shows a token from `Handshake` or a cookie; others have none, and nothing of
+//! theirs outlives a call. A session costs next to nothing until a statement leaves something behind: only then
+//! it gets a connection of its own (see [`Place::Own`]).
+
+mod handles;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Mutex as AsyncMutex, Notify};
+
+pub(crate) use handles::{Handle, Handles};
+
+use crate::engine::{
+    Cancel, Description, Engine, Lease, Parameters, Place, ResultStream, Rows, Sql,
+};
+use crate::error::{Error, Result};
+
+/// How many sessions, transactions, prepared statements and unfetched results there may be.
+const MAX_SESSIONS: usize = 10_000;
+const MAX_TRANSACTIONS: usize = 10_000;
+const MAX_STATEMENTS: usize = 100_000;
+const MAX_RESULTS: usize = 100_000;
+
+/// How many bytes unfetched results may take together.
+const MAX_HELD_BYTES: usize = 256 << 20;
+
+/// How long a result waits to be fetched.
+pub(crate) const RESULT_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a transaction lasts that was never used. It holds nothing up, and a driver that has one open all the time
+/// cannot go on without it.
+const UNUSED_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// How often what has expired is looked for, at the most and at the least.
+const SWEEP_INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
+
+/// How many tickets that were cancelled before they were fetched are remembered.
+const MAX_CANCELLED: usize = 10_000;
+
+/// When what clients leave behind expires.
+#[derive(Debug, Clone, Copy)]
+pub struct Expiry {
+    /// A session or prepared statement that nobody uses.
+    pub session: Duration,
+    /// A transaction in which nothing is run.
+    pub transaction: Duration,
+}
+
+/// All that is kept for clients. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Sessions(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    expiry: Expiry,
+    sessions: Handles<Session>,
+    transactions: Handles<Transaction>,
+    statements: Handles<Arc<PreparedStatement>>,
+    results: Handles<Arc<Waiting>>,
+    held_bytes: Arc<AtomicUsize>,
+    running: Mutex<Running>,
+}
+
+/// A client's session. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Session {
+    id: Handle,
+    lease: Lease,
+    transaction: Arc<Mutex<Option<Handle>>>,
+}
+
+/// A transaction of a client's. Clones share it.
+#[derive(Clone)]
+struct Transaction {
+    lease: Lease,
+    session: Option<Session>,
+    /// Who began it, where they have no session.
+    peer: Option<SocketAddr>,
+    /// Whether the database knows of it: drivers begin one long before they use it.
+    has_begun: Arc<AsyncMutex<bool>>,
+}
+
+/// A prepared statement.
+pub(crate) struct PreparedStatement {
+    pub(crate) sql: String,
+    pub(crate) description: Description,
+    /// The values that its client bound last.
+    pub(crate) parameters: Mutex<Parameters>,
+    transaction: Option<Handle>,
+    session: Option<Handle>,
+}
+
+/// What waits to be fetched.
+pub(crate) enum Waiting {
+    /// Rows of a statement that has run.
+    Rows { rows: Rows, _held: HeldBytes },
+    /// A query, and the transaction it belongs to.
+    Query {
+        sql: Sql,
+        transaction: Option<Vec<u8>>,
+        _held: HeldBytes,
+    },
+    /// A result on its way, taken once.
+    Stream(Mutex<Option<ResultStream>>),
+}
+
+/// Memory that something unfetched takes.
+pub(crate) struct HeldBytes {
+    all: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl HeldBytes {
+    fn take(all: &Arc<AtomicUsize>, bytes: usize) -> Result<Self> {
+        let held = Self {
+            all: all.clone(),
+            bytes,
+        };
+        if all.fetch_add(bytes, Ordering::Relaxed) + bytes > MAX_HELD_BYTES {
+            return Err(Error::TooMuchHeld(MAX_HELD_BYTES));
+        }
+        Ok(held)
+    }
+}
+
+impl Drop for HeldBytes {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Who sends a request.
+#[derive(Clone, Default)]
+pub(crate) struct Caller {
+    session: Option<Session>,
+    /// The other end of the connection.
+    peer: Option<SocketAddr>,
+}
+
+/// What a client shows of its session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Proof {
+    /// A token from `Handshake`, or the cookie of a session that the server keeps something for.
+    Kept(Handle),
+    /// A cookie that nothing was kept for when it was given.
+    Fresh(Handle),
+}
+
+/// Statements that run, by the ids of their tickets.
+#[derive(Default)]
+struct Running {
+    statements: HashMap<Handle, Stop>,
+    /// Tickets that were cancelled before they were fetched; the oldest are forgotten.
+    cancelled: VecDeque<Handle>,
+}
+
+/// What stops a statement: before its first rows are there, and then.
+#[derive(Clone, Default)]
+struct Stop {
+    starting: Arc<Notify>,
+    started: Arc<OnceLock<Arc<Cancel>>>,
+}
+
+impl Stop {
+    fn stop(&self) {
+        self.starting.notify_one();
+        if let Some(cancel) = self.started.get() {
+            cancel.cancel();
+        }
+    }
+}
+
+impl Session {
+    fn new(id: Handle) -> Self {
+        Self {
+            id,
+            lease: Lease::default(),
+            transaction: Arc::default(),
+        }
+    }
+
+    pub(crate) fn id(&self) -> Handle {
+        self.id
+    }
+
+    /// Whether there is anything to lose.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.lease.is_open()
+    }
+}
+
+impl PreparedStatement {
+    /// The transaction it was prepared in.
+    pub(crate) fn transaction(&self) -> Option<Vec<u8>> {
+        self.transaction.map(Handle::to_bytes)
+    }
+}
+
+impl Caller {
+    /// The same caller in this session, or in none.
+    pub(crate) fn in_session(&self, session: Option<Session>) -> Self {
+        Self {
+            session,
+            peer: self.peer,
+        }
+    }
+
+    /// The caller's session.
+    pub(crate) fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
+    /// Where statements run that belong to no transaction.
+    fn place(&self) -> Place {
+        let session = self.session.as_ref();
+        session.map_or(Place::Any, |session| Place::Own(session.lease.clone()))
+    }
+}
+
+impl Sessions {
+    pub(crate) fn new(engine: Engine, expiry: Expiry) -> Self {
+        Self(Arc::new(Inner {
+            engine,
+            expiry,
+            sessions: Handles::new("session", MAX_SESSIONS, expiry.session),
+            transactions: Handles::new("transaction", MAX_TRANSACTIONS, expiry.session),
+            statements: Handles::new("prepared statement", MAX_STATEMENTS, expiry.session),
+            results: Handles::new("unfetched result", MAX_RESULTS, RESULT_TIMEOUT),
+            held_bytes: Arc::default(),
+            running: Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    /// The caller that shows this.
+    ///
+    /// # Errors
+    /// When the session it shows has ended, and something may have been lost with it.
+    pub(crate) fn caller(&self, proof: Option<Proof>, peer: Option<SocketAddr>) -> Result<Caller> {
+        let sessions = &self.0.sessions;
+        let session = match proof {
+            None => None,
+            Some(Proof::Kept(id)) => Some(sessions.get(id).ok_or(Error::SessionEnded)?),
+            Some(Proof::Fresh(id)) => Some(match sessions.get(id) {
+                Some(session) => session,
+                None => self.open_as(id)?,
+            }),
+        };
+        Ok(Caller { session, peer })
+    }
+
+    /// Opens a session.
+    pub(crate) fn open(&self) -> Result<Session> {
+        self.open_as(Handle::new())
+    }
+
+    fn open_as(&self, id: Handle) -> Result<Session> {
+        let session = Session::new(id);
+        self.0.sessions.insert(id, session.clone())?;
+        Ok(session)
+    }
+
+    /// Ends the caller's session: its transaction is rolled back, its temporary tables are gone.
+    pub(crate) async fn close(&self, caller: &Caller) {
+        let Some(session) = caller.session() else {
+            return;
+        };
+        self.0.sessions.remove(session.id);
+        self.end_session(session).await;
+    }
+
+    async fn end_session(&self, session: &Session) {
+        let transaction = session.transaction.lock().take();
+        if let Some(transaction) = transaction {
+            self.0.transactions.remove(transaction);
+        }
+        self.0
+            .statements
+            .remove_if(|statement| statement.session == Some(session.id));
+        self.0.engine.close_lease(&session.lease).await;
+    }
+
+    /// Where the caller's statement runs: in the transaction it names, in its session's, or in none.
+    pub(crate) async fn place(&self, caller: &Caller, transaction: Option<&[u8]>) -> Result<Place> {
+        let of_session = || {
+            caller
+                .session()
+                .and_then(|session| *session.transaction.lock())
+        };
+        match transaction.filter(|id| !id.is_empty()) {
+            Some(id) => {
+                let (_, transaction) = self.0.transactions.find(id)?;
+                self.begun(&transaction).await
+            }
+            None => match of_session().and_then(|id| self.0.transactions.get(id)) {
+                Some(transaction) => self.begun(&transaction).await,
+                None => Ok(caller.place()),
+            },
+        }
+    }
+
+    /// Where the rows of an ingest go in.
+    ///
+    /// ADBC's driver names no transaction with an ingest, though it has one open all the time unless told otherwise.
+    /// A caller without a session is therefore taken to mean the one transaction that was begun on its connection.
+    pub(crate) async fn ingest_place(
+        &self,
+        caller: &Caller,
+        transaction: Option<&[u8]>,
+    ) -> Result<Place> {
+        let is_named = transaction.is_some_and(|id| !id.is_empty());
+        if let (None, false, Some(peer)) = (caller.session(), is_named, caller.peer) {
+            let of_peer = |transaction: &Transaction| transaction.peer == Some(peer);
+            if let [transaction] = self.0.transactions.matching(of_peer).as_slice() {
+                return self.begun(transaction).await;
+            }
+        }
+        self.place(caller, transaction).await
+    }
+
+    /// The place of a transaction, which begins with its first statement.
+    async fn begun(&self, transaction: &Transaction) -> Result<Place> {
+        let mut has_begun = transaction.has_begun.lock().await;
+        if !*has_begun {
+            // Said before: when the caller stops waiting, it begins all the same.
+            *has_begun = true;
+            let begun = self.0.engine.begin(&transaction.lease).await;
+            *has_begun = begun.is_ok();
+            begun?;
+        }
+        Ok(Place::Own(transaction.lease.clone()))
+    }
+
+    /// Begins a transaction. In a session it is the session's, with its temporary tables and settings.
+    pub(crate) fn begin(&self, caller: &Caller) -> Result<Handle> {
+        let handle = Handle::new();
+        let session = caller.session().cloned();
+        let lease = session.as_ref().map(|session| session.lease.clone());
+        let transaction = Transaction {
+            lease: lease.unwrap_or_default(),
+            session: session.clone(),
+            peer: caller.peer.filter(|_| session.is_none()),
+            has_begun: Arc::default(),
+        };
+        if let Some(session) = &session {
+            let mut open = session.transaction.lock();
+            if open.is_some_and(|id| self.0.transactions.get(id).is_some()) {
+                return Err(Error::TransactionOpen);
+            }
+            self.0.transactions.insert(handle, transaction)?;
+            *open = Some(handle);
+        } else {
+            self.0.transactions.insert(handle, transaction)?;
+        }
+        Ok(handle)
+    }
+
+    /// Ends a transaction. It is over whatever comes of it: a commit that fails has rolled back.
+    pub(crate) async fn end(&self, id: &[u8], commit: bool) -> Result<()> {
+        let (handle, transaction) = self.0.transactions.find(id)?;
+        self.0
+            .transactions
+            .remove(handle)
+            .ok_or(Error::UnknownHandle {
+                what: "transaction",
+            })?;
+        self.finish(handle, &transaction, commit).await
+    }
+
+    async fn finish(&self, handle: Handle, transaction: &Transaction, commit: bool) -> Result<()> {
+        let engine = &self.0.engine;
+        let outcome = if *transaction.has_begun.lock().await {
+            engine.end(&transaction.lease, commit).await
+        } else {
+            Ok(())
+        };
+        match &transaction.session {
+            Some(session) => {
+                let mut open = session.transaction.lock();
+                if *open == Some(handle) {
+                    *open = None;
+                }
+            }
+            None => engine.close_lease(&transaction.lease).await,
+        }
+        outcome
+    }
+
+    /// Keeps a prepared statement.
+    pub(crate) fn prepare(
+        &self,
+        caller: &Caller,
+        transaction: Option<&[u8]>,
+        sql: String,
+        description: Description,
+    ) -> Result<Handle> {
+        let handle = Handle::new();
+        let statement = PreparedStatement {
+            sql,
+            description,
+            parameters: Mutex::default(),
+            transaction: transaction.and_then(Handle::from_bytes),
+            session: caller.session().map(Session::id),
+        };
+        self.0.statements.insert(handle, Arc::new(statement))?;
+        Ok(handle)
+    }
+
+    /// The prepared statement of a handle, and where it runs.
+    pub(crate) async fn prepared(
+        &self,
+        caller: &Caller,
+        handle: &[u8],
+    ) -> Result<(Arc<PreparedStatement>, Place)> {
+        let (_, statement) = self.0.statements.find(handle)?;
+        let transaction = statement.transaction();
+        let place = self.place(caller, transaction.as_deref()).await?;
+        Ok((statement, place))
+    }
+
+    /// Binds values to a prepared statement.
+    pub(crate) fn bind(&self, handle: &[u8], parameters: Parameters) -> Result<()> {
+        let (_, statement) = self.0.statements.find(handle)?;
+        *statement.parameters.lock() = parameters;
+        Ok(())
+    }
+
+    /// Forgets a prepared statement.
+    pub(crate) fn unprepare(&self, handle: &[u8]) -> Result<()> {
+        let (handle, _) = self.0.statements.find(handle)?;
+        self.0.statements.remove(handle);
+        Ok(())
+    }
+
+    /// Keeps a result until it is fetched.
+    pub(crate) fn keep(&self, rows: Rows) -> Result<Handle> {
+        let _held = HeldBytes::take(&self.0.held_bytes, rows.bytes())?;
+        self.wait(Waiting::Rows { rows, _held })
+    }
+
+    /// Keeps a query, with the values of its parameters, until its result is fetched.
+    pub(crate) fn keep_query(&self, sql: Sql, transaction: Option<Vec<u8>>) -> Result<Handle> {
+        let _held = HeldBytes::take(&self.0.held_bytes, sql.parameters.bytes())?;
+        self.wait(Waiting::Query {
+            sql,
+            transaction,
+            _held,
+        })
+    }
+
+    /// Keeps a result that is on its way until it is fetched.
+    pub(crate) fn keep_stream(&self, result: ResultStream) -> Result<Handle> {
+        self.wait(Waiting::Stream(Mutex::new(Some(result))))
+    }
+
+    fn wait(&self, waiting: Waiting) -> Result<Handle> {
+        let handle = Handle::new();
+        self.0.results.insert(handle, Arc::new(waiting))?;
+        Ok(handle)
+    }
+
+    /// Hands out what waits to be fetched; it is kept no longer.
+    pub(crate) fn fetch(&self, handle: Handle) -> Result<Arc<Waiting>> {
+        let waiting = self.0.results.remove(handle);
+        waiting.ok_or(Error::UnknownHandle {
+            what: "result, which can be fetched once",
+        })
+    }
+
+    /// Lets the holder of a ticket cancel its statement for as long as the guard lives.
+    pub(crate) fn running(&self, ticket: Handle) -> Result<RunningGuard> {
+        let mut running = self.0.running.lock();
+        if running.cancelled.contains(&ticket) {
+            return Err(Error::Cancelled);
+        }
+        let stop = Stop::default();
+        running.statements.insert(ticket, stop.clone());
+        Ok(RunningGuard {
+            sessions: self.clone(),
+            ticket,
+            stop,
+        })
+    }
+
+    /// Cancels the statement of a ticket, or drops its result. Answers whether there was anything to cancel; a
+    /// ticket that was not fetched yet never will be.
+    pub(crate) fn cancel(&self, ticket: Handle) -> bool {
+        if self.0.results.remove(ticket).is_some() {
+            return true;
+        }
+        let mut running = self.0.running.lock();
+        if let Some(stop) = running.statements.get(&ticket) {
+            stop.stop();
+            return true;
+        }
+        if running.cancelled.len() >= MAX_CANCELLED {
+            running.cancelled.pop_front();
+        }
+        running.cancelled.push_back(ticket);
+        false
+    }
+
+    /// What is kept at present.
+    pub(crate) fn counts(&self) -> Counts {
+        Counts {
+            sessions: self.0.sessions.len(),
+            transactions: self.0.transactions.len(),
+            prepared_statements: self.0.statements.len(),
+            results: self.0.results.len(),
+            running: self.0.running.lock().statements.len(),
+        }
+    }
+}
+
+impl Sessions {
+    /// Ends what has expired, for as long as it is polled.
+    pub(crate) async fn sweep(&self, also: impl Fn()) {
+        let Expiry {
+            session,
+            transaction,
+        } = self.0.expiry;
+        let (least, most) = SWEEP_INTERVALS;
+        let interval = (session.min(transaction) / 4).clamp(least, most);
+        loop {
+            tokio::time::sleep(interval).await;
+            self.expire().await;
+            also();
+        }
+    }
+
+    async fn expire(&self) {
+        let Inner {
+            expiry,
+            sessions,
+            transactions,
+            statements,
+            results,
+            ..
+        } = &*self.0;
+        let expired = transactions.expire(
+            |transaction| transaction.lease.is_busy(),
+            |transaction| match transaction.has_begun.try_lock().as_deref() {
+                Ok(true) => Some(expiry.transaction),
+                _ => Some(UNUSED_TRANSACTION_TIMEOUT.max(expiry.session)),
+            },
+        );
+        for (handle, transaction) in expired {
+            tracing::info!("a transaction is rolled back: nothing was run in it for too long");
+            if let Err(error) = self.finish(handle, &transaction, false).await {
+                tracing::debug!(%error, "an expired transaction had ended");
+            }
+        }
+        for (_, session) in sessions.expire(|session| session.lease.is_busy(), |_| None) {
+            self.end_session(&session).await;
+        }
+        statements.expire(|_| false, |_| None);
+        results.expire(|_| false, |_| None);
+    }
+}
+
+/// Forgets a statement once it has ended.
+pub(crate) struct RunningGuard {
+    sessions: Sessions,
+    ticket: Handle,
+    stop: Stop,
+}
+
+impl RunningGuard {
+    /// Waits for a statement's first rows, and gives it up when its ticket is cancelled.
+    pub(crate) async fn start<T>(&self, starting: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            started = starting => started,
+            () = self.stop.starting.notified() => Err(Error::Cancelled),
+        }
+    }
+
+    /// From now on, cancelling the ticket does this.
+    pub(crate) fn cancel_by(&self, cancel: Arc<Cancel>) {
+        self.stop.started.set(cancel).ok();
+    }
+}
+
+impl Drop for RunningGuard {
+    fn drop(&mut self) {
+        let mut running = self.sessions.0.running.lock();
+        running.statements.remove(&self.ticket);
+    }
+}
+
+/// How much is kept for clients.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub(crate) struct Counts {
+    sessions: usize,
+    transactions: usize,
+    prepared_statements: usize,
+    results: usize,
+    running: usize,
+}

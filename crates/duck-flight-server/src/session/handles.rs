@@ -1,0 +1,141 @@
+//! What clients hold by a handle: each thing expires when nobody asks for it for a while.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+
+/// A name that cannot be guessed: whoever knows it may use what it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Handle(u128);
+
+impl Handle {
+    /// One that nobody had before.
+    pub(crate) fn new() -> Self {
+        Self(uuid::Uuid::new_v4().as_u128())
+    }
+
+    /// The bytes that stand for it on the wire.
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        self.0.to_be_bytes().to_vec()
+    }
+
+    /// Reads the bytes of [`Handle::to_bytes`].
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Some(Self(u128::from_be_bytes(bytes.try_into().ok()?)))
+    }
+
+    /// Reads what its `Display` writes.
+    pub(crate) fn from_text(text: &str) -> Option<Self> {
+        (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok().map(Self))?
+    }
+}
+
+impl fmt::Display for Handle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:032x}", self.0)
+    }
+}
+
+/// Things by their handles.
+pub(crate) struct Handles<T> {
+    what: &'static str,
+    limit: usize,
+    timeout: Duration,
+    entries: Mutex<HashMap<Handle, Entry<T>>>,
+}
+
+struct Entry<T> {
+    value: T,
+    last_used: Instant,
+}
+
+impl<T: Clone> Handles<T> {
+    /// At most `limit` things, each gone once `timeout` has passed without a use. `what` names one in errors.
+    pub(crate) fn new(what: &'static str, limit: usize, timeout: Duration) -> Self {
+        Self {
+            what,
+            limit,
+            timeout,
+            entries: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn insert(&self, handle: Handle, value: T) -> Result<()> {
+        let mut entries = self.entries.lock();
+        if entries.len() >= self.limit {
+            return Err(Error::TooManyHandles {
+                what: self.what,
+                limit: self.limit,
+            });
+        }
+        let last_used = Instant::now();
+        entries.insert(handle, Entry { value, last_used });
+        Ok(())
+    }
+
+    /// The thing of a handle, which is used now.
+    pub(crate) fn get(&self, handle: Handle) -> Option<T> {
+        let mut entries = self.entries.lock();
+        let entry = entries.get_mut(&handle)?;
+        entry.last_used = Instant::now();
+        Some(entry.value.clone())
+    }
+
+    /// The thing that a client names by these bytes.
+    pub(crate) fn find(&self, bytes: &[u8]) -> Result<(Handle, T)> {
+        let handle = Handle::from_bytes(bytes);
+        let found = handle.and_then(|handle| Some((handle, self.get(handle)?)));
+        found.ok_or(Error::UnknownHandle { what: self.what })
+    }
+
+    pub(crate) fn remove(&self, handle: Handle) -> Option<T> {
+        let entry = self.entries.lock().remove(&handle)?;
+        Some(entry.value)
+    }
+
+    /// What matches, each used now.
+    pub(crate) fn matching(&self, matches: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut entries = self.entries.lock();
+        let found = entries.values_mut().filter(|entry| matches(&entry.value));
+        let found = found.map(|entry| {
+            entry.last_used = Instant::now();
+            entry.value.clone()
+        });
+        found.collect()
+    }
+
+    /// Takes out what matches.
+    pub(crate) fn remove_if(&self, matches: impl Fn(&T) -> bool) {
+        self.entries
+            .lock()
+            .retain(|_, entry| !matches(&entry.value));
+    }
+
+    /// Takes out what has expired; what is in use starts to wait anew. `patience` is how long a thing waits, where
+    /// that is not the same for all.
+    pub(crate) fn expire(
+        &self,
+        is_in_use: impl Fn(&T) -> bool,
+        patience: impl Fn(&T) -> Option<Duration>,
+    ) -> Vec<(Handle, T)> {
+        let mut entries = self.entries.lock();
+        let timeout = self.timeout;
+        let expired = entries.extract_if(|_, entry| {
+            if is_in_use(&entry.value) {
+                entry.last_used = Instant::now();
+                return false;
+            }
+            entry.last_used.elapsed() > patience(&entry.value).unwrap_or(timeout)
+        });
+        let expired = expired.map(|(handle, entry)| (handle, entry.value));
+        expired.collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.lock().len()
+    }
+}
