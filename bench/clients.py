@@ -180,17 +180,21 @@ def adbc_asker(server: Contender):
     except ImportError as error:
         raise LeftOut("the ADBC driver is not installed: run scripts/bench.sh") from error
 
-    def ask(sql: str) -> int:
-        with connection.cursor() as cursor:
+    try:
+        connection = dbapi.connect(server.url.replace("grpc://", "grpc+tcp://"), autocommit=True)
+    except dbapi.NotSupportedError as error:
+        raise LeftOut("the server does not speak Flight SQL yet") from error
+    # One cursor, as a program has that asks again and again: the driver prepares the same text once.
+    with connection, connection.cursor() as cursor:
+
+        def ask(sql: str) -> int:
             cursor.execute(sql)
             return cursor.fetch_arrow_table().num_rows
 
-    try:
-        connection = dbapi.connect(server.url.replace("grpc://", "grpc+tcp://"), autocommit=True)
-        ask("SELECT 42")
-    except dbapi.NotSupportedError as error:
-        raise LeftOut("the server does not speak Flight SQL yet") from error
-    with connection:
+        try:
+            ask("SELECT 42")
+        except dbapi.NotSupportedError as error:
+            raise LeftOut("the server does not speak Flight SQL yet") from error
         yield ask
 
 

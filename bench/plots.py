@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 
-from case import Bars, Plot, shown_tests
+from case import Bars, Plot, Unit, shown_tests
 from results import CONTENDERS, CaseResult, Spread
 
 WIDTH = 760
@@ -22,7 +22,10 @@ COLOURS = (
     ("#0369a1", "#38bdf8"),
     ("#15803d", "#4ade80"),
     ("#7e22ce", "#c084fc"),
+    ("#be185d", "#f472b6"),
 )
+# A contender has the same colour in every picture of bars.
+COLOUR_OF = {"duck-flight": 0, "limit": 1, "seed": 2, "quack": 3, "postgres": 4, "duck-flight-prepared": 5}
 
 STYLE = """
 .back { fill: #ffffff; } .ink { fill: #1f2328; } .dim { fill: #59636e; }
@@ -143,7 +146,7 @@ def draw_lines(plot: Plot, result: CaseResult) -> str | None:
     parts += [text(across(place), LINES_HEIGHT - BOTTOM + 18, f"{place:,.0f}", "dim", "middle") for place in places]
     parts += [
         text((LEFT + WIDTH - RIGHT) / 2, LINES_HEIGHT - 14, plot.axis, "dim", "middle"),
-        text(16, top - 8, plot.unit.axis, "dim"),
+        text(16, top - 14, plot.unit.axis, "dim"),
     ]
     for number, (_, points) in enumerate(lines):
         path = " ".join(f"{across(place):.1f},{up(spread.median):.1f}" for place, spread in points)
@@ -192,7 +195,7 @@ def draw_bars(plot: Bars, result: CaseResult) -> str | None:
         parts.append(text(16, y + BAR - 6, label))
         y += BAR + BAR_GAP
         for name, spread in bars:
-            parts += bar(name, spread, y, scale, plot)
+            parts += bar(name, spread, y, scale, plot.unit)
             y += BAR + BAR_GAP
         y += GROUP_GAP
     note = f"{plot.unit.axis}{', logarithmic' if plot.log_scale else ''}; bars: medians, whiskers: least and most"
@@ -200,8 +203,8 @@ def draw_bars(plot: Bars, result: CaseResult) -> str | None:
     return picture(plot.title, y + 24, parts)
 
 
-def bar(name: str, spread: Spread, y: float, scale: Scale, plot: Bars) -> list[str]:
-    number = plot.contenders.index(name)
+def bar(name: str, spread: Spread, y: float, scale: Scale, unit: Unit) -> list[str]:
+    number = COLOUR_OF[name]
     middle = y + BAR / 2
     end = scale(spread.median)
     length = max(1, end - NAMES_WIDTH)
@@ -210,5 +213,5 @@ def bar(name: str, spread: Spread, y: float, scale: Scale, plot: Bars) -> list[s
         text(NAMES_WIDTH - 8, y + BAR - 4, CONTENDERS[name], "dim", "end"),
         f'<rect x="{NAMES_WIDTH}" y="{y}" width="{length:.1f}" height="{BAR}" rx="2" class="f{number}"/>',
         line(scale(spread.least), middle, scale(spread.most), middle, "whisker"),
-        text(figure_at, y + BAR - 4, plot.unit.show(spread.median)),
+        text(figure_at, y + BAR - 4, unit.show(spread.median)),
     ]
