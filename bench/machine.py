@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from datetime import UTC, datetime
@@ -48,15 +49,20 @@ def processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "rustc": output_of("rustc", "--version")}
+    found = {"python": platform.python_version(), "rustc": number_in(output_of("rustc", "--version"))}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
     if postgres := shutil.which("psql"):
-        found["postgresql"] = output_of(postgres, "--version")
+        found["postgresql"] = number_in(output_of(postgres, "--version"))
     return found
+
+
+def number_in(version_line: str) -> str:
+    found = re.search(r"\d+(\.\d+)+", version_line)
+    return found[0] if found else version_line
 
 
 def output_of(*command: str) -> str:

@@ -79,25 +79,22 @@ def cases() -> str:
 
 
 def runs(results: Results) -> str:
-    """Where, when, with what and by which command each case was measured; cases of one run share a line."""
-    groups: dict[tuple, list[str]] = {}
+    """Where and with what the cases were measured, and by which commands; what is the same is said once."""
+    places: dict[str, dict[str, list[str]]] = {}
     for name, result in results.cases.items():
         about = result.about
-        key = (
-            about["command"],
-            about["commit"],
-            about["mode"],
-            about["turns"],
-            machine(about),
-            versions(about),
-            about["time"][:10],
-        )
-        groups.setdefault(key, []).append(name)
+        place = f"{machine(about)}; {versions(about)}"
+        run = f"`{about['command']}` at commit `{about['commit']}` on {about['time'][:10]}: {turns(about)}"
+        places.setdefault(place, {}).setdefault(run, []).append(name)
     blocks = []
-    for (command, commit, mode, turns, where, what, day), names in groups.items():
-        which = f"- **{', '.join(names)}**: `{command}` at commit `{commit}` on {day}: {mode}, {turns} turns."
-        blocks.append(f"{which}\n  {where}.\n  {what}.")
-    return "\n".join(blocks) or NOT_MEASURED
+    for place, commands in places.items():
+        lines = [f"- {', '.join(names)}: {run}" for run, names in commands.items()]
+        blocks.append("\n".join([f"{place}:", "", *lines]))
+    return "\n\n".join(blocks) or NOT_MEASURED
+
+
+def turns(about: dict) -> str:
+    return f"{about['mode']}, {about['turns']} turn{'' if about['turns'] == 1 else 's'}"
 
 
 def machine(about: dict) -> str:
