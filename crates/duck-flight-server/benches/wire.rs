@@ -4,7 +4,9 @@
 //! The server is in this process, and the client over loopback has as little to do as a client can: what it sends was
 //! encoded beforehand, and what it receives it only counts.
 
+use std::ffi::OsStr;
 use std::hint::black_box;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +14,10 @@ use arrow::array::{Float64Array, Int64Array, RecordBatch, StringArray, Timestamp
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{Action, FlightData, Ticket};
+use clap::Parser;
 use criterion::{Criterion, Throughput};
 use duck_flight_protocol::{ACTION_QUERY, Commit, ConnectOptions, PutOptions, TableName};
-use duck_flight_server::{Config, Engine, EngineOptions, serve};
+use duck_flight_server::{Args, Config, Engine, serve};
 use futures::TryStreamExt;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -38,7 +41,7 @@ const BATCH_ROWS: usize = 1_000;
 fn main() {
     let runtime = Runtime::new().expect("start the runtime");
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("make a directory");
-    let server = runtime.block_on(Server::start(directory.path().join("bench.db")));
+    let server = runtime.block_on(Server::start(&directory.path().join("bench.db")));
     let mut criterion = Criterion::default()
         .sample_size(20)
         .measurement_time(Duration::from_secs(5))
@@ -95,21 +98,18 @@ struct Server {
 }
 
 impl Server {
-    async fn start(database: std::path::PathBuf) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
+    async fn start(database: &Path) -> Self {
+        let args = [
+            "duck-flight-server",
+            "--listen",
+            "127.0.0.1:0",
+            "--database",
+        ]
+        .map(OsStr::new);
+        let args = Args::parse_from(args.into_iter().chain([database.as_os_str()]));
+        let config = Config::try_from(args).expect("the flags make a configuration");
+        let listener = TcpListener::bind(config.listen).await.expect("listen");
         let listen = listener.local_addr().expect("an address");
-        let config = Config {
-            listen,
-            engine: EngineOptions {
-                database,
-                threads: None,
-                memory_limit: None,
-                max_queries: 32,
-                ingest_buffer_bytes: 256 << 20,
-                min_free_disk_bytes: 256 << 20,
-            },
-            max_message_bytes: 64 << 20,
-        };
         let engine = Engine::open(&config.engine).expect("open the database");
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(async move {
