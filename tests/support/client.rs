@@ -214,7 +214,7 @@ impl Client {
     }
 }
 
-fn rows_of(batch: &RecordBatch) -> Vec<String> {
+pub(crate) fn rows_of(batch: &RecordBatch) -> Vec<String> {
     let options = FormatOptions::default().with_null("NULL");
     let columns: Vec<_> = batch
         .columns()

@@ -120,6 +120,11 @@ pub enum Error {
     /// An error that was told before, told again.
     #[error("{1}")]
     Again(Code, String),
+    /// A transaction in which a statement had failed was to be committed.
+    #[error(
+        "a statement of the transaction had failed, so it was rolled back instead of committed"
+    )]
+    TransactionFailed,
     /// A session has one transaction at a time.
     #[error("the session has an open transaction already: end it first, or use another session")]
     TransactionOpen,
@@ -266,6 +271,7 @@ impl Error {
             Self::SessionEnded => Code::Unauthenticated,
             Self::UnknownSchema(_)
             | Self::NoSession
+            | Self::TransactionFailed
             | Self::TransactionOpen
             | Self::OpenTransaction
             | Self::DatabaseInUse { .. }
@@ -373,6 +379,7 @@ mod tests {
             ),
             (Error::TooManyParameters(1), Code::ResourceExhausted),
             (Error::TooMuchHeld(1), Code::ResourceExhausted),
+            (Error::TransactionFailed, Code::FailedPrecondition),
             (Error::NoSession, Code::FailedPrecondition),
             (Error::Again(Code::Aborted, "m".into()), Code::Aborted),
             (Error::SessionEnded, Code::Unauthenticated),

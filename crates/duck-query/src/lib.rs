@@ -18,3 +18,4 @@ mod value;
 
 pub use format::{Format, OutputOptions};
 pub use query::{Error, Query, Summary, run};
+pub use value::texts;

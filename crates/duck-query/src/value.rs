@@ -12,7 +12,7 @@ mod time;
 
 pub(crate) use extension::Extension;
 
-use arrow::array::{Array, ArrayRef};
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::Field;
 
@@ -65,6 +65,24 @@ fn quoted(write: impl Fn(usize, &mut String) + 'static) -> Box<dyn Values> {
 
 fn bare(write: impl Fn(usize, &mut String) + 'static) -> Box<dyn Values> {
     Box::new(Bare(write))
+}
+
+/// The text of every value of a batch, row by row; `None` for NULL. Text is what DuckDB's cast to VARCHAR gives.
+pub fn texts(batch: &RecordBatch) -> Vec<Vec<Option<String>>> {
+    let schema = batch.schema();
+    let fields = schema.fields().iter().zip(batch.columns());
+    let columns: Vec<_> = fields
+        .map(|(field, array)| Column::new(field, array))
+        .collect();
+    let text = |column: &Column, row| {
+        (!column.is_null(row)).then(|| {
+            let mut text = String::new();
+            column.write_text(row, &mut text);
+            text
+        })
+    };
+    let row = |row| columns.iter().map(|column| text(column, row)).collect();
+    (0..batch.num_rows()).map(row).collect()
 }
 
 /// One column of a batch, ready to be written row by row.

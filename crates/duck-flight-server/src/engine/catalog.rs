@@ -69,9 +69,9 @@ fn listing_sql(pattern: Option<&str>) -> String {
     format!(
         "SELECT database_name, schema_name, name, rows FROM (
              SELECT database_name, schema_name, table_name AS name, internal, estimated_size::BIGINT AS rows
-             FROM duckdb_tables()
+             FROM system.main.duckdb_tables()
              UNION ALL
-             SELECT database_name, schema_name, view_name, internal, NULL FROM duckdb_views()
+             SELECT database_name, schema_name, view_name, internal, NULL FROM system.main.duckdb_views()
          ) WHERE NOT internal AND schema_name <> '{OWN_SCHEMA}'{filter} ORDER BY ALL"
     )
 }
@@ -104,7 +104,8 @@ pub(crate) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// Runs one of the engine's own small queries.
+/// Runs one of the engine's own small queries. It calls functions by their full names, for a client may have made a
+/// macro of the same name.
 pub(super) fn rows(
     connection: &Connection,
     lossless: &super::Lossless,

@@ -142,17 +142,18 @@ fn constraints(
     table: &TableName,
 ) -> Result<Vec<Constraint>> {
     let sql = format!(
-        "SELECT constraint_type, constraint_text, array_to_string(constraint_column_names, chr(0)),
+        "SELECT constraint_type, constraint_text, system.main.array_to_string(constraint_column_names, system.main.chr(0)),
              coalesce(expression, '')
-         FROM duckdb_constraints()
-         WHERE lower(table_name) = lower({table}) AND lower(schema_name) = lower({schema})
-             AND lower(database_name) = lower({catalog})",
+         FROM system.main.duckdb_constraints()
+         WHERE system.main.lower(table_name) = system.main.lower({table})
+             AND system.main.lower(schema_name) = system.main.lower({schema})
+             AND system.main.lower(database_name) = system.main.lower({catalog})",
         table = literal(&table.table),
         schema = literal(table.schema.as_deref().unwrap_or("main")),
         catalog = table
             .catalog
             .as_deref()
-            .map_or("current_database()".to_owned(), literal),
+            .map_or("system.main.current_database()".to_owned(), literal),
     );
     let found = rows(connection, lossless, &sql)?;
     let constraint = |row| Constraint {
@@ -222,7 +223,7 @@ impl Constraint {
             .map(|name| format!("{name} IS NULL"))
             .collect();
         format!(
-            "SELECT {ORDINAL}, min({ORDINAL}) OVER same_key FROM {STAGED} WHERE NOT ({nulls})
+            "SELECT {ORDINAL}, system.main.min({ORDINAL}) OVER same_key FROM {STAGED} WHERE NOT ({nulls})
              WINDOW same_key AS (PARTITION BY {key}) QUALIFY count(*) OVER same_key > 1",
             nulls = is_null.join(" OR "),
             key = columns.join(", "),

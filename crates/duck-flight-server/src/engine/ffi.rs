@@ -191,6 +191,11 @@ impl Connection {
         self.run("SELECT 'rows of a put are missing'::INTEGER").ok();
     }
 
+    /// Fails when the open transaction can be rolled back only.
+    pub(crate) fn check_transaction(&self) -> Result<()> {
+        self.run("SELECT 1")
+    }
+
     /// Runs a script for its effect and drops its results: for the engine's own statements, whose results
     /// are small. One call, where preparing each statement costs a transaction more.
     pub(crate) fn execute(&self, sql: &str) -> Result<()> {

@@ -13,7 +13,7 @@ use super::ffi::Connection;
 use super::ingest::Committing;
 use super::lease::Held;
 use super::plan::Plan;
-use super::pool::{Pool, Session};
+use super::pool::{ClientTransaction, Pool, Session};
 use super::producers::{Claim, Producers, Standing};
 use super::queue::Turn;
 use super::rejects::{Reject, Sifted};
@@ -180,12 +180,13 @@ impl LargeUnit {
     fn write_in_session(mut self, session: &mut Session) -> Result<Committed> {
         let put = self.put.clone();
         let connection = &session.connection;
-        if !session.in_transaction {
+        if session.transaction == ClientTransaction::None {
             return transaction(connection, |connection| self.append(connection, &put));
         }
         let outcome = self.append(connection, &put);
         if outcome.is_err() {
             connection.spoil_transaction();
+            session.transaction = ClientTransaction::Doubtful;
         }
         outcome
     }

@@ -96,9 +96,17 @@ pub(super) struct Session {
     pub(super) connection: Connection,
     /// Whether the request may have left something behind (a temporary table, a setting, a transaction).
     pub(super) dirty: bool,
-    /// Whether a client's transaction is open.
-    pub(super) in_transaction: bool,
+    pub(super) transaction: ClientTransaction,
     database: Database,
+}
+
+/// A transaction that a client has begun, and ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClientTransaction {
+    None,
+    Open,
+    /// Open, and a statement has failed in it. It may be that DuckDB lets it be rolled back only.
+    Doubtful,
 }
 
 impl Pool {
@@ -188,7 +196,7 @@ impl Session {
         Ok(Self {
             connection: database.connect()?,
             dirty: false,
-            in_transaction: false,
+            transaction: ClientTransaction::None,
             database: database.clone(),
         })
     }

@@ -33,16 +33,17 @@ pub(super) const CREATE_SQL: &str = "
         \"schema\" VARCHAR NOT NULL,
         \"table\" VARCHAR NOT NULL,
         sequence UBIGINT NOT NULL,
-        committed_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT now()
+        committed_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT system.main.now()
     );
     CREATE VIEW IF NOT EXISTS duck_flight.producers AS
-        SELECT producer, \"schema\", \"table\", max(sequence) AS last_sequence, max(committed_at) AS last_commit_at
+        SELECT producer, \"schema\", \"table\", system.main.max(sequence) AS last_sequence,
+            system.main.max(committed_at) AS last_commit_at
         FROM duck_flight.sequences GROUP BY ALL;";
 
 /// Rows that are no producer's last, which the engine deletes once there are many.
 const COMPACT_SQL: &str = "
     DELETE FROM duck_flight.sequences AS old
-    USING (SELECT producer, \"schema\", \"table\", max(sequence) AS last FROM duck_flight.sequences GROUP BY ALL) AS new
+    USING (SELECT producer, \"schema\", \"table\", system.main.max(sequence) AS last FROM duck_flight.sequences GROUP BY ALL) AS new
     WHERE old.producer = new.producer AND old.\"schema\" = new.\"schema\" AND old.\"table\" = new.\"table\"
         AND old.sequence < new.last";
 
@@ -264,7 +265,9 @@ impl Producers {
                 format!("producer = {}", literal(name))
             }
             ForgetProducers::IdleSeconds(seconds) => {
-                format!("epoch(now()) - epoch(last_commit_at) >= {seconds}")
+                format!(
+                    "system.main.epoch(system.main.now()) - system.main.epoch(last_commit_at) >= {seconds}"
+                )
             }
         };
         let sql = format!(

@@ -18,7 +18,7 @@ use super::ffi::{Connection, Pending, Prepared, QueryResult, StatementKind};
 use super::frames::{FrameReceiver, channel};
 use super::lease::{Held, Place, Traces};
 use super::parameters::{self, Parameters};
-use super::pool::{Cancel, CancelOnDrop, Pool, Session};
+use super::pool::{Cancel, CancelOnDrop, ClientTransaction, Pool, Session};
 use super::progress::Progress;
 use super::pump::{Frame, Pump, Start};
 use super::readable::Readable;
@@ -28,6 +28,9 @@ use crate::error::{Error, Result};
 
 /// How often a query is run again whose error DuckDB did not tell.
 const REASON_TRIES: u32 = 3;
+
+/// What DuckDB says of a commit that it has rolled back.
+const COMMIT_FAILED: &str = "Failed to commit";
 
 /// How many bytes the result of a statement may have that is kept in memory until its client fetches it.
 const HELD_BYTES: usize = 64 << 20;
@@ -352,11 +355,11 @@ fn run_script(
     let Session {
         connection,
         dirty,
-        in_transaction,
+        transaction,
         ..
     } = session;
     cancel.check()?;
-    if *in_transaction {
+    if *transaction != ClientTransaction::None {
         cancel.spare_transaction();
     }
     let _watched = match &sql.progress {
@@ -399,10 +402,11 @@ fn run_script(
             index: number - 1,
         };
         rows_changed += statement
-            .run(&mut script, in_transaction, dirty, &mut consume)
+            .run(&mut script, transaction, dirty, &mut consume)
             .map_err(at)?;
     }
-    match (count, *in_transaction && traces != Traces::Kept) {
+    let is_open = *transaction != ClientTransaction::None;
+    match (count, is_open && traces != Traces::Kept) {
         (0, _) => Err(Error::NoStatement),
         (_, true) => Err(Error::OpenTransaction),
         (_, false) => Ok(rows_changed),
@@ -427,12 +431,12 @@ impl<'a> Statement<'a> {
     fn run(
         &self,
         script: &mut Script<'a>,
-        in_transaction: &mut bool,
+        transaction: &mut ClientTransaction,
         dirty: &mut bool,
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<u64> {
-        if *in_transaction {
-            return self.run_inside(script, in_transaction, dirty, consume);
+        if *transaction != ClientTransaction::None {
+            return self.run_inside(script, transaction, dirty, consume);
         }
         let (kind, rows_changed) = match self.run_outside(script, dirty, consume) {
             Err(Error::Sql(error))
@@ -443,7 +447,9 @@ impl<'a> Statement<'a> {
             outcome => outcome?,
         };
         // Outside of a transaction only a BEGIN succeeds.
-        *in_transaction = kind == StatementKind::Transaction;
+        if kind == StatementKind::Transaction {
+            *transaction = ClientTransaction::Open;
+        }
         Ok(rows_changed)
     }
 
@@ -451,24 +457,44 @@ impl<'a> Statement<'a> {
     fn run_inside(
         &self,
         script: &mut Script<'a>,
-        in_transaction: &mut bool,
+        transaction: &mut ClientTransaction,
         dirty: &mut bool,
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<u64> {
         let _watch = self.cancel.watch(self.connection);
-        let statement = self.prepare(script)?;
-        let ends = statement.kind() == StatementKind::Transaction;
-        let outcome = self.run_prepared(&statement, dirty, consume);
-        match &outcome {
-            // A second BEGIN changes nothing; a COMMIT that fails has rolled back.
-            Err(error) if ends && !error.to_string().contains("within a transaction") => {
-                self.connection.roll_back();
-                *in_transaction = false;
+        let outcome = self.prepare(script).and_then(|statement| {
+            let ends = statement.kind() == StatementKind::Transaction;
+            if ends && *transaction == ClientTransaction::Doubtful {
+                self.check_commit()?;
             }
-            Ok(_) if ends => *in_transaction = false,
-            _ => {}
+            let (_, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
+            if ends {
+                *transaction = ClientTransaction::None;
+            }
+            Ok(rows_changed)
+        });
+        match &outcome {
+            // A commit that fails is rolled back.
+            Err(Error::TransactionFailed) => *transaction = ClientTransaction::None,
+            Err(Error::Sql(error)) if error.message.contains(COMMIT_FAILED) => {
+                self.connection.roll_back();
+                *transaction = ClientTransaction::None;
+            }
+            Err(_) => *transaction = ClientTransaction::Doubtful,
+            Ok(_) => {}
         }
-        outcome.map(|(_, rows_changed)| rows_changed)
+        outcome
+    }
+
+    /// Refuses to commit a transaction that can be rolled back only, and rolls it back. DuckDB itself would roll it back
+    /// and say nothing.
+    fn check_commit(&self) -> Result<()> {
+        let is_failed = self.connection.check_transaction().is_err();
+        if is_failed && !begins_with(&self.sql.text, &["rollback", "abort"]) {
+            self.connection.roll_back();
+            return Err(Error::TransactionFailed);
+        }
+        Ok(())
     }
 
     /// The error of a statement that says it was interrupted although nobody did.
@@ -657,11 +683,13 @@ fn belongs_in_transaction(kind: StatementKind) -> bool {
 
 /// Whether a script looks like a query. It saves planning other statements twice, and decides nothing else.
 fn begins_like_a_query(sql: &str) -> bool {
-    let word = sql.trim_start().split(|c: char| !c.is_alphabetic()).next();
-    let word = word.unwrap_or_default();
-    ["select", "from", "with"]
-        .iter()
-        .any(|query| word.eq_ignore_ascii_case(query))
+    begins_with(sql, &["select", "from", "with"])
+}
+
+fn begins_with(sql: &str, words: &[&str]) -> bool {
+    let first = sql.trim_start().split(|c: char| !c.is_alphabetic()).next();
+    let first = first.unwrap_or_default();
+    words.iter().any(|word| first.eq_ignore_ascii_case(word))
 }
 
 /// Gathers the rows of a result, where it has any.

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 /// Where rejected rows are kept.
 pub(super) const CREATE_SQL: &str = "
     CREATE TABLE IF NOT EXISTS duck_flight.rejects (
-        rejected_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT now(),
+        rejected_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT system.main.now(),
         \"schema\" VARCHAR NOT NULL,
         \"table\" VARCHAR NOT NULL,
         producer VARCHAR,

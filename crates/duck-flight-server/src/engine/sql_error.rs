@@ -105,12 +105,17 @@ fn refine(kind: SqlErrorKind, message: &str) -> SqlErrorKind {
     let says = |words: &str| message.contains(words);
     match kind {
         _ if says("database has been invalidated") => SqlErrorKind::Fatal,
+        // A key that is there only at the commit is one that another transaction has committed meanwhile.
         SqlErrorKind::Transaction
-            if says("onflict") || says("concurrent transaction") || says("another transaction") =>
+            if says("onflict")
+                || says("concurrent transaction")
+                || says("another transaction")
+                || says("Failed to commit: PRIMARY KEY or UNIQUE constraint violation") =>
         {
             SqlErrorKind::Conflict
         }
         SqlErrorKind::Invalid if says("write-write conflict") => SqlErrorKind::Conflict,
+        SqlErrorKind::Unsupported if says("Unknown TimeZone") => SqlErrorKind::Invalid,
         SqlErrorKind::Invalid if says("already exists") => SqlErrorKind::AlreadyExists,
         SqlErrorKind::Invalid if says("does not exist") => SqlErrorKind::NotFound,
         SqlErrorKind::Invalid if says("the configuration has been locked") => {
@@ -168,6 +173,12 @@ mod tests {
         );
         assert_eq!(
             kind("TransactionContext Error: Conflict on update!"),
+            SqlErrorKind::Conflict
+        );
+        assert_eq!(
+            kind(
+                "TransactionContext Error: Failed to commit: PRIMARY KEY or UNIQUE constraint violation: duplicate key \"4\""
+            ),
             SqlErrorKind::Conflict
         );
         assert_eq!(

@@ -1,0 +1,50 @@
+//! A macro may have the name of a function: what clients define so is not for the server's own queries.
+
+use duck_flight_protocol::PutOptions;
+use duck_tests::{ServerProcess, ints};
+
+/// Macros over functions that the server's queries call.
+const MACROS: &str = "
+    CREATE MACRO lower(text) AS 'nothing';
+    CREATE MACRO max(value) AS 0;
+    CREATE MACRO min(value) AS 0;
+    CREATE MACRO now() AS 0;
+    CREATE MACRO epoch(value) AS 0;
+    CREATE MACRO chr(code) AS '';
+    CREATE MACRO array_to_string(list, separator) AS 'nothing';
+    CREATE MACRO current_database() AS 'nothing';
+    CREATE MACRO duckdb_tables() AS TABLE SELECT 1 AS nothing;
+    CREATE MACRO duckdb_views() AS TABLE SELECT 1 AS nothing;
+    CREATE MACRO duckdb_constraints() AS TABLE SELECT 1 AS nothing;";
+
+fn options(json: &str) -> PutOptions {
+    serde_json::from_str(json).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn macros_of_a_client_are_not_for_the_servers_own_queries() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    client.execute(MACROS).await;
+    client
+        .execute("CREATE TABLE keyed (i BIGINT PRIMARY KEY CHECK (i < 100))")
+        .await;
+    // The table's own key is looked up.
+    let upsert = options(r#"{"table":"keyed","mode":"upsert"}"#);
+    client.put(&upsert, &[ints([1, 2])]).await.unwrap();
+    client.put(&upsert, &[ints([2, 3])]).await.unwrap();
+    assert_eq!(client.count("keyed").await, 3);
+    // Rows at fault are found by the table's constraints, and put aside with their time.
+    let rejecting = options(r#"{"table":"keyed","on_error":"reject"}"#);
+    let acks = client.put(&rejecting, &[ints([3, 4, 100])]).await.unwrap();
+    assert_eq!((acks[0].rows, acks[0].rejected), (1, 2));
+    // A producer is remembered, also by the next server.
+    let sequenced = options(r#"{"table":"t","producer":"p","sequence":7}"#);
+    client.put(&sequenced, &[ints([1])]).await.unwrap();
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let client = server.client().await;
+    let acks = client.put(&sequenced, &[ints([1])]).await.unwrap();
+    assert!(acks[0].duplicate, "{acks:?}");
+    assert_eq!(client.count("t").await, 1);
+    server.stop();
+}

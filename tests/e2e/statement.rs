@@ -1,0 +1,313 @@
+//! Flight SQL statements: each runs once, can be cancelled, and can be asked how far it is.
+
+use arrow::array::{Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow_flight::sql::{Any, CommandStatementQuery, ProstMessageExt};
+use arrow_flight::{
+    Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightDescriptor,
+    FlightInfo, PollInfo,
+};
+use duck_tests::{Client, TestServer, assert_refused, ints, soon, status};
+use futures::{StreamExt, TryStreamExt};
+use prost::Message;
+use tonic::Code;
+
+const ENDLESS_ROWS: &str = "SELECT range AS i FROM range(100000000000)";
+const ENDLESS_COUNT: &str =
+    "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range + b.range < 3";
+
+/// What the server keeps for its clients, by the action `status`.
+async fn kept(client: &Client, what: &str) -> u64 {
+    let answers = client.flight().do_action(Action::new("status", "")).await;
+    let answers: Vec<_> = answers.unwrap().try_collect().await.unwrap();
+    let counts: serde_json::Value = serde_json::from_slice(&answers[0]).unwrap();
+    counts[what].as_u64().unwrap()
+}
+
+async fn cancel(client: &Client, info: FlightInfo) -> CancelStatus {
+    let request = CancelFlightInfoRequest::new(info).encode_to_vec();
+    let action = Action::new("CancelFlightInfo", request);
+    let answers = client.flight().do_action(action).await.unwrap();
+    let answers: Vec<_> = answers.try_collect().await.unwrap();
+    let result = CancelFlightInfoResult::decode(&*answers[0]).unwrap();
+    result.status()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_anything_runs_when_its_flight_info_is_asked_for_and_only_then() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut sql = client.sql();
+    let made = sql.info("CREATE TABLE t (i INTEGER)", None).await.unwrap();
+    assert_eq!(client.count("t").await, 0);
+    let insert = sql
+        .info("INSERT INTO t VALUES (1), (2)", None)
+        .await
+        .unwrap();
+    assert_eq!(insert.total_records, 2);
+    for info in [&made, &insert, &insert] {
+        assert!(
+            info.clone()
+                .try_decode_schema()
+                .unwrap()
+                .fields()
+                .is_empty()
+        );
+        assert!(sql.fetch(info).await.unwrap().is_empty());
+    }
+    assert_eq!(client.count("t").await, 2);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn returned_rows_are_there_before_they_are_fetched_and_are_fetched_once() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut sql = client.sql();
+    client.execute("CREATE TABLE t (i INTEGER)").await;
+    let info = sql.info("INSERT INTO t VALUES (1), (2) RETURNING i * 10", None);
+    let info = info.await.unwrap();
+    assert_eq!(client.count("t").await, 2);
+    assert!(info.endpoint[0].expiration_time.is_some());
+    assert_eq!(kept(&client, "results").await, 1);
+    assert_eq!(sql.fetch(&info).await.unwrap(), ["10", "20"]);
+    assert_eq!(kept(&client, "results").await, 0);
+    assert_refused(sql.fetch(&info).await, Code::NotFound, &["once"]);
+    assert_eq!(client.count("t").await, 2);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_runs_once_and_answers_with_its_last_result() {
+    let server = TestServer::start().await;
+    let mut sql = server.client().await.sql();
+    let script = "CREATE TABLE t AS SELECT 1 AS i; INSERT INTO t VALUES (2); FROM t ORDER BY i";
+    assert_eq!(sql.rows(script, None).await, ["1", "2"]);
+    assert_refused(
+        sql.try_rows("SELECT 1; SELEC", None).await,
+        Code::InvalidArgument,
+        &["SELEC"],
+    );
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_reads_waits_in_its_ticket_for_as_long_as_one_likes() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut sql = client.sql();
+    let mut tickets = Vec::new();
+    for number in 0..2000 {
+        tickets.push(sql.info(&format!("SELECT {number}"), None).await.unwrap());
+    }
+    assert_eq!(kept(&client, "results").await, 0);
+    for (number, info) in tickets.iter().enumerate() {
+        assert_eq!(sql.fetch(info).await.unwrap(), [number.to_string()]);
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_statement_runs_once_for_each_row_of_values() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut sql = client.sql();
+    client
+        .execute("CREATE TABLE t (i BIGINT PRIMARY KEY)")
+        .await;
+    let mut insert = sql
+        .raw()
+        .prepare("INSERT INTO t VALUES (?)".into(), None)
+        .await
+        .unwrap();
+    assert!(insert.dataset_schema().unwrap().fields().is_empty());
+    assert_eq!(
+        insert.parameter_schema().unwrap().field(0).data_type(),
+        &DataType::Int64
+    );
+    insert.set_parameters(ints(1..=1000)).unwrap();
+    assert_eq!(insert.execute_update().await.unwrap(), 1000);
+    // All or nothing: the last row breaks the key.
+    insert.set_parameters(ints([1001, 1002, 1])).unwrap();
+    let again = insert.execute_update().await.map_err(status);
+    assert_refused(again, Code::InvalidArgument, &["Duplicate key"]);
+    assert_eq!(client.count("t").await, 1000);
+    let mut select = sql
+        .raw()
+        .prepare("SELECT ? + 1 AS j".into(), None)
+        .await
+        .unwrap();
+    select.set_parameters(ints([1, 2, 3])).unwrap();
+    for _ in 0..2 {
+        let info = select.execute().await.unwrap();
+        assert_eq!(sql.fetch(&info).await.unwrap(), ["2", "3", "4"]);
+    }
+    let wrong = Schema::new(vec![
+        Field::new("a", DataType::Int64, false),
+        Field::new("b", DataType::Int64, false),
+    ]);
+    let column = || std::sync::Arc::new(Int64Array::from(vec![1]));
+    let wrong = RecordBatch::try_new(wrong.into(), vec![column(), column()]).unwrap();
+    select.set_parameters(wrong).unwrap();
+    let info = select.execute().await.unwrap();
+    assert_refused(
+        sql.fetch(&info).await,
+        Code::InvalidArgument,
+        &["1 parameters", "given 2"],
+    );
+    select.close().await.unwrap();
+    insert.close().await.unwrap();
+    assert_eq!(kept(&client, "prepared_statements").await, 0);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prepared_statements_of_many_clients_do_not_mix_and_leave_nothing() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let tasks = (0..16_i64).map(|number| {
+        let mut sql = client.sql();
+        tokio::spawn(async move {
+            for round in 0..20 {
+                let query = format!("SELECT ? * 100 + {number}");
+                let mut statement = sql.raw().prepare(query, None).await.unwrap();
+                statement.set_parameters(ints([round])).unwrap();
+                let info = statement.execute().await.unwrap();
+                let expected = (round * 100 + number).to_string();
+                assert_eq!(sql.fetch(&info).await.unwrap(), [expected]);
+                statement.close().await.unwrap();
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    for what in [
+        "prepared_statements",
+        "results",
+        "running",
+        "transactions",
+        "sessions",
+    ] {
+        assert_eq!(kept(&client, what).await, 0, "{what}");
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelling_a_flight_info_ends_its_query_and_no_other() {
+    let server = TestServer::with_max_queries(2).await;
+    let client = server.client().await;
+    let mut sql = client.sql();
+    // One that is still looking for its first row, and one whose rows nobody reads.
+    let counting = sql.info(ENDLESS_COUNT, None).await.unwrap();
+    let fetching = tokio::spawn({
+        let (mut sql, info) = (sql.clone(), counting.clone());
+        async move { sql.fetch(&info).await }
+    });
+    let streaming = sql.info(ENDLESS_ROWS, None).await.unwrap();
+    let ticket = streaming.endpoint[0].ticket.clone().unwrap();
+    let mut rows = sql.raw().do_get(ticket).await.unwrap();
+    assert!(rows.next().await.unwrap().is_ok());
+    while kept(&client, "running").await < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(cancel(&client, counting).await, CancelStatus::Cancelled);
+    let ended = soon("the end of the query", fetching).await.unwrap();
+    assert_refused(ended, Code::Cancelled, &["cancelled"]);
+    assert!(rows.next().await.unwrap().is_ok());
+    assert_eq!(cancel(&client, streaming).await, CancelStatus::Cancelled);
+    let end = soon("the end of the rows", async {
+        loop {
+            match rows.next().await {
+                Some(Ok(_)) => {}
+                end => return end,
+            }
+        }
+    });
+    let end = end.await.expect("an error").map_err(status);
+    assert_refused(end, Code::Cancelled, &["cancelled"]);
+    assert_eq!(kept(&client, "running").await, 0);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_that_is_cancelled_before_it_is_fetched_never_runs() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut sql = client.sql();
+    let info = sql.info("SELECT 1", None).await.unwrap();
+    assert_eq!(cancel(&client, info.clone()).await, CancelStatus::Cancelled);
+    assert_refused(sql.fetch(&info).await, Code::Cancelled, &["cancelled"]);
+    server.shutdown().await;
+}
+
+async fn poll(client: &Client, descriptor: FlightDescriptor) -> PollInfo {
+    let mut client = client.clone();
+    let answer = client.raw().poll_flight_info(descriptor).await;
+    answer.unwrap().into_inner()
+}
+
+fn query(sql: &str) -> FlightDescriptor {
+    let query = CommandStatementQuery {
+        query: sql.into(),
+        transaction_id: None,
+    };
+    FlightDescriptor::new_cmd(query.as_any().encode_to_vec())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_query_tells_how_far_it_is_until_its_rows_are_there() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client
+        .execute("CREATE TABLE t AS SELECT range AS i FROM range(20000000)")
+        .await;
+    // Long enough for some polls: every row is hashed and sorted.
+    let slow = "SELECT count(*) FROM (SELECT DISTINCT md5(i::VARCHAR) AS h FROM t ORDER BY h DESC)";
+    let mut polled = poll(&client, query(slow)).await;
+    let mut told = Vec::new();
+    while let Some(next) = polled.flight_descriptor.clone() {
+        told.extend(polled.progress);
+        let info = polled.info.expect("what is known already");
+        assert!(info.endpoint.is_empty());
+        polled = poll(&client, next).await;
+    }
+    assert!(told.iter().any(|progress| *progress > 0.0), "{told:?}");
+    assert!(
+        told.is_sorted() && told.iter().all(|progress| *progress <= 1.0),
+        "{told:?}"
+    );
+    assert_eq!(polled.progress, Some(1.0));
+    let info = polled.info.expect("where the rows are");
+    assert_eq!(client.sql().fetch(&info).await.unwrap(), ["20000000"]);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_polled_query_can_be_cancelled_and_its_error_is_told() {
+    let server = TestServer::with_max_queries(1).await;
+    let client = server.client().await;
+    let polled = poll(&client, query(ENDLESS_COUNT)).await;
+    assert!(polled.flight_descriptor.is_some());
+    let status = cancel(&client, polled.info.unwrap()).await;
+    assert_eq!(status, CancelStatus::Cancelled);
+    assert_eq!(
+        soon("a free connection", client.rows("SELECT 1")).await,
+        ["1"]
+    );
+    let bad = client
+        .clone()
+        .raw()
+        .poll_flight_info(query("SELECT no_such"))
+        .await;
+    assert_refused(bad, Code::InvalidArgument, &["no_such"]);
+    let gone = Any {
+        type_url: "type.googleapis.com/arrow.flight.protocol.sql.TicketStatementQuery".into(),
+        value: polled.flight_descriptor.unwrap().cmd.slice(..0),
+    };
+    let gone = FlightDescriptor::new_cmd(gone.encode_to_vec());
+    let gone = client.clone().raw().poll_flight_info(gone).await;
+    assert_refused(gone, Code::NotFound, &["polled statement"]);
+    server.shutdown().await;
+}

@@ -1,0 +1,163 @@
+//! A Flight SQL client whose answers are short to compare.
+
+use arrow::array::RecordBatch;
+use arrow_flight::FlightInfo;
+use arrow_flight::sql::client::FlightSqlServiceClient;
+use arrow_flight::sql::{CommandStatementIngest, EndTransaction, TableDefinitionOptions};
+use bytes::Bytes;
+use futures::{TryStreamExt, stream};
+use tonic::transport::Channel;
+
+use crate::client::{Answer, Client, rows_of, status};
+
+/// A Flight SQL client, in a session or in none.
+#[derive(Debug, Clone)]
+pub struct SqlClient(FlightSqlServiceClient<Channel>);
+
+impl Client {
+    /// A Flight SQL client on the same connection, in no session.
+    pub fn sql(&self) -> SqlClient {
+        let mut client = self.clone();
+        let inner = client.raw().clone();
+        SqlClient(FlightSqlServiceClient::new_from_inner(inner))
+    }
+
+    /// A Flight SQL client on the same connection, in a session of its own.
+    ///
+    /// # Panics
+    /// When the server opens none.
+    pub async fn session(&self) -> SqlClient {
+        let mut client = self.sql();
+        client
+            .0
+            .handshake("user", "password")
+            .await
+            .expect("a session");
+        client
+    }
+}
+
+impl SqlClient {
+    /// Arrow Flight's own client, for what has no shorter way.
+    pub fn raw(&mut self) -> &mut FlightSqlServiceClient<Channel> {
+        &mut self.0
+    }
+
+    /// Runs a statement by `GetFlightInfo` and `DoGet`; answers with its rows as text: values separated by `|`.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn try_rows(
+        &mut self,
+        sql: &str,
+        transaction: Option<&Bytes>,
+    ) -> Answer<Vec<String>> {
+        let info = self.info(sql, transaction).await?;
+        self.fetch(&info).await
+    }
+
+    /// As [`SqlClient::try_rows`], of a statement that must succeed.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn rows(&mut self, sql: &str, transaction: Option<&Bytes>) -> Vec<String> {
+        match self.try_rows(sql, transaction).await {
+            Ok(rows) => rows,
+            Err(error) => panic!("{sql}: {error:?}"),
+        }
+    }
+
+    /// Where and how to get a statement's result.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn info(&mut self, sql: &str, transaction: Option<&Bytes>) -> Answer<FlightInfo> {
+        let info = self.0.execute(sql.to_owned(), transaction.cloned()).await;
+        info.map_err(status)
+    }
+
+    /// Fetches what a `FlightInfo` is about.
+    ///
+    /// # Errors
+    /// What the server says.
+    ///
+    /// # Panics
+    /// When there is not one endpoint with a ticket.
+    pub async fn fetch(&mut self, info: &FlightInfo) -> Answer<Vec<String>> {
+        let [endpoint] = info.endpoint.as_slice() else {
+            panic!("one endpoint expected: {info:?}")
+        };
+        let ticket = endpoint.ticket.clone().expect("a ticket");
+        let batches = self.0.do_get(ticket).await.map_err(status)?;
+        let batches: Vec<RecordBatch> = batches.try_collect().await.map_err(status)?;
+        Ok(batches.iter().flat_map(rows_of).collect())
+    }
+
+    /// Runs a statement for its effect; answers with the rows it changed.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn update(&mut self, sql: &str, transaction: Option<&Bytes>) -> Answer<i64> {
+        let changed = self.0.execute_update(sql.to_owned(), transaction.cloned());
+        changed.await.map_err(status)
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn begin(&mut self) -> Answer<Bytes> {
+        self.0.begin_transaction().await.map_err(status)
+    }
+
+    /// Commits a transaction.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn commit(&mut self, transaction: &Bytes) -> Answer<()> {
+        let end = self
+            .0
+            .end_transaction(transaction.clone(), EndTransaction::Commit);
+        end.await.map_err(status)
+    }
+
+    /// Rolls a transaction back.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn roll_back(&mut self, transaction: &Bytes) -> Answer<()> {
+        let end = self
+            .0
+            .end_transaction(transaction.clone(), EndTransaction::Rollback);
+        end.await.map_err(status)
+    }
+
+    /// Appends batches to a table, made where it is missing; answers with the rows put in.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn ingest(
+        &mut self,
+        table: &str,
+        transaction: Option<&Bytes>,
+        batches: Vec<RecordBatch>,
+    ) -> Answer<i64> {
+        let command = CommandStatementIngest {
+            table_definition_options: Some(TableDefinitionOptions {
+                if_not_exist: 1,
+                if_exists: 2,
+            }),
+            table: table.to_owned(),
+            schema: None,
+            catalog: None,
+            temporary: false,
+            transaction_id: transaction.cloned(),
+            options: Default::default(),
+        };
+        let batches = stream::iter(batches.into_iter().map(Ok));
+        self.0
+            .execute_ingest(command, batches)
+            .await
+            .map_err(status)
+    }
+}
