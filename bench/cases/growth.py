@@ -47,7 +47,8 @@ def idle_connections(server: Contender, count: int):
         if process.stdout.readline().strip() != "connected":
             raise RuntimeError(f"{count} connections were not to be had")
         yield
-        process.stdin.close()
+        # It ends by itself when its input does.
+        process.communicate()
 
 
 def idle(connections: int, size: Size) -> dict:
