@@ -1,4 +1,4 @@
-"""Stock pyarrow against the real server binary.
+"""Stock clients against the real server binary.
 
 Each module gets a server of its own on a temporary database; it must still stop cleanly after the module's
 last test, whatever the tests sent to it. DUCK_FLIGHT_SERVER_BIN names another binary.
@@ -10,6 +10,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import adbc_driver_flightsql.dbapi as adbc
 import pyarrow as pa
 import pytest
 from pyarrow import flight
@@ -83,6 +84,16 @@ def client(server):
         yield client
         # Whatever the test did, the server is alive and serves.
         assert query(client, "SELECT 42 AS answer") == [{"answer": 42}]
+
+
+@pytest.fixture
+def connection(server):
+    """An ADBC connection that commits each statement."""
+    with adbc.connect(server.location, autocommit=True) as connection:
+        yield connection
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 42")
+            assert cursor.fetchall() == [(42,)]
 
 
 _numbers = itertools.count()

@@ -1,0 +1,149 @@
+"""How an ADBC driver connects, what it learns of the server, and what its session keeps to itself."""
+
+import json
+
+import pytest
+from adbc_driver_flightsql import ConnectionOptions, DatabaseOptions
+from adbc_driver_manager import AdbcStatusCode
+from flight_sql import COOKIES, connect, count_of, refused, rows_of, run, session_option, value_of
+
+PASSWORD = {"username": "duck", "password": "quack"}
+HEADER = DatabaseOptions.RPC_CALL_HEADER_PREFIX.value
+
+
+@pytest.fixture
+def session(server):
+    """A connection whose statements share a session."""
+    with connect(server, COOKIES) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize(
+    "options",
+    [None, COOKIES, PASSWORD, {"username": "duck"}, PASSWORD | COOKIES, {HEADER + "x-unknown": "ignored"}],
+)
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_a_driver_connects_with_any_options(server, options, autocommit):
+    with connect(server, options, autocommit) as connection:
+        assert rows_of(connection, "SELECT 42") == [(42,)]
+
+
+def test_the_server_says_who_it_is(connection):
+    info = connection.adbc_get_info()
+    assert info["vendor_name"] == "Duck Flight"
+    assert info["vendor_version"].startswith("duckdb v1.")
+    assert info["driver_name"].startswith("ADBC Flight SQL Driver")
+    assert info["vendor_arrow_version"]
+
+
+@pytest.mark.parametrize("options", [COOKIES, PASSWORD, PASSWORD | COOKIES], ids=["cookies", "token", "both"])
+def test_a_session_keeps_temporary_tables_settings_and_variables(server, options, table):
+    with connect(server, options) as connection:
+        run(connection, f"CREATE TEMP TABLE {table} AS SELECT 1 AS i")
+        run(connection, "SET TimeZone = 'Asia/Tokyo'")
+        run(connection, "SET VARIABLE duck = 'mallard'")
+        assert count_of(connection, table) == 1
+        assert value_of(connection, "SELECT current_setting('TimeZone')") == "Asia/Tokyo"
+        assert value_of(connection, "SELECT getvariable('duck')") == "mallard"
+
+
+def test_sessions_see_nothing_of_each_other(server, table):
+    with connect(server, COOKIES) as one, connect(server, COOKIES) as other:
+        zone = value_of(other, "SELECT current_setting('TimeZone')")
+        run(one, f"CREATE TEMP TABLE {table} AS SELECT 'one' AS owner")
+        run(other, f"CREATE TEMP TABLE {table} AS SELECT 'other' AS owner")
+        run(one, "SET TimeZone = 'Asia/Tokyo'")
+        assert value_of(one, f"SELECT owner FROM {table}") == "one"
+        assert value_of(other, f"SELECT owner FROM {table}") == "other"
+        assert value_of(other, "SELECT current_setting('TimeZone')") == zone
+
+
+def test_what_a_session_left_is_gone_when_it_is_closed(server, table):
+    for _ in range(40):
+        with connect(server, COOKIES) as connection:
+            with refused(AdbcStatusCode.NOT_FOUND, table):
+                rows_of(connection, f"FROM {table}")
+            assert value_of(connection, "SELECT current_setting('TimeZone')") != "Asia/Tokyo"
+            assert value_of(connection, "SELECT getvariable('left_behind')") is None
+            run(connection, f"CREATE TEMP TABLE {table} (i INTEGER)")
+            run(connection, "SET TimeZone = 'Asia/Tokyo'")
+            run(connection, "SET VARIABLE left_behind = 1")
+
+
+def test_a_connection_without_cookies_leaves_nothing_to_others(server, table):
+    with connect(server) as one, connect(server) as other:
+        run(one, f"CREATE TEMP TABLE {table} (i INTEGER)")
+        run(one, "SET TimeZone = 'Asia/Tokyo'")
+        with refused(AdbcStatusCode.NOT_FOUND, table):
+            rows_of(other, f"FROM {table}")
+        assert value_of(other, "SELECT current_setting('TimeZone')") != "Asia/Tokyo"
+
+
+def test_the_current_catalog_and_schema_can_be_read_and_set(session, table):
+    assert session.adbc_current_catalog == "test"
+    assert session.adbc_current_db_schema == "main"
+    run(session, f"CREATE SCHEMA schema_of_{table}")
+    session.adbc_current_db_schema = f"schema_of_{table}"
+    assert session.adbc_current_db_schema == f"schema_of_{table}"
+    run(session, f"CREATE TABLE {table} AS SELECT 7 AS i")
+    assert value_of(session, f"SELECT i FROM test.schema_of_{table}.{table}") == 7
+    session.adbc_current_catalog = "test"
+    assert session.adbc_current_catalog == "test"
+
+
+def test_what_use_says_is_what_the_session_options_say(session, table):
+    run(session, f"CREATE SCHEMA schema_of_{table}")
+    run(session, f"USE schema_of_{table}")
+    assert session.adbc_current_db_schema == f"schema_of_{table}"
+
+
+def test_the_schema_of_one_session_is_not_that_of_another(server, session, table):
+    run(session, f"CREATE SCHEMA schema_of_{table}")
+    session.adbc_current_db_schema = f"schema_of_{table}"
+    with connect(server, COOKIES) as other:
+        assert other.adbc_current_db_schema == "main"
+
+
+@pytest.mark.parametrize("name", ["adbc_current_catalog", "adbc_current_db_schema"])
+def test_a_catalog_or_schema_that_is_not_there_cannot_be_set(session, name):
+    before = getattr(session, name)
+    with refused(AdbcStatusCode.INVALID_ARGUMENT, "(?i)invalid value"):
+        setattr(session, name, "no such thing")
+    assert getattr(session, name) == before
+
+
+def test_a_setting_of_duckdb_is_a_session_option(session):
+    connection = session.adbc_connection
+    default = value_of(session, "SELECT current_setting('TimeZone')")
+    connection.set_options(**{session_option("TimeZone"): "Asia/Tokyo"})
+    assert value_of(session, "SELECT current_setting('TimeZone')") == "Asia/Tokyo"
+    connection.set_options(**{ConnectionOptions.OPTION_ERASE_SESSION_OPTION_PREFIX.value + "TimeZone": ""})
+    assert value_of(session, "SELECT current_setting('TimeZone')") == default
+
+
+def test_all_session_options_can_be_listed(session):
+    options = json.loads(session.adbc_connection.get_option(ConnectionOptions.OPTION_SESSION_OPTIONS.value))
+    assert options["catalog"] == "test"
+    assert options["schema"] == "main"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("no_such_option", "1", "invalid name"),
+        ("TimeZone", "no such zone", "invalid value"),
+        ("memory_limit", "100GB", "no_such_option|memory_limit"),
+        ("threads", "1", "threads"),
+        ("enable_external_access", "true", "enable_external_access"),
+    ],
+)
+def test_an_option_that_is_unknown_or_not_the_sessions_is_refused(session, name, value, message):
+    with refused(AdbcStatusCode.INVALID_ARGUMENT, message):
+        session.adbc_connection.set_options(**{session_option(name): value})
+
+
+def test_a_clone_of_a_connection_has_a_session_of_its_own(session, table):
+    run(session, f"CREATE TEMP TABLE {table} (i INTEGER)")
+    with session.adbc_clone() as clone:
+        with refused(AdbcStatusCode.NOT_FOUND, table):
+            rows_of(clone, f"FROM {table}")
