@@ -20,8 +20,7 @@ use parking_lot::Mutex;
 
 use super::append::{ArrowImporter, DataChunk};
 use super::{
-    ColumnShape, Connection, LogicalType, Result, SqlError, SqlErrorKind, c_string, outcome,
-    take_text, text,
+    ColumnShape, Connection, LogicalType, Result, SqlError, SqlErrorKind, c_string, outcome, text,
 };
 
 /// How a statement calls the rows.
