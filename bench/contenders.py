@@ -1,12 +1,11 @@
-"""The servers that are measured, and what drives them."""
+"""The servers that are measured, each on a fresh database of its own."""
 
-import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,8 +18,12 @@ BINARIES = TARGET / "release"
 COLUMNS = "batch_id BIGINT, timestamp TIMESTAMP, value DOUBLE, category VARCHAR"
 
 
+class LeftOut(Exception):
+    """What cannot be measured here, and why; the run goes on without it."""
+
+
 class Contender:
-    """A server on a fresh database."""
+    """A server that runs."""
 
     def __init__(self, process: subprocess.Popen):
         self.process = process
@@ -32,11 +35,18 @@ class Contender:
 
     def memory_peak_mb(self) -> float | None:
         """The most resident memory so far; absent where the system does not tell."""
+        return self._memory_mb("VmHWM:")
+
+    def memory_mb(self) -> float | None:
+        """The resident memory now."""
+        return self._memory_mb("VmRSS:")
+
+    def _memory_mb(self, field: str) -> float | None:
         try:
             status = Path(f"/proc/{self.process.pid}/status").read_text()
         except FileNotFoundError:
             return None
-        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+        (line,) = (line for line in status.splitlines() if line.startswith(field))
         return int(line.split()[1]) / 1024
 
     def execute(self, sql: str) -> None:
@@ -51,15 +61,16 @@ def working_directory():
         yield Path(directory)
 
 
-def command(name: str, database: Path) -> list:
-    if name == "seed":
-        return [sys.executable, REPOSITORY / "bench" / "seed_server.py", database]
-    return [BINARIES / "duck-flight-server", "--database", database, "--listen", "127.0.0.1:0"]
+def running(name: str, *flags: str, database: Path | None = None):
+    """The server `name` (`seed` or `duck-flight`) while it runs, on a new database or a given one."""
 
+    def command(new: Path) -> list:
+        file = database or new
+        if name == "seed":
+            return [sys.executable, REPOSITORY / "bench" / "seed_server.py", file]
+        return [BINARIES / "duck-flight-server", "--database", file, "--listen", "127.0.0.1:0", *flags]
 
-def running(name: str):
-    """The server `name` (`seed` or `duck-flight`) while it runs."""
-    return serving(lambda database: command(name, database))
+    return serving(command)
 
 
 @contextmanager
@@ -82,40 +93,7 @@ def serving(command_for):
                 process.wait()
 
 
-def run_json(*arguments, **options) -> dict:
-    """Runs a program and reads the JSON it prints."""
-    done = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=False, **options)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(map(str, arguments))} ended with {done.returncode}: {done.stdout}")
-    return json.loads(done.stdout)
-
-
-def load(server: Contender, commit: str, writers: int, seconds: int, in_flight: int = 128, **more) -> dict:
-    """duck-load's report; `more` are further options of it. By default so many batches are on their way that a
-    commit is a full row group."""
-    server.execute(f"CREATE TABLE concurrent_test ({COLUMNS})")
-    given = {"writers": writers, "commit": commit, "in-flight": in_flight, "duration": f"{seconds}s", **more}
-    load_command = [BINARIES / "duck-load", "--server", server.url, "--format", "json"]
-    for name, value in given.items():
-        load_command += [f"--{name}", str(value)]
-    return run_json(*load_command, stderr=subprocess.DEVNULL)
-
-
-def fill(server: Contender, rows: int) -> None:
-    """Makes the table `readings`, the same on every server."""
-    server.execute(f"CREATE TABLE readings ({COLUMNS})")
-    server.execute(
-        f"""INSERT INTO readings SELECT range // 1000, TIMESTAMP '2026-01-01' + to_microseconds(range * 1000),
-            hash(range) % 100000 / 1000, chr(65 + (hash(range + 1) % 4)::INTEGER) FROM range({rows})"""
-    )
-
-
-def read_seconds(server: Contender, sql: str, rows: int) -> float:
-    """How long pyarrow takes to receive a result of so many rows."""
-    with flight.connect(server.url) as client:
-        start = time.perf_counter()
-        received = sum(chunk.data.num_rows for chunk in client.do_get(flight.Ticket(sql.encode())))
-        seconds = time.perf_counter() - start
-    if received != rows:
-        raise RuntimeError(f"{received} rows arrived instead of {rows}")
-    return seconds
+def allow_many_connections() -> None:
+    """Lets this process and those it starts have as many files and connections as the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

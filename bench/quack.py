@@ -1,29 +1,52 @@
-"""DuckDB's own remote protocol, the extension `quack`: one-row inserts."""
+"""DuckDB's own remote protocol, the extension `quack`, with clients that are DuckDBs too."""
 
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from contenders import BINARIES, REPOSITORY, run_json, serving
+from clients import QUERY_METRICS, WRITE_METRICS, bench, only
+from contenders import REPOSITORY, LeftOut, serving
 
 TOKEN = "benchmark"
 
 
+def extension(name: str) -> Path:
+    """The file of a DuckDB extension, from its package of bench/requirements.txt."""
+    spec = find_spec(f"duckdb_extension_{name}")
+    if spec is None:
+        raise LeftOut(f"duckdb-extension-{name} is not installed: run scripts/bench.sh")
+    return next(Path(spec.origin).parent.rglob(f"{name}.duckdb_extension"))
+
+
 def extensions() -> list[Path]:
-    """The extension and what it needs, in the order to load them; their packages are in bench/requirements.txt."""
-    files = []
-    for name in ("httpfs", "quack"):
-        spec = find_spec(f"duckdb_extension_{name}")
-        if spec is None:
-            raise RuntimeError(f"duckdb-extension-{name} is not installed: run scripts/bench.sh")
-        files += Path(spec.origin).parent.rglob(f"{name}.duckdb_extension")
-    return files
+    """The extension and what it needs, in the order to load them."""
+    return [extension("httpfs"), extension("quack")]
 
 
-def one_row(writers: int, seconds: int) -> dict:
-    """What clients come to that insert one row at a time, each on a connection of its own."""
-    with serving(lambda database: [sys.executable, REPOSITORY / "bench" / "quack_server.py", database, TOKEN]) as server:
-        command = [BINARIES / "duck-bench", "quack", "--server", server.address, "--token", TOKEN]
-        for extension in extensions():
-            command += ["--load", extension]
-        return run_json(*command, "--writers", str(writers), "--seconds", str(seconds))
+def running(readings: int = 0):
+    """The server, with an empty table for the loaders, and one of so many rows for the readers."""
+    loaded = extensions()
+    program = REPOSITORY / "bench" / "quack_server.py"
+    return serving(lambda database: [sys.executable, program, database, TOKEN, str(readings), *loaded])
+
+
+def ask(server, command: str, *arguments) -> dict:
+    loads = [word for file in extensions() for word in ("--load", file)]
+    return bench("quack", command, "--server", server.address, "--token", TOKEN, *loads, *arguments)
+
+
+def insert(clients: int, rows: int, seconds: float) -> dict:
+    """Clients that add batches, each committed by itself."""
+    with running() as server:
+        report = ask(server, "insert", "--clients", clients, "--seconds", seconds, "--rows", rows)
+        return {**only(report, *WRITE_METRICS), "memory_mb": server.memory_peak_mb()}
+
+
+def small(clients: int, seconds: float) -> dict:
+    with running() as server:
+        return only(ask(server, "small", "--clients", clients, "--seconds", seconds), *QUERY_METRICS)
+
+
+def read(rows: int) -> dict:
+    with running(rows) as server:
+        return only(ask(server, "read", "--table", "readings"), "rows_per_second")

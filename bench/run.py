@@ -1,160 +1,152 @@
-"""Measures Duck Flight beside other servers and beside DuckDB's own limits, and prints the ratios.
+"""Measures Duck Flight beside other servers and beside DuckDB's own limits, prints the ratios, and writes the page.
 
-Contenders take turns, each time on a fresh database; what is printed is the median of all turns.
+Contenders take turns, each time on a fresh database; what is shown is the median of all turns, the least and the most.
+Without --quick or --full it is quick: under ten minutes on two cores.
 """
 
 import argparse
-import json
-import os
-import platform
-import subprocess
+import shlex
 import sys
-from datetime import UTC, datetime
-from statistics import median
+import time
+import traceback
+from pathlib import Path
 
-import contenders
-import writes
-from contenders import BINARIES, REPOSITORY, running
-from table import print_cost, print_table
+import machine
+import page
+import tables
+import targets
+from case import Case, Step
+from cases import CASES
+from contenders import REPOSITORY, LeftOut, allow_many_connections
+from results import CaseResult, Results
+from sizes import SIZES, Size
 
-NAMES = ("seed", "duck-flight")
-READ_ALL = "SELECT * FROM readings"
-CASES = ("loads", "exactly-once", "waits", "one-row", "keyed", "reads", "small")
+LATEST = REPOSITORY / "bench" / "results" / "latest.json"
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/bench.sh", description=__doc__)
-    parser.add_argument("--turns", type=int, default=3, help="turns of each contender (default: %(default)s)")
-    parser.add_argument("--seconds", type=int, default=5, help="seconds of each load (default: %(default)s)")
-    parser.add_argument("--writers", type=int, default=8, help="loaders at the same time (default: %(default)s)")
-    parser.add_argument("--rows", type=int, default=5_000_000, help="rows of the large read (default: %(default)s)")
-    parser.add_argument("--queries", type=int, default=2000, help="small queries (default: %(default)s)")
-    parser.add_argument("--keys", type=int, default=1_000_000, help="rows of the table with a key (default: %(default)s)")
-    parser.add_argument(
-        "--ack-seconds", type=int, default=15, help="seconds of each load whose longest ack counts (default: %(default)s)"
+    about = "\n".join(f"  {case.name:12} {case.about}" for case in CASES.values())
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench.sh",
+        description=__doc__,
+        epilog=f"cases:\n{about}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="what to measure (default: all)")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument(
+        "--quick",
+        dest="mode",
+        action="store_const",
+        const="quick",
+        help="a part of the grid, short loads, two turns (default)",
+    )
+    mode.add_argument(
+        "--full", dest="mode", action="store_const", const="full", help="everything, and long enough to trust"
+    )
+    mode.add_argument(
+        "--tiny",
+        dest="mode",
+        action="store_const",
+        const="tiny",
+        help="whether every case runs; the figures mean nothing",
+    )
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        choices=list(CASES),
+        metavar="CASE",
+        default=list(CASES),
+        help="what to measure (default: all)",
+    )
+    parser.add_argument("--turns", type=int, help="turns of each contender (default: 2 quick, 3 full)")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=LATEST,
+        help="where results are kept; cases not measured now stay (default: %(default)s)",
+    )
+    parser.add_argument("--no-page", action="store_true", help="only print, and write the JSON")
+    parser.add_argument(
+        "--page-only", action="store_true", help="measure nothing: make the page and its plots from the JSON"
+    )
+    parser.set_defaults(mode="quick")
     return parser.parse_args()
 
 
-class Measurements:
-    """What was measured, turn by turn, by a dotted name: `seed.puts.rows_per_second`."""
-
-    def __init__(self):
-        self.turns: dict[str, list[float]] = {}
-
-    def add(self, name: str, value: float | None) -> None:
-        if value is not None:
-            self.turns.setdefault(name, []).append(value)
-
-    def __getitem__(self, name: str) -> float | None:
-        return median(self.turns[name]) if name in self.turns else None
-
-
-def measure_load(found: Measurements, name: str, commit: str, options: argparse.Namespace) -> None:
-    case = f"{name}.{'puts' if commit == 'stream' else 'batch_commit'}"
-    with running(name) as server:
-        report = contenders.load(server, commit, options.writers, options.seconds)
-        for key in ("rows_per_second", "latency_ms_p50", "latency_ms_p99"):
-            found.add(f"{case}.{key}", report[key])
-        found.add(f"{case}.memory_mb", server.memory_peak_mb())
-
-
-def measure_reads(found: Measurements, name: str, options: argparse.Namespace) -> None:
-    with running(name) as server:
-        contenders.fill(server, options.rows)
-        contenders.read_seconds(server, READ_ALL, options.rows)
-        seconds = median(contenders.read_seconds(server, READ_ALL, options.rows) for _ in range(3))
-        found.add(f"{name}.read.rows_per_second", options.rows / seconds)
-        if rust := rust_read_seconds(server):
-            found.add(f"{name}.read_rust.rows_per_second", options.rows / rust)
-        found.add(f"{name}.read.memory_mb", server.memory_peak_mb())
-
-
-def rust_read_seconds(server: contenders.Contender) -> float | None:
-    if not (BINARIES / "duck-bench").exists():
-        return None
-    command = [BINARIES / "duck-bench", "read", "--server", server.url, "--sql", READ_ALL]
-    return median(contenders.run_json(*command)["seconds"] for _ in range(3))
-
-
-def measure_small_queries(found: Measurements, name: str, options: argparse.Namespace) -> None:
-    with running(name) as server:
-        small = [BINARIES / "duck-bench", "small", "--server", server.url, "--queries", str(options.queries)]
-        for case, connections in (("small", "1"), ("small_8", "8")):
-            report = contenders.run_json(*small, "--connections", connections)
-            found.add(f"{name}.{case}.queries_per_second", report["queries_per_s"])
-            found.add(f"{name}.{case}.latency_ms_p50", report["latency_ms_p50"])
-            found.add(f"{name}.{case}.latency_ms_p99", report["latency_ms_p99"])
-
-
-def measure_limits(found: Measurements, options: argparse.Namespace) -> None:
-    if not (BINARIES / "duck-bench").exists():
-        return
-    with contenders.working_directory() as directory:
-        limits = contenders.run_json(BINARIES / "duck-bench", "limits", "--dir", directory, "--keys", str(options.keys))
-    for name in ("appender_rows_per_s", "stream_rows_per_s", "upsert_rows_per_s"):
-        found.add(f"limit.{name}", limits[name])
-
-
-def measure_loads(found: Measurements, options: argparse.Namespace) -> None:
-    for name in NAMES:
-        measure_load(found, name, "stream", options)
-    measure_load(found, "duck-flight", "batch", options)
-
-
-def measure_turn(found: Measurements, options: argparse.Namespace) -> None:
-    if set(options.cases) - {"waits", "one-row", "small"}:
-        measure_limits(found, options)
-    if "loads" in options.cases:
-        measure_loads(found, options)
-    if "exactly-once" in options.cases:
-        writes.measure_exactly_once(found, options)
-    if "one-row" in options.cases:
-        writes.measure_one_row(found, options)
-    if "keyed" in options.cases:
-        writes.measure_keyed(found, options)
-    if "reads" in options.cases:
-        for name in NAMES:
-            measure_reads(found, name, options)
-    if "small" in options.cases:
-        for name in NAMES:
-            measure_small_queries(found, name, options)
-
-
-def measure(options: argparse.Namespace) -> Measurements:
-    found = Measurements()
-    for turn in range(1, options.turns + 1):
-        print(f"turn {turn} of {options.turns}", file=sys.stderr)
-        measure_turn(found, options)
-    # Once: the longest wait of one long run, not the median of several.
-    if "waits" in options.cases:
-        print(f"waits for acks, {options.ack_seconds} s each", file=sys.stderr)
-        writes.measure_waits(found, options)
-    return found
-
-
-def main() -> None:
+def main() -> int:
     options = arguments()
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True)
-    print(f"{machine}; {options.writers} loaders, {options.seconds} s each; reads of {options.rows:,} rows;", end=" ")
-    print(f"medians of {options.turns} turns")
-    found = measure(options)
-    table, cost = print_table(found), print_cost(found)
-    results = REPOSITORY / "bench" / "results"
-    results.mkdir(exist_ok=True)
-    result = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
-        "machine": machine,
-        "options": vars(options),
-        "turns": found.turns,
-        "table": table,
-        "exactly_once_cost": cost,
-    }
-    (results / "latest.json").write_text(json.dumps(result, indent=2) + "\n")
+    results = Results.load(options.json)
+    if not options.page_only:
+        measure(results, options)
+    for name in options.cases:
+        if name in results.cases:
+            tables.print_case(CASES[name], results.cases[name])
+    targets.print_for(results, options.cases)
+    # A tiny run's figures are nothing to show anyone.
+    if not options.no_page and options.mode != "tiny":
+        page.write(results)
+    return report_failures(results, options)
+
+
+def measure(results: Results, options: argparse.Namespace) -> None:
+    allow_many_connections()
+    size = SIZES[options.mode]
+    turns = options.turns or size.turns
+    command = shlex.join(["scripts/bench.sh", *sys.argv[1:]])
+    for name in options.cases:
+        results.cases[name] = CaseResult(machine.about_run(size.mode, turns, command))
+        start = time.perf_counter()
+        measure_case(CASES[name], results.cases[name], size, turns)
+        results.cases[name].about["seconds"] = round(time.perf_counter() - start)
+        results.save()
+
+
+def measure_case(case: Case, result: CaseResult, size: Size, turns: int) -> None:
+    """All steps, one after the other, as often as there are turns: A B A B."""
+    try:
+        steps = list(case.steps(size))
+    except LeftOut as reason:
+        result.leave_out(str(reason))
+        return
+    for turn in range(turns):
+        for number, step in enumerate(steps, 1):
+            if turn == 0 or not step.once:
+                place = f"turn {turn + 1} of {turns}, step {number} of {len(steps)}"
+                say(f"{case.name}, {place}: {step.tests[0]}, {step.contender}")
+                take(step, result)
+    say("")
+
+
+def take(step: Step, result: CaseResult) -> None:
+    """One step; what fails is noted, and the run goes on: there may be an hour of it."""
+    try:
+        measured = step.measure()
+    except LeftOut as reason:
+        result.leave_out(f"{step.contender}: {reason}")
+    except Exception as error:
+        traceback.print_exc()
+        result.failed.append(f"{step.tests[0]}, {step.contender}: {error}")
+    else:
+        for test in step.tests:
+            result.add(test, step.contender, measured)
+
+
+def say(progress: str) -> None:
+    """Shows how far it is: in one line at a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{progress}", end="", file=sys.stderr, flush=True)
+    elif progress:
+        print(progress, file=sys.stderr, flush=True)
+
+
+def report_failures(results: Results, options: argparse.Namespace) -> int:
+    failed = [
+        f"{name}: {line}" for name in options.cases if name in results.cases for line in results.cases[name].failed
+    ]
+    for line in failed:
+        print(f"bench: failed: {line}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

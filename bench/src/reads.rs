@@ -1,83 +1,123 @@
 //! Reading through the wire.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use arrow_flight::{FlightClient, Ticket};
-use duck_flight_protocol::ConnectOptions;
+use duck_flight_protocol::ConnectArgs;
 use futures::TryStreamExt;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::sync::Barrier;
 
-use crate::{at_percent, per_second};
+use crate::connections::{Asker, Statement, Via, askers, pause};
+use crate::load::Random;
+use crate::{per_second, query_report};
 
-pub(crate) async fn read(
-    connect: ConnectOptions,
+#[derive(clap::Args)]
+pub(crate) struct ReadArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// The statement.
+    #[arg(long)]
     sql: String,
-) -> anyhow::Result<serde_json::Value> {
-    let mut client = connect.connect().await?;
+    /// How the statement reaches the server.
+    #[arg(long, value_enum, default_value_t = Via::Plain)]
+    via: Via,
+    /// How long the client rests after each message.
+    #[arg(long, default_value_t = 0)]
+    pause_ms: u64,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct SmallArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// The statement. A `?` in it stands for a random key.
+    #[arg(long, default_value = "SELECT 42")]
+    sql: String,
+    /// How the statement reaches the server.
+    #[arg(long, value_enum, default_value_t = Via::Plain)]
+    via: Via,
+    /// Keys are below this.
+    #[arg(long, default_value_t = 1)]
+    keys: u64,
+    /// How long to ask.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Connections at the same time.
+    #[arg(long, default_value_t = 1)]
+    connections: usize,
+}
+
+/// Reads one result and tells how fast that was.
+pub(crate) async fn read(args: ReadArgs) -> anyhow::Result<Value> {
+    let statement = Statement {
+        sql: args.sql,
+        via: args.via,
+    };
+    let mut asker = Asker::connect(&args.connect.into(), statement).await?;
+    let rest = Duration::from_millis(args.pause_ms);
     let started = Instant::now();
-    let mut batches = client.do_get(Ticket::new(sql)).await?;
+    let mut batches = asker.ask(0).await?;
     let mut rows = 0;
     while let Some(batch) = batches.try_next().await? {
         rows += batch.num_rows();
+        pause(rest).await;
     }
     let elapsed = started.elapsed();
     Ok(json!({
         "rows": rows,
         "seconds": elapsed.as_secs_f64(),
-        "rows_per_s": per_second(rows, elapsed).round(),
+        "rows_per_second": per_second(rows, elapsed),
     }))
 }
 
-pub(crate) async fn small(
-    connect: ConnectOptions,
-    sql: String,
-    queries: usize,
-    connections: usize,
-) -> anyhow::Result<serde_json::Value> {
-    let mut clients = Vec::new();
-    for _ in 0..connections {
-        let mut client = connect.connect().await?;
-        one(&mut client, &sql).await.context("warm up")?;
-        clients.push(client);
+/// Asks on each connection, one query after another, and tells how fast that was.
+pub(crate) async fn small(args: SmallArgs) -> anyhow::Result<Value> {
+    let statement = Statement {
+        sql: args.sql,
+        via: args.via,
+    };
+    let mut askers = askers(&args.connect.into(), &statement, args.connections).await?;
+    for asker in &mut askers {
+        asker.rows(0).await.context("warm up")?;
     }
-    let started = Instant::now();
-    let tasks: Vec<_> = clients
+    let start = Arc::new(Barrier::new(askers.len() + 1));
+    let time = Duration::from_secs_f64(args.seconds);
+    let tasks: Vec<_> = askers
         .into_iter()
-        .map(|mut client| {
-            let sql = sql.clone();
+        .zip(1..)
+        .map(|(asker, seed)| {
+            let (start, random) = (start.clone(), Random::new(seed));
             tokio::spawn(async move {
-                let mut latencies = Vec::with_capacity(queries);
-                for _ in 0..queries {
-                    latencies.push(one(&mut client, &sql).await?);
-                }
-                anyhow::Ok(latencies)
+                start.wait().await;
+                ask_again_and_again(asker, random, args.keys, time).await
             })
         })
         .collect();
+    start.wait().await;
+    let started = Instant::now();
     let mut latencies = Vec::new();
     for task in tasks {
         latencies.extend(task.await??);
     }
-    let elapsed = started.elapsed();
-    latencies.sort_unstable();
-    Ok(json!({
-        "queries_per_s": per_second(latencies.len(), elapsed).round(),
-        "latency_ms_p50": at_percent(&latencies, 50),
-        "latency_ms_p99": at_percent(&latencies, 99),
-    }))
+    Ok(query_report(started.elapsed(), latencies))
 }
 
-async fn one(client: &mut FlightClient, sql: &str) -> anyhow::Result<Duration> {
+async fn ask_again_and_again(
+    mut asker: Asker,
+    mut random: Random,
+    keys: u64,
+    time: Duration,
+) -> anyhow::Result<Vec<Duration>> {
+    let mut latencies = Vec::new();
     let started = Instant::now();
-    let batches: Vec<_> = client
-        .do_get(Ticket::new(sql.to_owned()))
-        .await?
-        .try_collect()
-        .await?;
-    anyhow::ensure!(
-        batches.iter().any(|batch| batch.num_rows() > 0),
-        "the result is empty"
-    );
-    Ok(started.elapsed())
+    while started.elapsed() < time {
+        let key = i64::try_from(random.next() % keys)?;
+        let sent = Instant::now();
+        let rows = asker.rows(key).await?;
+        anyhow::ensure!(rows > 0, "the result is empty");
+        latencies.push(sent.elapsed());
+    }
+    Ok(latencies)
 }

@@ -252,3 +252,15 @@ async fn a_flipped_bit_in_the_database_is_never_served() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+/// Whatever the server reads beside DuckDB, DuckDB's lock on the file stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_opens_a_database_that_is_put_into() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    Ledger::default().append_all(&client, 3, ROWS).await;
+    let Err(error) = duckdb::Connection::open(server.directory().join(DATABASE)) else {
+        panic!("another process has opened the database");
+    };
+    assert!(error.to_string().contains("lock"), "{error}");
+}

@@ -123,6 +123,76 @@ async fn a_transaction_that_has_failed_never_says_that_it_was_committed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_begun_by_a_call_is_not_ended_by_a_statement() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i INTEGER)").await;
+    let mut sql = client.sql();
+    let transaction = sql.begin().await.unwrap();
+    sql.update("INSERT INTO t VALUES (1)", Some(&transaction))
+        .await
+        .unwrap();
+    for statement in ["COMMIT", "ROLLBACK", "BEGIN"] {
+        let refused = sql.update(statement, Some(&transaction)).await;
+        assert_refused(refused, Code::InvalidArgument, &["EndTransaction"]);
+    }
+    assert_eq!(client.count("t").await, 0);
+    sql.commit(&transaction).await.unwrap();
+    assert_eq!(client.count("t").await, 1);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_takes_its_transaction_with_it() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t AS SELECT 1 AS i").await;
+    let other = server.client().await;
+    for mut sql in [other.sql(), other.session().await] {
+        let transaction = sql.begin().await.unwrap();
+        sql.update("UPDATE t SET i = 2", Some(&transaction))
+            .await
+            .unwrap();
+        let close = Action::new("CloseSession", "");
+        let mut closed = sql
+            .raw()
+            .do_action(tonic::Request::new(close))
+            .await
+            .unwrap();
+        closed.message().await.unwrap();
+        assert_eq!(kept(&client, "transactions").await, 0);
+        assert_eq!(client.execute("UPDATE t SET i = i").await, 1);
+        assert_eq!(client.rows("FROM t").await, ["1"]);
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_servers_own_tables_cannot_be_changed_whatever_names_them() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut session = client.session().await;
+    for statement in [
+        "DELETE FROM duck_flight.sequences",
+        "DROP SCHEMA duck_flight CASCADE",
+        "USE duck_flight; DELETE FROM sequences",
+        "SET schema = 'duck_' || 'flight'",
+        "SET search_path = 'main,duck_flight'",
+    ] {
+        let refused = session.update(statement, None).await;
+        assert_refused(refused, Code::PermissionDenied, &["duck_flight"]);
+        let refused = client.try_execute(statement).await;
+        assert_refused(refused, Code::PermissionDenied, &["duck_flight"]);
+    }
+    assert_eq!(
+        session.rows("SELECT current_schema()", None).await,
+        ["main"]
+    );
+    assert_eq!(client.execute("DELETE FROM duck_flight.rejects").await, 0);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn transactions_of_many_clients_are_apart_and_each_counts_once() {
     let server = TestServer::start().await;
     let client = server.client().await;

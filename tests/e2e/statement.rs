@@ -78,6 +78,34 @@ async fn returned_rows_are_there_before_they_are_fetched_and_are_fetched_once() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_takes_a_number_from_a_sequence_runs_once() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut sql = client.sql();
+    client.execute("CREATE SEQUENCE s").await;
+    let info = sql.info("SELECT nextval('s')", None).await.unwrap();
+    assert_eq!(sql.fetch(&info).await.unwrap(), ["1"]);
+    assert_refused(sql.fetch(&info).await, Code::NotFound, &["once"]);
+    assert_eq!(sql.rows("SELECT nextval('s')", None).await, ["2"]);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_of_a_result_beforehand_is_what_comes() {
+    let server = TestServer::start().await;
+    let mut sql = server.client().await.sql();
+    let query = "SELECT union_value(a := 1)::UNION(a INTEGER, b VARCHAR) AS u, [u] AS l, {'x': u} AS s, 1::UHUGEINT AS h,
+                     'a'::ENUM ('a') AS e, MAP {1: 2} AS m, NULL AS n, '1'::BIT AS b";
+    let info = sql.info(query, None).await.unwrap();
+    let ticket = info.endpoint[0].ticket.clone().unwrap();
+    let mut rows = sql.raw().do_get(ticket).await.unwrap();
+    while rows.try_next().await.unwrap().is_some() {}
+    let came = rows.schema().unwrap();
+    assert_eq!(info.try_decode_schema().unwrap(), **came);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_script_runs_once_and_answers_with_its_last_result() {
     let server = TestServer::start().await;
     let mut sql = server.client().await.sql();

@@ -59,7 +59,6 @@ async fn run(path: &Path, way: Way) -> Result<(), Failed> {
     let server = TestServer::start().await;
     let address = server.address().to_owned();
     let mut runner = Runner::new(move || Connection::open(way, address.clone()));
-    runner.with_normalizer(exactly);
     runner.with_validator(is_same);
     runner.with_column_validator(strict_column_validator::<ColumnType>);
     let outcome = runner.run_file_async(path).await;
@@ -69,12 +68,7 @@ async fn run(path: &Path, way: Way) -> Result<(), Failed> {
     outcome.map_err(|error| Failed::from(error.display(false).to_string()))
 }
 
-/// Values count as they are, white space included.
-fn exactly(value: &String) -> String {
-    value.clone()
-}
-
-/// Whether every row is the line that is expected.
+/// Whether every row is the line that is expected. Nothing is normalized: white space counts.
 fn is_same(_: Normalizer, actual: &[Vec<String>], expected: &[String]) -> bool {
     actual.iter().flatten().eq(expected)
 }

@@ -16,6 +16,7 @@ mod evolve;
 mod ffi;
 mod frames;
 mod ingest;
+mod insert;
 mod large;
 mod lease;
 mod mark;
@@ -90,9 +91,9 @@ const LOOKUPS_WAITING: usize = 65_536;
 /// Checkpoints have a thread of their own; only a log that has grown to this size makes a commit do one.
 const LAST_RESORT_WAL: &str = "4GB";
 
-/// The settings a client may change for its session.
-pub(crate) const SESSION_SETTINGS: &[&str] = &["search_path", "schema"];
-const ZONE_SETTINGS: [&str; 2] = ["TimeZone", "Calendar"];
+/// The settings a client may change for its session, and how many of them a DuckDB without ICU knows.
+pub(crate) const SESSION_SETTINGS: &[&str] = &["search_path", "schema", "TimeZone", "Calendar"];
+const SETTINGS_WITHOUT_ICU: usize = 2;
 
 /// What the engine itself sets for statements whose progress somebody asks for.
 const PROGRESS_SETTINGS: &[&str] = &["enable_progress_bar", "enable_progress_bar_print"];
@@ -182,6 +183,7 @@ impl Engine {
         let mark = Mark::open(&options.database)?;
         let database = open_database(options).inspect_err(|_| mark.restore())?;
         let set_up = database.connect()?;
+        set_up.make_handover()?;
         settle_logs(&set_up, &options.database)?;
         set_up.execute(producers::CREATE_SQL)?;
         set_up.execute(rejects::CREATE_SQL)?;
@@ -261,8 +263,12 @@ impl Engine {
     /// Whether what was known of a script is so still: nothing was committed since, and the client's own connection
     /// does not see things that others do not.
     pub(crate) fn is_current(&self, description: &Description, place: &Place) -> bool {
-        let is_open = matches!(place, Place::Own(lease) if lease.is_open());
-        !is_open && description.is_current(&self.0.commits)
+        let is_shared = match place {
+            Place::Any => true,
+            Place::Own(lease) => !lease.is_open(),
+            Place::Transaction(_) => false,
+        };
+        is_shared && description.is_current(&self.0.commits)
     }
 
     /// What is in the catalog, as the client's statements see it.
@@ -289,6 +295,7 @@ impl Engine {
         is_temporary: bool,
     ) -> Result<Option<Held>> {
         match place {
+            Place::Transaction(lease) => lease.hold().await.map(Some),
             Place::Own(lease) if is_temporary || lease.is_open() => lease.hold().await.map(Some),
             Place::Any if is_temporary => Err(Error::NoSession),
             _ => Ok(None),
@@ -605,16 +612,13 @@ fn lossless(database: &Database) -> Result<Lossless> {
 
 /// Closes DuckDB towards the machine: no files, no extensions, and of the settings only a session's own.
 fn lock_down(connection: &Connection) -> Result<()> {
-    let names = |names: &[&str]| {
-        let names = SESSION_SETTINGS
-            .iter()
-            .chain(PROGRESS_SETTINGS)
-            .chain(names);
+    let allow = |names: &[&str]| {
+        let names = names.iter().chain(PROGRESS_SETTINGS);
         let names: Vec<_> = names.map(|name| literal(name)).collect();
         connection.execute(&format!("SET allowed_configs = [{}]", names.join(", ")))
     };
     // A DuckDB compiled without ICU knows no time zones, and refuses names it does not know.
-    names(&ZONE_SETTINGS).or_else(|_| names(&[]))?;
+    allow(SESSION_SETTINGS).or_else(|_| allow(&SESSION_SETTINGS[..SETTINGS_WITHOUT_ICU]))?;
     connection.execute("SET enable_external_access = false; SET lock_configuration = true")?;
     Ok(())
 }

@@ -125,6 +125,11 @@ pub enum Error {
         "a statement of the transaction had failed, so it was rolled back instead of committed"
     )]
     TransactionFailed,
+    /// A statement would end a transaction that a call has begun.
+    #[error(
+        "this transaction was begun by BeginTransaction: end it by EndTransaction, not by a statement"
+    )]
+    TransactionByCall,
     /// A session has one transaction at a time.
     #[error("the session has an open transaction already: end it first, or use another session")]
     TransactionOpen,
@@ -266,6 +271,7 @@ impl Error {
             | Self::Parameter { .. }
             | Self::ParameterCount { .. }
             | Self::ParametersOfScript
+            | Self::TransactionByCall
             | Self::SchemaChanged
             | Self::Value { .. } => Code::InvalidArgument,
             Self::SessionEnded => Code::Unauthenticated,
@@ -379,6 +385,7 @@ mod tests {
             ),
             (Error::TooManyParameters(1), Code::ResourceExhausted),
             (Error::TooMuchHeld(1), Code::ResourceExhausted),
+            (Error::TransactionByCall, Code::InvalidArgument),
             (Error::TransactionFailed, Code::FailedPrecondition),
             (Error::NoSession, Code::FailedPrecondition),
             (Error::Again(Code::Aborted, "m".into()), Code::Aborted),

@@ -239,6 +239,10 @@ impl Sessions {
         }))
     }
 
+    pub(crate) fn expiry(&self) -> Expiry {
+        self.0.expiry
+    }
+
     pub(crate) fn engine(&self) -> &Engine {
         &self.0.engine
     }
@@ -271,13 +275,20 @@ impl Sessions {
         Ok(session)
     }
 
-    /// Ends the caller's session: its transaction is rolled back, its temporary tables are gone.
+    /// Ends the caller's session: its transaction is rolled back, its temporary tables are gone. A caller without one
+    /// leaves the transactions that were begun on its connection.
     pub(crate) async fn close(&self, caller: &Caller) {
-        let Some(session) = caller.session() else {
-            return;
-        };
-        self.0.sessions.remove(session.id);
-        self.end_session(session).await;
+        if let Some(session) = caller.session() {
+            self.0.sessions.remove(session.id);
+            return self.end_session(session).await;
+        }
+        let Some(peer) = caller.peer else { return };
+        let of_peer = |transaction: &Transaction| transaction.peer == Some(peer);
+        for (handle, transaction) in self.0.transactions.remove_if(of_peer) {
+            if let Err(error) = self.finish(handle, &transaction, false).await {
+                tracing::debug!(%error, "a transaction that is left had ended");
+            }
+        }
     }
 
     async fn end_session(&self, session: &Session) {
@@ -285,9 +296,8 @@ impl Sessions {
         if let Some(transaction) = transaction {
             self.0.transactions.remove(transaction);
         }
-        self.0
-            .statements
-            .remove_if(|statement| statement.session == Some(session.id));
+        let of_session = |statement: &Arc<PreparedStatement>| statement.session == Some(session.id);
+        drop(self.0.statements.remove_if(of_session));
         self.0.engine.close_lease(&session.lease).await;
     }
 
@@ -339,7 +349,7 @@ impl Sessions {
             *has_begun = begun.is_ok();
             begun?;
         }
-        Ok(Place::Own(transaction.lease.clone()))
+        Ok(Place::Transaction(transaction.lease.clone()))
     }
 
     /// Begins a transaction. In a session it is the session's, with its temporary tables and settings.
@@ -493,22 +503,20 @@ impl Sessions {
         })
     }
 
-    /// Cancels the statement of a ticket, or drops its result. Answers whether there was anything to cancel; a
-    /// ticket that was not fetched yet never will be.
-    pub(crate) fn cancel(&self, ticket: Handle) -> bool {
+    /// Cancels the statement of a ticket, or drops its result. A ticket that was not fetched yet never will be.
+    pub(crate) fn cancel(&self, ticket: Handle) {
         if self.0.results.remove(ticket).is_some() {
-            return true;
+            return;
         }
         let mut running = self.0.running.lock();
         if let Some(stop) = running.statements.get(&ticket) {
             stop.stop();
-            return true;
+            return;
         }
         if running.cancelled.len() >= MAX_CANCELLED {
             running.cancelled.pop_front();
         }
         running.cancelled.push_back(ticket);
-        false
     }
 
     /// What is kept at present.

@@ -1,6 +1,7 @@
 //! What a client may run: DuckDB takes SQL for trusted input, so this boundary is ours.
 
 use super::ffi::StatementKind;
+use super::producers::OWN_SCHEMA;
 use crate::error::{Error, Result};
 
 /// Functions that change all clients at once, or run SQL that nobody has seen.
@@ -16,6 +17,9 @@ const REFUSED_FUNCTIONS: &[&str] = &[
     "json_execute_serialized_sql",
 ];
 
+/// Why the server's own tables are left alone.
+pub(super) const OWN_TABLES: &str = "the schema duck_flight is the server's own: its tables can be read, and rows of duck_flight.rejects deleted";
+
 /// Refuses what one client must not do to all others: by the statement's kind, as DuckDB parsed it, and by the
 /// functions the script calls. Answers whether the statement may leave something behind in the session.
 pub(super) fn admit(kind: StatementKind, sql: &str) -> Result<bool> {
@@ -24,6 +28,9 @@ pub(super) fn admit(kind: StatementKind, sql: &str) -> Result<bool> {
         return Err(Error::Forbidden(
             "logging belongs to the server, and query() and its like would run statements unseen",
         ));
+    }
+    if kind != StatementKind::Select && changes_own_tables(&sql) {
+        return Err(Error::Forbidden(OWN_TABLES));
     }
     match kind {
         StatementKind::Select | StatementKind::Rows => Ok(false),
@@ -48,6 +55,70 @@ pub(super) fn admit(kind: StatementKind, sql: &str) -> Result<bool> {
         )),
         StatementKind::Set => Ok(true),
     }
+}
+
+/// Whether a script, in lower case, may change the server's own schema or tables: whether one of them stands where a
+/// statement names what it changes.
+fn changes_own_tables(sql: &str) -> bool {
+    let words = words(sql);
+    words.iter().enumerate().any(|(at, word)| {
+        if *word != OWN_SCHEMA {
+            return false;
+        }
+        let is_qualified = words.get(at + 1) == Some(&".");
+        // The name may begin with the catalog.
+        let catalog = at >= 2 && words[at - 1] == ".";
+        let before = &words[..if catalog { at - 2 } else { at }];
+        match before {
+            // The schema itself, not a catalog of the same name.
+            [.., "schema"] | [.., "schema", "exists"] | [.., "schema", _, "exists"] => true,
+            [.., "delete", "from"] => words.get(at + 2) != Some(&"rejects"),
+            [
+                ..,
+                "into" | "update" | "table" | "view" | "truncate" | "exists" | "on",
+            ] => is_qualified && is_own_table(&words[at + 2..]),
+            _ => false,
+        }
+    })
+}
+
+/// Whether a name goes on as one of our tables, rather than as a schema of a catalog that is called as our schema.
+fn is_own_table(rest: &[&str]) -> bool {
+    match rest {
+        [schema, ".", ..] => *schema == OWN_SCHEMA,
+        _ => true,
+    }
+}
+
+/// The words and dots of a script: names without their quotes, and without comments.
+fn words(sql: &str) -> Vec<&str> {
+    let mut words = Vec::new();
+    let mut rest = sql;
+    while let Some(first) = rest.chars().next() {
+        let is_name = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
+        let end = if rest.starts_with("--") {
+            rest = rest.split_once(['\n', '\r']).map_or("", |(_, after)| after);
+            continue;
+        } else if rest.starts_with("/*") {
+            rest = after_comment(rest);
+            continue;
+        } else if first == '"' {
+            let end = rest[1..].find('"').map_or(rest.len(), |end| end + 2);
+            words.push(rest[1..end].trim_end_matches('"'));
+            end
+        } else if is_name(first) {
+            let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
+            words.push(&rest[..end]);
+            end
+        } else {
+            if first == '.' {
+                words.push(".");
+            }
+            first.len_utf8()
+        };
+        rest = &rest[end..];
+    }
+    words
 }
 
 /// Whether the script, in lower case, may call a refused function.
@@ -138,6 +209,39 @@ mod tests {
             "SELECT query_id(1), \"a query\" FROM t",
         ] {
             assert!(!is_refused(sql), "{sql}");
+        }
+    }
+
+    #[test]
+    fn the_servers_own_tables_are_left_alone_however_they_are_named() {
+        for sql in [
+            "DROP SCHEMA duck_flight CASCADE",
+            "drop schema if exists db.\"duck_flight\"",
+            "DELETE FROM duck_flight.sequences",
+            "DELETE /* x */ FROM -- y\n \"Duck_Flight\" . sequences",
+            "INSERT INTO db.duck_flight.sequences VALUES (1)",
+            "INSERT INTO duck_flight.duck_flight.sequences VALUES (1)",
+            "UPDATE duck_flight.sequences SET sequence = 0",
+            "TRUNCATE duck_flight.rejects",
+            "CREATE OR REPLACE VIEW duck_flight.producers AS SELECT 1",
+            "DROP TABLE IF EXISTS duck_flight.rejects",
+            "ALTER TABLE duck_flight.rejects DROP data",
+            "MERGE INTO duck_flight.rejects USING t ON true WHEN MATCHED THEN DELETE",
+            "PREPARE p AS DELETE FROM duck_flight.sequences",
+        ] {
+            assert!(admit(StatementKind::Other, sql).is_err(), "{sql}");
+        }
+        for sql in [
+            "DELETE FROM duck_flight.rejects WHERE row = 1",
+            "CREATE VIEW v AS SELECT * FROM duck_flight.producers",
+            "INSERT INTO seen SELECT * FROM duck_flight.rejects",
+            // A catalog of that name, as the default database's is.
+            "INSERT INTO duck_flight.main.t VALUES (1)",
+            "DROP TABLE IF EXISTS duck_flight.main.t",
+            "CREATE TABLE duck_flight_log (i INTEGER)",
+            "INSERT INTO t VALUES ('duck_flight.sequences')",
+        ] {
+            assert!(admit(StatementKind::Rows, sql).is_ok(), "{sql}");
         }
     }
 

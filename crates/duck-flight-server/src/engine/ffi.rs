@@ -7,7 +7,8 @@
 //!
 //! - [`Database`] and [`Connection`]: opened once, closed when the last user is gone;
 //! - [`query::Script`], [`Prepared`], [`QueryResult`]: one statement at a time, results chunk by chunk;
-//! - [`Appender`], [`ArrowImporter`], [`append::DataChunk`]: Arrow in, rows appended.
+//! - [`Appender`], [`ArrowImporter`], [`append::DataChunk`]: Arrow in, rows appended;
+//! - [`insert::Insert`]: the same by a statement that is planned once.
 //!
 //! A wrapper owns what it wraps and frees it once. Whatever borrows from a connection says so with a
 //! lifetime, and a connection belongs to one thread at a time; only its [`Interrupter`] is shared.
@@ -15,10 +16,12 @@
 #![expect(unsafe_code, reason = "this module is where the C API is called")]
 
 pub(crate) mod append;
+pub(crate) mod insert;
 mod logical_type;
 pub(crate) mod query;
 pub(crate) mod value;
 
+use std::cell::OnceCell;
 use std::ffi::{CStr, CString, c_char};
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -103,6 +106,8 @@ impl Database {
         Ok(Connection {
             raw,
             interrupter,
+            begin: OnceCell::new(),
+            commit: OnceCell::new(),
             database: self.clone(),
         })
     }
@@ -140,11 +145,15 @@ impl Drop for Config {
 pub(crate) struct Connection {
     raw: ffi::duckdb_connection,
     interrupter: Interrupter,
+    /// `BEGIN` and `COMMIT`, prepared when they are first needed: to parse them takes longer than to run them. Freed
+    /// by `drop`.
+    begin: OnceCell<ffi::duckdb_prepared_statement>,
+    commit: OnceCell<ffi::duckdb_prepared_statement>,
     // After `raw`, so that the database outlives the connection.
     database: Database,
 }
 
-// SAFETY: a connection may move between threads; it is not Sync, so only one uses it at a time.
+// SAFETY: a connection may move between threads, and its statements with it; it is not Sync, so only one uses it at a time.
 unsafe impl Send for Connection {}
 
 impl Connection {
@@ -166,17 +175,18 @@ impl Connection {
 
     /// Begins a transaction. It sees what is committed when it first looks at the database.
     pub(crate) fn begin(&self) -> Result<()> {
-        self.run("BEGIN TRANSACTION")
+        self.run_often(c"BEGIN TRANSACTION", &self.begin)
     }
 
     /// Commits the open transaction.
     pub(crate) fn commit(&self) -> Result<()> {
-        self.execute("COMMIT")
+        let _under_way = self.commits().under_way();
+        self.run_often(c"COMMIT", &self.commit)
     }
 
     /// Commits a transaction that has changed nothing plans rely on: no rows and no definitions.
     pub(crate) fn commit_unchanged(&self) -> Result<()> {
-        self.run("COMMIT")
+        self.run_often(c"COMMIT", &self.commit)
     }
 
     /// Rolls back the open transaction, or the statement that stopped halfway outside of one.
@@ -205,20 +215,52 @@ impl Connection {
 
     fn run(&self, sql: &str) -> Result<()> {
         let sql = c_string(sql)?;
-        // SAFETY: an all-zero duckdb_result is what the C API expects to fill in.
-        let mut result: ffi::duckdb_result = unsafe { std::mem::zeroed() };
-        // SAFETY: the connection is open and the text NUL-terminated; the result holds the message, which is
-        // copied, and is freed here, also after a failure.
-        unsafe {
-            let state = ffi::duckdb_query(self.raw, sql.as_ptr(), &raw mut result);
-            let message = text(ffi::duckdb_result_error(&raw mut result));
-            ffi::duckdb_destroy_result(&raw mut result);
-            if state == ffi::DuckDBSuccess {
-                return Ok(());
-            }
-            Err(SqlError::from_message(&message))
-        }
+        // SAFETY: the connection is open and the text NUL-terminated.
+        outcome(|result| unsafe { ffi::duckdb_query(self.raw, sql.as_ptr(), result) })
     }
+
+    /// Runs a statement that is prepared once.
+    fn run_often(
+        &self,
+        sql: &CStr,
+        prepared: &OnceCell<ffi::duckdb_prepared_statement>,
+    ) -> Result<()> {
+        let Some(prepared) = prepared.get().copied().or_else(|| {
+            let mut new = ptr::null_mut();
+            // SAFETY: the connection is open and the text NUL-terminated; what could not be prepared is freed here,
+            // and all else by `drop`.
+            unsafe {
+                let state = ffi::duckdb_prepare(self.raw, sql.as_ptr(), &raw mut new);
+                if state != ffi::DuckDBSuccess {
+                    ffi::duckdb_destroy_prepare(&raw mut new);
+                    return None;
+                }
+            }
+            Some(*prepared.get_or_init(|| new))
+        }) else {
+            // The transaction may be past preparing anything, and says so.
+            return self.run(&sql.to_string_lossy());
+        };
+        // SAFETY: the statement is live until the connection is dropped.
+        outcome(|result| unsafe { ffi::duckdb_execute_prepared(prepared, result) })
+    }
+}
+
+/// Runs a statement for its effect and drops its result.
+fn outcome(run: impl FnOnce(*mut ffi::duckdb_result) -> ffi::duckdb_state) -> Result<()> {
+    // SAFETY: an all-zero duckdb_result is what the C API expects to fill in.
+    let mut result: ffi::duckdb_result = unsafe { std::mem::zeroed() };
+    let state = run(&raw mut result);
+    // SAFETY: the result holds the message, which is copied, and is freed here, also after a failure.
+    let message = unsafe {
+        let message = text(ffi::duckdb_result_error(&raw mut result));
+        ffi::duckdb_destroy_result(&raw mut result);
+        message
+    };
+    if state == ffi::DuckDBSuccess {
+        return Ok(());
+    }
+    Err(SqlError::from_message(&message))
 }
 
 impl Drop for Connection {
@@ -230,6 +272,13 @@ impl Drop for Connection {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         *shared = None;
+        for mut prepared in [self.begin.take(), self.commit.take()]
+            .into_iter()
+            .flatten()
+        {
+            // SAFETY: made by duckdb_prepare, freed only here; null is allowed.
+            unsafe { ffi::duckdb_destroy_prepare(&raw mut prepared) };
+        }
         // SAFETY: made by duckdb_connect, closed only here.
         unsafe { ffi::duckdb_disconnect(&raw mut self.raw) };
     }

@@ -24,6 +24,8 @@ pub(crate) enum Place {
     Any,
     /// On any connection too, until something is left behind; from then on on the client's own.
     Own(Lease),
+    /// On the client's own, in a transaction that a call has begun, and a call ends.
+    Transaction(Lease),
 }
 
 /// What a connection keeps of a statement that leaves something behind.
@@ -35,6 +37,8 @@ pub(super) enum Traces {
     Refused,
     /// All: it is the client's own.
     Kept,
+    /// All, but no statement ends the transaction that is open.
+    KeptInTransaction,
 }
 
 /// The connection that one request runs on.
@@ -42,7 +46,7 @@ pub(super) enum Seat {
     /// The one of the thread that takes the request.
     Shared(Traces),
     /// The client's own.
-    Own(Held),
+    Own(Held, Traces),
 }
 
 impl Place {
@@ -51,7 +55,7 @@ impl Place {
         match self {
             Self::Any => Ok(Seat::Shared(Traces::Wiped)),
             Self::Own(lease) if !lease.is_open() => Ok(Seat::Shared(Traces::Refused)),
-            Self::Own(_) => self.own_seat().await,
+            Self::Own(_) | Self::Transaction(_) => self.own_seat().await,
         }
     }
 
@@ -59,7 +63,10 @@ impl Place {
     pub(super) async fn own_seat(&self) -> Result<Seat> {
         match self {
             Self::Any => Ok(Seat::Shared(Traces::Wiped)),
-            Self::Own(lease) => Ok(Seat::Own(lease.hold().await?)),
+            Self::Own(lease) => Ok(Seat::Own(lease.hold().await?, Traces::Kept)),
+            Self::Transaction(lease) => {
+                Ok(Seat::Own(lease.hold().await?, Traces::KeptInTransaction))
+            }
         }
     }
 
@@ -67,7 +74,7 @@ impl Place {
     pub(super) fn requests(&self) -> Option<Arc<Requests>> {
         match self {
             Self::Any => None,
-            Self::Own(lease) => Some(lease.0.requests.clone()),
+            Self::Own(lease) | Self::Transaction(lease) => Some(lease.0.requests.clone()),
         }
     }
 }
@@ -81,7 +88,7 @@ impl Seat {
     ) -> Result<T> {
         match &mut self {
             Self::Shared(traces) => work(thread, *traces),
-            Self::Own(held) => work(held.session(thread)?, Traces::Kept),
+            Self::Own(held, traces) => work(held.session(thread)?, *traces),
         }
     }
 }

@@ -10,6 +10,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,9 @@ pub(super) struct Mark {
 
 struct Files {
     database: PathBuf,
+    /// The database file, opened once and never closed: to close it would give up DuckDB's lock on it, which as
+    /// POSIX has it belongs to the process and goes with the first of its handles.
+    headers: OnceLock<Option<File>>,
     logs: [PathBuf; 2],
     path: PathBuf,
     mark: File,
@@ -93,6 +97,7 @@ impl Mark {
         Ok(Self {
             files: Some(Files {
                 database: path.to_owned(),
+                headers: OnceLock::new(),
                 logs: logs(path),
                 path: mark_path,
                 mark,
@@ -103,11 +108,7 @@ impl Mark {
 
     /// To be called before a commit, for [`Mark::write`] after it.
     pub(super) fn before(&self) -> Before {
-        Before(
-            self.files
-                .as_ref()
-                .and_then(|files| checkpoints(&files.database)),
-        )
+        Before(self.files.as_ref().and_then(Files::checkpoints))
     }
 
     /// Notes the log as it is, with a commit in it that is about to be acknowledged. Where a checkpoint has
@@ -124,7 +125,7 @@ impl Mark {
             log: Log::look(&files.logs[0], &known),
             next_log: Log::look(&files.logs[1], &known),
         };
-        if checkpoints(&files.database) != Some(count) {
+        if files.checkpoints() != Some(count) {
             return;
         }
         files.note(&state);
@@ -159,6 +160,12 @@ impl Mark {
 }
 
 impl Files {
+    /// How many checkpoints the database has seen, once DuckDB has opened it.
+    fn checkpoints(&self) -> Option<u64> {
+        let headers = self.headers.get_or_init(|| File::open(&self.database).ok());
+        headers.as_ref().and_then(checkpoints)
+    }
+
     fn note(&self, state: &State) {
         // It fits by far, and a failure leaves an older mark.
         if let Ok(mut json) = serde_json::to_vec(state) {
@@ -181,7 +188,8 @@ fn check(path: &Path, state: &State) -> Result<()> {
         log,
         next_log,
     } = state;
-    if checkpoints(path) != Some(*count) {
+    // Nothing has a lock on the file yet that closing it could give up.
+    if File::open(path).ok().as_ref().and_then(checkpoints) != Some(*count) {
         return Ok(());
     }
     let [log_path, next_path] = logs(path);
@@ -265,9 +273,8 @@ fn next_entry(file: &File, offset: u64) -> Option<u64> {
     (end <= file.metadata().ok()?.len()).then_some(end)
 }
 
-/// How many checkpoints the database has seen.
-fn checkpoints(database: &Path) -> Option<u64> {
-    let database = File::open(database).ok()?;
+/// How many checkpoints a database has seen.
+fn checkpoints(database: &File) -> Option<u64> {
     let count = |offset| {
         let mut header = [0; 16];
         database.read_exact_at(&mut header, offset).ok()?;

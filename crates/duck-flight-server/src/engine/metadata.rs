@@ -246,8 +246,17 @@ impl TablesFilter {
                 format!(" AND table_type IN ({})", types.join(", "))
             }
         };
+        // Who asks for the columns of a table and not for a schema takes the first one of that name.
+        let is_lookup = self.include_schema && self.schema_pattern.is_none();
+        let current = match is_lookup && self.table_pattern.is_some() {
+            true => {
+                "(database_name, schema_name) <> (system.main.current_database(), system.main.current_schema()), "
+            }
+            false => "",
+        };
         format!(
-            "FROM ({relations}) WHERE true{names}{types} ORDER BY ALL",
+            "FROM ({relations}) WHERE true{names}{types}
+             ORDER BY {current}database_name, schema_name, table_name, table_type",
             relations = relations(),
             names = self.names("table_name"),
         )

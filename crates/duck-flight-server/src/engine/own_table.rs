@@ -9,6 +9,7 @@ use duck_flight_protocol::TableName;
 use super::appender::TableWriter;
 use super::effect::Effect;
 use super::ffi::Connection;
+use super::insert::Inserts;
 use super::plan::Plan;
 use super::producers::OWN_SCHEMA;
 use crate::error::{Error, Result};
@@ -39,5 +40,14 @@ impl OwnTable {
         let mut writer = TableWriter::open(connection, &self.name, &self.plan)?;
         writer.append(&self.plan.apply(batch, 0)?, 0)?;
         writer.finish()
+    }
+
+    /// Appends a batch in the transaction that is open where these INSERTs are prepared.
+    pub(super) fn insert(&self, inserts: &mut Inserts<'_>, batch: &RecordBatch) -> Result<()> {
+        let batch = self.plan.apply(batch, 0)?;
+        if inserts.load(&self.name, &self.plan, [&batch])? {
+            return inserts.run(&self.name);
+        }
+        self.append(inserts.connection, &batch)
     }
 }

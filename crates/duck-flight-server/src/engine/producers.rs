@@ -9,15 +9,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray, UInt64Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
+use arrow::array::{
+    ArrayRef, AsArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array,
+};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, UInt64Type};
 use duck_flight_protocol::{ForgetProducers, ProducerState, TableName};
 use parking_lot::Mutex;
 
 use super::Lossless;
 use super::catalog::{literal, rows, text};
 use super::ffi::Connection;
+use super::insert::Inserts;
 use super::own_table::OwnTable;
 use super::unit::{TableKey, Unit};
 use crate::error::{Error, Result};
@@ -33,12 +37,22 @@ pub(super) const CREATE_SQL: &str = "
         \"schema\" VARCHAR NOT NULL,
         \"table\" VARCHAR NOT NULL,
         sequence UBIGINT NOT NULL,
-        committed_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT system.main.now()
+        committed_at TIMESTAMP WITH TIME ZONE NOT NULL
     );
     CREATE VIEW IF NOT EXISTS duck_flight.producers AS
         SELECT producer, \"schema\", \"table\", system.main.max(sequence) AS last_sequence,
             system.main.max(committed_at) AS last_commit_at
         FROM duck_flight.sequences GROUP BY ALL;";
+
+/// Whether the table is one that an earlier version made, in which `committed_at` has a default: DuckDB plans an
+/// INSERT into such a table anew each time.
+const HAS_DEFAULT_SQL: &str = "
+    SELECT true FROM duckdb_columns()
+    WHERE database_name = current_database() AND schema_name = 'duck_flight' AND table_name = 'sequences'
+        AND column_name = 'committed_at' AND column_default IS NOT NULL";
+
+/// Makes such a table what it is now.
+const DROP_DEFAULT_SQL: &str = "ALTER TABLE duck_flight.sequences ALTER committed_at DROP DEFAULT";
 
 /// Rows that are no producer's last, which the engine deletes once there are many.
 const COMPACT_SQL: &str = "
@@ -140,6 +154,9 @@ impl Producers {
             lossless,
             "SELECT producer, \"schema\", \"table\", last_sequence FROM duck_flight.producers",
         )?;
+        if rows(connection, lossless, HAS_DEFAULT_SQL)?.num_rows() > 0 {
+            connection.execute(DROP_DEFAULT_SQL)?;
+        }
         let states = (0..found.num_rows()).map(|row| {
             let key = ProducerKey::read(&found, row);
             let state = State {
@@ -154,6 +171,10 @@ impl Producers {
             field("schema", DataType::Utf8),
             field("table", DataType::Utf8),
             field("sequence", DataType::UInt64),
+            field(
+                "committed_at",
+                DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            ),
         ]));
         Ok(Self(Arc::new(Inner {
             states: Mutex::new(states.collect()),
@@ -208,6 +229,23 @@ impl Producers {
         connection: &Connection,
         units: impl IntoIterator<Item = (&'u Claim, u64)>,
     ) -> Result<()> {
+        self.write_with(units, |table, batch| table.append(connection, batch))
+    }
+
+    /// Writes the last sequences of a group into the transaction that is open where these INSERTs are prepared.
+    pub(super) fn insert<'u>(
+        &self,
+        inserts: &mut Inserts<'_>,
+        units: impl IntoIterator<Item = (&'u Claim, u64)>,
+    ) -> Result<()> {
+        self.write_with(units, |table, batch| table.insert(inserts, batch))
+    }
+
+    fn write_with<'u>(
+        &self,
+        units: impl IntoIterator<Item = (&'u Claim, u64)>,
+        write: impl FnOnce(&OwnTable, &RecordBatch) -> Result<()>,
+    ) -> Result<()> {
         let last: HashMap<&ProducerKey, u64> = units
             .into_iter()
             .map(|(claim, sequence)| (&claim.key, sequence))
@@ -219,15 +257,19 @@ impl Producers {
             let values: StringArray = last.keys().map(|key| Some(of(key))).collect();
             Arc::new(values) as ArrayRef
         };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now_us = now.map_or(0, |now| i64::try_from(now.as_micros()).unwrap_or(i64::MAX));
+        let committed_at = TimestampMicrosecondArray::from_value(now_us, last.len());
         let columns = vec![
             column(|key| &key.producer),
             column(|key| &key.table.schema),
             column(|key| &key.table.table),
             Arc::new(UInt64Array::from_iter_values(last.values().copied())),
+            Arc::new(committed_at.with_timezone("UTC")),
         ];
         let batch = RecordBatch::try_new(self.0.batch_schema.clone(), columns)
             .map_err(|error| Error::Malformed(error.to_string()))?;
-        self.0.sequences.append(connection, &batch)?;
+        write(&self.0.sequences, &batch)?;
         self.0
             .written
             .fetch_add(last.len() as u64, Ordering::Relaxed);

@@ -11,7 +11,7 @@ use futures::Stream;
 use tokio::sync::oneshot;
 
 use super::Lossless;
-use super::admission::admit;
+use super::admission::{OWN_TABLES, admit};
 use super::commits::{Commits, Moment};
 use super::ffi::query::Script;
 use super::ffi::{Connection, Pending, Prepared, QueryResult, StatementKind};
@@ -28,6 +28,12 @@ use crate::error::{Error, Result};
 
 /// How often a query is run again whose error DuckDB did not tell.
 const REASON_TRIES: u32 = 3;
+
+/// Fails where names are looked up among the server's own tables: a statement that names one by its last part alone
+/// would not be recognised.
+const CHECK_SCHEMA_SQL: &str = "
+    SELECT CASE WHEN system.main.list_contains(system.main.current_schemas(false), 'duck_flight')
+        THEN system.main.error('duck_flight') END";
 
 /// What DuckDB says of a commit that it has rolled back.
 const COMMIT_FAILED: &str = "Failed to commit";
@@ -209,7 +215,7 @@ pub(super) async fn query(
                     pump.send_batches(result, &lossless.options, &cancel)
                 })
             });
-            pump.finish(outcome.map(|_| ()));
+            pump.finish(told(outcome, &cancel).map(|_| ()));
         })?;
         match frames.recv().await.ok_or(Error::WorkerLost)? {
             Err(Error::NeedsConnection) => seat = place.own_seat().await?,
@@ -298,7 +304,10 @@ fn description(
         schema: Readable::new(&schema).schema().clone(),
         type_names,
         parameters: parameters::schema(&statement.parameters()?),
-        is_query: count == 1 && statement.kind() == StatementKind::Select,
+        // A query that takes a number from a sequence changes it.
+        is_query: count == 1
+            && statement.kind() == StatementKind::Select
+            && !contains_word(sql, "nextval"),
         has_rows,
         moment: None,
     })
@@ -320,13 +329,24 @@ pub(super) async fn run_on<T: Send + 'static>(
     loop {
         let job = job.clone();
         let outcome = pool.run(move |thread, cancel| {
-            seat.run(thread, |session, traces| job(session, traces, cancel))
+            let outcome = seat.run(thread, |session, traces| job(session, traces, cancel));
+            told(outcome, cancel)
         });
         match outcome.await {
             Err(Error::NeedsConnection) => seat = place.own_seat().await?,
             outcome => return outcome,
         }
     }
+}
+
+/// What a client is told: that an interrupt of its own was one.
+fn told<T>(outcome: Result<T>, cancel: &Cancel) -> Result<T> {
+    outcome.map_err(|error| match error {
+        Error::Sql(sql) if sql.kind == SqlErrorKind::Interrupted && cancel.is_cancelled() => {
+            Error::Cancelled
+        }
+        error => error,
+    })
 }
 
 /// Begins or ends the transaction of a client's own connection. It runs to its end, whether or not the caller waits.
@@ -406,7 +426,8 @@ fn run_script(
             .map_err(at)?;
     }
     let is_open = *transaction != ClientTransaction::None;
-    match (count, is_open && traces != Traces::Kept) {
+    let is_kept = matches!(traces, Traces::Kept | Traces::KeptInTransaction);
+    match (count, is_open && !is_kept) {
         (0, _) => Err(Error::NoStatement),
         (_, true) => Err(Error::OpenTransaction),
         (_, false) => Ok(rows_changed),
@@ -474,6 +495,8 @@ impl<'a> Statement<'a> {
             Ok(rows_changed)
         });
         match &outcome {
+            // It has not run.
+            Err(Error::TransactionByCall) => {}
             // A commit that fails is rolled back.
             Err(Error::TransactionFailed) => *transaction = ClientTransaction::None,
             Err(Error::Sql(error)) if error.message.contains(COMMIT_FAILED) => {
@@ -643,11 +666,19 @@ impl<'a> Statement<'a> {
             rows_changed += self.finish(pending, consume)?;
             Ok(())
         })?;
+        if kind == StatementKind::Set && self.connection.execute(CHECK_SCHEMA_SQL).is_err() {
+            self.connection.execute("RESET search_path")?;
+            return Err(Error::Forbidden(OWN_TABLES));
+        }
         Ok((kind, rows_changed))
     }
 
     fn start(&self, statement: &Prepared<'a>, dirty: &mut bool) -> Result<Pending<'a>> {
-        let leaves_traces = admit(statement.kind(), &self.sql.text)?;
+        let kind = statement.kind();
+        let leaves_traces = admit(kind, &self.sql.text)?;
+        if kind == StatementKind::Transaction && self.traces == Traces::KeptInTransaction {
+            return Err(Error::TransactionByCall);
+        }
         if leaves_traces && self.traces == Traces::Refused {
             return Err(Error::NeedsConnection);
         }

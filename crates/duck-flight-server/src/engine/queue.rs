@@ -24,6 +24,9 @@ pub(super) const SECOND_WRITER_ROWS: u64 = 16_384;
 #[derive(Default)]
 pub(super) struct Queue {
     state: Mutex<State>,
+    /// Writers wait for units that are theirs to take: one at a time is told.
+    ready: Condvar,
+    /// Whoever waits for a turn, or for the end of a hold.
     changed: Condvar,
 }
 
@@ -52,15 +55,24 @@ impl Queue {
             return Err(Error::ShuttingDown);
         }
         state.push(unit);
-        drop(state);
-        self.changed.notify_all();
+        self.tell_if_ready(&state);
         Ok(())
     }
 
     /// Lets the writers end once nothing waits.
     pub(super) fn close(&self) {
-        self.state.lock().closed = true;
-        self.changed.notify_all();
+        let mut state = self.state.lock();
+        state.closed = true;
+        self.tell_if_ready(&state);
+    }
+
+    /// Wakes a writer, where there is something to take; or all, for they may have come to their end.
+    fn tell_if_ready(&self, state: &State) {
+        if state.closed {
+            self.ready.notify_all();
+        } else if state.is_ready() {
+            self.ready.notify_one();
+        }
     }
 
     /// Waits for units that are this writer's to take, and takes all that may share a transaction. `None`
@@ -71,10 +83,11 @@ impl Queue {
             if state.closed && state.order.is_empty() {
                 return None;
             }
-            self.changed.wait(&mut state);
+            self.ready.wait(&mut state);
         }
         let group = state.take_group();
         state.busy += 1;
+        self.tell_if_ready(&state);
         Some((self.enter(&mut state, true), group))
     }
 
@@ -206,6 +219,7 @@ impl Drop for Turn {
         let mut state = self.queue.state.lock();
         state.turn += 1;
         state.busy -= usize::from(self.is_group);
+        self.queue.tell_if_ready(&state);
         drop(state);
         self.queue.changed.notify_all();
     }
@@ -221,6 +235,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let mut state = self.queue.state.lock();
         state.held.retain(|held| *held != self.table);
+        self.queue.tell_if_ready(&state);
         drop(state);
         self.queue.changed.notify_all();
     }

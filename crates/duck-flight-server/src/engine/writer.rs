@@ -26,6 +26,7 @@ use super::checkpoint::CheckpointBell;
 use super::effect::Effect;
 use super::evolve::alterations;
 use super::ffi::{Connection, Database};
+use super::insert::Inserts;
 use super::mark::{Before, Mark};
 use super::plan::Plan;
 use super::pool::STACK_BYTES;
@@ -125,14 +126,27 @@ struct Writer {
     shared: Arc<Shared>,
 }
 
+/// The INSERTs that a writer's connections have prepared.
+struct Prepared<'c> {
+    ordered: Inserts<'c>,
+    unordered: Inserts<'c>,
+}
+
 impl Writer {
     fn run(self) {
+        let prepared = || Prepared {
+            ordered: Inserts::new(&self.connection),
+            unordered: Inserts::new(&self.unordered),
+        };
+        let mut inserts = prepared();
         while let Some((turn, group)) = self.shared.queue.take() {
             // Whoever waits for these units is told that their worker is lost.
-            if catch_unwind(AssertUnwindSafe(|| self.write(&turn, group))).is_err() {
+            let write = AssertUnwindSafe(|| self.write(&mut inserts, &turn, group));
+            if catch_unwind(write).is_err() {
                 tracing::error!("a writer panicked; its group is rolled back");
                 self.connection.roll_back();
                 self.unordered.roll_back();
+                inserts = prepared();
             }
             drop(turn);
             self.shared.bell.ring();
@@ -140,10 +154,11 @@ impl Writer {
     }
 
     /// Commits a group and answers its units.
-    fn write(&self, turn: &Turn, group: Vec<Unit>) {
+    fn write(&self, inserts: &mut Prepared<'_>, turn: &Turn, group: Vec<Unit>) {
         let mut group: Vec<_> = group.into_iter().filter_map(Unit::screen).collect();
         let before = self.shared.mark.before();
-        let outcome = self.insert(turn, &group).and_then(|done| match done {
+        let inserted = self.insert(inserts, turn, &group);
+        let outcome = inserted.and_then(|done| match done {
             true => Ok(()),
             false => self.append_in_turn(turn, &mut group),
         });
@@ -178,35 +193,51 @@ impl Writer {
 
     /// The end of a group's transaction, up to its commit, in its turn.
     fn finish(&self, connection: &Connection, group: &[Unit]) -> Result<()> {
-        self.shared.health.check()?;
-        check_puts(group)?;
-        Producers::check(group)?;
+        self.check(group)?;
         let identities = group.iter().filter_map(Unit::identity);
         self.shared.producers.write(connection, identities)
     }
 
-    /// Commits a small group for one table by a single INSERT, which is a transaction in itself and costs a
-    /// third of one that is begun and committed. False where the group needs more than that.
-    fn insert(&self, turn: &Turn, group: &[Unit]) -> Result<bool> {
+    /// Whether a group may be committed, in its turn.
+    fn check(&self, group: &[Unit]) -> Result<()> {
+        self.shared.health.check()?;
+        check_puts(group)?;
+        Producers::check(group)
+    }
+
+    /// Commits a group of rows for one table by an INSERT that is prepared. False where the group needs more than that.
+    fn insert(&self, inserts: &mut Prepared<'_>, turn: &Turn, group: &[Unit]) -> Result<bool> {
         let Some(plan) = single_insert(group) else {
             return Ok(false);
         };
         let table = &group[0].put.table;
-        if !self
-            .connection
-            .table_columns(table)?
-            .is_some_and(|columns| plan.fits(&columns))
-        {
+        let rows: u64 = group.iter().map(|unit| unit.rows).sum();
+        let inserts = if rows < GROUP_ROWS {
+            &mut inserts.ordered
+        } else {
+            &mut inserts.unordered
+        };
+        let batches = group
+            .iter()
+            .flat_map(|unit| &unit.cast)
+            .flat_map(|(_, batches)| batches);
+        if !inserts.load(table, plan, batches)? {
             return Ok(false);
         }
-        let mut writer = TableWriter::open(&self.connection, table, plan)?;
-        for unit in group {
-            writer.append_unit(unit.cast.iter().flat_map(|(_, batches)| batches))?;
+        let mut identities = group.iter().filter_map(Unit::identity).peekable();
+        if identities.peek().is_none() && rows < SECOND_WRITER_ROWS {
+            // The INSERT alone is a transaction in itself, and cheaper than one that is begun and committed.
+            turn.wait();
+            self.check(group)?;
+            inserts.run(table)?;
+            return Ok(true);
         }
-        turn.wait();
-        self.shared.health.check()?;
-        check_puts(group)?;
-        writer.finish()?;
+        transaction(inserts.connection, |_| {
+            inserts.run(table)?;
+            turn.wait();
+            self.check(group)?;
+            self.shared.producers.insert(inserts, identities)
+        })?;
         Ok(true)
     }
 
@@ -420,10 +451,8 @@ fn must_be_alone(unit: &Unit) -> bool {
 fn single_insert(group: &[Unit]) -> Option<&Arc<Plan>> {
     let first = group.first()?;
     let (plan, _) = first.cast.as_ref()?;
-    let rows: u64 = group.iter().map(|unit| unit.rows).sum();
     let alike = |unit: &Unit| {
         unit.put.table == first.put.table
-            && unit.identity().is_none()
             && unit.rejects.is_empty()
             && unit.put.effect == Effect::Append
             && unit
@@ -431,7 +460,7 @@ fn single_insert(group: &[Unit]) -> Option<&Arc<Plan>> {
                 .as_ref()
                 .is_some_and(|(other, _)| other.is_same(plan))
     };
-    (rows < SECOND_WRITER_ROWS && group.iter().all(alike)).then_some(plan)
+    group.iter().all(alike).then_some(plan)
 }
 
 /// Refuses units that follow a failed one in their stream: batches are committed in order, without gaps.

@@ -1,8 +1,10 @@
 //! `DoGet`, `GetFlightInfo` and `GetSchema` of plain Flight.
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
-use arrow_flight::encode::FlightDataEncoderBuilder;
+use arrow_flight::encode::{DictionaryHandling, FlightDataEncoderBuilder};
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_descriptor::DescriptorType;
 use arrow_flight::sql::{Command, CommandStatementQuery};
@@ -11,7 +13,7 @@ use arrow_flight::{
 };
 use arrow_ipc::writer::IpcWriteOptions;
 use duck_flight_protocol::TableName;
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tonic::Status;
 
 use super::Answers;
@@ -28,16 +30,29 @@ pub(super) async fn get(
     Ok(encode(result.schema().clone(), result))
 }
 
-/// Encodes a result. The engine has made batches of a good size; the encoder would split them by their buffers' size.
+/// Encodes a result.
 pub(super) fn encode(
     schema: SchemaRef,
     batches: impl Stream<Item = Result<RecordBatch>> + Send + 'static,
 ) -> Answers<FlightData> {
     let messages = FlightDataEncoderBuilder::new()
         .with_schema(schema)
+        // The engine has made batches of a good size; the encoder would split them by their buffers' size.
         .with_max_flight_data_size(usize::MAX)
+        // The engine has left no dictionaries; looking for some, the encoder trips over lists of unions.
+        .with_dictionary_handling(DictionaryHandling::Resend)
         .build(batches.map_err(|error| FlightError::from(Status::from(error))));
     messages.map_err(Status::from).boxed()
+}
+
+/// A schema as the encoder sends it, which has its own way with some types: what is said of a result beforehand must be
+/// the same, or drivers refuse it.
+pub(super) fn as_sent(schema: &Schema) -> SchemaRef {
+    let schema = Arc::new(schema.clone());
+    let encoder = FlightDataEncoderBuilder::new()
+        .with_schema(schema.clone())
+        .build(stream::empty());
+    encoder.known_schema().unwrap_or(schema)
 }
 
 /// Where and how to get a table or the result of a query. Nothing runs yet.
@@ -53,7 +68,9 @@ pub(super) async fn flight_info(
         .with_total_bytes(-1)
         .with_descriptor(descriptor);
     match engine.describe(place, sql).await {
-        Ok(described) => Ok(info.try_with_schema(&described.schema).map_err(encoding)?),
+        Ok(described) => Ok(info
+            .try_with_schema(&as_sent(&described.schema))
+            .map_err(encoding)?),
         // A script whose later statements need the earlier ones has its schema once it has run.
         Err(Error::UnknownSchema(_)) => Ok(info),
         Err(error) => Err(error),
@@ -73,7 +90,7 @@ pub(super) async fn schema(
 
 /// A schema as `GetSchema` answers.
 pub(super) fn schema_result(schema: &Schema) -> Result<SchemaResult> {
-    SchemaAsIpc::new(schema, &IpcWriteOptions::default())
+    SchemaAsIpc::new(&as_sent(schema), &IpcWriteOptions::default())
         .try_into()
         .map_err(encoding)
 }

@@ -256,14 +256,14 @@ impl FlightSql {
                 let request = CancelFlightInfoRequest::decode(body)
                     .map_err(|error| malformed(name, &error))?;
                 let info = request.info.unwrap_or_default();
-                let status = self.cancel(&info)?;
+                let status = self.cancel(&info);
                 Some(CancelFlightInfoResult::new(status).encode_to_vec().into())
             }
             "CancelQuery" => {
                 let request: ActionCancelQueryRequest = unpack(name, body)?;
                 let info =
                     FlightInfo::decode(&*request.info).map_err(|error| malformed(name, &error))?;
-                let result = self.cancel(&info)?.into();
+                let result = self.cancel(&info).into();
                 packed(&ActionCancelQueryResult { result })
             }
             ACTION_SET_SESSION_OPTIONS => {
@@ -308,25 +308,26 @@ impl FlightSql {
         self.sessions.end(&request.transaction_id, commit).await
     }
 
-    /// Cancels the statements of a `FlightInfo`: of its tickets, and one that is polled for.
-    fn cancel(&self, info: &FlightInfo) -> Result<CancelStatus> {
+    /// Cancels the statements of a `FlightInfo`: of its tickets, and one that is polled for. A ticket that was not
+    /// fetched yet never will be.
+    fn cancel(&self, info: &FlightInfo) -> CancelStatus {
         let polled = Handle::from_bytes(&info.app_metadata).and_then(|id| self.polls.remove(id));
-        let mut found = polled.is_some();
+        let mut status = match polled {
+            Some(_) => CancelStatus::Cancelled,
+            None => CancelStatus::NotCancellable,
+        };
         for endpoint in &info.endpoint {
-            let ticket = endpoint
-                .ticket
-                .as_ref()
-                .map(|ticket| command(&ticket.ticket));
-            if let Some(Command::TicketStatementQuery(ticket)) = ticket.transpose()?.flatten() {
-                let ticket = ticket::StatementTicket::read(&ticket.statement_handle)?;
-                found |= self.sessions.cancel(ticket.id()?);
+            let ticket = endpoint.ticket.as_ref().map(|ticket| &ticket.ticket);
+            let command = ticket.and_then(|ticket| command(ticket).ok().flatten());
+            if let Some(Command::TicketStatementQuery(ticket)) = command
+                && let Ok(ticket) = ticket::StatementTicket::read(&ticket.statement_handle)
+                && let Ok(id) = ticket.id()
+            {
+                self.sessions.cancel(id);
+                status = CancelStatus::Cancelled;
             }
         }
-        if !found && info.endpoint.is_empty() {
-            return Err(Error::UnknownHandle { what: "statement" });
-        }
-        // A ticket that was not fetched yet never will be.
-        Ok(CancelStatus::Cancelled)
+        status
     }
 }
 

@@ -109,10 +109,11 @@ impl<T: Clone> Handles<T> {
     }
 
     /// Takes out what matches.
-    pub(crate) fn remove_if(&self, matches: impl Fn(&T) -> bool) {
-        self.entries
-            .lock()
-            .retain(|_, entry| !matches(&entry.value));
+    pub(crate) fn remove_if(&self, matches: impl Fn(&T) -> bool) -> Vec<(Handle, T)> {
+        let mut entries = self.entries.lock();
+        let removed = entries.extract_if(|_, entry| matches(&entry.value));
+        let removed = removed.map(|(handle, entry)| (handle, entry.value));
+        removed.collect()
     }
 
     /// Takes out what has expired; what is in use starts to wait anew. `patience` is how long a thing waits, where

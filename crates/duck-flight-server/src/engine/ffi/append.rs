@@ -49,6 +49,11 @@ impl ColumnShape {
         Self::of(name, DataType::UInt64, ffi::DUCKDB_TYPE_DUCKDB_TYPE_UBIGINT)
     }
 
+    /// The type as DuckDB knows it.
+    pub(super) fn logical(&self) -> &LogicalType {
+        &self.logical
+    }
+
     fn of(name: &str, data_type: DataType, type_id: ffi::duckdb_type) -> Self {
         // SAFETY: the id is one of a plain type; the type is freed by its wrapper.
         let logical = LogicalType(unsafe { ffi::duckdb_create_logical_type(type_id) });
@@ -345,7 +350,23 @@ impl Drop for ArrowImporter<'_> {
 }
 
 /// At most [`MAX_CHUNK_ROWS`] rows in DuckDB's layout.
-pub(crate) struct DataChunk(ffi::duckdb_data_chunk);
+pub(crate) struct DataChunk(pub(super) ffi::duckdb_data_chunk);
+
+// SAFETY: a chunk is used by one thread at a time, and what it shares inside is counted atomically.
+unsafe impl Send for DataChunk {}
+
+impl DataChunk {
+    /// The types of its first `count` columns.
+    pub(super) fn types(&self, count: usize) -> Vec<LogicalType> {
+        // SAFETY: the chunk is live, a column that it does not have is null, and so is its type.
+        (0..count as u64)
+            .map(|index| unsafe {
+                let vector = ffi::duckdb_data_chunk_get_vector(self.0, index);
+                LogicalType(ffi::duckdb_vector_get_column_type(vector))
+            })
+            .collect()
+    }
+}
 
 impl Drop for DataChunk {
     fn drop(&mut self) {

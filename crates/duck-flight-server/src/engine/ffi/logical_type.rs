@@ -51,6 +51,29 @@ impl LogicalType {
         ids.contains(&self.id()) || self.children().iter().any(|(_, child)| child.contains(ids))
     }
 
+    /// Whether values of one type are values of the other as they are. Where that is hard to tell, they are not.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.is_plain() && other.is_plain() && self.name() == other.name()
+    }
+
+    /// Whether the name tells all about the type.
+    fn is_plain(&self) -> bool {
+        let is_special = matches!(
+            self.id(),
+            ffi::DUCKDB_TYPE_DUCKDB_TYPE_INVALID
+                | ffi::DUCKDB_TYPE_DUCKDB_TYPE_ENUM
+                | ffi::DUCKDB_TYPE_DUCKDB_TYPE_UNION
+        );
+        let is_plain = |(_, child): &(String, Self)| child.is_plain();
+        !is_special && self.alias().is_empty() && self.children().iter().all(is_plain)
+    }
+
+    /// The name that the type was given beside its own; empty where it has none.
+    fn alias(&self) -> String {
+        // SAFETY: the type is live or null; the alias comes back owned, or null.
+        unsafe { take_text(ffi::duckdb_logical_type_get_alias(self.0)) }
+    }
+
     /// The types inside, with their names where they have some.
     fn children(&self) -> Vec<(String, Self)> {
         let unnamed = |child| (String::new(), Self(child));
@@ -92,8 +115,7 @@ impl LogicalType {
 
     /// The type as SQL writes it: `DECIMAL(18,3)`, `INTEGER[]`. An enum is its name, or `ENUM`.
     pub(super) fn name(&self) -> String {
-        // SAFETY: the type is live or null; the alias comes back owned, or null.
-        let alias = unsafe { take_text(ffi::duckdb_logical_type_get_alias(self.0)) };
+        let alias = self.alias();
         if !alias.is_empty() {
             return alias;
         }

@@ -6,6 +6,7 @@ mod types;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -20,24 +21,19 @@ use arrow_flight::sql::{
 
 use crate::engine::{SqlError, SqlErrorKind};
 use crate::error::{Error, Result};
+use crate::session::Expiry;
 
 pub(super) use types::{xdbc_type_info, xdbc_type_info_schema};
 
 /// The version of DuckDB that the facts here are about.
 const DUCKDB_VERSION: &str = "v1.5.5";
 
-/// In milliseconds; 0 is none: a prepared statement lives as long as its session.
-const STATEMENT_TIMEOUT: i32 = 0;
-
-/// In milliseconds; 0 is none: a transaction lives as long as its session.
-const TRANSACTION_TIMEOUT: i32 = 0;
-
 /// The bit of `SupportedAnsi92SqlGrammarLevel` for the entry level, an enum that arrow-flight does not export.
 const ANSI92_ENTRY: i32 = 1;
 
 /// What these codes of `SqlInfo` ask for, or all of them where there is none. Unknown codes have no answer.
-pub(super) fn sql_info(codes: &[u32]) -> Result<RecordBatch> {
-    let answers = all().map_err(unbuilt)?;
+pub(super) fn sql_info(codes: &[u32], expiry: Expiry) -> Result<RecordBatch> {
+    let answers = all(expiry).map_err(unbuilt)?;
     answers.record_batch(codes.iter().copied()).map_err(unbuilt)
 }
 
@@ -46,9 +42,9 @@ pub(super) fn sql_info_schema() -> SchemaRef {
     SqlInfoDataBuilder::schema().clone().into()
 }
 
-fn all() -> arrow_flight::error::Result<SqlInfoData> {
+fn all(expiry: Expiry) -> arrow_flight::error::Result<SqlInfoData> {
     let mut infos = SqlInfoDataBuilder::new();
-    server(&mut infos);
+    server(&mut infos, expiry);
     names(&mut infos);
     functions(&mut infos);
     queries(&mut infos);
@@ -62,7 +58,7 @@ fn all() -> arrow_flight::error::Result<SqlInfoData> {
     infos.build()
 }
 
-fn server(infos: &mut SqlInfoDataBuilder) {
+fn server(infos: &mut SqlInfoDataBuilder, expiry: Expiry) {
     let version = format!(
         "duckdb {DUCKDB_VERSION} (duck-flight {})",
         env!("CARGO_PKG_VERSION")
@@ -83,8 +79,13 @@ fn server(infos: &mut SqlInfoDataBuilder) {
     infos.append(FlightSqlServerCancel, true);
     infos.append(FlightSqlServerBulkIngestion, true);
     infos.append(FlightSqlServerIngestTransactionsSupported, true);
-    infos.append(FlightSqlServerStatementTimeout, STATEMENT_TIMEOUT);
-    infos.append(FlightSqlServerTransactionTimeout, TRANSACTION_TIMEOUT);
+    infos.append(FlightSqlServerStatementTimeout, millis(expiry.session));
+    let transaction = millis(expiry.transaction);
+    infos.append(FlightSqlServerTransactionTimeout, transaction);
+}
+
+fn millis(time: Duration) -> i32 {
+    i32::try_from(time.as_millis()).unwrap_or(i32::MAX)
 }
 
 fn names(infos: &mut SqlInfoDataBuilder) {
@@ -192,7 +193,8 @@ const LIMITS: &[SqlInfo] = &[
 fn transactions(infos: &mut SqlInfoDataBuilder) {
     // Snapshot isolation: what a transaction has read stays as it was, yet two may write what neither saw.
     let isolation = SqlTransactionIsolationLevel::SqlTransactionRepeatableRead as i32;
-    infos.append(SqlDefaultTransactionIsolation, isolation);
+    // A long, as drivers read it, although its values are an enum's.
+    infos.append(SqlDefaultTransactionIsolation, i64::from(isolation));
     infos.append(SqlTransactionsSupported, true);
     infos.append(SqlSupportedTransactionsIsolationLevels, bits(&[isolation]));
     infos.append(SqlDataDefinitionCausesTransactionCommit, false);

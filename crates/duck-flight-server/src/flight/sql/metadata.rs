@@ -44,7 +44,7 @@ pub(super) async fn get(
     command: Command,
 ) -> Result<Answers<FlightData>> {
     let batch: RecordBatch = match &command {
-        Command::CommandGetSqlInfo(command) => sql_info(&command.info)?,
+        Command::CommandGetSqlInfo(command) => sql_info(&command.info, sessions.expiry())?,
         Command::CommandGetXdbcTypeInfo(command) => xdbc_type_info(command.data_type)?,
         command => {
             let request = request(command).ok_or_else(|| misplaced(command, "DoGet"))?;

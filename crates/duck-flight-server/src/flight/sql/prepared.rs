@@ -18,7 +18,7 @@ use super::ticket::StatementTicket;
 use crate::engine::{Description, Parameters, Place, Sql};
 use crate::error::{Error, Result};
 use crate::flight::decode::Upload;
-use crate::flight::get::{encoding, sql_text};
+use crate::flight::get::{as_sent, encoding, sql_text};
 use crate::session::{Caller, PreparedStatement, Sessions};
 
 /// How many bytes of parameters one execution may have.
@@ -152,6 +152,9 @@ fn ipc(schema: &Schema) -> Result<Bytes> {
     if schema.fields().is_empty() {
         return Ok(Bytes::new());
     }
-    let message = IpcMessage::try_from(SchemaAsIpc::new(schema, &IpcWriteOptions::default()));
+    let message = IpcMessage::try_from(SchemaAsIpc::new(
+        &as_sent(schema),
+        &IpcWriteOptions::default(),
+    ));
     Ok(message.map_err(encoding)?.0)
 }

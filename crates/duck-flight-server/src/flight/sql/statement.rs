@@ -17,7 +17,7 @@ use crate::engine::{Description, Place, ResultStream, Rows, Sql};
 use crate::error::{Error, Result};
 use crate::flight::Answers;
 use crate::flight::decode::Upload;
-use crate::flight::get::{encode, encoding, sql_text};
+use crate::flight::get::{as_sent, encode, encoding, sql_text};
 use crate::session::{Caller, Handle, RESULT_TIMEOUT, RunningGuard, Sessions, Waiting};
 
 /// Where and how to get the result of a statement.
@@ -102,7 +102,7 @@ pub(super) fn info(
         .with_total_bytes(-1)
         .with_descriptor(descriptor);
     match schema {
-        Some(schema) => info.try_with_schema(schema).map_err(encoding),
+        Some(schema) => info.try_with_schema(&as_sent(schema)).map_err(encoding),
         None => Ok(info),
     }
 }

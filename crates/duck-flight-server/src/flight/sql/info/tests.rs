@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::time::Duration;
 
 use arrow::array::{Array, AsArray, UnionArray};
 use arrow::datatypes::{Int32Type, Int64Type, UInt32Type};
@@ -9,6 +10,11 @@ use futures::TryStreamExt;
 use super::types::all as all_types;
 use super::*;
 use crate::engine::{Engine, EngineOptions, Place};
+
+const EXPIRY: Expiry = Expiry {
+    session: Duration::from_secs(3600),
+    transaction: Duration::from_secs(300),
+};
 
 /// A server's engine over a database in memory.
 fn engine() -> Engine {
@@ -39,7 +45,7 @@ async fn column(engine: &Engine, sql: &str) -> Vec<String> {
 
 fn value(code: SqlInfo) -> (i8, arrow::array::ArrayRef) {
     let code = u32::try_from(code as i32).expect("no code is negative");
-    let batch = sql_info(&[code]).expect("there is an answer");
+    let batch = sql_info(&[code], EXPIRY).expect("there is an answer");
     assert_eq!(
         batch.column(0).as_primitive::<UInt32Type>().values(),
         &[code]
@@ -61,7 +67,7 @@ fn texts(code: SqlInfo) -> Vec<String> {
 
 #[test]
 fn every_code_has_an_answer() {
-    let all = sql_info(&[]).expect("there are answers");
+    let all = sql_info(&[], EXPIRY).expect("there are answers");
     let answered = all.column(0).as_primitive::<UInt32Type>().values().to_vec();
     let codes: Vec<u32> = (0..1000)
         .filter(|&code| SqlInfo::try_from(code).is_ok())
@@ -73,12 +79,12 @@ fn every_code_has_an_answer() {
 
 #[test]
 fn unknown_codes_are_ignored() {
-    let some = sql_info(&[99_999, 504, 4]).expect("there are answers");
+    let some = sql_info(&[99_999, 504, 4], EXPIRY).expect("there are answers");
     assert_eq!(
         some.column(0).as_primitive::<UInt32Type>().values(),
         &[4, 504]
     );
-    let none = sql_info(&[99_999]).expect("there is no answer");
+    let none = sql_info(&[99_999], EXPIRY).expect("there is no answer");
     assert_eq!(none.num_rows(), 0);
 }
 
@@ -101,7 +107,7 @@ fn an_answer_has_the_type_of_its_code() {
 
 #[test]
 fn answers_survive_the_wire() {
-    let sent = sql_info(&[0, 3, 508, 517, 541, 562]).expect("there are answers");
+    let sent = sql_info(&[0, 3, 508, 517, 541, 562], EXPIRY).expect("there are answers");
     let mut bytes = Vec::new();
     let mut writer = StreamWriter::try_new(&mut bytes, &sent.schema()).expect("a schema");
     writer.write(&sent).expect("it can be written");

@@ -1,0 +1,95 @@
+"""Loading and querying at the same time: how long each waits for the other."""
+
+from collections.abc import Iterator
+
+import clients
+from case import MILLISECONDS, ROWS_PER_SECOND, Bars, Case, Step, Table, by_contender
+from contenders import running
+from sizes import Size
+
+QUERIES = {
+    "small": "SELECT 42",
+    "aggregate": "SELECT category, count(*), avg(value) FROM readings GROUP BY category",
+}
+LABELS = {
+    "small-quiet": "`SELECT 42`, nothing else going on",
+    "small-loading": "`SELECT 42`, 8 loaders flat out",
+    "aggregate-quiet": "GROUP BY over a million rows, nothing else going on",
+    "aggregate-loading": "GROUP BY over a million rows, 8 loaders flat out",
+    "acks-quiet": "ack of a put of 1,000 rows, 8 loaders, no queries",
+    "acks-querying": "ack of a put of 1,000 rows, 8 loaders, one client querying flat out",
+}
+LOAD = ("puts", 8, 1_000)
+
+# The loaders go on so long after the queries, which take a moment to connect.
+MARGIN_SECONDS = 1.0
+
+
+def query(name: str, sql: str, size: Size, *, while_loading: bool) -> dict:
+    with running(name) as server:
+        clients.fill(server, size.mixed_rows)
+        if not while_loading:
+            return clients.small(server, size.seconds, sql=sql)
+        clients.make_loaded_table(server)
+        with clients.loading(server, *LOAD, size.seconds + MARGIN_SECONDS) as load:
+            found = clients.small(server, size.seconds, sql=sql)
+            load.check_it_still_loads()
+        return {**found, "rows_per_second": load.report["rows_per_second"]}
+
+
+def acks(name: str, size: Size, *, while_querying: bool) -> dict:
+    with running(name) as server:
+        clients.fill(server, size.mixed_rows)
+        clients.make_loaded_table(server)
+        if not while_querying:
+            return clients.load(server, *LOAD, size.seconds)
+        with clients.loading(server, *LOAD, size.seconds) as load:
+            clients.small(server, size.seconds, sql=QUERIES["aggregate"])
+        return load.report
+
+
+def steps(size: Size) -> Iterator[Step]:
+    for name in ("seed", "duck-flight"):
+        for kind, sql in QUERIES.items():
+            for suffix, loading in (("quiet", False), ("loading", True)):
+                yield Step(
+                    (f"{kind}-{suffix}",),
+                    name,
+                    lambda name=name, sql=sql, loading=loading: query(name, sql, size, while_loading=loading),
+                )
+        for suffix, querying in (("quiet", False), ("querying", True)):
+            yield Step(
+                (f"acks-{suffix}",),
+                name,
+                lambda name=name, querying=querying: acks(name, size, while_querying=querying),
+            )
+
+
+RATES = by_contender("rows_per_second", ROWS_PER_SECOND, "seed", "duck-flight")
+
+
+def columns(metric: str):
+    return by_contender(metric, MILLISECONDS, "seed", "duck-flight")
+
+
+CASE = Case(
+    name="mixed",
+    about="queries while loaders write flat out, and acks while queries run, against the same in quiet",
+    steps=steps,
+    tables=(
+        Table("mixed-p50", "p50 in ms", LABELS.get, columns("latency_ms_p50")),
+        Table("mixed-p99", "p99 in ms", LABELS.get, columns("latency_ms_p99")),
+        Table("mixed-rate", "rows a second meanwhile", LABELS.get, RATES),
+    ),
+    plots=(
+        Bars(
+            "mixed",
+            "p99 in ms: less is better",
+            MILLISECONDS,
+            "latency_ms_p99",
+            lambda test: LABELS[test].replace("`", ""),
+            ("duck-flight", "seed"),
+            log_scale=True,
+        ),
+    ),
+)

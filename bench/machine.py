@@ -1,0 +1,73 @@
+"""Where a run took place, and with what: so that anyone can tell why their figures differ."""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from contenders import REPOSITORY, TARGET
+
+PACKAGES = ("duckdb", "duckdb-extension-quack", "duckdb-extension-tpch", "pyarrow", "adbc-driver-flightsql")
+
+
+def about_run(mode: str, turns: int, command: str) -> dict:
+    """What a case's figures carry with them."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": output_of("git", "describe", "--always", "--dirty", "--abbrev=12"),
+        "command": command,
+        "mode": mode,
+        "turns": turns,
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def machine() -> dict:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "file_system": output_of("stat", "--file-system", "--format=%T", str(TARGET)),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except FileNotFoundError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "rustc": number_in(output_of("rustc", "--version"))}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    if postgres := shutil.which("psql"):
+        found["postgresql"] = number_in(output_of(postgres, "--version"))
+    return found
+
+
+def number_in(version_line: str) -> str:
+    found = re.search(r"\d+(\.\d+)+", version_line)
+    return found[0] if found else version_line
+
+
+def output_of(*command: str) -> str:
+    try:
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()

@@ -1,0 +1,71 @@
+"""The tables of figures, for a terminal and for the page."""
+
+from case import Case, Column, Table, shown_tests
+from results import CaseResult, Spread
+
+
+def cell(table: Table, column: Column, test: str, result: CaseResult) -> str:
+    """The median with the least and the most; for another contender, also how many times its figure ours is."""
+    spread = result.spread(test, column.contender, column.metric)
+    if spread is None:
+        return "–"
+    text = shown(column, spread)
+    if column.contender == table.against:
+        return text
+    ratio = result.ratio(test, column.metric, table.against, column.contender)
+    return f"{text} · {ratio_shown(ratio)}" if ratio else text
+
+
+def shown(column: Column, spread: Spread) -> str:
+    show = column.unit.show
+    least, middle, most = show(spread.least), show(spread.median), show(spread.most)
+    return middle if least == most else f"{middle} ({least}–{most})"
+
+
+def ratio_shown(ratio: Spread) -> str:
+    digits = 0 if ratio.median >= 100 else 1 if ratio.median >= 10 else 2
+    return f"×{ratio.median:,.{digits}f}"
+
+
+def rows_of(table: Table, result: CaseResult) -> list[list[str]]:
+    """The header and the rows; columns and rows without any figure are left out."""
+    tests = shown_tests(table, result.figures)
+    columns = [
+        column
+        for column in table.columns
+        if any(result.values(test, column.contender, column.metric) for test in tests)
+    ]
+    lines = []
+    for test in tests:
+        cells = [cell(table, column, test, result) for column in columns]
+        if any(text != "–" for text in cells):
+            lines.append([table.label(test), *cells])
+    return [[table.heading, *(column.label for column in columns)], *lines] if lines else []
+
+
+def markdown(table: Table, result: CaseResult) -> str:
+    lines = rows_of(table, result)
+    if not lines:
+        return "*Not measured.*"
+    header, *rest = lines
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *rest])
+
+
+def print_aligned(lines: list[list[str]]) -> None:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        first = line[0].ljust(widths[0])
+        rest = [text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True)]
+        print("  ".join([first, *rest]).rstrip())
+    print()
+
+
+def print_case(case: Case, result: CaseResult) -> None:
+    about = result.about
+    print(f"== {case.name}: {about['mode']}, {about['turns']} turns, {about['time']}, commit {about['commit']}")
+    for table in case.tables:
+        if lines := rows_of(table, result):
+            print_aligned(lines)
+    for reason in result.left_out:
+        print(f"left out: {reason}")

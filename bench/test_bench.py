@@ -1,0 +1,123 @@
+"""The benchmark's own arithmetic, and the page it makes. Nothing is measured here."""
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+import page
+import plots
+import tables
+import targets
+from cases import CASES, loads
+from results import OURS, CaseResult, Results, Spread, ratio
+from sizes import SIZES
+
+ABOUT = {
+    "time": "2026-01-02T03:04:05+00:00",
+    "commit": "abc",
+    "command": "scripts/bench.sh",
+    "mode": "quick",
+    "turns": 2,
+    "machine": {"system": "Linux", "processor": "a processor", "cores": 2, "memory_gib": 24, "file_system": "ext4"},
+    "versions": {"duckdb": "1.5.5"},
+}
+
+
+def loads_result() -> CaseResult:
+    result = CaseResult(ABOUT)
+    for ours, theirs in ((2e6, 1e6), (6e6, 2e6)):
+        result.add("puts-8x1000", OURS, {"rows_per_second": ours, "latency_ms_p99": None})
+        result.add("puts-8x1000", "seed", {"rows_per_second": theirs})
+    result.add("puts-1x1000", OURS, {"rows_per_second": 1e6})
+    return result
+
+
+@pytest.fixture
+def results(tmp_path) -> Results:
+    found = Results(tmp_path / "latest.json")
+    found.cases["loads"] = loads_result()
+    return found
+
+
+def test_a_ratio_is_that_of_the_medians_and_its_spread_that_of_the_turns():
+    assert ratio([2, 6], [1, 2]) == Spread(4 / 1.5, 2, 3)
+    # Turns that did not measure both say nothing about each other.
+    assert ratio([2, 6], [1]) == Spread(4, 4, 4)
+    assert ratio([], [1]) is None
+    assert ratio([1], [0]) is None
+
+
+def test_results_are_read_as_they_were_written(results):
+    results.save()
+    assert Results.load(results.path).cases == results.cases
+    assert Results.load(results.path.with_name("missing")).cases == {}
+
+
+def test_a_table_has_medians_spreads_and_ratios_and_leaves_out_what_was_not_measured():
+    (table,) = (table for table in CASES["loads"].tables if table.name == "puts")
+    assert tables.rows_of(table, loads_result()) == [
+        ["a put for each batch", "seed", "Duck Flight"],
+        ["1 loader × 1,000 rows", "–", "1.00 M"],
+        ["8 loaders × 1,000 rows", "1.50 M (1.00 M–2.00 M) · ×2.67", "4.00 M (2.00 M–6.00 M)"],
+    ]
+    assert tables.markdown(table, CaseResult(ABOUT)) == "*Not measured.*"
+
+
+def test_a_target_is_missed_reached_or_not_measured(results):
+    verdicts = {(line[0], line[1]): line[2:] for line in targets.rows(results)}
+    assert verdicts["8 loaders × 1,000-row puts, durable", "≥ 5 × seed"] == ["2.67 ×", "**missed**"]
+    assert verdicts["8 loaders × 1,000-row puts, durable", "≥ 8 × Quack"] == ["–", "not measured"]
+    for _ in range(3):
+        results.cases["loads"].add("puts-8x1000", OURS, {"rows_per_second": 9e6})
+    assert targets.TARGETS[0].row(results)[2:] == ["6.00 ×", "reached"]
+
+
+def test_the_page_has_all_that_its_prose_asks_for(results):
+    text = page.rendered(page.TEMPLATE.read_text(), results, set(page.drawn(results)))
+    assert "{{" not in text
+    assert "| 8 loaders × 1,000 rows |" in text
+    assert "at commit `abc` on 2026-01-02" in text
+    assert "![1,000-row batches: rows a second by loaders](benchmarks/loaders.svg)" in text
+    # A name that nobody knows is an error, not a gap.
+    with pytest.raises(ValueError, match="nonsense"):
+        page.rendered("{{table nonsense}}", results, set())
+
+
+def test_the_page_shows_every_table_and_every_plot():
+    template = page.TEMPLATE.read_text()
+    for case in CASES.values():
+        for table in case.tables:
+            assert f"{{{{table {table.name}}}}}" in template
+        for plot in case.plots:
+            assert f"{{{{plot {plot.name}}}}}" in template
+
+
+def test_plots_are_well_formed_and_stay_inside_their_frame(results):
+    for name, picture in page.drawn(results).items():
+        root = ElementTree.fromstring(picture)
+        height = float(root.attrib["viewBox"].split()[3])
+        for place in re.finditer(r' (?:c?[xy][12]?)="(-?[\d.]+)"', picture):
+            assert 0 <= float(place[1]) <= max(plots.WIDTH, height), (name, place[0])
+
+
+@pytest.mark.parametrize(
+    ("high", "ticks"), [(4.9, [0, 1, 2, 3, 4, 5]), (1e6, [0, 2e5, 4e5, 6e5, 8e5, 1e6]), (0.03, [0, 0.01, 0.02, 0.03])]
+)
+def test_an_axis_has_round_numbers_and_reaches_the_highest_value(high, ticks):
+    assert plots.nice_ticks(high) == pytest.approx(ticks)
+
+
+def test_a_load_is_known_by_its_name():
+    assert loads.pair("puts", "puts-64x1000") == (64, 1000)
+    assert loads.pair("batch", "puts-64x1000") is None
+    assert loads.label("puts")("puts-1x1") == "1 loader × 1 row"
+
+
+def test_each_mode_measures_what_the_targets_need():
+    for mode in ("quick", "full"):
+        size = SIZES[mode]
+        for writers, rows in ((8, 1), (8, 1_000), (8, 10_000), (256, 1_000)):
+            assert (writers, rows) in size.puts
+        assert {(8, 1_000), (8, 10_000)} <= set(size.seed_puts)
+        assert ("batch", 8, 1_000) in size.exactly_once

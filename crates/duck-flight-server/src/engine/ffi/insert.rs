@@ -1,0 +1,223 @@
+//! INSERTs that are planned once and run for many groups of rows.
+//!
+//! An appender parses, binds and plans its statement at every flush, which for a few thousand rows takes longer than
+//! to insert them. So the statement is prepared, and reads its rows from a table function of ours, which hands out
+//! the chunks that were [added](Insert::add) since it last ran. Nothing is copied on the way.
+//!
+//! DuckDB plans a prepared statement anew when something was defined since. The function lets itself be bound only
+//! while [`Connection::insert`] prepares, so that such a statement fails instead: its table may be another one
+//! now. For the same reason a client's call of it is refused.
+
+use std::cell::RefCell;
+use std::ffi::{CStr, CString, c_void};
+use std::ptr;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
+use duckdb::ffi;
+use parking_lot::Mutex;
+
+use super::append::{ArrowImporter, DataChunk};
+use super::{
+    ColumnShape, Connection, LogicalType, Result, SqlError, SqlErrorKind, c_string, outcome, text,
+};
+
+/// How a statement calls the rows.
+pub(crate) const HANDED_ROWS: &str = "duck_flight_handed_rows()";
+
+const FUNCTION: &CStr = c"duck_flight_handed_rows";
+
+/// Why nobody else can call it.
+const REFUSAL: &CStr =
+    c"duck_flight_handed_rows() hands rows of a put to their table; only the server calls it";
+
+/// So many rows come at most, as far as a plan is concerned.
+const CARDINALITY: u64 = 122_880;
+
+thread_local! {
+    /// What the statement that is being prepared on this thread will read.
+    static PREPARING: RefCell<Option<Arc<Handover>>> = const { RefCell::new(None) };
+}
+
+/// Rows on their way to a statement.
+struct Handover {
+    columns: Vec<(CString, LogicalType)>,
+    chunks: Mutex<Chunks>,
+}
+
+#[derive(Default)]
+struct Chunks {
+    /// All of them stay until the statement has run: of chunks made from Arrow only the first column owns the values.
+    all: Vec<DataChunk>,
+    /// The one to be handed out next.
+    next: usize,
+}
+
+impl Connection {
+    /// Makes the table function, for all connections of the database.
+    pub(crate) fn make_handover(&self) -> Result<()> {
+        // SAFETY: the connection is open, the name NUL-terminated, and the callbacks have the types DuckDB calls them
+        // by; the function object is copied, and freed here.
+        let state = unsafe {
+            let mut function = ffi::duckdb_create_table_function();
+            ffi::duckdb_table_function_set_name(function, FUNCTION.as_ptr());
+            ffi::duckdb_table_function_set_bind(function, Some(bind));
+            ffi::duckdb_table_function_set_init(function, Some(start));
+            ffi::duckdb_table_function_set_function(function, Some(hand_out));
+            let state = ffi::duckdb_register_table_function(self.raw, function);
+            ffi::duckdb_destroy_table_function(&raw mut function);
+            state
+        };
+        if state == ffi::DuckDBSuccess {
+            return Ok(());
+        }
+        Err(SqlError::internal("DuckDB takes no table function"))
+    }
+
+    /// Prepares a statement that inserts batches of this schema, which it reads from [`HANDED_ROWS`], into columns of
+    /// these types. `None` where DuckDB would have to cast: a plan's cast does not say which value is at fault.
+    pub(crate) fn insert(
+        &self,
+        sql: &str,
+        schema: &SchemaRef,
+        columns: &[&ColumnShape],
+    ) -> Result<Option<Insert<'_>>> {
+        let mut importer = self.importer(schema)?;
+        let types = importer
+            .import(&RecordBatch::new_empty(schema.clone()))?
+            .types(columns.len());
+        let is_same =
+            |(given, column): (&LogicalType, &&ColumnShape)| given.is_same(column.logical());
+        if !types.iter().zip(columns).all(is_same) {
+            return Ok(None);
+        }
+        let handover = Arc::new(Handover {
+            columns: names(schema)?.into_iter().zip(types).collect(),
+            chunks: Mutex::default(),
+        });
+        let query = c_string(sql)?;
+        let mut insert = Insert {
+            connection: self,
+            importer,
+            raw: ptr::null_mut(),
+            handover: handover.clone(),
+        };
+        PREPARING.set(Some(handover));
+        // SAFETY: the connection is open and the text NUL-terminated; the statement is freed by `drop`, also after
+        // a failure.
+        let state = unsafe { ffi::duckdb_prepare(self.raw, query.as_ptr(), &raw mut insert.raw) };
+        PREPARING.set(None);
+        if state == ffi::DuckDBSuccess {
+            return Ok(Some(insert));
+        }
+        // SAFETY: a failed prepare leaves a statement that holds the message, or null; it is copied.
+        let message = unsafe { text(ffi::duckdb_prepare_error(insert.raw)) };
+        Err(SqlError::from_message(&message))
+    }
+}
+
+fn names(schema: &Schema) -> Result<Vec<CString>> {
+    let fields = schema.fields().iter();
+    fields.map(|field| c_string(field.name())).collect()
+}
+
+/// A prepared INSERT and the rows it is to insert next.
+pub(crate) struct Insert<'c> {
+    connection: &'c Connection,
+    importer: ArrowImporter<'c>,
+    raw: ffi::duckdb_prepared_statement,
+    handover: Arc<Handover>,
+}
+
+impl Insert<'_> {
+    /// Adds a batch of at most [`MAX_CHUNK_ROWS`](super::append::MAX_CHUNK_ROWS) rows.
+    pub(crate) fn add(&mut self, batch: &RecordBatch) -> Result<()> {
+        let chunk = self.importer.import(batch)?;
+        self.handover.chunks.lock().all.push(chunk);
+        Ok(())
+    }
+
+    /// Inserts what was added, in the open transaction; without one, commits it. Either way nothing is left.
+    ///
+    /// # Errors
+    /// Of the kind [`SqlErrorKind::Conflict`] where something was defined since the statement was prepared.
+    pub(crate) fn run(&mut self) -> Result<()> {
+        let _under_way = self.connection.commits().under_way();
+        // SAFETY: the statement is live.
+        let outcome = outcome(|result| unsafe { ffi::duckdb_execute_prepared(self.raw, result) });
+        *self.handover.chunks.lock() = Chunks::default();
+        outcome.map_err(|error| {
+            if !error.message.contains(&*REFUSAL.to_string_lossy()) {
+                return error;
+            }
+            let message = "the table may have changed since its INSERT was prepared";
+            SqlError::new(SqlErrorKind::Conflict, message)
+        })
+    }
+}
+
+impl Drop for Insert<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by duckdb_prepare, freed only here; null is allowed.
+        unsafe { ffi::duckdb_destroy_prepare(&raw mut self.raw) };
+    }
+}
+
+/// Binds a call of the function: to the rows of the statement that is being prepared on this thread.
+extern "C" fn bind(info: ffi::duckdb_bind_info) {
+    let Some(handover) = PREPARING.with_borrow(Clone::clone) else {
+        // SAFETY: DuckDB's info is live during the call, and the text is copied.
+        unsafe { ffi::duckdb_bind_set_error(info, REFUSAL.as_ptr()) };
+        return;
+    };
+    // SAFETY: DuckDB's info is live during the call; names and types are copied. The plan owns a count of the
+    // handover, given back by `forget`.
+    unsafe {
+        for (name, logical) in &handover.columns {
+            ffi::duckdb_bind_add_result_column(info, name.as_ptr(), logical.0);
+        }
+        ffi::duckdb_bind_set_cardinality(info, CARDINALITY, false);
+        let data = Arc::into_raw(handover).cast_mut().cast();
+        ffi::duckdb_bind_set_bind_data(info, data, Some(forget));
+    }
+}
+
+extern "C" fn forget(handover: *mut c_void) {
+    // SAFETY: the pointer comes from `Arc::into_raw` in `bind`, and DuckDB gives it back once.
+    drop(unsafe { Arc::from_raw(handover.cast_const().cast::<Handover>()) });
+}
+
+/// Begins a run of the statement, whose rows stay in their order.
+extern "C" fn start(info: ffi::duckdb_init_info) {
+    // SAFETY: DuckDB's info is live during the call, and its bind data is what `bind` set, alive as long as the plan.
+    let handover = unsafe {
+        ffi::duckdb_init_set_max_threads(info, 1);
+        &*ffi::duckdb_init_get_bind_data(info).cast::<Handover>()
+    };
+    handover.chunks.lock().next = 0;
+}
+
+/// Hands out the next chunk; an empty one is the end.
+extern "C" fn hand_out(info: ffi::duckdb_function_info, output: ffi::duckdb_data_chunk) {
+    // SAFETY: as in `start`.
+    let handover = unsafe { &*ffi::duckdb_function_get_bind_data(info).cast::<Handover>() };
+    let mut chunks = handover.chunks.lock();
+    let Some(chunk) = chunks.all.get(chunks.next) else {
+        // SAFETY: the output is live during the call.
+        unsafe { ffi::duckdb_data_chunk_set_size(output, 0) };
+        return;
+    };
+    // SAFETY: both chunks are live and have the columns of the handover: the output by `bind`, the other one since
+    // it comes from the importer that told their types. Vectors that are referred to live until the statement has run.
+    unsafe {
+        for index in 0..handover.columns.len() as u64 {
+            ffi::duckdb_vector_reference_vector(
+                ffi::duckdb_data_chunk_get_vector(output, index),
+                ffi::duckdb_data_chunk_get_vector(chunk.0, index),
+            );
+        }
+        ffi::duckdb_data_chunk_set_size(output, ffi::duckdb_data_chunk_get_size(chunk.0));
+    }
+    chunks.next += 1;
+}
