@@ -162,6 +162,34 @@ def test_a_prepared_statement_stays_in_its_transaction(open_transaction, connect
     assert count_of(writer, table) == 0
 
 
+def test_a_statement_runs_while_a_result_of_the_same_transaction_is_read(open_transaction, connection, table):
+    run(connection, f"CREATE TABLE {table} (i BIGINT)")
+    own = open_transaction()
+    with own.cursor() as reader, own.cursor() as cursor:
+        reader.execute("SELECT range AS i, repeat('x', 100) FROM range(100000)")
+        for _ in range(10):
+            (i, _) = reader.fetchone()
+            cursor.execute(f"INSERT INTO {table} VALUES (?)", [i])
+            cursor.execute(f"SELECT count(*) FROM {table}")
+            assert cursor.fetchall() == [(i + 1,)]
+        assert len(reader.fetchall()) == 99_990
+    own.commit()
+    assert count_of(connection, table) == 10
+
+
+def test_a_huge_result_that_is_open_does_not_block_its_transaction_for_ever(open_transaction):
+    own = open_transaction()
+    with own.cursor() as reader, own.cursor() as cursor:
+        reader.execute("SELECT range, repeat('x', 1000) FROM range(1000000000)")
+        reader.fetchone()
+        try:
+            cursor.execute("SELECT 42")
+            assert cursor.fetchall() == [(42,)]
+        except own.Error as error:
+            # It is too much to be put aside.
+            assert "result" in str(error)
+
+
 def test_an_abandoned_transaction_is_rolled_back_in_the_end(start_server, table):
     server = start_server("--transaction-timeout", "200ms")
     with connect(server) as connection, connect(server, autocommit=False) as abandoned:
