@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 
 import pytest
 from adbc_driver_flightsql import ConnectionOptions, DatabaseOptions
@@ -86,11 +87,45 @@ def test_a_session_that_nobody_uses_ends_and_its_client_hears_of_it(start_server
 
 def test_a_connection_without_cookies_leaves_nothing_to_others(server, table):
     with connect(server) as one, connect(server) as other:
-        run(one, f"CREATE TEMP TABLE {table} (i INTEGER)")
-        run(one, "SET TimeZone = 'Asia/Tokyo'")
+        for sql in [f"CREATE TEMP TABLE {table} (i INTEGER)", "SET TimeZone = 'Asia/Tokyo'"]:
+            # Without a session this may be refused.
+            with suppress(one.Error):
+                run(one, sql)
         with refused(AdbcStatusCode.NOT_FOUND, table):
             rows_of(other, f"FROM {table}")
         assert value_of(other, "SELECT current_setting('TimeZone')") != "Asia/Tokyo"
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_what_cannot_be_kept_is_not_said_to_be_kept(server, connection, table, autocommit):
+    # This driver keeps no cookies unless told so, and so has no session.
+    run(connection, f"CREATE SCHEMA schema_of_{table}")
+    with connect(server, autocommit=autocommit) as plain:
+        try:
+            plain.adbc_current_db_schema = f"schema_of_{table}"
+        except plain.Error as error:
+            assert "cookie" in str(error)
+        else:
+            assert value_of(plain, "SELECT current_schema()") == f"schema_of_{table}"
+
+
+@pytest.mark.parametrize(
+    ("change", "look"),
+    [
+        ("CREATE TEMP TABLE {table} AS SELECT 1 AS i", "FROM {table}"),
+        ("SET TimeZone = 'Asia/Tokyo'", "SELECT 1 WHERE current_setting('TimeZone') = 'Asia/Tokyo'"),
+        ("SET VARIABLE v = 1", "SELECT getvariable('v')"),
+        ("PREPARE p AS SELECT 1", "EXECUTE p"),
+    ],
+)
+def test_what_a_statement_leaves_in_no_session_is_kept_or_refused(server, table, change, look):
+    with connect(server) as plain:
+        try:
+            run(plain, change.format(table=table))
+        except plain.Error as error:
+            assert "session" in str(error)
+        else:
+            assert rows_of(plain, look.format(table=table)) == [(1,)]
 
 
 def test_the_current_catalog_and_schema_can_be_read_and_set(session, table):

@@ -25,6 +25,34 @@ def test_an_empty_result_has_a_schema(connection):
     assert result.schema.types == [pa.int32(), pa.string()]
 
 
+@pytest.mark.parametrize(
+    ("sql", "first"),
+    [
+        ("FROM {table}", (1, "mallard")),
+        ("VALUES (1, 'one'), (2, 'two')", (1, "one")),
+        ("TABLE {table}", (1, "mallard")),
+        ("(SELECT 1) UNION ALL (SELECT 2) ORDER BY 1", (1,)),
+        ("WITH RECURSIVE t(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM t WHERE i < 3) SELECT max(i) FROM t", (3,)),
+        ("SELECT name FROM {table}; ", ("mallard",)),
+        ("/* a comment */ SELECT 1 -- and another", (1,)),
+        ("SHOW TABLES", None),
+        ("DESCRIBE {table}", None),
+        ("SUMMARIZE {table}", None),
+        ("EXPLAIN SELECT 1", None),
+        ("EXPLAIN ANALYZE SELECT 1", None),
+        ("PRAGMA table_info('{table}')", None),
+        ("PIVOT {table} ON name USING count(*)", None),
+        ("CALL range(3)", (0,)),
+        ("SELECT * FROM duckdb_settings()", None),
+    ],
+)
+def test_whatever_answers_with_rows_can_be_read(connection, table, sql, first):
+    run(connection, f"CREATE TABLE {table} AS SELECT 1 AS i, 'mallard' AS name")
+    rows = rows_of(connection, sql.format(table=table))
+    assert rows
+    assert first in (None, rows[0])
+
+
 def test_ddl_takes_effect_when_nothing_is_fetched(connection, table):
     run(connection, f"CREATE TABLE {table} (i INTEGER)")
     assert count_of(connection, table) == 0
@@ -199,6 +227,7 @@ def test_a_huge_result_that_nobody_reads_to_the_end_hinders_nobody(connection):
         ("DROP TABLE nowhere", AdbcStatusCode.NOT_FOUND, "nowhere"),
         ("INSERT INTO nowhere VALUES (1)", AdbcStatusCode.NOT_FOUND, "nowhere"),
         ("CREATE SCHEMA main", AdbcStatusCode.ALREADY_EXISTS, "main"),
+        ("EXECUTE no_such_statement", AdbcStatusCode.INVALID_ARGUMENT, "no_such_statement"),
         ("SELECT * FROM read_csv('/etc/passwd')", AdbcStatusCode.UNAUTHORIZED, None),
         ("SET GLOBAL threads = 1", None, "(?i)global"),
         ("COPY (SELECT 1) TO '/tmp/leaked.csv'", None, None),

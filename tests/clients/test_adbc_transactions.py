@@ -7,14 +7,17 @@ import pytest
 from adbc_driver_manager import AdbcStatusCode
 from flight_sql import COOKIES, connect, count_of, refused, rows_of, run, value_of
 
+# A call that waits for ever shall fail instead.
+LIMITS = {f"adbc.flight.sql.rpc.timeout_seconds.{kind}": "30" for kind in ["fetch", "query", "update"]}
 
-@pytest.fixture(params=[None, COOKIES], ids=["plain", "cookies"])
+
+@pytest.fixture(params=[{}, COOKIES], ids=["plain", "cookies"])
 def open_transaction(server, request):
     """Opens connections that do not commit by themselves."""
     connections = []
 
     def open_one():
-        connections.append(connect(server, request.param, autocommit=False))
+        connections.append(connect(server, request.param | LIMITS, autocommit=False))
         return connections[-1]
 
     yield open_one
