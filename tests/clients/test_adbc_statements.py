@@ -227,7 +227,7 @@ def test_a_huge_result_that_nobody_reads_to_the_end_hinders_nobody(connection):
         ("DROP TABLE nowhere", AdbcStatusCode.NOT_FOUND, "nowhere"),
         ("INSERT INTO nowhere VALUES (1)", AdbcStatusCode.NOT_FOUND, "nowhere"),
         ("CREATE SCHEMA main", AdbcStatusCode.ALREADY_EXISTS, "main"),
-        ("EXECUTE no_such_statement", AdbcStatusCode.INVALID_ARGUMENT, "no_such_statement"),
+        ("EXECUTE no_such_statement", AdbcStatusCode.NOT_FOUND, "no_such_statement"),
         ("SELECT * FROM read_csv('/etc/passwd')", AdbcStatusCode.UNAUTHORIZED, None),
         ("SET GLOBAL threads = 1", None, "(?i)global"),
         ("COPY (SELECT 1) TO '/tmp/leaked.csv'", None, None),

@@ -5,19 +5,19 @@ import time
 
 import pytest
 from adbc_driver_manager import AdbcStatusCode
-from flight_sql import COOKIES, connect, count_of, refused, rows_of, run, value_of
+from flight_sql import COOKIES, connect, count_of, not_yet, refused, rows_of, run, value_of
 
-# A call that waits for ever shall fail instead.
-LIMITS = {f"adbc.flight.sql.rpc.timeout_seconds.{kind}": "30" for kind in ["fetch", "query", "update"]}
+# For a statement that would wait for ever.
+LIMITS = {f"adbc.flight.sql.rpc.timeout_seconds.{kind}": "10" for kind in ["fetch", "query", "update"]}
 
 
-@pytest.fixture(params=[{}, COOKIES], ids=["plain", "cookies"])
+@pytest.fixture(params=[None, COOKIES], ids=["plain", "cookies"])
 def open_transaction(server, request):
     """Opens connections that do not commit by themselves."""
     connections = []
 
     def open_one():
-        connections.append(connect(server, request.param | LIMITS, autocommit=False))
+        connections.append(connect(server, request.param, autocommit=False))
         return connections[-1]
 
     yield open_one
@@ -165,32 +165,34 @@ def test_a_prepared_statement_stays_in_its_transaction(open_transaction, connect
     assert count_of(writer, table) == 0
 
 
+@not_yet
 def test_a_statement_runs_while_a_result_of_the_same_transaction_is_read(open_transaction, connection, table):
     run(connection, f"CREATE TABLE {table} (i BIGINT)")
     own = open_transaction()
-    with own.cursor() as reader, own.cursor() as cursor:
-        reader.execute("SELECT range AS i, repeat('x', 100) FROM range(100000)")
+    with own.cursor() as reader, own.cursor(adbc_stmt_kwargs=LIMITS) as cursor:
+        reader.execute("SELECT range AS i, repeat('x', 100) FROM range(400000)")
         for _ in range(10):
             (i, _) = reader.fetchone()
             cursor.execute(f"INSERT INTO {table} VALUES (?)", [i])
             cursor.execute(f"SELECT count(*) FROM {table}")
             assert cursor.fetchall() == [(i + 1,)]
-        assert len(reader.fetchall()) == 99_990
+        assert len(reader.fetchall()) == 399_990
     own.commit()
     assert count_of(connection, table) == 10
 
 
+@not_yet
 def test_a_huge_result_that_is_open_does_not_block_its_transaction_for_ever(open_transaction):
     own = open_transaction()
-    with own.cursor() as reader, own.cursor() as cursor:
+    with own.cursor() as reader, own.cursor(adbc_stmt_kwargs=LIMITS) as cursor:
         reader.execute("SELECT range, repeat('x', 1000) FROM range(1000000000)")
         reader.fetchone()
         try:
             cursor.execute("SELECT 42")
             assert cursor.fetchall() == [(42,)]
         except own.Error as error:
-            # It is too much to be put aside.
-            assert "result" in str(error)
+            # It is too much to be put aside; but nobody waits for that.
+            assert error.status_code not in (AdbcStatusCode.TIMEOUT, AdbcStatusCode.CANCELLED), error
 
 
 def test_an_abandoned_transaction_is_rolled_back_in_the_end(start_server, table):

@@ -13,6 +13,7 @@ from flight_sql import (
     end,
     info_of,
     message,
+    not_yet,
     prepare,
     put_command,
     read_command,
@@ -84,12 +85,13 @@ def test_an_update_that_fails_says_why(client):
         update(client, "SELEKT 1")
 
 
+@not_yet
 def test_an_update_is_answered_before_the_client_ends_its_stream(client, table):
     # As clients in C++ have it: they close their side only when they have the answer.
     descriptor = flight.FlightDescriptor.for_command(
         command("CommandStatementUpdate", {1: f"CREATE TABLE {table} AS FROM range(3)"})
     )
-    writer, reader = client.do_put(descriptor, pa.schema([]), flight.FlightCallOptions(timeout=10))
+    writer, reader = client.do_put(descriptor, pa.schema([]), flight.FlightCallOptions(timeout=5))
     assert reader.read() is not None
     writer.close()
     assert len(query(client, f"FROM {table}")) == 3
