@@ -21,9 +21,8 @@ use crate::error::{Error, Result};
 /// and a larger log makes that longer.
 const CHECKPOINT_WAL_BYTES: u64 = 16 << 20;
 
-/// A database that gets no commit for so long is left alone, and can be vacuumed. A busy disk alone can hold up a commit
-/// for some hundred milliseconds.
-const QUIET: Duration = Duration::from_secs(1);
+/// A database that gets no commit for so long is left alone, and can be vacuumed.
+const QUIET: Duration = Duration::from_millis(100);
 
 /// One that is never left alone is vacuumed this often all the same: else the room of deleted rows is never used again.
 const VACUUM_AT_LEAST_EVERY: Duration = Duration::from_secs(15 * 60);
