@@ -243,6 +243,30 @@ mod tests {
     }
 
     #[test]
+    fn a_full_group_is_the_transactions_until_its_commit() {
+        let (database, connection) = database("CREATE TABLE t (i BIGINT)");
+        connection
+            .execute("SET SESSION preserve_insertion_order = false")
+            .unwrap();
+        let other = database.connect().unwrap();
+        let mut inserts = Inserts::new(&connection);
+        let (plan, rows) = plan(&connection, &ints(0..130_000));
+        for _ in 0..3 {
+            connection.begin().unwrap();
+            assert!(inserts.load(&table(), &plan, [&rows]).unwrap());
+            inserts.run(&table()).unwrap();
+            assert_rows(&other, 0, 0);
+            connection.roll_back();
+            assert_rows(&connection, 0, 0);
+        }
+        connection.begin().unwrap();
+        assert!(inserts.load(&table(), &plan, [&rows]).unwrap());
+        inserts.run(&table()).unwrap();
+        connection.commit().unwrap();
+        assert_rows(&other, 130_000, 130_000 * 129_999 / 2);
+    }
+
+    #[test]
     fn an_insert_does_not_outlive_a_change_of_its_table() {
         let (database, connection) = database("CREATE TABLE t (i BIGINT)");
         let mut inserts = Inserts::new(&connection);
