@@ -79,7 +79,7 @@ async fn nothing_of_a_session_is_left_for_the_next_request() {
             let script = if failing {
                 format!("{left}; SELECT error('on purpose')")
             } else {
-                left.to_owned()
+                format!("{left}; SELECT 1")
             };
             assert_eq!(client.query(script).await.is_err(), failing);
             assert!(client.query(found).await.is_err(), "{left} was still there");

@@ -699,6 +699,9 @@ impl<'a> Statement<'a> {
             self.connection.execute("RESET search_path")?;
             return Err(Error::Forbidden(OWN_TABLES));
         }
+        if self.traces == Traces::Wiped && self.is_alone && is_for_session(kind, &self.sql.text) {
+            return Err(Error::NoSession);
+        }
         Ok((kind, rows_changed))
     }
 
@@ -710,9 +713,6 @@ impl<'a> Statement<'a> {
         }
         if leaves_traces && self.traces == Traces::Refused {
             return Err(Error::NeedsConnection);
-        }
-        if self.traces == Traces::Wiped && self.is_alone && is_for_session(kind, &self.sql.text) {
-            return Err(Error::NoSession);
         }
         *dirty |= leaves_traces;
         let pending = statement.start()?;
