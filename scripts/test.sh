@@ -9,4 +9,5 @@ cargo build --release --workspace --bins
 scripts/check.sh
 cargo test --release --workspace
 .venv/bin/python -m pytest tests/clients
+.venv/bin/python -m pytest bench
 echo "test: ok"

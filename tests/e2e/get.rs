@@ -1,7 +1,7 @@
 //! What a get promises: scripts, sessions of their own, results of any shape.
 
 use arrow::array::{Array, RecordBatch};
-use duck_tests::{TestServer, assert_refused, soon, status};
+use duck_tests::{TestServer, assert_refused, ints, soon, status};
 use futures::StreamExt;
 use tonic::Code;
 
@@ -79,7 +79,7 @@ async fn nothing_of_a_session_is_left_for_the_next_request() {
             let script = if failing {
                 format!("{left}; SELECT error('on purpose')")
             } else {
-                left.to_owned()
+                format!("{left}; SELECT 1")
             };
             assert_eq!(client.query(script).await.is_err(), failing);
             assert!(client.query(found).await.is_err(), "{left} was still there");
@@ -287,5 +287,57 @@ async fn a_result_is_of_one_moment_while_others_insert() {
         assert_eq!(client.rows(sql).await, ["0|0|0"]);
     }
     writing.await.unwrap();
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_is_run_again_sees_what_was_committed_and_what_the_time_is() {
+    let server = TestServer::with_max_queries(1).await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t AS SELECT 0 AS i").await;
+    client
+        .execute("CREATE VIEW v AS SELECT i AS x FROM t")
+        .await;
+    client.execute("CREATE MACRO m() AS 1").await;
+    client.execute("CREATE SEQUENCE s").await;
+    for round in 0..50 {
+        for _ in 0..2 {
+            assert_eq!(client.rows("FROM t").await, [round.to_string()]);
+            assert_eq!(
+                client.rows("SELECT m() + max(x) FROM v").await,
+                [(round + 1).to_string()]
+            );
+        }
+        match round % 2 {
+            0 => client.execute("UPDATE t SET i = i + 1").await,
+            _ => {
+                client.append("t", &[ints([round + 1])]).await.unwrap()
+                    + client
+                        .execute(&format!("DELETE FROM t WHERE i = {round}"))
+                        .await
+            }
+        };
+    }
+    client
+        .execute("CREATE OR REPLACE VIEW v AS SELECT 'text' AS x")
+        .await;
+    assert_eq!(client.rows("SELECT x FROM v").await, ["text"]);
+    for sql in [
+        "SELECT now()",
+        "SELECT current_timestamp",
+        "SELECT get_current_timestamp()",
+        "SELECT random()",
+        "SELECT uuid()",
+        "SELECT nextval('s')",
+        "SELECT epoch_ns(now()) % 1000000007 FROM t",
+        "SELECT * FROM (VALUES (random()))",
+        "SELECT i FROM range(100000) t(i) USING SAMPLE 1",
+        "SELECT txid_current()",
+    ] {
+        let (first, second) = (client.rows(sql).await, client.rows(sql).await);
+        assert_ne!(first, second, "{sql}");
+    }
+    client.execute("DROP TABLE t").await;
+    assert_refused(client.query("FROM t").await, Code::NotFound, &["t"]);
     server.shutdown().await;
 }

@@ -265,10 +265,10 @@ async fn what_belongs_to_a_session_may_be_set() {
     let server = TestServer::start().await;
     let client = server.client().await;
     for sql in [
-        "SET TimeZone = 'Asia/Tokyo'",
-        "SET SESSION TimeZone = 'UTC'",
-        "SET VARIABLE x = 1",
-        "USE main",
+        "SET TimeZone = 'Asia/Tokyo'; SELECT 1",
+        "SET SESSION TimeZone = 'UTC'; SELECT 1",
+        "SET VARIABLE x = 1; SELECT 1",
+        "USE main; SELECT 1",
     ] {
         client
             .query(sql)

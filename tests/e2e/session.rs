@@ -193,6 +193,39 @@ async fn the_servers_own_tables_cannot_be_changed_whatever_names_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_without_a_session_would_lose_is_refused() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut sql = client.sql();
+    for statement in [
+        "SET TimeZone = 'UTC'",
+        "USE main",
+        "CREATE TEMP TABLE t AS SELECT 1",
+        "create or replace temporary view v AS SELECT 1",
+    ] {
+        let words = ["user name", "cookies"];
+        assert_refused(
+            sql.update(statement, None).await,
+            Code::FailedPrecondition,
+            &words,
+        );
+        assert_refused(
+            sql.info(statement, None).await,
+            Code::FailedPrecondition,
+            &words,
+        );
+        assert_refused(
+            client.try_execute(statement).await,
+            Code::FailedPrecondition,
+            &words,
+        );
+    }
+    let script = "CREATE TEMP TABLE t AS SELECT 1 AS i; FROM t";
+    assert_eq!(sql.rows(script, None).await, ["1"]);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn transactions_of_many_clients_are_apart_and_each_counts_once() {
     let server = TestServer::start().await;
     let client = server.client().await;

@@ -115,7 +115,10 @@ pub enum Error {
     )]
     SessionEnded,
     /// Something that lives in a session was asked for without one.
-    #[error("a temporary table needs a session: connect with a user name, or with cookies enabled")]
+    #[error(
+        "settings and temporary tables live in a session, and this client has none, so they would be gone at once: \
+         connect with a user name or with cookies enabled, or put the statement before the others in one script"
+    )]
     NoSession,
     /// An error that was told before, told again.
     #[error("{1}")]

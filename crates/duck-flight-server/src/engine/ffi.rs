@@ -21,7 +21,7 @@ mod logical_type;
 pub(crate) mod query;
 pub(crate) mod value;
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::ffi::{CStr, CString, c_char};
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -108,6 +108,7 @@ impl Database {
             interrupter,
             begin: OnceCell::new(),
             commit: OnceCell::new(),
+            plans: RefCell::default(),
             database: self.clone(),
         })
     }
@@ -149,6 +150,7 @@ pub(crate) struct Connection {
     /// by `drop`.
     begin: OnceCell<ffi::duckdb_prepared_statement>,
     commit: OnceCell<ffi::duckdb_prepared_statement>,
+    plans: RefCell<query::Plans>,
     // After `raw`, so that the database outlives the connection.
     database: Database,
 }
@@ -272,6 +274,7 @@ impl Drop for Connection {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         *shared = None;
+        self.plans.take();
         for mut prepared in [self.begin.take(), self.commit.take()]
             .into_iter()
             .flatten()

@@ -49,8 +49,8 @@ impl<'c> Inserts<'c> {
         }
     }
 
-    /// Makes an INSERT by this plan ready, with the rows of these batches. False where there is none: the table is
-    /// not as the plan has it, or DuckDB would have to cast. Outside of a transaction.
+    /// Makes an INSERT by this plan ready, with the rows of these batches and no others. False where there is none: the
+    /// table is not as the plan has it, or DuckDB would have to cast.
     pub(super) fn load<'b>(
         &mut self,
         table: &TableName,
@@ -68,12 +68,7 @@ impl<'c> Inserts<'c> {
         let Some(insert) = known.and_then(|known| known.insert.as_mut()) else {
             return Ok(false);
         };
-        for chunk in chunks(plan.schema(), batches) {
-            if let Err(error) = insert.add(&chunk) {
-                self.tables.remove(table);
-                return Err(error.into());
-            }
-        }
+        insert.load(&chunks(plan.schema(), batches))?;
         Ok(true)
     }
 
@@ -162,4 +157,165 @@ fn join(schema: &SchemaRef, small: &mut Vec<&RecordBatch>, chunks: &mut Vec<Reco
         None => chunks.extend(small.iter().map(|&batch| batch.clone())),
     }
     small.clear();
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+    use crate::engine::effect::Effect;
+    use crate::engine::ffi::Database;
+
+    fn database(sql: &str) -> (Database, Connection) {
+        let database = Database::open(":memory:", &[]).unwrap();
+        let connection = database.connect().unwrap();
+        connection.make_handover().unwrap();
+        connection.execute(sql).unwrap();
+        (database, connection)
+    }
+
+    fn table() -> TableName {
+        TableName {
+            catalog: None,
+            schema: None,
+            table: "t".into(),
+        }
+    }
+
+    fn batch(column: impl Into<ArrayRef>) -> RecordBatch {
+        let column = column.into();
+        let field = Field::new("i", column.data_type().clone(), true);
+        RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![column]).unwrap()
+    }
+
+    fn ints(values: std::ops::Range<i64>) -> RecordBatch {
+        batch(Arc::new(Int64Array::from_iter_values(values)) as ArrayRef)
+    }
+
+    /// The plan of a batch for the table as it is, and the batch as it goes there.
+    fn plan(connection: &Connection, batch: &RecordBatch) -> (Arc<Plan>, RecordBatch) {
+        let columns = connection.table_columns(&table()).unwrap().unwrap();
+        let plan = Plan::new(batch.schema_ref(), &columns.into(), &Effect::Append).unwrap();
+        let cast = plan.apply(batch, 0).unwrap();
+        (Arc::new(plan), cast)
+    }
+
+    /// Fails unless the table has so many rows with this sum.
+    fn assert_rows(connection: &Connection, rows: i64, sum: i64) {
+        let is_so = format!("count(*) = {rows} AND coalesce(sum(i), 0) = {sum}");
+        let sql = format!("SELECT CASE WHEN {is_so} THEN 1 ELSE error(sum(i)::VARCHAR) END FROM t");
+        connection.execute(&sql).unwrap();
+    }
+
+    #[test]
+    fn rows_of_any_number_and_size_of_batches_are_inserted_once() {
+        let (_database, connection) = database("CREATE TABLE t (i BIGINT)");
+        let mut inserts = Inserts::new(&connection);
+        let all = ints(0..10_000);
+        let (plan, all) = plan(&connection, &all);
+        let mut sizes = [1, 1, 255, 3000, 7, 256, 257, 2048, 2049].into_iter();
+        let mut batches = Vec::new();
+        let mut start = 0;
+        for size in sizes.by_ref() {
+            batches.push(all.slice(start, size));
+            start += size;
+        }
+        for run in 1..=3 {
+            assert!(inserts.load(&table(), &plan, &batches).unwrap());
+            inserts.run(&table()).unwrap();
+            let rows = i64::try_from(start).unwrap();
+            assert_rows(&connection, run * rows, run * rows * (rows - 1) / 2);
+        }
+    }
+
+    #[test]
+    fn rows_that_were_loaded_and_did_not_run_are_gone() {
+        let (_database, connection) = database("CREATE TABLE t (i BIGINT)");
+        let mut inserts = Inserts::new(&connection);
+        let (plan, rows) = plan(&connection, &ints(0..10));
+        assert!(inserts.load(&table(), &plan, [&rows]).unwrap());
+        assert!(inserts.load(&table(), &plan, [&rows.slice(0, 2)]).unwrap());
+        inserts.run(&table()).unwrap();
+        inserts.run(&table()).unwrap();
+        assert_rows(&connection, 2, 1);
+    }
+
+    #[test]
+    fn a_full_group_is_the_transactions_until_its_commit() {
+        let (database, connection) = database("CREATE TABLE t (i BIGINT)");
+        connection
+            .execute("SET SESSION preserve_insertion_order = false")
+            .unwrap();
+        let other = database.connect().unwrap();
+        let mut inserts = Inserts::new(&connection);
+        let (plan, rows) = plan(&connection, &ints(0..130_000));
+        for _ in 0..3 {
+            connection.begin().unwrap();
+            assert!(inserts.load(&table(), &plan, [&rows]).unwrap());
+            inserts.run(&table()).unwrap();
+            assert_rows(&other, 0, 0);
+            connection.roll_back();
+            assert_rows(&connection, 0, 0);
+        }
+        connection.begin().unwrap();
+        assert!(inserts.load(&table(), &plan, [&rows]).unwrap());
+        inserts.run(&table()).unwrap();
+        connection.commit().unwrap();
+        assert_rows(&other, 130_000, 130_000 * 129_999 / 2);
+    }
+
+    #[test]
+    fn an_insert_does_not_outlive_a_change_of_its_table() {
+        let (database, connection) = database("CREATE TABLE t (i BIGINT)");
+        let mut inserts = Inserts::new(&connection);
+        let (old_plan, rows) = plan(&connection, &ints(0..10));
+        assert!(inserts.load(&table(), &old_plan, [&rows]).unwrap());
+        inserts.run(&table()).unwrap();
+        assert!(inserts.load(&table(), &old_plan, [&rows]).unwrap());
+        let other = database.connect().unwrap();
+        other.execute("ALTER TABLE t ALTER i TYPE VARCHAR").unwrap();
+        let error = inserts.run(&table()).unwrap_err();
+        assert!(error.is_conflict(), "{error}");
+        // The plan does not fit any more, until the table is as it was.
+        assert!(!inserts.load(&table(), &old_plan, [&rows]).unwrap());
+        other.execute("ALTER TABLE t ALTER i TYPE BIGINT").unwrap();
+        let (plan, rows) = plan(&connection, &ints(0..5));
+        let mut inserts = Inserts::new(&connection);
+        assert!(inserts.load(&table(), &plan, [&rows]).unwrap());
+        inserts.run(&table()).unwrap();
+        assert_rows(&connection, 15, 45 + 10);
+    }
+
+    #[test]
+    fn where_duckdb_would_cast_or_plan_anew_there_is_no_prepared_insert() {
+        let (_database, connection) = database("CREATE TABLE t (i UUID)");
+        let texts = StringArray::from(vec!["no uuid"]);
+        let (uuid_plan, rows) = plan(&connection, &batch(Arc::new(texts) as ArrayRef));
+        assert_eq!(rows.schema_ref().field(0).data_type(), &DataType::Utf8);
+        let mut inserts = Inserts::new(&connection);
+        assert!(!inserts.load(&table(), &uuid_plan, [&rows]).unwrap());
+
+        connection
+            .execute("CREATE OR REPLACE TABLE t (i BIGINT, given_at TIMESTAMPTZ DEFAULT now())")
+            .unwrap();
+        let (plan, rows) = plan(&connection, &ints(0..10));
+        assert!(inserts.load(&table(), &plan, [&rows]).unwrap());
+        assert!(inserts.run(&table()).unwrap_err().is_conflict());
+        assert!(!inserts.load(&table(), &plan, [&rows]).unwrap());
+        assert_rows(&connection, 0, 0);
+    }
+
+    #[test]
+    fn nobody_else_calls_the_function() {
+        let (_database, connection) = database("CREATE TABLE t (i BIGINT)");
+        let error = connection
+            .execute(&format!("FROM {HANDED_ROWS}"))
+            .unwrap_err();
+        assert!(
+            error.message.contains("only the server calls it"),
+            "{error}"
+        );
+    }
 }

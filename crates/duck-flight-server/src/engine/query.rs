@@ -26,6 +26,9 @@ use super::sql_error::SqlErrorKind;
 use super::transaction_that;
 use crate::error::{Error, Result};
 
+/// The longest text of a query whose plan is kept.
+const MAX_KEPT_SQL_BYTES: usize = 16 << 10;
+
 /// How often a query is run again whose error DuckDB did not tell.
 const REASON_TRIES: u32 = 3;
 
@@ -420,6 +423,7 @@ fn run_script(
             cancel,
             traces,
             index: number - 1,
+            is_alone: count == 1,
         };
         rows_changed += statement
             .run(&mut script, transaction, dirty, &mut consume)
@@ -441,6 +445,8 @@ struct Statement<'a> {
     cancel: &'a Cancel,
     traces: Traces,
     index: u64,
+    /// Whether it is the only one of its script.
+    is_alone: bool,
 }
 
 impl<'a> Statement<'a> {
@@ -584,7 +590,14 @@ impl<'a> Statement<'a> {
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<Option<(StatementKind, u64)>> {
         let _watch = self.cancel.watch(self.connection);
-        let statement = self.prepare(script)?;
+        let may_keep = self.may_keep_plan(script);
+        let kept = may_keep
+            .then(|| self.connection.take_plan(&self.sql.text, moment))
+            .flatten();
+        let statement = match kept {
+            Some(statement) => statement,
+            None => self.prepare(script)?,
+        };
         let kind = statement.kind();
         if kind != StatementKind::Select {
             return Ok(None);
@@ -601,7 +614,23 @@ impl<'a> Statement<'a> {
             rows_changed += self.finish(pending, consume)?;
             Ok(())
         })?;
+        if may_keep {
+            self.connection.keep_plan(&self.sql.text, statement, moment);
+        }
         Ok(Some((kind, rows_changed)))
+    }
+
+    /// Whether the plan may serve the same query again, for as long as nothing is committed: it stands alone, on a
+    /// connection whose settings stay as they are. A sample is drawn by its plan.
+    fn may_keep_plan(&self, script: &Script<'_>) -> bool {
+        let sql = &self.sql.text;
+        let is_shared = matches!(self.traces, Traces::Wiped | Traces::Refused);
+        is_shared
+            && script.len() == 1
+            && sql.len() <= MAX_KEPT_SQL_BYTES
+            && !["sample", "tablesample"]
+                .iter()
+                .any(|word| contains_word(sql, word))
     }
 
     fn run_in_transaction(
@@ -670,6 +699,9 @@ impl<'a> Statement<'a> {
             self.connection.execute("RESET search_path")?;
             return Err(Error::Forbidden(OWN_TABLES));
         }
+        if self.traces == Traces::Wiped && self.is_alone && is_for_session(kind, &self.sql.text) {
+            return Err(Error::NoSession);
+        }
         Ok((kind, rows_changed))
     }
 
@@ -699,6 +731,32 @@ impl<'a> Statement<'a> {
         consume(result)?;
         Ok(rows_changed)
     }
+}
+
+/// Whether all that a statement does is gone with its session.
+fn is_for_session(kind: StatementKind, sql: &str) -> bool {
+    match kind {
+        StatementKind::Set => true,
+        StatementKind::Definition => {
+            begins_with(sql, &["create"])
+                && ["temp", "temporary"]
+                    .iter()
+                    .any(|word| second_word_is(sql, word))
+        }
+        _ => false,
+    }
+}
+
+fn second_word_is(sql: &str, word: &str) -> bool {
+    let mut words = sql.split_whitespace().skip(1);
+    let first = words.next().unwrap_or_default();
+    let is_replace = first.eq_ignore_ascii_case("or");
+    let second = if is_replace {
+        words.nth(1)
+    } else {
+        Some(first)
+    };
+    second.is_some_and(|second| second.eq_ignore_ascii_case(word))
 }
 
 /// Whether a statement of this kind runs in a transaction of ours where the client has none.

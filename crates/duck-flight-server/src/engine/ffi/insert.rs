@@ -2,7 +2,7 @@
 //!
 //! An appender parses, binds and plans its statement at every flush, which for a few thousand rows takes longer than
 //! to insert them. So the statement is prepared, and reads its rows from a table function of ours, which hands out
-//! the chunks that were [added](Insert::add) since it last ran. Nothing is copied on the way.
+//! the chunks that were [loaded](Insert::load). Nothing is copied on the way.
 //!
 //! DuckDB plans a prepared statement anew when something was defined since. The function lets itself be bound only
 //! while [`Connection::insert`] prepares, so that such a statement fails instead: its table may be another one
@@ -131,14 +131,16 @@ pub(crate) struct Insert<'c> {
 }
 
 impl Insert<'_> {
-    /// Adds a batch of at most [`MAX_CHUNK_ROWS`](super::append::MAX_CHUNK_ROWS) rows.
-    pub(crate) fn add(&mut self, batch: &RecordBatch) -> Result<()> {
-        let chunk = self.importer.import(batch)?;
-        self.handover.chunks.lock().all.push(chunk);
+    /// Takes these batches, each of at most [`MAX_CHUNK_ROWS`](super::append::MAX_CHUNK_ROWS) rows, for the next run.
+    /// Those that were loaded before and did not run are gone.
+    pub(crate) fn load(&mut self, batches: &[RecordBatch]) -> Result<()> {
+        let chunks = batches.iter().map(|batch| self.importer.import(batch));
+        let all = chunks.collect::<Result<_>>()?;
+        *self.handover.chunks.lock() = Chunks { all, next: 0 };
         Ok(())
     }
 
-    /// Inserts what was added, in the open transaction; without one, commits it. Either way nothing is left.
+    /// Inserts what was loaded, in the open transaction; without one, commits it. Either way nothing is left.
     ///
     /// # Errors
     /// Of the kind [`SqlErrorKind::Conflict`] where something was defined since the statement was prepared.

@@ -1,5 +1,6 @@
 //! Statements and results: a script is parsed, then prepared and run statement by statement.
 
+use std::collections::VecDeque;
 use std::ffi::CString;
 use std::ptr;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi};
 use duckdb::ffi;
 
+use super::super::commits::Moment;
 use super::value::Value;
 use super::{ArrowOptions, Connection, LogicalType, Result, SqlError, check, take_text, text};
 
@@ -126,6 +128,54 @@ impl Drop for Script<'_> {
     fn drop(&mut self) {
         // SAFETY: made by duckdb_extract_statements, freed only here.
         unsafe { ffi::duckdb_destroy_extracted(&raw mut self.raw) };
+    }
+}
+
+/// How many plans a connection keeps.
+const MAX_PLANS: usize = 32;
+
+/// The plans of queries that a connection ran last, each with the moment at which it was made.
+#[derive(Default)]
+pub(super) struct Plans(VecDeque<Plan>);
+
+struct Plan {
+    sql: String,
+    moment: Moment,
+    raw: ffi::duckdb_prepared_statement,
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        // SAFETY: made by duckdb_prepare_extracted_statement, freed only here; null is allowed.
+        unsafe { ffi::duckdb_destroy_prepare(&raw mut self.raw) };
+    }
+}
+
+impl Connection {
+    /// Takes the plan of a query that was made at this very moment: nothing has been committed since.
+    pub(crate) fn take_plan(&self, sql: &str, moment: Moment) -> Option<Prepared<'_>> {
+        let mut plans = self.plans.borrow_mut();
+        // Plans of other moments are of no use any more.
+        if plans.0.front().is_some_and(|plan| plan.moment != moment) {
+            plans.0.clear();
+        }
+        let place = plans.0.iter().position(|plan| plan.sql == sql)?;
+        let mut plan = plans.0.remove(place)?;
+        Some(Prepared {
+            connection: self,
+            raw: std::mem::replace(&mut plan.raw, ptr::null_mut()),
+        })
+    }
+
+    /// Keeps the plan of a query, in place of the one that was not used for longest.
+    pub(crate) fn keep_plan(&self, sql: &str, mut prepared: Prepared<'_>, moment: Moment) {
+        let mut plans = self.plans.borrow_mut();
+        plans.0.truncate(MAX_PLANS - 1);
+        plans.0.push_front(Plan {
+            sql: sql.to_owned(),
+            moment,
+            raw: std::mem::replace(&mut prepared.raw, ptr::null_mut()),
+        });
     }
 }
 
