@@ -15,8 +15,6 @@ from conftest import Server
 from pyarrow import flight
 
 # What the server is still to learn; a test that passes although it is marked so fails.
-not_yet = pytest.mark.xfail(strict=True, reason="the server does not do this yet")
-
 COOKIES = {DatabaseOptions.WITH_COOKIE_MIDDLEWARE.value: "true"}
 PACKAGE = "type.googleapis.com/arrow.flight.protocol.sql."
 

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 from adbc_driver_manager import AdbcStatusCode
-from flight_sql import COOKIES, connect, not_yet, refused, rows_of, run, table_of
+from flight_sql import COOKIES, connect, refused, rows_of, run, table_of
 
 MOST_TYPES = """
     a TINYINT NOT NULL, b USMALLINT, c HUGEINT, d UHUGEINT, e DECIMAL(10, 3), f FLOAT, g DOUBLE, h VARCHAR, i BLOB,
@@ -113,7 +113,6 @@ def test_the_schema_of_a_table_is_that_of_its_rows(connection, table):
     assert schema.field("b").nullable
 
 
-@not_yet
 def test_the_schema_is_found_in_the_current_schema_before_others(connection, table):
     run(connection, f"CREATE SCHEMA a_schema_of_{table}")
     run(connection, f"CREATE TABLE a_schema_of_{table}.{table} (other VARCHAR)")

@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 from adbc_driver_flightsql import ConnectionOptions, DatabaseOptions
 from adbc_driver_manager import AdbcStatusCode
-from flight_sql import COOKIES, connect, count_of, not_yet, refused, rows_of, run, session_option, value_of
+from flight_sql import COOKIES, connect, count_of, refused, rows_of, run, session_option, value_of
 
 PASSWORD = {"username": "duck", "password": "quack"}
 HEADER = DatabaseOptions.RPC_CALL_HEADER_PREFIX.value
@@ -96,7 +96,6 @@ def test_a_connection_without_cookies_leaves_nothing_to_others(server, table):
         assert value_of(other, "SELECT current_setting('TimeZone')") != "Asia/Tokyo"
 
 
-@not_yet
 @pytest.mark.parametrize("autocommit", [True, False])
 def test_what_cannot_be_kept_is_not_said_to_be_kept(server, connection, table, autocommit):
     # This driver keeps no cookies unless told so, and so has no session.
@@ -110,7 +109,6 @@ def test_what_cannot_be_kept_is_not_said_to_be_kept(server, connection, table, a
             assert value_of(plain, "SELECT current_schema()") == f"schema_of_{table}"
 
 
-@not_yet
 @pytest.mark.parametrize(
     ("change", "look"),
     [

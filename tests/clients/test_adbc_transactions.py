@@ -5,7 +5,7 @@ import time
 
 import pytest
 from adbc_driver_manager import AdbcStatusCode
-from flight_sql import COOKIES, connect, count_of, not_yet, refused, rows_of, run, value_of
+from flight_sql import COOKIES, connect, count_of, refused, rows_of, run, value_of
 
 # For a statement that would wait for ever.
 LIMITS = {f"adbc.flight.sql.rpc.timeout_seconds.{kind}": "10" for kind in ["fetch", "query", "update"]}
@@ -165,7 +165,6 @@ def test_a_prepared_statement_stays_in_its_transaction(open_transaction, connect
     assert count_of(writer, table) == 0
 
 
-@not_yet
 def test_a_statement_runs_while_a_result_of_the_same_transaction_is_read(open_transaction, connection, table):
     run(connection, f"CREATE TABLE {table} (i BIGINT)")
     own = open_transaction()
@@ -181,7 +180,6 @@ def test_a_statement_runs_while_a_result_of_the_same_transaction_is_read(open_tr
     assert count_of(connection, table) == 10
 
 
-@not_yet
 def test_a_huge_result_that_is_open_does_not_block_its_transaction_for_ever(open_transaction):
     own = open_transaction()
     with own.cursor() as reader, own.cursor(adbc_stmt_kwargs=LIMITS) as cursor:

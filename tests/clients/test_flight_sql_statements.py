@@ -13,7 +13,6 @@ from flight_sql import (
     end,
     info_of,
     message,
-    not_yet,
     prepare,
     put_command,
     read_command,
@@ -85,7 +84,6 @@ def test_an_update_that_fails_says_why(client):
         update(client, "SELEKT 1")
 
 
-@not_yet
 def test_an_update_is_answered_before_the_client_ends_its_stream(client, table):
     # As clients in C++ have it: they close their side only when they have the answer.
     descriptor = flight.FlightDescriptor.for_command(

@@ -1,5 +1,6 @@
 //! The channel between the thread that runs a statement and the task that sends its result.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -64,6 +65,7 @@ impl FrameSender {
         self.frames.send((Err(error), None)).ok();
     }
 
+    /// Waits for a place. `None` where the frame needs none, for it is read ahead.
     fn place(&mut self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>> {
         let places = self.places.clone();
         if let Ok(place) = places.clone().try_acquire_owned() {
@@ -72,22 +74,29 @@ impl FrameSender {
         let place = places
             .acquire_owned()
             .map(|place| place.map_err(|_| Error::Cancelled));
-        let Some(requests) = &self.requests else {
+        let Some(requests) = self.requests.clone() else {
             return block_on(place).map(Some);
         };
-        if self.read_ahead_bytes + bytes > READ_AHEAD_BYTES {
-            return block_on(place).map(Some);
-        }
-        let place = block_on(async {
-            tokio::select! {
-                place = place => place.map(Some),
-                () = requests.arrival() => Ok(None),
+        let mut place = pin!(place);
+        loop {
+            let found = block_on(async {
+                tokio::select! {
+                    biased;
+                    place = &mut place => place.map(Some),
+                    () = requests.arrival() => Ok(None),
+                }
+            })?;
+            if found.is_some() {
+                return Ok(found);
             }
-        })?;
-        if place.is_none() {
-            self.read_ahead_bytes += bytes;
+            if self.read_ahead_bytes + bytes <= READ_AHEAD_BYTES {
+                self.read_ahead_bytes += bytes;
+                return Ok(None);
+            }
+            // It takes those that wait a moment to go.
+            requests.refuse();
+            std::thread::yield_now();
         }
-        Ok(place)
     }
 }
 

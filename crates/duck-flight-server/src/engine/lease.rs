@@ -109,12 +109,18 @@ struct Inner {
 pub(super) struct Requests {
     waiting: AtomicUsize,
     arrived: Notify,
+    refused: Notify,
 }
 
 impl Requests {
     /// Whether one waits.
     pub(super) fn any(&self) -> bool {
         self.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// Tells those that wait that it is in vain: the connection is free only once a slow client reads on.
+    pub(super) fn refuse(&self) {
+        self.refused.notify_waiters();
     }
 
     /// Waits until one waits.
@@ -149,13 +155,17 @@ impl Lease {
     /// Waits for the connection.
     pub(super) async fn hold(&self) -> Result<Held> {
         let requests = &self.0.requests;
+        // Before it is said that one waits, so that no refusal is missed.
+        let refused = requests.refused.notified();
         let _waiting = Waiting::new(requests);
-        let slot = self.0.connection.clone().lock_owned();
-        let slot = tokio::time::timeout(BUSY_WAIT, slot).await;
-        Ok(Held {
-            slot: slot.map_err(|_| Error::SessionBusy)?,
-            lease: self.clone(),
-        })
+        let slot = tokio::select! {
+            biased;
+            slot = self.0.connection.clone().lock_owned() => slot,
+            () = refused => return Err(Error::SessionBusy),
+            () = tokio::time::sleep(BUSY_WAIT) => return Err(Error::SessionBusy),
+        };
+        let lease = self.clone();
+        Ok(Held { slot, lease })
     }
 }
 

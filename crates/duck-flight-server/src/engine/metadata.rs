@@ -17,14 +17,15 @@ mod keys;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, StringArray};
+use arrow::array::{RecordBatch, StringArray, UInt64Array};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow_flight::sql::metadata::GetTablesBuilder;
 use arrow_flight::sql::{CommandGetCatalogs, CommandGetDbSchemas, CommandGetTables};
 use duck_flight_protocol::TableName;
 
 use super::Lossless;
-use super::catalog::{literal, rows, select_all_schema, text};
+use super::catalog::{current, literal, rows, select_all_schema, text};
 use super::ffi::Connection;
 use super::producers::OWN_SCHEMA;
 use super::sql_error::{SqlError, SqlErrorKind};
@@ -208,7 +209,24 @@ fn tables(
             .append(catalog, schema, table, kind, &fields)
             .map_err(unbuilt)?;
     }
-    Ok(tables.build().map_err(unbuilt)?)
+    let tables = tables.build().map_err(unbuilt)?;
+    // Who asks for the columns of a table and not for a schema takes the first one of that name.
+    let is_lookup = filter.include_schema && filter.schema_pattern.is_none();
+    if is_lookup && filter.table_pattern.is_some() {
+        return current_first(&tables, &current(connection, lossless)?);
+    }
+    Ok(tables)
+}
+
+/// The tables of the current schema before all others.
+fn current_first(tables: &RecordBatch, current: &(String, String)) -> Result<RecordBatch> {
+    let is_current = |row: &usize| {
+        let [catalog, schema] = [0, 1].map(|column| text(tables.column(column), *row));
+        (catalog, schema) == *current
+    };
+    let (first, rest): (Vec<_>, Vec<_>) = (0..tables.num_rows()).partition(is_current);
+    let rows = UInt64Array::from_iter_values(first.into_iter().chain(rest).map(|row| row as u64));
+    take_record_batch(tables, &rows).map_err(|error| unbuilt(error).into())
 }
 
 /// The types of tables there are.
@@ -246,17 +264,9 @@ impl TablesFilter {
                 format!(" AND table_type IN ({})", types.join(", "))
             }
         };
-        // Who asks for the columns of a table and not for a schema takes the first one of that name.
-        let is_lookup = self.include_schema && self.schema_pattern.is_none();
-        let current = match is_lookup && self.table_pattern.is_some() {
-            true => {
-                "(database_name, schema_name) <> (system.main.current_database(), system.main.current_schema()), "
-            }
-            false => "",
-        };
         format!(
             "FROM ({relations}) WHERE true{names}{types}
-             ORDER BY {current}database_name, schema_name, table_name, table_type",
+             ORDER BY ALL",
             relations = relations(),
             names = self.names("table_name"),
         )

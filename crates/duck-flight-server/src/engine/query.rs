@@ -621,12 +621,14 @@ impl<'a> Statement<'a> {
     }
 
     /// Whether the plan may serve the same query again, for as long as nothing is committed: it stands alone, on a
-    /// connection whose settings stay as they are. A sample is drawn by its plan.
+    /// connection whose settings stay as they are. A sample is drawn by its plan, and parameters of other types than before
+    /// are bound by DuckDB as what they are not.
     fn may_keep_plan(&self, script: &Script<'_>) -> bool {
         let sql = &self.sql.text;
         let is_shared = matches!(self.traces, Traces::Wiped | Traces::Refused);
         is_shared
             && script.len() == 1
+            && self.sql.parameters.rows() == 0
             && sql.len() <= MAX_KEPT_SQL_BYTES
             && !["sample", "tablesample"]
                 .iter()

@@ -189,7 +189,7 @@ impl FlightSql {
         let sessions = &self.sessions;
         let rows = match command {
             Command::CommandStatementUpdate(command) => {
-                statement::update(sessions, caller, command, upload).await?
+                statement::update(sessions, caller, command).await?
             }
             Command::CommandPreparedStatementUpdate(command) => {
                 let handle = &command.prepared_statement_handle;

@@ -115,6 +115,10 @@ pub(super) async fn update(
 ) -> Result<u64> {
     let (statement, place) = sessions.prepared(caller, handle).await?;
     let mut sql = sql_of(&statement);
+    if statement.description.parameters.fields().is_empty() {
+        // Nothing is to come, and some clients end their stream only once they have the answer.
+        return sessions.engine().execute(&place, sql).await;
+    }
     let parameters = Parameters::new(upload.all_rows(MAX_PARAMETER_BYTES).await?);
     if parameters.rows() > 0 {
         sql.parameters = parameters;

@@ -16,7 +16,6 @@ use super::ticket::{Query, StatementTicket, Work};
 use crate::engine::{Description, Place, ResultStream, Rows, Sql};
 use crate::error::{Error, Result};
 use crate::flight::Answers;
-use crate::flight::decode::Upload;
 use crate::flight::get::{as_sent, encode, encoding, sql_text};
 use crate::session::{Caller, Handle, RESULT_TIMEOUT, RunningGuard, Sessions, Waiting};
 
@@ -107,27 +106,17 @@ pub(super) fn info(
     }
 }
 
-/// Runs a script for its effect; answers with the rows it changed.
+/// Runs a script for its effect; answers with the rows it changed. All of it is in the command: some clients end
+/// their stream only once they have the answer.
 pub(super) async fn update(
     sessions: &Sessions,
     caller: &Caller,
     command: CommandStatementUpdate,
-    upload: Upload,
 ) -> Result<u64> {
     let sql = sql_text(command.query.as_bytes(), "statement")?;
     let place = sessions
         .place(caller, command.transaction_id.as_deref())
         .await?;
-    if upload
-        .all_rows(0)
-        .await?
-        .iter()
-        .any(|rows| rows.num_rows() > 0)
-    {
-        return Err(Error::Malformed(
-            "a statement that is not prepared takes no parameters".into(),
-        ));
-    }
     sessions.engine().execute(&place, sql).await
 }
 
