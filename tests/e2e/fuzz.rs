@@ -23,7 +23,7 @@ const SPOILED: usize = 250;
 const ROWS: usize = 40;
 
 /// SplitMix64: the same numbers for good.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -34,12 +34,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() % bound.max(1) as u64).unwrap()
     }
 }
 
-fn spoil_bytes(random: &mut Random, bytes: &Bytes) -> Bytes {
+pub(super) fn spoil_bytes(random: &mut Random, bytes: &Bytes) -> Bytes {
     let mut bytes = bytes.to_vec();
     if bytes.is_empty() {
         return vec![0; 8].into();
@@ -72,7 +72,7 @@ fn spoil_bytes(random: &mut Random, bytes: &Bytes) -> Bytes {
     bytes.into()
 }
 
-fn spoil(random: &mut Random, messages: &mut Vec<FlightData>) {
+pub(super) fn spoil(random: &mut Random, messages: &mut Vec<FlightData>) {
     let at = random.below(messages.len());
     match random.below(20) {
         0 if messages.len() > 1 => drop(messages.remove(at)),
@@ -199,7 +199,7 @@ fn fixed_lists() -> ArrayRef {
 }
 
 /// Valid batches of all layouts, by name.
-fn corpus() -> Vec<(&'static str, Vec<(&'static str, ArrayRef)>)> {
+pub(super) fn corpus() -> Vec<(&'static str, Vec<(&'static str, ArrayRef)>)> {
     let strings = || -> ArrayRef { Arc::new(StringArray::from(texts())) };
     let views: ArrayRef = Arc::new(StringViewArray::from_iter(texts()));
     let blobs: ArrayRef = Arc::new(BinaryViewArray::from_iter(texts()));

@@ -12,19 +12,19 @@ use futures::{StreamExt, TryStreamExt};
 use prost::Message;
 use tonic::Code;
 
-const ENDLESS_ROWS: &str = "SELECT range AS i FROM range(100000000000)";
+pub(super) const ENDLESS_ROWS: &str = "SELECT range AS i FROM range(100000000000)";
 const ENDLESS_COUNT: &str =
     "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range + b.range < 3";
 
 /// What the server keeps for its clients, by the action `status`.
-async fn kept(client: &Client, what: &str) -> u64 {
+pub(super) async fn kept(client: &Client, what: &str) -> u64 {
     let answers = client.flight().do_action(Action::new("status", "")).await;
     let answers: Vec<_> = answers.unwrap().try_collect().await.unwrap();
     let counts: serde_json::Value = serde_json::from_slice(&answers[0]).unwrap();
     counts[what].as_u64().unwrap()
 }
 
-async fn cancel(client: &Client, info: FlightInfo) -> CancelStatus {
+pub(super) async fn cancel(client: &Client, info: FlightInfo) -> CancelStatus {
     let request = CancelFlightInfoRequest::new(info).encode_to_vec();
     let action = Action::new("CancelFlightInfo", request);
     let answers = client.flight().do_action(action).await.unwrap();
@@ -270,13 +270,13 @@ async fn a_ticket_that_is_cancelled_before_it_is_fetched_never_runs() {
     server.shutdown().await;
 }
 
-async fn poll(client: &Client, descriptor: FlightDescriptor) -> PollInfo {
+pub(super) async fn poll(client: &Client, descriptor: FlightDescriptor) -> PollInfo {
     let mut client = client.clone();
     let answer = client.raw().poll_flight_info(descriptor).await;
     answer.unwrap().into_inner()
 }
 
-fn query(sql: &str) -> FlightDescriptor {
+pub(super) fn query(sql: &str) -> FlightDescriptor {
     let query = CommandStatementQuery {
         query: sql.into(),
         transaction_id: None,

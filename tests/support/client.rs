@@ -204,13 +204,11 @@ impl Client {
 
     /// Opens a put of which nothing is sent yet.
     pub fn open_raw_put(&self) -> OpenPut {
-        let (messages, receiver) = mpsc::channel(1);
+        let (messages, sent) = upload();
         let mut client = self.0.clone();
-        let call = async move { client.do_put(until_end(receiver)).await };
-        OpenPut {
-            messages,
-            state: State::Calling(tokio::spawn(async { Ok(call.await?.into_inner()) })),
-        }
+        OpenPut::calling(messages, async move {
+            Ok(client.do_put(sent).await?.into_inner())
+        })
     }
 }
 
@@ -233,21 +231,26 @@ fn ack(result: PutResult) -> Ack {
     Ack::from_json(&result.app_metadata).expect("an ack is JSON")
 }
 
-/// The messages up to the one that says the end. Without it the stream stays open for good, so that a put
-/// ends cleanly only where the test says so.
-fn until_end(
-    mut messages: mpsc::Receiver<Option<FlightData>>,
-) -> impl Stream<Item = FlightData> + Send + 'static {
-    stream::poll_fn(move |context| match messages.poll_recv(context) {
+pub(crate) type Sender = mpsc::Sender<Option<FlightData>>;
+
+/// Messages that are sent one by one, up to the one that says the end. Without it the stream stays open for good, so
+/// that a put ends cleanly only where the test says so.
+pub(crate) fn upload() -> (
+    Sender,
+    impl Stream<Item = FlightData> + Send + Sync + Unpin + 'static,
+) {
+    let (sender, mut messages) = mpsc::channel(1);
+    let sent = stream::poll_fn(move |context| match messages.poll_recv(context) {
         std::task::Poll::Ready(None) => std::task::Poll::Pending,
         other => other.map(Option::flatten),
-    })
+    });
+    (sender, sent)
 }
 
 /// A put in the middle of which anything may happen. Dropped, it stays open as long as its connection.
 #[derive(Debug)]
 pub struct OpenPut {
-    messages: mpsc::Sender<Option<FlightData>>,
+    messages: Sender,
     state: State,
 }
 
@@ -259,6 +262,16 @@ enum State {
 }
 
 impl OpenPut {
+    pub(crate) fn calling(
+        messages: Sender,
+        call: impl Future<Output = Answer<Streaming<PutResult>>> + Send + 'static,
+    ) -> Self {
+        Self {
+            messages,
+            state: State::Calling(tokio::spawn(call)),
+        }
+    }
+
     /// Sends a message: it waits while the server takes none. One that the server has no more use for is
     /// dropped; the acks say why.
     pub async fn send(&self, message: FlightData) {
@@ -318,7 +331,11 @@ impl OpenPut {
         Ok(resume.resume_after)
     }
 
-    async fn result(&mut self) -> Option<Answer<PutResult>> {
+    /// Waits for the next answer as it comes; `None` is the end.
+    ///
+    /// # Panics
+    /// When the client itself fails.
+    pub async fn result(&mut self) -> Option<Answer<PutResult>> {
         if let State::Calling(call) = &mut self.state {
             match call.await.expect("the call does not panic") {
                 Ok(acks) => self.state = State::Answered(Box::new(acks)),

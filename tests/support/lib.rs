@@ -19,7 +19,7 @@ pub use batch::{Compression, ints, messages, numbered, pairs};
 pub use client::{Answer, Client, OpenPut, assert_refused, status};
 pub use process::{Exit, ServerProcess, server_command};
 pub use server::{Setup, TestServer, rows_at_rest};
-pub use sql::SqlClient;
+pub use sql::{SqlClient, ingest_into};
 pub use wire::Wire;
 
 use std::future::Future;

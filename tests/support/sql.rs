@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::{TryStreamExt, stream};
 use tonic::transport::Channel;
 
-use crate::client::{Answer, Client, rows_of, status};
+use crate::client::{Answer, Client, OpenPut, rows_of, status, upload};
 
 /// A Flight SQL client, in a session or in none.
 #[derive(Debug, Clone)]
@@ -142,22 +142,35 @@ impl SqlClient {
         transaction: Option<&Bytes>,
         batches: Vec<RecordBatch>,
     ) -> Answer<i64> {
-        let command = CommandStatementIngest {
-            table_definition_options: Some(TableDefinitionOptions {
-                if_not_exist: 1,
-                if_exists: 2,
-            }),
-            table: table.to_owned(),
-            schema: None,
-            catalog: None,
-            temporary: false,
-            transaction_id: transaction.cloned(),
-            options: Default::default(),
-        };
         let batches = stream::iter(batches.into_iter().map(Ok));
         self.0
-            .execute_ingest(command, batches)
+            .execute_ingest(ingest_into(table, transaction), batches)
             .await
             .map_err(status)
+    }
+
+    /// Opens a put of which nothing is sent yet: an ingest, or a statement that awaits its parameters.
+    pub fn open_raw_put(&self) -> OpenPut {
+        let (messages, sent) = upload();
+        let mut client = self.0.clone();
+        OpenPut::calling(messages, async move {
+            client.do_put(sent).await.map_err(status)
+        })
+    }
+}
+
+/// The command of an ingest that appends to a table, made where it is missing.
+pub fn ingest_into(table: &str, transaction: Option<&Bytes>) -> CommandStatementIngest {
+    CommandStatementIngest {
+        table_definition_options: Some(TableDefinitionOptions {
+            if_not_exist: 1,
+            if_exists: 2,
+        }),
+        table: table.to_owned(),
+        schema: None,
+        catalog: None,
+        temporary: false,
+        transaction_id: transaction.cloned(),
+        options: Default::default(),
     }
 }

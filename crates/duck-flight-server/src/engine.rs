@@ -45,12 +45,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use duck_flight_protocol::{ForgetProducers, ProducerState, PutOptions, TableName};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 pub(crate) use catalog::{Relation, literal};
 pub(crate) use ingest::{Committing, Put, SentBatch};
 pub(crate) use large::Large;
-pub(crate) use lease::{Held, Lease, Place};
+pub(crate) use lease::{Held, Lease, Place, TransactionLease};
 pub(crate) use metadata::{CatalogRequest, TableRef, TablesFilter, sql_type_metadata};
 pub(crate) use parameters::Parameters;
 pub(crate) use pool::Cancel;
@@ -295,7 +295,7 @@ impl Engine {
         is_temporary: bool,
     ) -> Result<Option<Held>> {
         match place {
-            Place::Transaction(lease) => lease.hold().await.map(Some),
+            Place::Transaction(transaction) => transaction.hold().await.map(Some),
             Place::Own(lease) if is_temporary || lease.is_open() => lease.hold().await.map(Some),
             Place::Any if is_temporary => Err(Error::NoSession),
             _ => Ok(None),
@@ -314,33 +314,71 @@ impl Engine {
         Large::start_on(self, held, options, key, schema)
     }
 
-    /// Begins a transaction on a client's own connection.
-    pub(crate) async fn begin(&self, lease: &Lease) -> Result<()> {
-        self.control(lease, "BEGIN TRANSACTION").await
-    }
-
-    /// Ends the transaction of a client's own connection. Where a commit fails, it is rolled back.
-    pub(crate) async fn end(&self, lease: &Lease, commit: bool) -> Result<()> {
-        let sql = if commit { "COMMIT" } else { "ROLLBACK" };
-        self.control(lease, sql).await
-    }
-
-    async fn control(&self, lease: &Lease, sql: &str) -> Result<()> {
-        let held = lease.hold().await?;
-        let Inner {
-            queries, shared, ..
-        } = &*self.0;
-        let outcome = query::control(queries, held, sql.to_owned()).await;
-        outcome.map_err(|error| shared.health.observe(error))
-    }
-
-    /// Closes a client's own connection, whatever is open in it.
-    pub(crate) async fn close_lease(&self, lease: &Lease) {
-        if !lease.is_open() {
-            return;
+    /// Begins a transaction, unless that is done. It begins even if the caller stops waiting.
+    pub(crate) async fn begin(&self, transaction: &TransactionLease) -> Result<()> {
+        if transaction.has_begun() {
+            return Ok(());
         }
+        let held = transaction.hold().await?;
+        // Another request may have been faster.
+        if transaction.has_begun() {
+            return Ok(());
+        }
+        let begun = transaction.clone();
+        let answer = query::control(&self.0.queries, held, "BEGIN TRANSACTION", move || {
+            begun.set_begun();
+        })?;
+        self.answered(answer).await
+    }
+
+    /// Waits until a transaction can be ended: until no statement runs in it.
+    pub(crate) async fn hold(&self, transaction: &TransactionLease) -> Result<Held> {
+        transaction.hold().await
+    }
+
+    /// Begins to end a transaction that is held; from then on nothing runs in it. Where a commit fails, it is rolled
+    /// back.
+    ///
+    /// # Errors
+    /// When too much waits; then it goes on.
+    pub(crate) fn end(
+        &self,
+        held: Held,
+        transaction: &TransactionLease,
+        commit: bool,
+    ) -> Result<impl Future<Output = Result<()>> + use<>> {
+        let answer = if transaction.has_begun() {
+            let sql = if commit { "COMMIT" } else { "ROLLBACK" };
+            Some(query::control(&self.0.queries, held, sql, || ())?)
+        } else {
+            None
+        };
+        transaction.set_ended();
+        let engine = self.clone();
+        Ok(async move {
+            match answer {
+                Some(answer) => engine.answered(answer).await,
+                None => Ok(()),
+            }
+        })
+    }
+
+    async fn answered(&self, answer: oneshot::Receiver<Result<()>>) -> Result<()> {
+        let outcome = answer.await.map_err(|_| Error::WorkerLost)?;
+        outcome.map_err(|error| self.0.shared.health.observe(error))
+    }
+
+    /// The connection of a transaction in which nothing runs.
+    pub(crate) fn try_hold(&self, transaction: &TransactionLease) -> Option<Held> {
+        transaction.try_hold()
+    }
+
+    /// Closes a client's own connection, whatever is open in it, for good.
+    pub(crate) async fn close_lease(&self, lease: &Lease) {
         // A statement that still runs keeps the connection until it ends.
-        if let Ok(mut held) = lease.hold().await {
+        if let Ok(mut held) = lease.end().await
+            && lease.is_open()
+        {
             // On a thread of the pool, for a roll back may take long. Without one, it is closed here.
             self.0.queries.submit(move |_| held.close()).ok();
         }

@@ -104,9 +104,10 @@ pub enum Error {
         /// How many there may be.
         limit: usize,
     },
-    /// Too much waits to be fetched.
+    /// Too much waits for clients.
     #[error(
-        "results that nobody has fetched take {0} bytes already, the limit: fetch some, or try again later"
+        "unread results and prepared statements with their values take {0} bytes already, the limit: read or close \
+         some, or try again later"
     )]
     TooMuchHeld(usize),
     /// A session that its client still shows has ended.

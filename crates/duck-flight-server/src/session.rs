@@ -9,17 +9,18 @@ mod handles;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::sync::Notify;
 
 pub(crate) use handles::{Handle, Handles};
 
 use crate::engine::{
-    Cancel, Description, Engine, Lease, Parameters, Place, ResultStream, Rows, Sql,
+    Cancel, Description, Engine, Held, Lease, Parameters, Place, ResultStream, Rows, Sql,
+    TransactionLease,
 };
 use crate::error::{Error, Result};
 
@@ -29,7 +30,7 @@ const MAX_TRANSACTIONS: usize = 10_000;
 const MAX_STATEMENTS: usize = 100_000;
 const MAX_RESULTS: usize = 100_000;
 
-/// How many bytes unfetched results may take together.
+/// How many bytes unread results and prepared statements with their values may take together.
 const MAX_HELD_BYTES: usize = 256 << 20;
 
 /// How long a result waits to be fetched.
@@ -80,12 +81,11 @@ pub(crate) struct Session {
 /// A transaction of a client's. Clones share it.
 #[derive(Clone)]
 struct Transaction {
-    lease: Lease,
+    /// It begins with its first statement: drivers begin one long before they use it.
+    lease: TransactionLease,
     session: Option<Session>,
     /// Who began it, where they have no session.
     peer: Option<SocketAddr>,
-    /// Whether the database knows of it: drivers begin one long before they use it.
-    has_begun: Arc<AsyncMutex<bool>>,
 }
 
 /// A prepared statement.
@@ -93,7 +93,8 @@ pub(crate) struct PreparedStatement {
     pub(crate) sql: String,
     pub(crate) description: Description,
     /// The values that its client bound last.
-    pub(crate) parameters: Mutex<Parameters>,
+    bound: Mutex<Option<(Parameters, HeldBytes)>>,
+    _held: HeldBytes,
     transaction: Option<Handle>,
     session: Option<Handle>,
 }
@@ -109,10 +110,13 @@ pub(crate) enum Waiting {
         _held: HeldBytes,
     },
     /// A result on its way, taken once.
-    Stream(Mutex<Option<ResultStream>>),
+    Stream {
+        result: Mutex<Option<ResultStream>>,
+        _held: HeldBytes,
+    },
 }
 
-/// Memory that something unfetched takes.
+/// Memory that something takes which waits for its client.
 pub(crate) struct HeldBytes {
     all: Arc<AtomicUsize>,
     bytes: usize,
@@ -157,22 +161,35 @@ pub(crate) enum Proof {
 /// Statements that run, by the ids of their tickets.
 #[derive(Default)]
 struct Running {
-    statements: HashMap<Handle, Stop>,
+    statements: HashMap<Handle, Vec<Stop>>,
     /// Tickets that were cancelled before they were fetched; the oldest are forgotten.
     cancelled: VecDeque<Handle>,
 }
 
 /// What stops a statement: before its first rows are there, and then.
 #[derive(Clone, Default)]
-struct Stop {
-    starting: Arc<Notify>,
-    started: Arc<OnceLock<Arc<Cancel>>>,
+struct Stop(Arc<StopState>);
+
+#[derive(Default)]
+struct StopState {
+    starting: Notify,
+    is_stopped: AtomicBool,
+    started: OnceLock<Arc<Cancel>>,
 }
 
 impl Stop {
     fn stop(&self) {
-        self.starting.notify_one();
-        if let Some(cancel) = self.started.get() {
+        self.0.is_stopped.store(true, Ordering::SeqCst);
+        self.0.starting.notify_one();
+        if let Some(cancel) = self.0.started.get() {
+            cancel.cancel();
+        }
+    }
+
+    /// From now on, stopping does this: also where it was stopped between its start and now.
+    fn stops(&self, cancel: Arc<Cancel>) {
+        let cancel = self.0.started.get_or_init(|| cancel);
+        if self.0.is_stopped.load(Ordering::SeqCst) {
             cancel.cancel();
         }
     }
@@ -198,6 +215,13 @@ impl Session {
 }
 
 impl PreparedStatement {
+    /// The values that its client bound last, or none.
+    pub(crate) fn parameters(&self) -> Parameters {
+        let bound = self.bound.lock();
+        let parameters = bound.as_ref().map(|(parameters, _)| parameters.clone());
+        parameters.unwrap_or_default()
+    }
+
     /// The transaction it was prepared in.
     pub(crate) fn transaction(&self) -> Option<Vec<u8>> {
         self.transaction.map(Handle::to_bytes)
@@ -284,17 +308,19 @@ impl Sessions {
         }
         let Some(peer) = caller.peer else { return };
         let of_peer = |transaction: &Transaction| transaction.peer == Some(peer);
-        for (handle, transaction) in self.0.transactions.remove_if(of_peer) {
-            if let Err(error) = self.finish(handle, &transaction, false).await {
-                tracing::debug!(%error, "a transaction that is left had ended");
-            }
+        for (_, transaction) in self.0.transactions.remove_if(of_peer) {
+            transaction.lease.set_ended();
+            self.0
+                .engine
+                .close_lease(transaction.lease.connection())
+                .await;
         }
     }
 
     async fn end_session(&self, session: &Session) {
         let transaction = session.transaction.lock().take();
-        if let Some(transaction) = transaction {
-            self.0.transactions.remove(transaction);
+        if let Some(transaction) = transaction.and_then(|id| self.0.transactions.remove(id)) {
+            transaction.lease.set_ended();
         }
         let of_session = |statement: &Arc<PreparedStatement>| statement.session == Some(session.id);
         drop(self.0.statements.remove_if(of_session));
@@ -341,14 +367,7 @@ impl Sessions {
 
     /// The place of a transaction, which begins with its first statement.
     async fn begun(&self, transaction: &Transaction) -> Result<Place> {
-        let mut has_begun = transaction.has_begun.lock().await;
-        if !*has_begun {
-            // Said before: when the caller stops waiting, it begins all the same.
-            *has_begun = true;
-            let begun = self.0.engine.begin(&transaction.lease).await;
-            *has_begun = begun.is_ok();
-            begun?;
-        }
+        self.0.engine.begin(&transaction.lease).await?;
         Ok(Place::Transaction(transaction.lease.clone()))
     }
 
@@ -358,10 +377,9 @@ impl Sessions {
         let session = caller.session().cloned();
         let lease = session.as_ref().map(|session| session.lease.clone());
         let transaction = Transaction {
-            lease: lease.unwrap_or_default(),
+            lease: TransactionLease::on(lease.unwrap_or_default()),
             session: session.clone(),
             peer: caller.peer.filter(|_| session.is_none()),
-            has_begun: Arc::default(),
         };
         if let Some(session) = &session {
             let mut open = session.transaction.lock();
@@ -376,33 +394,30 @@ impl Sessions {
         Ok(handle)
     }
 
-    /// Ends a transaction. It is over whatever comes of it: a commit that fails has rolled back.
+    /// Ends a transaction. Once no statement runs in it any more it is over whatever comes of it: a commit that fails
+    /// has rolled back.
     pub(crate) async fn end(&self, id: &[u8], commit: bool) -> Result<()> {
         let (handle, transaction) = self.0.transactions.find(id)?;
-        self.0
-            .transactions
-            .remove(handle)
-            .ok_or(Error::UnknownHandle {
-                what: "transaction",
-            })?;
-        self.finish(handle, &transaction, commit).await
+        let held = self.0.engine.hold(&transaction.lease).await?;
+        self.finish(handle, &transaction, held, commit).await
     }
 
-    async fn finish(&self, handle: Handle, transaction: &Transaction, commit: bool) -> Result<()> {
+    async fn finish(
+        &self,
+        handle: Handle,
+        transaction: &Transaction,
+        held: Held,
+        commit: bool,
+    ) -> Result<()> {
         let engine = &self.0.engine;
-        let outcome = if *transaction.has_begun.lock().await {
-            engine.end(&transaction.lease, commit).await
-        } else {
-            Ok(())
-        };
-        match &transaction.session {
-            Some(session) => {
-                let mut open = session.transaction.lock();
-                if *open == Some(handle) {
-                    *open = None;
-                }
-            }
-            None => engine.close_lease(&transaction.lease).await,
+        let ending = engine.end(held, &transaction.lease, commit)?;
+        self.0.transactions.remove(handle);
+        if let Some(session) = &transaction.session {
+            session.transaction.lock().take_if(|open| *open == handle);
+        }
+        let outcome = ending.await;
+        if transaction.session.is_none() {
+            engine.close_lease(transaction.lease.connection()).await;
         }
         outcome
     }
@@ -417,9 +432,10 @@ impl Sessions {
     ) -> Result<Handle> {
         let handle = Handle::new();
         let statement = PreparedStatement {
+            _held: self.hold(sql.len())?,
             sql,
             description,
-            parameters: Mutex::default(),
+            bound: Mutex::default(),
             transaction: transaction.and_then(Handle::from_bytes),
             session: caller.session().map(Session::id),
         };
@@ -442,7 +458,11 @@ impl Sessions {
     /// Binds values to a prepared statement.
     pub(crate) fn bind(&self, handle: &[u8], parameters: Parameters) -> Result<()> {
         let (_, statement) = self.0.statements.find(handle)?;
-        *statement.parameters.lock() = parameters;
+        // What was bound before makes room first.
+        let mut bound = statement.bound.lock();
+        *bound = None;
+        let held = self.hold(parameters.bytes())?;
+        *bound = Some((parameters, held));
         Ok(())
     }
 
@@ -455,13 +475,13 @@ impl Sessions {
 
     /// Keeps a result until it is fetched.
     pub(crate) fn keep(&self, rows: Rows) -> Result<Handle> {
-        let _held = HeldBytes::take(&self.0.held_bytes, rows.bytes())?;
+        let _held = self.hold(rows.bytes())?;
         self.wait(Waiting::Rows { rows, _held })
     }
 
     /// Keeps a query, with the values of its parameters, until its result is fetched.
     pub(crate) fn keep_query(&self, sql: Sql, transaction: Option<Vec<u8>>) -> Result<Handle> {
-        let _held = HeldBytes::take(&self.0.held_bytes, sql.parameters.bytes())?;
+        let _held = self.hold(sql.parameters.bytes() + sql.text.len())?;
         self.wait(Waiting::Query {
             sql,
             transaction,
@@ -471,7 +491,13 @@ impl Sessions {
 
     /// Keeps a result that is on its way until it is fetched.
     pub(crate) fn keep_stream(&self, result: ResultStream) -> Result<Handle> {
-        self.wait(Waiting::Stream(Mutex::new(Some(result))))
+        let _held = self.hold(result.first_bytes())?;
+        let result = Mutex::new(Some(result));
+        self.wait(Waiting::Stream { result, _held })
+    }
+
+    fn hold(&self, bytes: usize) -> Result<HeldBytes> {
+        HeldBytes::take(&self.0.held_bytes, bytes)
     }
 
     fn wait(&self, waiting: Waiting) -> Result<Handle> {
@@ -495,7 +521,8 @@ impl Sessions {
             return Err(Error::Cancelled);
         }
         let stop = Stop::default();
-        running.statements.insert(ticket, stop.clone());
+        let runs = running.statements.entry(ticket).or_default();
+        runs.push(stop.clone());
         Ok(RunningGuard {
             sessions: self.clone(),
             ticket,
@@ -509,8 +536,8 @@ impl Sessions {
             return;
         }
         let mut running = self.0.running.lock();
-        if let Some(stop) = running.statements.get(&ticket) {
-            stop.stop();
+        if let Some(runs) = running.statements.get(&ticket) {
+            runs.iter().for_each(Stop::stop);
             return;
         }
         if running.cancelled.len() >= MAX_CANCELLED {
@@ -526,7 +553,14 @@ impl Sessions {
             transactions: self.0.transactions.len(),
             prepared_statements: self.0.statements.len(),
             results: self.0.results.len(),
-            running: self.0.running.lock().statements.len(),
+            running: self
+                .0
+                .running
+                .lock()
+                .statements
+                .values()
+                .map(Vec::len)
+                .sum(),
         }
     }
 }
@@ -556,24 +590,29 @@ impl Sessions {
             results,
             ..
         } = &*self.0;
-        let expired = transactions.expire(
-            |transaction| transaction.lease.is_busy(),
-            |transaction| match transaction.has_begun.try_lock().as_deref() {
-                Ok(true) => Some(expiry.transaction),
-                _ => Some(UNUSED_TRANSACTION_TIMEOUT.max(expiry.session)),
-            },
-        );
-        for (handle, transaction) in expired {
+        let patience = |transaction: &Transaction| match transaction.lease.has_begun() {
+            true => expiry.transaction,
+            false => UNUSED_TRANSACTION_TIMEOUT.max(expiry.session),
+        };
+        let is_busy = |transaction: &Transaction| transaction.lease.connection().is_busy();
+        for (handle, transaction) in transactions.expired(is_busy, patience) {
+            // A request may have come in between: held, there is none.
+            let Some(held) = self.0.engine.try_hold(&transaction.lease) else {
+                continue;
+            };
+            if !transactions.is_expired(handle, patience) {
+                continue;
+            }
             tracing::info!("a transaction is rolled back: nothing was run in it for too long");
-            if let Err(error) = self.finish(handle, &transaction, false).await {
-                tracing::debug!(%error, "an expired transaction had ended");
+            if let Err(error) = self.finish(handle, &transaction, held, false).await {
+                tracing::debug!(%error, "an expired transaction has not ended");
             }
         }
-        for (_, session) in sessions.expire(|session| session.lease.is_busy(), |_| None) {
+        for (_, session) in sessions.expire(|session| session.lease.is_busy()) {
             self.end_session(&session).await;
         }
-        statements.expire(|_| false, |_| None);
-        results.expire(|_| false, |_| None);
+        statements.expire(|_| false);
+        results.expire(|_| false);
     }
 }
 
@@ -589,20 +628,25 @@ impl RunningGuard {
     pub(crate) async fn start<T>(&self, starting: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             started = starting => started,
-            () = self.stop.starting.notified() => Err(Error::Cancelled),
+            () = self.stop.0.starting.notified() => Err(Error::Cancelled),
         }
     }
 
     /// From now on, cancelling the ticket does this.
     pub(crate) fn cancel_by(&self, cancel: Arc<Cancel>) {
-        self.stop.started.set(cancel).ok();
+        self.stop.stops(cancel);
     }
 }
 
 impl Drop for RunningGuard {
     fn drop(&mut self) {
         let mut running = self.sessions.0.running.lock();
-        running.statements.remove(&self.ticket);
+        if let Some(runs) = running.statements.get_mut(&self.ticket) {
+            runs.retain(|run| !Arc::ptr_eq(&run.0, &self.stop.0));
+            if runs.is_empty() {
+                running.statements.remove(&self.ticket);
+            }
+        }
     }
 }
 

@@ -15,8 +15,9 @@ use crate::error::{Error, Result};
 /// and the size of a message bound what a result holds in memory.
 const FRAMES_WAITING: usize = 2;
 
-/// How many bytes of a result are read ahead when another request waits for its connection.
+/// How many bytes of a result are read ahead when another request waits for its connection, and how many of all.
 const READ_AHEAD_BYTES: usize = 64 << 20;
+const ALL_READ_AHEAD_BYTES: usize = 256 << 20;
 
 type Item = (Result<Frame>, Option<OwnedSemaphorePermit>);
 
@@ -27,6 +28,25 @@ pub(super) struct FrameSender {
     /// The requests that wait for the connection, where it is a client's own.
     requests: Option<Arc<Requests>>,
     read_ahead_bytes: usize,
+    all_read_ahead: ReadAhead,
+}
+
+/// The memory for all that is read ahead. Clones share it.
+#[derive(Clone)]
+pub(super) struct ReadAhead(Arc<Semaphore>);
+
+impl Default for ReadAhead {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(ALL_READ_AHEAD_BYTES)))
+    }
+}
+
+impl ReadAhead {
+    /// Room for so many bytes, taken until it is dropped; `None` where there is not as much.
+    fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).ok()?;
+        self.0.clone().try_acquire_many_owned(bytes).ok()
+    }
 }
 
 /// The end of the task that sends the result.
@@ -35,7 +55,10 @@ pub(super) struct FrameReceiver {
     places: Arc<Semaphore>,
 }
 
-pub(super) fn channel(requests: Option<Arc<Requests>>) -> (FrameSender, FrameReceiver) {
+pub(super) fn channel(
+    requests: Option<Arc<Requests>>,
+    all_read_ahead: ReadAhead,
+) -> (FrameSender, FrameReceiver) {
     let places = Arc::new(Semaphore::new(FRAMES_WAITING));
     let (sender, receiver) = mpsc::unbounded_channel();
     let sender = FrameSender {
@@ -43,6 +66,7 @@ pub(super) fn channel(requests: Option<Arc<Requests>>) -> (FrameSender, FrameRec
         places: places.clone(),
         requests,
         read_ahead_bytes: 0,
+        all_read_ahead,
     };
     let receiver = FrameReceiver {
         frames: receiver,
@@ -56,7 +80,7 @@ impl FrameSender {
     pub(super) fn send(&mut self, frame: Frame) -> Result<()> {
         let place = self.place(frame.bytes())?;
         self.frames
-            .send((Ok(frame), place))
+            .send((Ok(frame), Some(place)))
             .map_err(|_| Error::Cancelled)
     }
 
@@ -65,33 +89,35 @@ impl FrameSender {
         self.frames.send((Err(error), None)).ok();
     }
 
-    /// Waits for a place. `None` where the frame needs none, for it is read ahead.
-    fn place(&mut self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>> {
+    /// Waits for a place, or for room to read ahead.
+    fn place(&mut self, bytes: usize) -> Result<OwnedSemaphorePermit> {
         let places = self.places.clone();
         if let Ok(place) = places.clone().try_acquire_owned() {
-            return Ok(Some(place));
+            return Ok(place);
         }
         let place = places
             .acquire_owned()
             .map(|place| place.map_err(|_| Error::Cancelled));
         let Some(requests) = self.requests.clone() else {
-            return block_on(place).map(Some);
+            return block_on(place);
         };
         let mut place = pin!(place);
         loop {
-            let found = block_on(async {
+            let place_in_time = block_on(async {
                 tokio::select! {
                     biased;
-                    place = &mut place => place.map(Some),
-                    () = requests.arrival() => Ok(None),
+                    place = &mut place => Some(place),
+                    () = requests.arrival() => None,
                 }
-            })?;
-            if found.is_some() {
-                return Ok(found);
+            });
+            if let Some(place) = place_in_time {
+                return place;
             }
-            if self.read_ahead_bytes + bytes <= READ_AHEAD_BYTES {
+            if self.read_ahead_bytes + bytes <= READ_AHEAD_BYTES
+                && let Some(room) = self.all_read_ahead.room(bytes)
+            {
                 self.read_ahead_bytes += bytes;
-                return Ok(None);
+                return Ok(room);
             }
             // It takes those that wait a moment to go.
             requests.refuse();
@@ -124,5 +150,21 @@ impl Drop for FrameReceiver {
     fn drop(&mut self) {
         // A sender that waits for a place learns that nobody is listening.
         self.places.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_ahead_has_a_limit_of_all_together() {
+        let all = ReadAhead::default();
+        let taken: Vec<_> = (0..4).map(|_| all.room(READ_AHEAD_BYTES)).collect();
+        assert!(taken.iter().all(Option::is_some));
+        assert!(all.room(1).is_none());
+        drop(taken);
+        assert!(all.room(1).is_some());
+        assert!(all.room(usize::MAX).is_none());
     }
 }

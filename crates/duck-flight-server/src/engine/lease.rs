@@ -6,7 +6,7 @@
 //! comes is read ahead into memory, up to a bound, so that the next one need not wait for the reader.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
@@ -25,7 +25,7 @@ pub(crate) enum Place {
     /// On any connection too, until something is left behind; from then on on the client's own.
     Own(Lease),
     /// On the client's own, in a transaction that a call has begun, and a call ends.
-    Transaction(Lease),
+    Transaction(TransactionLease),
 }
 
 /// What a connection keeps of a statement that leaves something behind.
@@ -54,7 +54,10 @@ impl Place {
     pub(super) async fn seat(&self) -> Result<Seat> {
         match self {
             Self::Any => Ok(Seat::Shared(Traces::Wiped)),
-            Self::Own(lease) if !lease.is_open() => Ok(Seat::Shared(Traces::Refused)),
+            Self::Own(lease) if !lease.is_open() => {
+                lease.check()?;
+                Ok(Seat::Shared(Traces::Refused))
+            }
             Self::Own(_) | Self::Transaction(_) => self.own_seat().await,
         }
     }
@@ -64,8 +67,9 @@ impl Place {
         match self {
             Self::Any => Ok(Seat::Shared(Traces::Wiped)),
             Self::Own(lease) => Ok(Seat::Own(lease.hold().await?, Traces::Kept)),
-            Self::Transaction(lease) => {
-                Ok(Seat::Own(lease.hold().await?, Traces::KeptInTransaction))
+            Self::Transaction(transaction) => {
+                let held = transaction.hold().await?;
+                Ok(Seat::Own(held, Traces::KeptInTransaction))
             }
         }
     }
@@ -74,7 +78,8 @@ impl Place {
     pub(super) fn requests(&self) -> Option<Arc<Requests>> {
         match self {
             Self::Any => None,
-            Self::Own(lease) | Self::Transaction(lease) => Some(lease.0.requests.clone()),
+            Self::Own(lease) => Some(lease.0.requests.clone()),
+            Self::Transaction(transaction) => Some(transaction.lease.0.requests.clone()),
         }
     }
 }
@@ -101,6 +106,8 @@ pub(crate) struct Lease(Arc<Inner>);
 struct Inner {
     connection: Arc<Mutex<Option<Session>>>,
     is_open: AtomicBool,
+    /// Whether the client's session has ended: nothing runs here any more.
+    has_ended: AtomicBool,
     requests: Arc<Requests>,
 }
 
@@ -153,7 +160,30 @@ impl Lease {
     }
 
     /// Waits for the connection.
+    ///
+    /// # Errors
+    /// When it stays busy, or has ended meanwhile: another connection would not be in the state that the request
+    /// counts on.
     pub(super) async fn hold(&self) -> Result<Held> {
+        let held = self.hold_whatever().await?;
+        self.check()?;
+        Ok(held)
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.0.has_ended.load(Ordering::SeqCst) {
+            true => Err(Error::SessionEnded),
+            false => Ok(()),
+        }
+    }
+
+    /// Lets no request wait for the connection with success any more, and waits for the one that has it.
+    pub(super) async fn end(&self) -> Result<Held> {
+        self.0.has_ended.store(true, Ordering::SeqCst);
+        self.hold_whatever().await
+    }
+
+    async fn hold_whatever(&self) -> Result<Held> {
         let requests = &self.0.requests;
         // Before it is said that one waits, so that no refusal is missed.
         let refused = requests.refused.notified();
@@ -164,8 +194,86 @@ impl Lease {
             () = refused => return Err(Error::SessionBusy),
             () = tokio::time::sleep(BUSY_WAIT) => return Err(Error::SessionBusy),
         };
-        let lease = self.clone();
-        Ok(Held { slot, lease })
+        Ok(self.held(slot))
+    }
+
+    fn held(&self, slot: OwnedMutexGuard<Option<Session>>) -> Held {
+        Held {
+            slot,
+            lease: self.clone(),
+        }
+    }
+}
+
+/// A transaction that calls begin and end, on a client's own connection. Clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct TransactionLease {
+    lease: Lease,
+    stage: Arc<AtomicU8>,
+}
+
+/// How far a transaction is.
+const WAITING: u8 = 0;
+const BEGUN: u8 = 1;
+const ENDED: u8 = 2;
+
+impl TransactionLease {
+    /// One that has not begun yet.
+    pub(crate) fn on(lease: Lease) -> Self {
+        Self {
+            lease,
+            stage: Arc::default(),
+        }
+    }
+
+    /// The connection.
+    pub(crate) fn connection(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Whether the database knows of it.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.stage.load(Ordering::SeqCst) == BEGUN
+    }
+
+    /// Waits for the connection.
+    ///
+    /// # Errors
+    /// When it stays busy, or the transaction has ended meanwhile: outside of it, its statements would be committed
+    /// each for itself, or belong to the next one.
+    pub(super) async fn hold(&self) -> Result<Held> {
+        let held = self.lease.hold_whatever().await?;
+        self.check()?;
+        Ok(held)
+    }
+
+    /// The connection, where no request has it.
+    pub(super) fn try_hold(&self) -> Option<Held> {
+        let slot = self.lease.0.connection.clone().try_lock_owned().ok()?;
+        self.check().ok()?;
+        Some(self.lease.held(slot))
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.stage.load(Ordering::SeqCst) {
+            ENDED => Err(Error::UnknownHandle {
+                what: "transaction",
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn set_begun(&self) {
+        let stage = &self.stage;
+        // One that has ended stays so.
+        stage
+            .compare_exchange(WAITING, BEGUN, Ordering::SeqCst, Ordering::SeqCst)
+            .ok();
+    }
+
+    /// Lets no statement run in it any more.
+    pub(crate) fn set_ended(&self) {
+        self.stage.store(ENDED, Ordering::SeqCst);
     }
 }
 

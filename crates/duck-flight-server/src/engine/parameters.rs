@@ -44,11 +44,7 @@ impl Parameters {
         for batch in &*self.0 {
             for row in 0..batch.num_rows() {
                 number += 1;
-                let values = columns.iter().map(|&column| {
-                    let schema = batch.schema_ref();
-                    Value::new(schema.field(column), batch.column(column), row)
-                });
-                let values = values.collect::<std::result::Result<Vec<_>, _>>();
+                let values = Value::of_row(batch, &columns, row);
                 let values = values.map_err(|error| Error::Parameter {
                     row: number,
                     reason: error.message,

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::Lossless;
 use super::catalog;
 use super::ffi::{Connection, Database, Interrupter};
+use super::frames::ReadAhead;
 use crate::error::{Error, Result};
 
 /// Parsing and planning go deep: DuckDB counts on more stack than a Rust thread has by default.
@@ -23,6 +24,7 @@ type Job = Box<dyn FnOnce(&mut Session) + Send>;
 pub(super) struct Pool {
     queue: Arc<Queue>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    read_ahead: ReadAhead,
 }
 
 /// The jobs that wait. The thread that became idle last is woken first: its caches are warm.
@@ -141,7 +143,13 @@ impl Pool {
         Ok(Self {
             queue,
             threads: Mutex::new(threads),
+            read_ahead: ReadAhead::default(),
         })
+    }
+
+    /// The memory for results that are read ahead.
+    pub(super) fn read_ahead(&self) -> ReadAhead {
+        self.read_ahead.clone()
     }
 
     /// Queues a job for the next free thread.

@@ -32,11 +32,11 @@ const MAX_KEPT_SQL_BYTES: usize = 16 << 10;
 /// How often a query is run again whose error DuckDB did not tell.
 const REASON_TRIES: u32 = 3;
 
-/// Fails where names are looked up among the server's own tables: a statement that names one by its last part alone
+/// A row where names are looked up among the server's own tables: a statement that names one by its last part alone
 /// would not be recognised.
-const CHECK_SCHEMA_SQL: &str = "
-    SELECT CASE WHEN system.main.list_contains(system.main.current_schemas(false), 'duck_flight')
-        THEN system.main.error('duck_flight') END";
+const OWN_SCHEMA_SQL: &str = "
+    SELECT 1 WHERE system.main.list_contains(system.main.current_schemas(false), 'duck_flight')";
+const RESET_SCHEMA_SQL: &str = "RESET search_path";
 
 /// What DuckDB says of a commit that it has rolled back.
 const COMMIT_FAILED: &str = "Failed to commit";
@@ -108,6 +108,12 @@ impl ResultStream {
     /// The SQL type of each column.
     pub(crate) fn type_names(&self) -> &[String] {
         &self.type_names
+    }
+
+    /// The memory that its first batches take.
+    pub(crate) fn first_bytes(&self) -> usize {
+        let sizes = self.first.iter().map(RecordBatch::get_array_memory_size);
+        sizes.sum()
     }
 
     /// What stops the statement.
@@ -208,7 +214,7 @@ pub(super) async fn query(
     loop {
         let guard = CancelOnDrop::default();
         let cancel = guard.cancel();
-        let (sender, mut frames) = channel(place.requests());
+        let (sender, mut frames) = channel(place.requests(), pool.read_ahead());
         cancel.closes(frames.places());
         let (sql, lossless) = (sql.clone(), lossless.clone());
         pool.submit(move |thread| {
@@ -352,19 +358,26 @@ fn told<T>(outcome: Result<T>, cancel: &Cancel) -> Result<T> {
     })
 }
 
-/// Begins or ends the transaction of a client's own connection. It runs to its end, whether or not the caller waits.
-pub(super) async fn control(pool: &Pool, mut held: Held, sql: String) -> Result<()> {
+/// Begins or ends the transaction of a client's own connection, and calls `done` once that has succeeded. It runs to its
+/// end, whether or not anybody waits for the answer.
+pub(super) fn control(
+    pool: &Pool,
+    mut held: Held,
+    sql: &'static str,
+    done: impl FnOnce() + Send + 'static,
+) -> Result<oneshot::Receiver<Result<()>>> {
     let (answer, waiting) = oneshot::channel();
     pool.submit(move |thread| {
         let outcome = held.session(thread).and_then(|session| {
             let cancel = Cancel::default();
-            run_script(session, Traces::Kept, &sql.into(), &cancel, |result| {
+            let sql = sql.to_owned().into();
+            run_script(session, Traces::Kept, &sql, &cancel, |result| {
                 drain(result, &cancel)
             })
         });
-        answer.send(outcome.map(|_| ())).ok();
+        answer.send(outcome.map(|_| done())).ok();
     })?;
-    waiting.await.map_err(|_| Error::WorkerLost)?
+    Ok(waiting)
 }
 
 /// Runs every statement of a script in order; the results of the last one go to `last`.
@@ -384,6 +397,9 @@ fn run_script(
     cancel.check()?;
     if *transaction != ClientTransaction::None {
         cancel.spare_transaction();
+    } else if traces == Traces::KeptInTransaction {
+        // Outside of it, what is to be all or nothing would be committed bit by bit.
+        return Err(Error::TransactionFailed);
     }
     let _watched = match &sql.progress {
         Some(progress) => {
@@ -489,8 +505,9 @@ impl<'a> Statement<'a> {
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<u64> {
         let _watch = self.cancel.watch(self.connection);
+        let mut ends = false;
         let outcome = self.prepare(script).and_then(|statement| {
-            let ends = statement.kind() == StatementKind::Transaction;
+            ends = statement.kind() == StatementKind::Transaction;
             if ends && *transaction == ClientTransaction::Doubtful {
                 self.check_commit()?;
             }
@@ -506,6 +523,11 @@ impl<'a> Statement<'a> {
             // A commit that fails is rolled back.
             Err(Error::TransactionFailed) => *transaction = ClientTransaction::None,
             Err(Error::Sql(error)) if error.message.contains(COMMIT_FAILED) => {
+                self.connection.roll_back();
+                *transaction = ClientTransaction::None;
+            }
+            // It may have ended the transaction all the same, where it was interrupted or cancelled.
+            Err(_) if ends && self.connection.begin().is_ok() => {
                 self.connection.roll_back();
                 *transaction = ClientTransaction::None;
             }
@@ -665,8 +687,15 @@ impl<'a> Statement<'a> {
             Some(outcome) => Ok(outcome),
             // It is about transactions, or about the session: neither belongs inside one.
             None => {
-                let _watch = self.cancel.watch(self.connection);
-                self.run_prepared(&self.prepare(script)?, dirty, consume)
+                let watch = self.cancel.watch(self.connection);
+                let statement = self.prepare(script)?;
+                let outcome = self.run_prepared(&statement, dirty, consume);
+                drop(watch);
+                if outcome.is_err() {
+                    // A BEGIN that was cancelled may have begun all the same.
+                    self.connection.roll_back();
+                }
+                outcome
             }
         }
     }
@@ -697,14 +726,32 @@ impl<'a> Statement<'a> {
             rows_changed += self.finish(pending, consume)?;
             Ok(())
         })?;
-        if kind == StatementKind::Set && self.connection.execute(CHECK_SCHEMA_SQL).is_err() {
-            self.connection.execute("RESET search_path")?;
-            return Err(Error::Forbidden(OWN_TABLES));
+        if kind == StatementKind::Set {
+            self.check_search_path()?;
         }
         if self.traces == Traces::Wiped && self.is_alone && is_for_session(kind, &self.sql.text) {
             return Err(Error::NoSession);
         }
         Ok((kind, rows_changed))
+    }
+
+    /// Refuses a search path that leads to the server's own tables, and takes it back.
+    fn check_search_path(&self) -> Result<()> {
+        let found = || {
+            let statement = self.connection.parse(OWN_SCHEMA_SQL)?.last_statement();
+            let mut rows = statement.ok_or(Error::NoStatement)??.execute()?;
+            Ok::<_, Error>(rows.next_chunk()?.is_some())
+        };
+        // The check must not fail by what it finds: in a transaction that has failed, no setting can be taken back.
+        if let Ok(false) = found() {
+            return Ok(());
+        }
+        if self.connection.execute(RESET_SCHEMA_SQL).is_ok() {
+            return Err(Error::Forbidden(OWN_TABLES));
+        }
+        self.connection.roll_back();
+        self.connection.execute(RESET_SCHEMA_SQL)?;
+        Err(Error::TransactionFailed)
     }
 
     fn start(&self, statement: &Prepared<'a>, dirty: &mut bool) -> Result<Pending<'a>> {

@@ -134,7 +134,7 @@ impl FlightSql {
     /// What ends statements that nobody polls for any more.
     pub(super) fn sweep(&self) -> impl Fn() + Send + use<> {
         let polls = self.polls.clone();
-        move || drop(polls.expire(|_| false, |_| None))
+        move || drop(polls.expire(|_| false))
     }
 
     pub(super) async fn flight_info(
@@ -312,23 +312,25 @@ impl FlightSql {
     /// fetched yet never will be.
     fn cancel(&self, info: &FlightInfo) -> CancelStatus {
         let polled = Handle::from_bytes(&info.app_metadata).and_then(|id| self.polls.remove(id));
-        let mut status = match polled {
-            Some(_) => CancelStatus::Cancelled,
-            None => CancelStatus::NotCancellable,
-        };
-        for endpoint in &info.endpoint {
-            let ticket = endpoint.ticket.as_ref().map(|ticket| &ticket.ticket);
-            let command = ticket.and_then(|ticket| command(ticket).ok().flatten());
-            if let Some(Command::TicketStatementQuery(ticket)) = command
-                && let Ok(ticket) = ticket::StatementTicket::read(&ticket.statement_handle)
-                && let Ok(id) = ticket.id()
-            {
-                self.sessions.cancel(id);
-                status = CancelStatus::Cancelled;
-            }
+        let has_tickets = cancel_tickets(&self.sessions, info);
+        match polled.is_some() || has_tickets {
+            true => CancelStatus::Cancelled,
+            false => CancelStatus::NotCancellable,
         }
-        status
     }
+}
+
+/// Cancels the statements of a `FlightInfo`'s tickets; answers with whether there are any.
+fn cancel_tickets(sessions: &Sessions, info: &FlightInfo) -> bool {
+    let tickets = info.endpoint.iter().filter_map(|endpoint| {
+        let ticket = &endpoint.ticket.as_ref()?.ticket;
+        let Command::TicketStatementQuery(ticket) = command(ticket).ok()?? else {
+            return None;
+        };
+        let ticket = ticket::StatementTicket::read(&ticket.statement_handle).ok()?;
+        ticket.id().ok()
+    });
+    tickets.map(|id| sessions.cancel(id)).count() > 0
 }
 
 async fn flight_info(

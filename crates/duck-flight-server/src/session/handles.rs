@@ -53,6 +53,17 @@ struct Entry<T> {
     last_used: Instant,
 }
 
+impl<T> Entry<T> {
+    /// Whether it has waited longer than that. In use, it starts to wait anew.
+    fn has_waited(&mut self, patience: Duration, is_in_use: impl Fn(&T) -> bool) -> bool {
+        if is_in_use(&self.value) {
+            self.last_used = Instant::now();
+            return false;
+        }
+        self.last_used.elapsed() > patience
+    }
+}
+
 impl<T: Clone> Handles<T> {
     /// At most `limit` things, each gone once `timeout` has passed without a use. `what` names one in errors.
     pub(crate) fn new(what: &'static str, limit: usize, timeout: Duration) -> Self {
@@ -116,24 +127,35 @@ impl<T: Clone> Handles<T> {
         removed.collect()
     }
 
-    /// Takes out what has expired; what is in use starts to wait anew. `patience` is how long a thing waits, where
-    /// that is not the same for all.
-    pub(crate) fn expire(
-        &self,
-        is_in_use: impl Fn(&T) -> bool,
-        patience: impl Fn(&T) -> Option<Duration>,
-    ) -> Vec<(Handle, T)> {
+    /// Takes out what has expired; what is in use starts to wait anew.
+    pub(crate) fn expire(&self, is_in_use: impl Fn(&T) -> bool) -> Vec<(Handle, T)> {
         let mut entries = self.entries.lock();
         let timeout = self.timeout;
-        let expired = entries.extract_if(|_, entry| {
-            if is_in_use(&entry.value) {
-                entry.last_used = Instant::now();
-                return false;
-            }
-            entry.last_used.elapsed() > patience(&entry.value).unwrap_or(timeout)
-        });
+        let expired = entries.extract_if(|_, entry| entry.has_waited(timeout, &is_in_use));
         let expired = expired.map(|(handle, entry)| (handle, entry.value));
         expired.collect()
+    }
+
+    /// What has expired, which stays; what is in use starts to wait anew. `patience` is how long each waits.
+    pub(crate) fn expired(
+        &self,
+        is_in_use: impl Fn(&T) -> bool,
+        patience: impl Fn(&T) -> Duration,
+    ) -> Vec<(Handle, T)> {
+        let mut entries = self.entries.lock();
+        let expired = entries.iter_mut().filter_map(|(handle, entry)| {
+            let patience = patience(&entry.value);
+            let has_expired = entry.has_waited(patience, &is_in_use);
+            has_expired.then(|| (*handle, entry.value.clone()))
+        });
+        expired.collect()
+    }
+
+    /// Whether it is there, and has expired.
+    pub(crate) fn is_expired(&self, handle: Handle, patience: impl Fn(&T) -> Duration) -> bool {
+        let entries = self.entries.lock();
+        let entry = entries.get(&handle);
+        entry.is_some_and(|entry| entry.last_used.elapsed() > patience(&entry.value))
     }
 
     pub(crate) fn len(&self) -> usize {

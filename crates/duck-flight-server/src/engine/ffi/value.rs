@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use arrow::array::{Array, AsArray, RunArray};
+use arrow::array::{Array, AsArray, RecordBatch, RunArray};
 use arrow::datatypes::*;
 use duckdb::ffi;
 
@@ -13,6 +13,9 @@ const DAY_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
 
 /// How deep a nested value may be: far more than anyone needs, far less than the stack holds.
 const MAX_DEPTH: usize = 64;
+
+/// How many values those of one row may hold: DuckDB keeps each in some hundred bytes, whatever its type.
+const MAX_ELEMENTS: usize = 1 << 20;
 
 /// A DuckDB value, owned.
 pub(crate) struct Value(pub(super) ffi::duckdb_value);
@@ -25,12 +28,18 @@ impl Drop for Value {
 }
 
 impl Value {
-    /// The value of a row, in the DuckDB type that a column made from the field would have.
+    /// The values of a row, each in the DuckDB type that a column made from its field would have.
     ///
     /// # Errors
-    /// When DuckDB has no such type, or the type does not hold the value.
-    pub(crate) fn new(field: &Field, array: &dyn Array, row: usize) -> Result<Self> {
-        value(field, array, row, 0)
+    /// When DuckDB has no such type, the type does not hold the value, or the row holds too much.
+    pub(crate) fn of_row(batch: &RecordBatch, columns: &[usize], row: usize) -> Result<Vec<Self>> {
+        let schema = batch.schema_ref();
+        let mut extent = Extent::default();
+        let values = columns.iter().map(|&column| {
+            let field = schema.field(column);
+            value(field, batch.column(column), row, &mut extent)
+        });
+        values.collect()
     }
 
     fn null() -> Self {
@@ -61,7 +70,7 @@ impl Value {
 
     fn decimal(value: i128, precision: u8, scale: i8) -> Result<Self> {
         let fits = value.unsigned_abs() < 10_u128.pow(u32::from(precision.min(38)));
-        let (Ok(scale), true) = (u8::try_from(scale), fits && precision <= 38) else {
+        let (Some(scale), true) = (decimal_scale(precision, scale), fits) else {
             return Err(refused(format!(
                 "{value} does not fit a DECIMAL({precision}, {scale}) of DuckDB"
             )));
@@ -154,6 +163,37 @@ impl Value {
     }
 }
 
+/// How deep the value is that is being made, and how much the row holds so far.
+#[derive(Default)]
+struct Extent {
+    depth: usize,
+    elements: usize,
+}
+
+impl Extent {
+    /// Goes into a value.
+    fn deeper(&mut self) -> Result<()> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(refused(format!(
+                "the value is nested deeper than {MAX_DEPTH}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Counts values before they are made.
+    fn count(&mut self, elements: usize) -> Result<()> {
+        self.elements += elements;
+        if self.elements > MAX_ELEMENTS {
+            return Err(refused(format!(
+                "the values hold more than {MAX_ELEMENTS} others; send them as rows"
+            )));
+        }
+        Ok(())
+    }
+}
+
 /// Makes a value of a plain type by one of DuckDB's functions for it.
 macro_rules! plain {
     ($array:expr, $row:expr, $type:ty, $create:ident) => {{
@@ -163,12 +203,7 @@ macro_rules! plain {
     }};
 }
 
-fn value(field: &Field, array: &dyn Array, row: usize, depth: usize) -> Result<Value> {
-    if depth > MAX_DEPTH {
-        return Err(refused(format!(
-            "the value is nested deeper than {MAX_DEPTH}"
-        )));
-    }
+fn value(field: &Field, array: &dyn Array, row: usize, extent: &mut Extent) -> Result<Value> {
     if array.is_null(row) {
         return Ok(Value::null());
     }
@@ -214,7 +249,12 @@ fn value(field: &Field, array: &dyn Array, row: usize, depth: usize) -> Result<V
         | DataType::Timestamp(..)
         | DataType::Duration(_)
         | DataType::Interval(_) => temporal(array, row)?,
-        _ => nested(field, array, row, depth)?,
+        _ => {
+            let depth = extent.depth;
+            let made = nested(field, array, row, extent)?;
+            extent.depth = depth;
+            made
+        }
     })
 }
 
@@ -335,35 +375,34 @@ fn date(days: i64) -> Result<Value> {
 }
 
 /// Values of types that hold others.
-fn nested(field: &Field, array: &dyn Array, row: usize, depth: usize) -> Result<Value> {
-    let depth = depth + 1;
+fn nested(field: &Field, array: &dyn Array, row: usize, extent: &mut Extent) -> Result<Value> {
+    extent.deeper()?;
+    let depth = extent.depth;
     let data_type = array.data_type();
     match data_type {
         DataType::Dictionary(..) => {
-            let dictionary = array.as_any_dictionary();
-            let key = dictionary.normalized_keys()[row];
+            // Of the one row: the keys come all at once.
+            let row = array.slice(row, 1);
+            let dictionary = row.as_any_dictionary();
             let values = dictionary.values();
-            value(
-                &Field::new("", values.data_type().clone(), true),
-                values,
-                key,
-                depth,
-            )
+            let key = dictionary.normalized_keys()[0];
+            let field = Field::new("", values.data_type().clone(), true);
+            value(&field, values, key, extent)
         }
         DataType::RunEndEncoded(ends, values) => match ends.data_type() {
-            DataType::Int16 => run::<Int16Type>(values, array, row, depth),
-            DataType::Int32 => run::<Int32Type>(values, array, row, depth),
-            _ => run::<Int64Type>(values, array, row, depth),
+            DataType::Int16 => run::<Int16Type>(values, array, row, extent),
+            DataType::Int32 => run::<Int32Type>(values, array, row, extent),
+            _ => run::<Int64Type>(values, array, row, extent),
         },
-        DataType::List(child) => list(child, &*array.as_list::<i32>().value(row), depth),
-        DataType::LargeList(child) => list(child, &*array.as_list::<i64>().value(row), depth),
-        DataType::ListView(child) => list(child, &*array.as_list_view::<i32>().value(row), depth),
+        DataType::List(child) => list(child, &*array.as_list::<i32>().value(row), extent),
+        DataType::LargeList(child) => list(child, &*array.as_list::<i64>().value(row), extent),
+        DataType::ListView(child) => list(child, &*array.as_list_view::<i32>().value(row), extent),
         DataType::LargeListView(child) => {
-            list(child, &*array.as_list_view::<i64>().value(row), depth)
+            list(child, &*array.as_list_view::<i64>().value(row), extent)
         }
         DataType::FixedSizeList(child, _) => {
             let elements = array.as_fixed_size_list().value(row);
-            let mut values = Values::all(child, &*elements, depth)?;
+            let mut values = Values::all(child, &*elements, extent)?;
             let logical = logical_type(child, depth)?;
             let count = values.raw.len() as u64;
             // SAFETY: the type and the `count` values are live; DuckDB copies both.
@@ -375,7 +414,8 @@ fn nested(field: &Field, array: &dyn Array, row: usize, depth: usize) -> Result<
         DataType::Struct(children) => {
             let columns = array.as_struct().columns();
             let values = children.iter().zip(columns);
-            let values = values.map(|(child, column)| value(child, column, row, depth));
+            extent.count(columns.len())?;
+            let values = values.map(|(child, column)| value(child, column, row, extent));
             let mut values = Values::new(values.collect::<Result<_>>()?);
             let logical = logical_type(field, depth)?;
             // SAFETY: the type is a struct with as many fields as there are values; DuckDB copies both.
@@ -388,8 +428,8 @@ fn nested(field: &Field, array: &dyn Array, row: usize, depth: usize) -> Result<
                 return Err(no_value(data_type));
             };
             let found = array.as_map().value(row);
-            let mut keys = Values::all(&pair[0], found.column(0), depth)?;
-            let mut values = Values::all(&pair[1], found.column(1), depth)?;
+            let mut keys = Values::all(&pair[0], found.column(0), extent)?;
+            let mut values = Values::all(&pair[1], found.column(1), extent)?;
             let logical = logical_type(field, depth)?;
             let count = keys.raw.len() as u64;
             // SAFETY: the type is a map, and both arrays hold `count` live values; DuckDB copies all.
@@ -411,16 +451,16 @@ fn run<R: RunEndIndexType>(
     values: &Field,
     array: &dyn Array,
     row: usize,
-    depth: usize,
+    extent: &mut Extent,
 ) -> Result<Value> {
     let runs: Option<&RunArray<R>> = array.as_run_opt();
     let runs = runs.ok_or_else(|| no_value(array.data_type()))?;
-    value(values, runs.values(), runs.get_physical_index(row), depth)
+    value(values, runs.values(), runs.get_physical_index(row), extent)
 }
 
-fn list(child: &Field, elements: &dyn Array, depth: usize) -> Result<Value> {
-    let mut values = Values::all(child, elements, depth)?;
-    let logical = logical_type(child, depth)?;
+fn list(child: &Field, elements: &dyn Array, extent: &mut Extent) -> Result<Value> {
+    let mut values = Values::all(child, elements, extent)?;
+    let logical = logical_type(child, extent.depth)?;
     let count = values.raw.len() as u64;
     // SAFETY: the type and the `count` values are live; DuckDB copies both.
     let raw = unsafe { ffi::duckdb_create_list_value(logical.0, values.raw.as_mut_ptr(), count) };
@@ -439,13 +479,14 @@ impl Values {
         Self { raw, _owned: owned }
     }
 
-    fn all(field: &Field, array: &dyn Array, depth: usize) -> Result<Self> {
-        let values = (0..array.len()).map(|row| value(field, array, row, depth));
+    fn all(field: &Field, array: &dyn Array, extent: &mut Extent) -> Result<Self> {
+        extent.count(array.len())?;
+        let values = (0..array.len()).map(|row| value(field, array, row, extent));
         Ok(Self::new(values.collect::<Result<_>>()?))
     }
 }
 
-/// The type that [`Value::new`] gives values of a field.
+/// The type that [`Value::of_row`] gives values of a field.
 fn logical_type(field: &Field, depth: usize) -> Result<LogicalType> {
     if depth > MAX_DEPTH {
         return Err(refused(format!(
@@ -500,16 +541,19 @@ fn logical_type(field: &Field, depth: usize) -> Result<LogicalType> {
 }
 
 fn decimal_type(precision: u8, scale: i8) -> Result<ffi::duckdb_logical_type> {
-    let fits = (1..=38).contains(&precision);
-    match u8::try_from(scale) {
+    match decimal_scale(precision, scale) {
         // SAFETY: the width and scale are ones DuckDB has.
-        Ok(scale) if fits && scale <= precision => {
-            Ok(unsafe { ffi::duckdb_create_decimal_type(precision, scale) })
-        }
-        _ => Err(refused(format!(
+        Some(scale) => Ok(unsafe { ffi::duckdb_create_decimal_type(precision, scale) }),
+        None => Err(refused(format!(
             "DuckDB has no DECIMAL({precision}, {scale})"
         ))),
     }
+}
+
+/// The scale of a decimal, where DuckDB has such a one: it looks neither of the two up in its tables with care.
+fn decimal_scale(precision: u8, scale: i8) -> Option<u8> {
+    let scale = u8::try_from(scale).ok()?;
+    ((1..=38).contains(&precision) && scale <= precision).then_some(scale)
 }
 
 fn struct_type(children: &Fields, depth: usize) -> Result<LogicalType> {

@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use arrow_flight::sql::{Command, ProstMessageExt, TicketStatementQuery};
 use arrow_flight::{FlightDescriptor, FlightInfo, PollInfo};
-use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use futures::{FutureExt, TryFutureExt};
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::task::JoinHandle;
 
 use super::columns::with_types;
 use super::statement::{info, run_now};
 use super::ticket::StatementTicket;
-use super::{flight_info, prepared};
+use super::{cancel_tickets, flight_info, prepared};
 use crate::engine::{Place, Progress, Sql};
 use crate::error::{Error, Result};
 use crate::flight::get::{encoding, sql_text};
@@ -28,11 +29,36 @@ pub(super) struct Poll {
     progress: Progress,
     outcome: Shared<BoxFuture<'static, Arc<Result<FlightInfo>>>>,
     task: tokio::task::AbortHandle,
+    rows: Arc<Mutex<PolledRows>>,
+    sessions: Sessions,
+}
+
+/// The rows of a polled statement.
+enum PolledRows {
+    /// Nobody has been told of them; there may be none yet.
+    Untold(Option<FlightInfo>),
+    /// A client knows where they are.
+    Told,
+    /// Nobody wants to know.
+    GivenUp,
+}
+
+impl Poll {
+    fn told(&self) {
+        *self.rows.lock() = PolledRows::Told;
+    }
 }
 
 impl Drop for Poll {
     fn drop(&mut self) {
         self.task.abort();
+        let mut rows = self.rows.lock();
+        if let PolledRows::Untold(info) = &mut *rows {
+            let info = info.take();
+            *rows = PolledRows::GivenUp;
+            drop(rows);
+            cancel_tickets(&self.sessions, &info.unwrap_or_default());
+        }
     }
 }
 
@@ -67,8 +93,17 @@ pub(super) async fn poll(
     };
     let place = sessions.place(caller, transaction.as_deref()).await?;
     let sql = sql.watched_by(&progress);
+    let rows = Arc::new(Mutex::new(PolledRows::Untold(None)));
     let running = run(sessions.clone(), place, sql, descriptor.clone());
-    let task: JoinHandle<Result<FlightInfo>> = tokio::spawn(running);
+    let task: JoinHandle<Result<FlightInfo>> = tokio::spawn({
+        let (sessions, rows) = (sessions.clone(), rows.clone());
+        running.inspect_ok(move |info| match &mut *rows.lock() {
+            PolledRows::GivenUp => {
+                cancel_tickets(&sessions, info);
+            }
+            untold => *untold = PolledRows::Untold(Some(info.clone())),
+        })
+    });
     let abort = task.abort_handle();
     let outcome = task.map(|outcome| Arc::new(outcome.unwrap_or(Err(Error::Cancelled))));
     let poll = Arc::new(Poll {
@@ -76,6 +111,8 @@ pub(super) async fn poll(
         progress,
         outcome: outcome.boxed().shared(),
         task: abort,
+        rows,
+        sessions: sessions.clone(),
     });
     let id = Handle::new();
     polls.insert(id, poll.clone())?;
@@ -107,7 +144,10 @@ async fn answer(polls: &Handles<Arc<Poll>>, id: Handle, poll: &Poll) -> Result<P
         Ok(outcome) => {
             polls.remove(id);
             match &*outcome {
-                Ok(info) => complete(info.clone()),
+                Ok(info) => {
+                    poll.told();
+                    complete(info.clone())
+                }
                 Err(error) => Err(Error::Again(error.code(), error.to_string())),
             }
         }

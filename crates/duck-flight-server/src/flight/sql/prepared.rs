@@ -128,7 +128,7 @@ pub(super) async fn update(
 
 /// The statement with the values that were bound last.
 pub(super) fn sql_of(statement: &PreparedStatement) -> Sql {
-    Sql::new(statement.sql.clone(), statement.parameters.lock().clone())
+    Sql::new(statement.sql.clone(), statement.parameters())
 }
 
 /// The schema as it is now. `None` where the values of parameters decide it.

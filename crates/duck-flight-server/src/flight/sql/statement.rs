@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow_flight::sql::{CommandStatementQuery, CommandStatementUpdate};
 use arrow_flight::{FlightData, FlightDescriptor, FlightEndpoint, FlightInfo};
-use futures::{TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use prost_types::Timestamp;
 
 use super::columns::with_types;
@@ -132,16 +132,19 @@ pub(super) async fn get(
         Some(Work::Query(Query { sql, transaction })) => {
             run(sessions, caller, id, sql.into(), Some(&transaction)).await
         }
-        Some(Work::Waiting(_)) => match &*sessions.fetch(id)? {
-            Waiting::Rows { rows, .. } => Ok(rows_answer(rows)),
-            Waiting::Query {
-                sql, transaction, ..
-            } => run(sessions, caller, id, sql.clone(), transaction.as_deref()).await,
-            Waiting::Stream(result) => {
-                let result = result.lock().take().ok_or(Error::WorkerLost)?;
-                answer(sessions.running(id)?, result)
+        Some(Work::Waiting(_)) => {
+            let waiting = sessions.fetch(id)?;
+            match &*waiting {
+                Waiting::Rows { rows, .. } => Ok(rows_answer(rows, waiting.clone())),
+                Waiting::Query {
+                    sql, transaction, ..
+                } => run(sessions, caller, id, sql.clone(), transaction.as_deref()).await,
+                Waiting::Stream { result, .. } => {
+                    let result = result.lock().take().ok_or(Error::WorkerLost)?;
+                    answer(sessions.running(id)?, result)
+                }
             }
-        },
+        }
         Some(Work::Nothing(_)) => {
             let nothing = stream::empty::<Result<_>>();
             Ok(encode(Arc::new(Schema::empty()), nothing))
@@ -173,8 +176,12 @@ fn answer(running: RunningGuard, result: ResultStream) -> Result<Answers<FlightD
     Ok(encode(schema, batches))
 }
 
-fn rows_answer(rows: &Rows) -> Answers<FlightData> {
+/// Rows on their way to their client. Until they are all sent, they take the memory that they took while they waited.
+fn rows_answer(rows: &Rows, waiting: Arc<Waiting>) -> Answers<FlightData> {
     let schema = with_types(&rows.schema, &rows.type_names);
-    let batches = rows.batches.clone().into_iter().map(Ok);
-    encode(schema, stream::iter(batches))
+    let batches = stream::iter(rows.batches.clone().into_iter().map(Ok));
+    let batches = batches.inspect(move |_| {
+        let _ = &waiting;
+    });
+    encode(schema, batches)
 }

@@ -1,0 +1,141 @@
+//! Tickets and what waits behind them: cancelling reaches every run, and what nobody fetches stays bounded.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int8Array, ListArray, PrimitiveArray, RecordBatch, StringArray};
+use arrow::buffer::{Buffer, OffsetBuffer};
+use arrow::datatypes::{DataType, Decimal128Type, Field};
+use arrow_flight::CancelStatus;
+use duck_tests::{ServerProcess, TestServer, assert_refused, soon, status};
+use futures::{StreamExt, TryStreamExt};
+use tonic::Code;
+
+use super::statement::{ENDLESS_ROWS, cancel, kept, poll, query};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelling_a_ticket_that_was_fetched_twice_ends_both() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut sql = client.sql();
+    let info = sql.info(ENDLESS_ROWS, None).await.unwrap();
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        let ticket = info.endpoint[0].ticket.clone().unwrap();
+        let mut rows = sql.raw().do_get(ticket).await.unwrap();
+        assert!(rows.next().await.unwrap().is_ok());
+        runs.push(rows);
+    }
+    assert_eq!(kept(&client, "running").await, 3);
+    // One that has gone leaves the others within reach.
+    drop(runs.pop());
+    soon("the end of the dropped one", async {
+        while kept(&client, "running").await > 2 {}
+    })
+    .await;
+    assert_eq!(cancel(&client, info).await, CancelStatus::Cancelled);
+    for run in runs {
+        let end = soon("the end", run.try_collect::<Vec<_>>()).await;
+        assert_refused(end.map_err(status), Code::Cancelled, &["cancelled"]);
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_polled_query_is_cancelled_also_when_its_first_rows_are_there_already() {
+    let server = TestServer::with_max_queries(1).await;
+    let client = server.client().await;
+    let late_and_endless = "SELECT r.range FROM range(100000000000) r, \
+        (SELECT max(md5(range::VARCHAR)) AS h FROM range(8000000)) m WHERE h <> ''";
+    let polled = poll(&client, query(late_and_endless)).await;
+    assert!(polled.flight_descriptor.is_some(), "it takes longer");
+    soon("the first rows", async {
+        while kept(&client, "results").await == 0 {}
+    })
+    .await;
+    let answer = cancel(&client, polled.info.unwrap()).await;
+    assert_eq!(answer, CancelStatus::Cancelled);
+    assert_eq!(kept(&client, "results").await, 0);
+    assert_eq!(
+        soon("a free connection", client.rows("SELECT 1")).await,
+        ["1"]
+    );
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_values_bound_to_many_prepared_statements_have_a_limit_together() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (n BIGINT)").await;
+    let text: ArrayRef = Arc::new(StringArray::from_iter_values(["x".repeat(50_000_000)]));
+    let values = RecordBatch::try_from_iter([("s", text)]).unwrap();
+    let mut prepared = Vec::new();
+    let refused = loop {
+        assert!(prepared.len() < 10, "500 MB are kept");
+        let sql = "INSERT INTO t VALUES (length(?::VARCHAR))".to_owned();
+        let mut statement = client.sql().raw().prepare(sql, None).await.unwrap();
+        statement.set_parameters(values.clone()).unwrap();
+        let info = statement.execute().await.map_err(status);
+        prepared.push(statement);
+        if let Err(error) = info {
+            break error;
+        }
+    };
+    assert_refused::<()>(Err(refused), Code::ResourceExhausted, &["limit"]);
+    assert!(prepared.len() > 2);
+    for statement in prepared {
+        statement.close().await.ok();
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decimal_with_more_digits_behind_the_point_than_it_has_is_refused() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    for (precision, scale) in [(5, 10), (38, 127), (0, 0), (3, -2)] {
+        let data = arrow::array::ArrayData::builder(DataType::Decimal128(precision, scale))
+            .len(1)
+            .add_buffer(Buffer::from_slice_ref([0_i128]))
+            .build();
+        let Ok(data) = data else { continue };
+        let value: ArrayRef = Arc::new(PrimitiveArray::<Decimal128Type>::from(data));
+        let values = RecordBatch::try_from_iter([("d", value)]).unwrap();
+        let sql = "SELECT (?)::DOUBLE, (?)::VARCHAR".replace("(?)", "($1)");
+        let mut statement = client.sql().raw().prepare(sql, None).await.unwrap();
+        statement.set_parameters(values).unwrap();
+        let answer = match statement.execute().await {
+            Ok(info) => client.sql().fetch(&info).await,
+            Err(error) => Err(status(error)),
+        };
+        assert_refused(answer, Code::InvalidArgument, &["DECIMAL"]);
+    }
+    server.shutdown().await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parameter_of_very_many_values_does_not_take_all_memory() {
+    const ELEMENTS: i32 = 10_000_000;
+    let server = ServerProcess::start(&["--memory-limit", "256MiB"]);
+    let client = server.client().await;
+    let child: ArrayRef = Arc::new(Int8Array::from(vec![1; 10_000_000]));
+    let field = Arc::new(Field::new_list_field(DataType::Int8, true));
+    let offsets = OffsetBuffer::new(vec![0, ELEMENTS].into());
+    let list: ArrayRef = Arc::new(ListArray::new(field, offsets, child, None));
+    let values = RecordBatch::try_from_iter([("l", list)]).unwrap();
+    let sql = "SELECT len(?::TINYINT[])".to_owned();
+    let mut statement = client.sql().raw().prepare(sql, None).await.unwrap();
+    statement.set_parameters(values).unwrap();
+    let answer = match statement.execute().await {
+        Ok(info) => client.sql().fetch(&info).await,
+        Err(error) => Err(status(error)),
+    };
+    assert!(
+        server.peak_memory_bytes() < 700 << 20,
+        "{} MiB, {answer:?}",
+        server.peak_memory_bytes() >> 20
+    );
+    assert_refused(answer, Code::InvalidArgument, &["values"]);
+    server.stop();
+}

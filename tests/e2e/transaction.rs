@@ -1,0 +1,156 @@
+//! Transactions at their edges: what comes too early, too late, or is given up never runs outside of its transaction.
+
+use std::time::Duration;
+
+use arrow_flight::sql::{CommandStatementUpdate, ProstMessageExt};
+use arrow_flight::{Action, FlightData, FlightDescriptor};
+use bytes::Bytes;
+use duck_tests::{
+    OpenPut, SqlClient, TestServer, assert_refused, ingest_into, ints, messages, soon,
+};
+use prost::Message;
+use tonic::Code;
+
+fn update_in(transaction: Option<&Bytes>, sql: &str) -> FlightData {
+    let command = CommandStatementUpdate {
+        query: sql.to_owned(),
+        transaction_id: transaction.cloned(),
+    };
+    let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+    FlightData::new().with_descriptor(descriptor)
+}
+
+/// Occupies a session's connection: an ingest of which not all has been sent.
+async fn occupy(session: &SqlClient) -> OpenPut {
+    let put = session.open_raw_put();
+    let command = ingest_into("t", None).as_any().encode_to_vec();
+    let batch = ints([1]);
+    let descriptor = FlightDescriptor::new_cmd(command);
+    for message in messages(descriptor, &batch.schema(), &[batch], None) {
+        put.send(message).await;
+    }
+    put
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_comes_once_its_transaction_has_ended_does_not_run() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    for mut sql in [client.sql(), client.session().await] {
+        let transaction = sql.begin().await.unwrap();
+        sql.update("INSERT INTO t VALUES (1)", Some(&transaction))
+            .await
+            .unwrap();
+        // Its parameters are still on their way when the transaction ends.
+        let mut late = sql.open_raw_put();
+        late.send(update_in(Some(&transaction), "INSERT INTO t VALUES (2)"))
+            .await;
+        client.ping().await;
+        sql.roll_back(&transaction).await.unwrap();
+        late.end().await;
+        let answer = soon("an answer", late.result()).await.unwrap();
+        assert_refused(answer, Code::NotFound, &["transaction"]);
+        assert_eq!(client.count("t").await, 0);
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_whose_first_statement_was_given_up_is_one_all_the_same() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    let mut session = client.session().await;
+    session
+        .update("CREATE TEMP TABLE own AS SELECT 1", None)
+        .await
+        .unwrap();
+    let mut busy = occupy(&session).await;
+    client.ping().await;
+    let transaction = session.begin().await.unwrap();
+    let mut first = session.clone();
+    let begin = first.update("INSERT INTO t VALUES (2)", Some(&transaction));
+    // The connection is busy, so it waits until its client gives up.
+    let given_up = tokio::time::timeout(Duration::from_millis(300), begin).await;
+    assert!(given_up.is_err());
+    busy.end().await;
+    soon("the ingest", busy.result()).await.unwrap().unwrap();
+    session
+        .update("INSERT INTO t VALUES (3)", Some(&transaction))
+        .await
+        .unwrap();
+    assert_eq!(client.rows("FROM t").await, ["1"]);
+    session.roll_back(&transaction).await.unwrap();
+    assert_eq!(client.rows("FROM t").await, ["1"]);
+    server.shutdown().await;
+}
+
+/// What waits for a busy connection does so for half a minute, so this takes as long.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes half a minute"]
+async fn a_transaction_that_cannot_end_because_its_connection_is_busy_goes_on() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    let mut session = client.session().await;
+    let transaction = session.begin().await.unwrap();
+    session
+        .update("INSERT INTO t VALUES (2)", Some(&transaction))
+        .await
+        .unwrap();
+    let mut busy = occupy(&session).await;
+    client.ping().await;
+    let refused = session.commit(&transaction).await;
+    assert_refused(refused, Code::ResourceExhausted, &["still running"]);
+    busy.end().await;
+    soon("the ingest", busy.result()).await.unwrap().unwrap();
+    assert_eq!(client.count("t").await, 0);
+    session.commit(&transaction).await.unwrap();
+    assert_eq!(client.count("t").await, 2);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_comes_once_its_session_has_ended_does_not_run() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client
+        .execute("CREATE TABLE t (i BIGINT); CREATE SCHEMA s; CREATE TABLE s.t (i BIGINT)")
+        .await;
+    let mut session = client.session().await;
+    session.update("USE s", None).await.unwrap();
+    let mut late = session.open_raw_put();
+    late.send(update_in(None, "INSERT INTO t VALUES (1)")).await;
+    client.ping().await;
+    let close = tonic::Request::new(Action::new("CloseSession", ""));
+    let mut closed = session.raw().do_action(close).await.unwrap();
+    closed.message().await.unwrap();
+    late.end().await;
+    let answer = soon("an answer", late.result()).await.unwrap();
+    assert_refused(answer, Code::Unauthenticated, &["connect again"]);
+    assert_eq!(client.count("t").await, 0);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_servers_own_schema_is_not_searched_after_a_refusal_inside_a_transaction() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    for set in [
+        "SET search_path = 'duck_flight'",
+        "SET schema = 'duck_' || 'flight'",
+        "USE duck_flight",
+    ] {
+        let mut session = client.session().await;
+        session.update("BEGIN", None).await.unwrap();
+        let refused = session.update(set, None).await;
+        assert_refused(refused, Code::PermissionDenied, &["duck_flight"]);
+        session.update("ROLLBACK", None).await.unwrap();
+        let path = session.rows("SELECT current_schema()", None).await;
+        assert_eq!(path, ["main"], "{set}");
+        let hidden = session.update("DELETE FROM sequences", None).await;
+        assert_refused(hidden, Code::NotFound, &["sequences"]);
+    }
+    server.shutdown().await;
+}
