@@ -165,7 +165,6 @@ def test_a_prepared_statement_stays_in_its_transaction(open_transaction, connect
     assert count_of(writer, table) == 0
 
 
-@not_yet
 def test_a_statement_runs_while_a_result_of_the_same_transaction_is_read(open_transaction, connection, table):
     run(connection, f"CREATE TABLE {table} (i BIGINT)")
     own = open_transaction()
