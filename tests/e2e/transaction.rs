@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use arrow_flight::sql::{CommandStatementUpdate, ProstMessageExt};
-use arrow_flight::{Action, FlightData, FlightDescriptor};
+use arrow_flight::sql::{
+    ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, Any,
+    CommandPreparedStatementUpdate, ProstMessageExt,
+};
+use arrow_flight::{Action, FlightDescriptor};
 use bytes::Bytes;
 use duck_tests::{
     OpenPut, SqlClient, TestServer, assert_refused, ingest_into, ints, messages, soon,
@@ -11,13 +14,30 @@ use duck_tests::{
 use prost::Message;
 use tonic::Code;
 
-fn update_in(transaction: Option<&Bytes>, sql: &str) -> FlightData {
-    let command = CommandStatementUpdate {
-        query: sql.to_owned(),
+/// An update of a prepared INSERT, of whose rows of values none has been sent.
+async fn begin_insert(sql: &mut SqlClient, transaction: Option<&Bytes>) -> OpenPut {
+    let request = ActionCreatePreparedStatementRequest {
+        query: "INSERT INTO t VALUES (?)".into(),
         transaction_id: transaction.cloned(),
     };
+    let request = request.as_any().encode_to_vec();
+    let action = tonic::Request::new(Action::new("CreatePreparedStatement", request));
+    let mut prepared = sql.raw().do_action(action).await.unwrap();
+    let prepared = prepared.message().await.unwrap().unwrap();
+    let prepared: ActionCreatePreparedStatementResult = Any::decode(&*prepared.body)
+        .unwrap()
+        .unpack()
+        .unwrap()
+        .unwrap();
+    let command = CommandPreparedStatementUpdate {
+        prepared_statement_handle: prepared.prepared_statement_handle,
+    };
     let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
-    FlightData::new().with_descriptor(descriptor)
+    let put = sql.open_raw_put();
+    for message in messages(descriptor, &ints([]).schema(), &[], None) {
+        put.send(message).await;
+    }
+    put
 }
 
 /// Occupies a session's connection: an ingest of which not all has been sent.
@@ -43,11 +63,10 @@ async fn a_statement_that_comes_once_its_transaction_has_ended_does_not_run() {
             .await
             .unwrap();
         // Its parameters are still on their way when the transaction ends.
-        let mut late = sql.open_raw_put();
-        late.send(update_in(Some(&transaction), "INSERT INTO t VALUES (2)"))
-            .await;
+        let mut late = begin_insert(&mut sql, Some(&transaction)).await;
         client.ping().await;
         sql.roll_back(&transaction).await.unwrap();
+        late.send_batch(&ints([2])).await;
         late.end().await;
         let answer = soon("an answer", late.result()).await.unwrap();
         assert_refused(answer, Code::NotFound, &["transaction"]);
@@ -88,7 +107,6 @@ async fn a_transaction_whose_first_statement_was_given_up_is_one_all_the_same() 
 
 /// What waits for a busy connection does so for half a minute, so this takes as long.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes half a minute"]
 async fn a_transaction_that_cannot_end_because_its_connection_is_busy_goes_on() {
     let server = TestServer::start().await;
     let client = server.client().await;
@@ -120,12 +138,12 @@ async fn a_statement_that_comes_once_its_session_has_ended_does_not_run() {
         .await;
     let mut session = client.session().await;
     session.update("USE s", None).await.unwrap();
-    let mut late = session.open_raw_put();
-    late.send(update_in(None, "INSERT INTO t VALUES (1)")).await;
+    let mut late = begin_insert(&mut session, None).await;
     client.ping().await;
     let close = tonic::Request::new(Action::new("CloseSession", ""));
     let mut closed = session.raw().do_action(close).await.unwrap();
     closed.message().await.unwrap();
+    late.send_batch(&ints([1])).await;
     late.end().await;
     let answer = soon("an answer", late.result()).await.unwrap();
     assert_refused(answer, Code::Unauthenticated, &["connect again"]);

@@ -82,7 +82,7 @@ impl FlightService for FrontDoor {
         let ticket = request.into_inner().ticket;
         if let Some(command) = sql::command(&ticket)? {
             let rows = self.sql.get(&visit.caller, command).await?;
-            return Ok(visit.answer(rows));
+            return Ok(visit.answer(&self.sessions, rows));
         }
         let place = self.place(&visit).await?;
         let rows = get::get(self.sessions.engine(), &place, &ticket).await?;
@@ -99,7 +99,7 @@ impl FlightService for FrontDoor {
         let (descriptor, upload) = Upload::open(messages, self.max_message_bytes).await?;
         if let Some(command) = sql::command(&descriptor.cmd)? {
             let acks = self.sql.put(&visit.caller, command, upload).await?;
-            return Ok(visit.answer(acks));
+            return Ok(visit.answer(&self.sessions, acks));
         }
         let acks = put::put(self.sessions.engine(), &descriptor, upload).await?;
         Ok(Response::new(acks))
@@ -114,7 +114,7 @@ impl FlightService for FrontDoor {
         let action = request.into_inner();
         let found = self.sql.action(&mut visit, &action.r#type, &action.body);
         if let Some(results) = found.await {
-            return Ok(visit.answer(results?));
+            return Ok(visit.answer(&self.sessions, results?));
         }
         let results = action::run(&self.sessions, &visit.caller, action).await?;
         Ok(Response::new(results))
@@ -136,7 +136,7 @@ impl FlightService for FrontDoor {
         let descriptor = request.into_inner();
         if let Some(command) = sql::command(&descriptor.cmd)? {
             let info = self.sql.flight_info(&visit.caller, command, descriptor);
-            return Ok(visit.answer(info.await?));
+            return Ok(visit.answer(&self.sessions, info.await?));
         }
         let place = self.place(&visit).await?;
         let info = get::flight_info(self.sessions.engine(), &place, descriptor).await?;
@@ -155,7 +155,7 @@ impl FlightService for FrontDoor {
             None => get::as_statement(&descriptor)?,
         };
         let info = self.sql.poll(&visit.caller, command, descriptor).await?;
-        Ok(visit.answer(info))
+        Ok(visit.answer(&self.sessions, info))
     }
 
     #[tracing::instrument(skip_all)]
@@ -167,7 +167,7 @@ impl FlightService for FrontDoor {
         let descriptor = request.into_inner();
         if let Some(command) = sql::command(&descriptor.cmd)? {
             let schema = self.sql.schema(&visit.caller, &command).await?;
-            return Ok(visit.answer(get::schema_result(&schema)?));
+            return Ok(visit.answer(&self.sessions, get::schema_result(&schema)?));
         }
         let place = self.place(&visit).await?;
         let schema = get::schema(self.sessions.engine(), &place, &descriptor).await?;

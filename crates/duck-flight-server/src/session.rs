@@ -7,7 +7,7 @@
 
 mod handles;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -43,6 +43,9 @@ const UNUSED_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 6
 /// How often what has expired is looked for, at the most and at the least.
 const SWEEP_INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
 
+/// How many connections on which a cookie was offered are remembered.
+const MAX_OFFERED: usize = 100_000;
+
 /// How many tickets that were cancelled before they were fetched are remembered.
 const MAX_CANCELLED: usize = 10_000;
 
@@ -68,6 +71,8 @@ struct Inner {
     results: Handles<Arc<Waiting>>,
     held_bytes: Arc<AtomicUsize>,
     running: Mutex<Running>,
+    /// Connections on which a cookie was offered.
+    offered: Mutex<HashSet<SocketAddr>>,
 }
 
 /// A client's session. Clones share it.
@@ -260,6 +265,7 @@ impl Sessions {
             results: Handles::new("unfetched result", MAX_RESULTS, RESULT_TIMEOUT),
             held_bytes: Arc::default(),
             running: Mutex::default(),
+            offered: Mutex::default(),
         }))
     }
 
@@ -286,6 +292,24 @@ impl Sessions {
             }),
         };
         Ok(Caller { session, peer })
+    }
+
+    /// Takes note that the caller is offered a cookie.
+    pub(crate) fn offer(&self, caller: &Caller) {
+        let mut offered = self.0.offered.lock();
+        if offered.len() >= MAX_OFFERED {
+            offered.clear();
+        }
+        offered.extend(caller.peer);
+    }
+
+    /// Fails for a caller that was offered a cookie and shows none: it would not be in a session that was opened for it.
+    pub(crate) fn check_cookies(&self, caller: &Caller) -> Result<()> {
+        let was_offered = |peer: &SocketAddr| self.0.offered.lock().contains(peer);
+        match caller.session().is_none() && caller.peer.as_ref().is_some_and(was_offered) {
+            true => Err(Error::NoSession),
+            false => Ok(()),
+        }
     }
 
     /// Opens a session.

@@ -786,6 +786,7 @@ impl<'a> Statement<'a> {
 fn is_for_session(kind: StatementKind, sql: &str) -> bool {
     match kind {
         StatementKind::Set => true,
+        StatementKind::Other => begins_with(sql, &["prepare"]),
         StatementKind::Definition => {
             begins_with(sql, &["create"])
                 && ["temp", "temporary"]

@@ -269,6 +269,7 @@ impl FlightSql {
             ACTION_SET_SESSION_OPTIONS => {
                 let request = SetSessionOptionsRequest::decode(body)
                     .map_err(|error| malformed(name, &error))?;
+                sessions.check_cookies(&caller)?;
                 visit.session(sessions)?;
                 let answer = options::set(sessions, &visit.caller, request).await?;
                 Some(answer.encode_to_vec().into())

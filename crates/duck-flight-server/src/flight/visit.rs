@@ -58,11 +58,14 @@ impl Visit {
     }
 
     /// Wraps an answer, with a cookie where the client should have another one than it has.
-    pub(super) fn answer<T>(&self, body: T) -> Response<T> {
+    pub(super) fn answer<T>(&self, sessions: &Sessions, body: T) -> Response<T> {
         let mut response = Response::new(body);
         let cookie = match (self.proof, self.caller.session()) {
             (_, Some(session)) if self.opened.is_some() => Some(format!("{KEPT}{}", session.id())),
-            (None, _) => Some(format!("{FRESH}{}", Handle::new())),
+            (None, _) => {
+                sessions.offer(&self.caller);
+                Some(format!("{FRESH}{}", Handle::new()))
+            }
             (Some(Proof::Fresh(id)), Some(session)) if session.is_kept() => {
                 Some(format!("{KEPT}{id}"))
             }
