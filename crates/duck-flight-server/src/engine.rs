@@ -21,6 +21,7 @@ mod large;
 mod lease;
 mod mark;
 mod metadata;
+mod open;
 mod own_table;
 mod parameters;
 mod plan;
@@ -35,11 +36,12 @@ mod rejects;
 mod room;
 mod sql_error;
 mod sql_type;
+mod statement;
 mod types;
 mod unit;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
@@ -52,6 +54,7 @@ pub(crate) use ingest::{Committing, Put, SentBatch};
 pub(crate) use large::Large;
 pub(crate) use lease::{Held, Lease, Place, TransactionLease};
 pub(crate) use metadata::{CatalogRequest, TableRef, TablesFilter, sql_type_metadata};
+pub(crate) use open::SESSION_SETTINGS;
 pub(crate) use parameters::Parameters;
 pub(crate) use pool::Cancel;
 pub(crate) use progress::Progress;
@@ -67,6 +70,7 @@ use commits::Commits;
 use ffi::{ArrowOptions, Connection, Database};
 use large::LargeUnits;
 use mark::Mark;
+use open::{lock_down, lossless, open_database, settle_logs};
 use pool::Pool;
 use producers::{Claim, Producers};
 use queue::Queue;
@@ -87,16 +91,6 @@ const LARGE_UNITS_WAITING: usize = 1024;
 
 /// How many look-ups of tables may wait for the catalog thread.
 const LOOKUPS_WAITING: usize = 65_536;
-
-/// Checkpoints have a thread of their own; only a log that has grown to this size makes a commit do one.
-const LAST_RESORT_WAL: &str = "4GB";
-
-/// The settings a client may change for its session, and how many of them a DuckDB without ICU knows.
-pub(crate) const SESSION_SETTINGS: &[&str] = &["search_path", "schema", "TimeZone", "Calendar"];
-const SETTINGS_WITHOUT_ICU: usize = 2;
-
-/// What the engine itself sets for statements whose progress somebody asks for.
-const PROGRESS_SETTINGS: &[&str] = &["enable_progress_bar", "enable_progress_bar_print"];
 
 /// What the engine needs to know.
 #[derive(Debug, Clone)]
@@ -565,98 +559,4 @@ fn transaction_that<'c, T>(
         connection.roll_back();
     }
     outcome
-}
-
-fn open_database(options: &EngineOptions) -> Result<Database> {
-    let path = options.database.to_str().ok_or_else(|| {
-        let path = options.database.display();
-        Error::Malformed(format!("the database's path is not UTF-8: {path}"))
-    })?;
-    let mut settings = vec![
-        ("autoinstall_known_extensions", "false".to_owned()),
-        ("autoload_known_extensions", "false".to_owned()),
-        ("allow_community_extensions", "false".to_owned()),
-        ("allow_persistent_secrets", "false".to_owned()),
-        ("checkpoint_threshold", LAST_RESORT_WAL.to_owned()),
-        // Above it a commit would write a checkpoint under the lock that all commits need.
-        (
-            "auto_checkpoint_skip_wal_threshold",
-            (1_u64 << 60).to_string(),
-        ),
-    ];
-    settings.extend(
-        options
-            .threads
-            .map(|threads| ("threads", threads.to_string())),
-    );
-    settings.extend(
-        options
-            .memory_limit
-            .clone()
-            .map(|limit| ("memory_limit", limit)),
-    );
-    Database::open(path, &settings).map_err(|error| in_use(&options.database, error))
-}
-
-/// Leaves nothing of a checkpoint that was cut off, before anything is written.
-///
-/// DuckDB marks in the log that a checkpoint has begun, and logs what is committed meanwhile in a second file; the next
-/// start puts the two together at the mark. A mark that stays in the log, or a second file that was read already, makes
-/// a start after the next such accident lose rows, read them twice, or refuse the log.
-fn settle_logs(connection: &Connection, database: &Path) -> Result<()> {
-    let [log, second] = mark::logs(database);
-    match std::fs::remove_file(second) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::Io {
-                doing: "remove the log of a checkpoint that was cut off",
-                source,
-            });
-        }
-        _ => {}
-    }
-    if log.metadata().is_ok_and(|log| log.len() > 0) {
-        connection.execute("CHECKPOINT")?;
-    }
-    Ok(())
-}
-
-/// Tells a database that another process has open apart from other reasons.
-fn in_use(path: &Path, error: SqlError) -> Error {
-    if !error.message.contains("Could not set lock on file") {
-        return error.into();
-    }
-    let holder = error
-        .message
-        .split_once("Conflicting lock is held in ")
-        .map(|(_, rest)| {
-            let end = rest.find(')').map_or(rest.len(), |end| end + 1);
-            format!(": {}", &rest[..end])
-        });
-    Error::DatabaseInUse {
-        path: path.to_owned(),
-        holder: holder.unwrap_or_default(),
-    }
-}
-
-fn lossless(database: &Database) -> Result<Lossless> {
-    let connection = database.connect()?;
-    connection.execute("SET SESSION arrow_lossless_conversion = true")?;
-    let options = ArrowOptions::of(&connection);
-    Ok(Lossless {
-        options,
-        _connection: Mutex::new(connection),
-    })
-}
-
-/// Closes DuckDB towards the machine: no files, no extensions, and of the settings only a session's own.
-fn lock_down(connection: &Connection) -> Result<()> {
-    let allow = |names: &[&str]| {
-        let names = names.iter().chain(PROGRESS_SETTINGS);
-        let names: Vec<_> = names.map(|name| literal(name)).collect();
-        connection.execute(&format!("SET allowed_configs = [{}]", names.join(", ")))
-    };
-    // A DuckDB compiled without ICU knows no time zones, and refuses names it does not know.
-    allow(SESSION_SETTINGS).or_else(|_| allow(&SESSION_SETTINGS[..SETTINGS_WITHOUT_ICU]))?;
-    connection.execute("SET enable_external_access = false; SET lock_configuration = true")?;
-    Ok(())
 }

@@ -6,21 +6,24 @@
 //! it gets a connection of its own (see [`Place::Own`]).
 
 mod handles;
+mod running;
+mod waiting;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
 pub(crate) use handles::{Handle, Handles};
+use running::Running;
+pub(crate) use running::RunningGuard;
+pub(crate) use waiting::{HeldBytes, Waiting};
 
 use crate::engine::{
-    Cancel, Description, Engine, Held, Lease, Parameters, Place, ResultStream, Rows, Sql,
-    TransactionLease,
+    Description, Engine, Held, Lease, Parameters, Place, ResultStream, Rows, Sql, TransactionLease,
 };
 use crate::error::{Error, Result};
 
@@ -29,9 +32,6 @@ const MAX_SESSIONS: usize = 10_000;
 const MAX_TRANSACTIONS: usize = 10_000;
 const MAX_STATEMENTS: usize = 100_000;
 const MAX_RESULTS: usize = 100_000;
-
-/// How many bytes unread results and prepared statements with their values may take together.
-const MAX_HELD_BYTES: usize = 256 << 20;
 
 /// How long a result waits to be fetched.
 pub(crate) const RESULT_TIMEOUT: Duration = Duration::from_secs(300);
@@ -45,9 +45,6 @@ const SWEEP_INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Durati
 
 /// How many connections on which a cookie was offered are remembered.
 const MAX_OFFERED: usize = 100_000;
-
-/// How many tickets that were cancelled before they were fetched are remembered.
-const MAX_CANCELLED: usize = 10_000;
 
 /// When what clients leave behind expires.
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +67,7 @@ struct Inner {
     statements: Handles<Arc<PreparedStatement>>,
     results: Handles<Arc<Waiting>>,
     held_bytes: Arc<AtomicUsize>,
-    running: Mutex<Running>,
+    running: Running,
     /// Connections on which a cookie was offered.
     offered: Mutex<HashSet<SocketAddr>>,
 }
@@ -104,48 +101,6 @@ pub(crate) struct PreparedStatement {
     session: Option<Handle>,
 }
 
-/// What waits to be fetched.
-pub(crate) enum Waiting {
-    /// Rows of a statement that has run.
-    Rows { rows: Rows, _held: HeldBytes },
-    /// A query, and the transaction it belongs to.
-    Query {
-        sql: Sql,
-        transaction: Option<Vec<u8>>,
-        _held: HeldBytes,
-    },
-    /// A result on its way, taken once.
-    Stream {
-        result: Mutex<Option<ResultStream>>,
-        _held: HeldBytes,
-    },
-}
-
-/// Memory that something takes which waits for its client.
-pub(crate) struct HeldBytes {
-    all: Arc<AtomicUsize>,
-    bytes: usize,
-}
-
-impl HeldBytes {
-    fn take(all: &Arc<AtomicUsize>, bytes: usize) -> Result<Self> {
-        let held = Self {
-            all: all.clone(),
-            bytes,
-        };
-        if all.fetch_add(bytes, Ordering::Relaxed) + bytes > MAX_HELD_BYTES {
-            return Err(Error::TooMuchHeld(MAX_HELD_BYTES));
-        }
-        Ok(held)
-    }
-}
-
-impl Drop for HeldBytes {
-    fn drop(&mut self) {
-        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
 /// Who sends a request.
 #[derive(Clone, Default)]
 pub(crate) struct Caller {
@@ -161,43 +116,6 @@ pub(crate) enum Proof {
     Kept(Handle),
     /// A cookie that nothing was kept for when it was given.
     Fresh(Handle),
-}
-
-/// Statements that run, by the ids of their tickets.
-#[derive(Default)]
-struct Running {
-    statements: HashMap<Handle, Vec<Stop>>,
-    /// Tickets that were cancelled before they were fetched; the oldest are forgotten.
-    cancelled: VecDeque<Handle>,
-}
-
-/// What stops a statement: before its first rows are there, and then.
-#[derive(Clone, Default)]
-struct Stop(Arc<StopState>);
-
-#[derive(Default)]
-struct StopState {
-    starting: Notify,
-    is_stopped: AtomicBool,
-    started: OnceLock<Arc<Cancel>>,
-}
-
-impl Stop {
-    fn stop(&self) {
-        self.0.is_stopped.store(true, Ordering::SeqCst);
-        self.0.starting.notify_one();
-        if let Some(cancel) = self.0.started.get() {
-            cancel.cancel();
-        }
-    }
-
-    /// From now on, stopping does this: also where it was stopped between its start and now.
-    fn stops(&self, cancel: Arc<Cancel>) {
-        let cancel = self.0.started.get_or_init(|| cancel);
-        if self.0.is_stopped.load(Ordering::SeqCst) {
-            cancel.cancel();
-        }
-    }
 }
 
 impl Session {
@@ -264,7 +182,7 @@ impl Sessions {
             statements: Handles::new("prepared statement", MAX_STATEMENTS, expiry.session),
             results: Handles::new("unfetched result", MAX_RESULTS, RESULT_TIMEOUT),
             held_bytes: Arc::default(),
-            running: Mutex::default(),
+            running: Running::default(),
             offered: Mutex::default(),
         }))
     }
@@ -540,18 +458,7 @@ impl Sessions {
 
     /// Lets the holder of a ticket cancel its statement for as long as the guard lives.
     pub(crate) fn running(&self, ticket: Handle) -> Result<RunningGuard> {
-        let mut running = self.0.running.lock();
-        if running.cancelled.contains(&ticket) {
-            return Err(Error::Cancelled);
-        }
-        let stop = Stop::default();
-        let runs = running.statements.entry(ticket).or_default();
-        runs.push(stop.clone());
-        Ok(RunningGuard {
-            sessions: self.clone(),
-            ticket,
-            stop,
-        })
+        self.0.running.begin(ticket)
     }
 
     /// Cancels the statement of a ticket, or drops its result. A ticket that was not fetched yet never will be.
@@ -559,15 +466,7 @@ impl Sessions {
         if self.0.results.remove(ticket).is_some() {
             return;
         }
-        let mut running = self.0.running.lock();
-        if let Some(runs) = running.statements.get(&ticket) {
-            runs.iter().for_each(Stop::stop);
-            return;
-        }
-        if running.cancelled.len() >= MAX_CANCELLED {
-            running.cancelled.pop_front();
-        }
-        running.cancelled.push_back(ticket);
+        self.0.running.cancel(ticket);
     }
 
     /// What is kept at present.
@@ -577,14 +476,7 @@ impl Sessions {
             transactions: self.0.transactions.len(),
             prepared_statements: self.0.statements.len(),
             results: self.0.results.len(),
-            running: self
-                .0
-                .running
-                .lock()
-                .statements
-                .values()
-                .map(Vec::len)
-                .sum(),
+            running: self.0.running.len(),
         }
     }
 }
@@ -637,40 +529,6 @@ impl Sessions {
         }
         statements.expire(|_| false);
         results.expire(|_| false);
-    }
-}
-
-/// Forgets a statement once it has ended.
-pub(crate) struct RunningGuard {
-    sessions: Sessions,
-    ticket: Handle,
-    stop: Stop,
-}
-
-impl RunningGuard {
-    /// Waits for a statement's first rows, and gives it up when its ticket is cancelled.
-    pub(crate) async fn start<T>(&self, starting: impl Future<Output = Result<T>>) -> Result<T> {
-        tokio::select! {
-            started = starting => started,
-            () = self.stop.0.starting.notified() => Err(Error::Cancelled),
-        }
-    }
-
-    /// From now on, cancelling the ticket does this.
-    pub(crate) fn cancel_by(&self, cancel: Arc<Cancel>) {
-        self.stop.stops(cancel);
-    }
-}
-
-impl Drop for RunningGuard {
-    fn drop(&mut self) {
-        let mut running = self.sessions.0.running.lock();
-        if let Some(runs) = running.statements.get_mut(&self.ticket) {
-            runs.retain(|run| !Arc::ptr_eq(&run.0, &self.stop.0));
-            if runs.is_empty() {
-                running.statements.remove(&self.ticket);
-            }
-        }
     }
 }
 

@@ -1,0 +1,493 @@
+//! A script, run statement by statement: each in a transaction, or in none where that is safe, and admitted or refused
+//! by its kind.
+
+use super::admission::{OWN_TABLES, admit};
+use super::commits::Moment;
+use super::ffi::query::Script;
+use super::ffi::{Connection, Pending, Prepared, QueryResult, StatementKind};
+use super::lease::Traces;
+use super::pool::{Cancel, ClientTransaction, Session};
+use super::query::Sql;
+use super::sql_error::SqlErrorKind;
+use super::transaction_that;
+use crate::error::{Error, Result};
+
+/// The longest text of a query whose plan is kept.
+const MAX_KEPT_SQL_BYTES: usize = 16 << 10;
+
+/// How often a query is run again whose error DuckDB did not tell.
+const REASON_TRIES: u32 = 3;
+
+/// A row where names are looked up among the server's own tables: a statement that names one by its last part alone
+/// would not be recognised.
+const OWN_SCHEMA_SQL: &str = "
+    SELECT 1 WHERE system.main.list_contains(system.main.current_schemas(false), 'duck_flight')";
+const RESET_SCHEMA_SQL: &str = "RESET search_path";
+
+/// What DuckDB says of a commit that it has rolled back.
+const COMMIT_FAILED: &str = "Failed to commit";
+
+/// Runs every statement of a script in order; the results of the last one go to `last`.
+pub(super) fn run_script(
+    session: &mut Session,
+    traces: Traces,
+    sql: &Sql,
+    cancel: &Cancel,
+    mut last: impl FnMut(QueryResult<'_>) -> Result<()>,
+) -> Result<u64> {
+    let Session {
+        connection,
+        dirty,
+        transaction,
+        ..
+    } = session;
+    cancel.check()?;
+    if *transaction != ClientTransaction::None {
+        cancel.spare_transaction();
+    } else if traces == Traces::KeptInTransaction {
+        // Outside of it, what is to be all or nothing would be committed bit by bit.
+        return Err(Error::TransactionFailed);
+    }
+    let _watched = match &sql.progress {
+        Some(progress) => {
+            *dirty = true;
+            Some(progress.watch(connection)?)
+        }
+        None => None,
+    };
+    let mut script = connection.parse(&sql.text)?;
+    let (count, mut number, mut rows_changed) = (script.len(), 0, 0);
+    if count > 1 {
+        if traces == Traces::Refused {
+            return Err(Error::NeedsConnection);
+        }
+        if sql.parameters.rows() > 0 {
+            return Err(Error::ParametersOfScript);
+        }
+    }
+    while number < count {
+        number += 1;
+        let at = |error: Error| match error {
+            Error::Sql(source) if count > 1 => Error::Statement {
+                number,
+                count,
+                source,
+            },
+            other => other,
+        };
+        let is_last = number == count;
+        let mut consume = |result: QueryResult<'_>| match is_last {
+            true => last(result),
+            false => drain(result, cancel),
+        };
+        let statement = Statement {
+            connection,
+            sql,
+            cancel,
+            traces,
+            index: number - 1,
+            is_alone: count == 1,
+        };
+        rows_changed += statement
+            .run(&mut script, transaction, dirty, &mut consume)
+            .map_err(at)?;
+    }
+    let is_open = *transaction != ClientTransaction::None;
+    let is_kept = matches!(traces, Traces::Kept | Traces::KeptInTransaction);
+    match (count, is_open && !is_kept) {
+        (0, _) => Err(Error::NoStatement),
+        (_, true) => Err(Error::OpenTransaction),
+        (_, false) => Ok(rows_changed),
+    }
+}
+
+/// One statement of a script.
+struct Statement<'a> {
+    connection: &'a Connection,
+    sql: &'a Sql,
+    cancel: &'a Cancel,
+    traces: Traces,
+    index: u64,
+    /// Whether it is the only one of its script.
+    is_alone: bool,
+}
+
+impl<'a> Statement<'a> {
+    /// Runs the statement, and answers with the rows it changed.
+    ///
+    /// DuckDB plans with a table's statistics, and relies on them: a plan made in one transaction and run in
+    /// a later one gives wrong results when the table has changed in between. So a statement that the client
+    /// runs outside of a transaction gets one around both, unless nothing is committed in between.
+    fn run(
+        &self,
+        script: &mut Script<'a>,
+        transaction: &mut ClientTransaction,
+        dirty: &mut bool,
+        consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
+    ) -> Result<u64> {
+        if *transaction != ClientTransaction::None {
+            return self.run_inside(script, transaction, dirty, consume);
+        }
+        let (kind, rows_changed) = match self.run_outside(script, dirty, consume) {
+            Err(Error::Sql(error))
+                if error.kind == SqlErrorKind::Interrupted && !self.cancel.is_cancelled() =>
+            {
+                return Err(self.find_reason(dirty));
+            }
+            outcome => outcome?,
+        };
+        // Outside of a transaction only a BEGIN succeeds.
+        if kind == StatementKind::Transaction {
+            *transaction = ClientTransaction::Open;
+        }
+        Ok(rows_changed)
+    }
+
+    /// Runs the statement in the client's transaction.
+    fn run_inside(
+        &self,
+        script: &mut Script<'a>,
+        transaction: &mut ClientTransaction,
+        dirty: &mut bool,
+        consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
+    ) -> Result<u64> {
+        let _watch = self.cancel.watch(self.connection);
+        let mut ends = false;
+        let outcome = self.prepare(script).and_then(|statement| {
+            ends = statement.kind() == StatementKind::Transaction;
+            if ends && *transaction == ClientTransaction::Doubtful {
+                self.check_commit()?;
+            }
+            let (_, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
+            if ends {
+                *transaction = ClientTransaction::None;
+            }
+            Ok(rows_changed)
+        });
+        match &outcome {
+            // It has not run.
+            Err(Error::TransactionByCall) => {}
+            // A commit that fails is rolled back.
+            Err(Error::TransactionFailed) => *transaction = ClientTransaction::None,
+            Err(Error::Sql(error)) if error.message.contains(COMMIT_FAILED) => {
+                self.connection.roll_back();
+                *transaction = ClientTransaction::None;
+            }
+            // It may have ended the transaction all the same, where it was interrupted or cancelled.
+            Err(_) if ends && self.connection.begin().is_ok() => {
+                self.connection.roll_back();
+                *transaction = ClientTransaction::None;
+            }
+            Err(_) => *transaction = ClientTransaction::Doubtful,
+            Ok(_) => {}
+        }
+        outcome
+    }
+
+    /// Refuses to commit a transaction that can be rolled back only, and rolls it back. DuckDB itself would roll it back
+    /// and say nothing.
+    fn check_commit(&self) -> Result<()> {
+        let is_failed = self.connection.check_transaction().is_err();
+        if is_failed && !begins_with(&self.sql.text, &["rollback", "abort"]) {
+            self.connection.roll_back();
+            return Err(Error::TransactionFailed);
+        }
+        Ok(())
+    }
+
+    /// The error of a statement that says it was interrupted although nobody did.
+    ///
+    /// DuckDB stops the other threads of a statement that fails by an interrupt, and in a race of its own tells of
+    /// that instead of the failure (`SimpleBufferedData::ExecuteTaskInternal`). A query is run again for its error
+    /// alone.
+    fn find_reason(&self, dirty: &mut bool) -> Error {
+        for _ in 0..REASON_TRIES {
+            let outcome = transaction_that(
+                |_: &u64| false,
+                self.connection,
+                |connection| {
+                    let _watch = self.cancel.watch(connection);
+                    let statement = self.connection.parse(&self.sql.text)?.statement(self.index);
+                    let statement = statement.ok_or(Error::NoStatement)??;
+                    if statement.kind() != StatementKind::Select {
+                        return Err(Error::ReasonLost);
+                    }
+                    let mut consume = |result: QueryResult<'_>| drain(result, self.cancel);
+                    Ok(self.run_prepared(&statement, dirty, &mut consume)?.1)
+                },
+            );
+            match outcome {
+                Err(Error::Sql(error)) if error.kind == SqlErrorKind::Interrupted => {}
+                Err(error) => return error,
+                Ok(_) => break,
+            }
+        }
+        match self.cancel.check() {
+            Ok(()) => Error::ReasonLost,
+            Err(cancelled) => cancelled,
+        }
+    }
+
+    fn run_outside(
+        &self,
+        script: &mut Script<'a>,
+        dirty: &mut bool,
+        consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
+    ) -> Result<(StatementKind, u64)> {
+        if self.sql.parameters.rows() <= 1
+            && begins_like_a_query(&self.sql.text)
+            && let Some(moment) = self.connection.commits().quiet()
+        {
+            let outcome = self.run_alone(script, moment, dirty, consume);
+            if outcome.is_err() {
+                self.connection.roll_back();
+            }
+            if let Some(outcome) = outcome? {
+                return Ok(outcome);
+            }
+        }
+        self.run_in_transaction(script, dirty, consume)
+    }
+
+    /// Runs a statement that reads in no transaction of ours, which to begin and to end takes as long as a small
+    /// query. `None` if it does more than read, or if a commit has begun since the moment: then it has not run.
+    fn run_alone(
+        &self,
+        script: &mut Script<'a>,
+        moment: Moment,
+        dirty: &mut bool,
+        consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
+    ) -> Result<Option<(StatementKind, u64)>> {
+        let _watch = self.cancel.watch(self.connection);
+        let may_keep = self.may_keep_plan(script);
+        let kept = may_keep
+            .then(|| self.connection.take_plan(&self.sql.text, moment))
+            .flatten();
+        let statement = match kept {
+            Some(statement) => statement,
+            None => self.prepare(script)?,
+        };
+        let kind = statement.kind();
+        if kind != StatementKind::Select {
+            return Ok(None);
+        }
+        // Until it has started: by then DuckDB has its view of every database the plan was made with.
+        let Some(starting) = self.connection.commits().still(moment) else {
+            return Ok(None);
+        };
+        let mut starting = Some(starting);
+        let mut rows_changed = 0;
+        self.sql.parameters.for_each(&statement, || {
+            let pending = self.start(&statement, dirty)?;
+            drop(starting.take());
+            rows_changed += self.finish(pending, consume)?;
+            Ok(())
+        })?;
+        if may_keep {
+            self.connection.keep_plan(&self.sql.text, statement, moment);
+        }
+        Ok(Some((kind, rows_changed)))
+    }
+
+    /// Whether the plan may serve the same query again, for as long as nothing is committed: it stands alone, on a
+    /// connection whose settings stay as they are. A sample is drawn by its plan, and parameters of other types than before
+    /// are bound by DuckDB as what they are not.
+    fn may_keep_plan(&self, script: &Script<'_>) -> bool {
+        let sql = &self.sql.text;
+        let is_shared = matches!(self.traces, Traces::Wiped | Traces::Refused);
+        is_shared
+            && script.len() == 1
+            && self.sql.parameters.rows() == 0
+            && sql.len() <= MAX_KEPT_SQL_BYTES
+            && !["sample", "tablesample"]
+                .iter()
+                .any(|word| contains_word(sql, word))
+    }
+
+    fn run_in_transaction(
+        &self,
+        script: &mut Script<'a>,
+        dirty: &mut bool,
+        consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
+    ) -> Result<(StatementKind, u64)> {
+        let mut defining = None;
+        let work = |connection: &Connection| {
+            // Not longer than this: an interrupt that hit the roll back would leave the transaction open, and the
+            // next client in it.
+            let _watch = self.cancel.watch(connection);
+            let statement = self.prepare(script)?;
+            let kind = statement.kind();
+            if !belongs_in_transaction(kind) {
+                return Ok(None);
+            }
+            if kind == StatementKind::Definition {
+                defining = Some(self.connection.definitions().read());
+            }
+            self.run_prepared(&statement, dirty, consume).map(Some)
+        };
+        let changes = |outcome: &Option<(StatementKind, u64)>| {
+            outcome.is_some_and(|(kind, _)| kind != StatementKind::Select)
+        };
+        let inside = transaction_that(changes, self.connection, work)?;
+        drop(defining);
+        match inside {
+            Some(outcome) => Ok(outcome),
+            // It is about transactions, or about the session: neither belongs inside one.
+            None => {
+                let watch = self.cancel.watch(self.connection);
+                let statement = self.prepare(script)?;
+                let outcome = self.run_prepared(&statement, dirty, consume);
+                drop(watch);
+                if outcome.is_err() {
+                    // A BEGIN that was cancelled may have begun all the same.
+                    self.connection.roll_back();
+                }
+                outcome
+            }
+        }
+    }
+
+    /// Prepares the statement. The script gives it once; later it is parsed again.
+    fn prepare(&self, script: &mut Script<'a>) -> Result<Prepared<'a>> {
+        let statement = if script.position() == self.index {
+            script.next_statement()
+        } else {
+            self.connection.parse(&self.sql.text)?.statement(self.index)
+        };
+        Ok(statement.ok_or(Error::NoStatement)??)
+    }
+
+    fn run_prepared(
+        &self,
+        statement: &Prepared<'a>,
+        dirty: &mut bool,
+        consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
+    ) -> Result<(StatementKind, u64)> {
+        let kind = statement.kind();
+        // What belongs in a transaction is committed by the COMMIT that ends it; anything else may be a COMMIT.
+        let _under_way =
+            (!belongs_in_transaction(kind)).then(|| self.connection.commits().under_way());
+        let mut rows_changed = 0;
+        self.sql.parameters.for_each(statement, || {
+            let pending = self.start(statement, dirty)?;
+            rows_changed += self.finish(pending, consume)?;
+            Ok(())
+        })?;
+        if kind == StatementKind::Set {
+            self.check_search_path()?;
+        }
+        if self.traces == Traces::Wiped && self.is_alone && is_for_session(kind, &self.sql.text) {
+            return Err(Error::NoSession);
+        }
+        Ok((kind, rows_changed))
+    }
+
+    /// Refuses a search path that leads to the server's own tables, and takes it back.
+    fn check_search_path(&self) -> Result<()> {
+        let found = || {
+            let statement = self.connection.parse(OWN_SCHEMA_SQL)?.last_statement();
+            let mut rows = statement.ok_or(Error::NoStatement)??.execute()?;
+            Ok::<_, Error>(rows.next_chunk()?.is_some())
+        };
+        // The check must not fail by what it finds: in a transaction that has failed, no setting can be taken back.
+        if let Ok(false) = found() {
+            return Ok(());
+        }
+        if self.connection.execute(RESET_SCHEMA_SQL).is_ok() {
+            return Err(Error::Forbidden(OWN_TABLES));
+        }
+        self.connection.roll_back();
+        self.connection.execute(RESET_SCHEMA_SQL)?;
+        Err(Error::TransactionFailed)
+    }
+
+    fn start(&self, statement: &Prepared<'a>, dirty: &mut bool) -> Result<Pending<'a>> {
+        let kind = statement.kind();
+        let leaves_traces = admit(kind, &self.sql.text)?;
+        if kind == StatementKind::Transaction && self.traces == Traces::KeptInTransaction {
+            return Err(Error::TransactionByCall);
+        }
+        if leaves_traces && self.traces == Traces::Refused {
+            return Err(Error::NeedsConnection);
+        }
+        *dirty |= leaves_traces;
+        let pending = statement.start()?;
+        // An interrupt sent before the start was lost; the flag was not.
+        self.cancel.check()?;
+        Ok(pending)
+    }
+
+    fn finish(
+        &self,
+        pending: Pending<'a>,
+        consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
+    ) -> Result<u64> {
+        let mut result = pending.finish()?;
+        let rows_changed = result.rows_changed();
+        consume(result)?;
+        Ok(rows_changed)
+    }
+}
+
+/// Whether all that a statement does is gone with its session.
+fn is_for_session(kind: StatementKind, sql: &str) -> bool {
+    match kind {
+        StatementKind::Set => true,
+        StatementKind::Other => begins_with(sql, &["prepare"]),
+        StatementKind::Definition => {
+            begins_with(sql, &["create"])
+                && ["temp", "temporary"]
+                    .iter()
+                    .any(|word| second_word_is(sql, word))
+        }
+        _ => false,
+    }
+}
+
+fn second_word_is(sql: &str, word: &str) -> bool {
+    let mut words = sql.split_whitespace().skip(1);
+    let first = words.next().unwrap_or_default();
+    let is_replace = first.eq_ignore_ascii_case("or");
+    let second = if is_replace {
+        words.nth(1)
+    } else {
+        Some(first)
+    };
+    second.is_some_and(|second| second.eq_ignore_ascii_case(word))
+}
+
+/// Whether a statement of this kind runs in a transaction of ours where the client has none.
+fn belongs_in_transaction(kind: StatementKind) -> bool {
+    matches!(
+        kind,
+        StatementKind::Select
+            | StatementKind::Rows
+            | StatementKind::Explain
+            | StatementKind::Definition
+    )
+}
+
+/// Whether a script looks like a query. It saves planning other statements twice, and decides nothing else.
+fn begins_like_a_query(sql: &str) -> bool {
+    begins_with(sql, &["select", "from", "with"])
+}
+
+fn begins_with(sql: &str, words: &[&str]) -> bool {
+    let first = sql.trim_start().split(|c: char| !c.is_alphabetic()).next();
+    let first = first.unwrap_or_default();
+    words.iter().any(|word| first.eq_ignore_ascii_case(word))
+}
+
+/// Whether a word stands anywhere in a script, be it in a text or a comment.
+pub(super) fn contains_word(sql: &str, word: &str) -> bool {
+    sql.split(|c: char| !c.is_alphanumeric() && c != '_')
+        .any(|found| found.eq_ignore_ascii_case(word))
+}
+
+/// Runs a statement to its end, and drops its rows.
+pub(super) fn drain(mut result: QueryResult<'_>, cancel: &Cancel) -> Result<()> {
+    while result.next_chunk()?.is_some() {
+        cancel.check()?;
+    }
+    cancel.check()
+}
