@@ -16,6 +16,7 @@
 #![expect(unsafe_code, reason = "this module is where the C API is called")]
 
 pub(crate) mod append;
+mod arrow_type;
 pub(crate) mod insert;
 mod logical_type;
 pub(crate) mod query;
