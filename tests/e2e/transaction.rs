@@ -40,6 +40,9 @@ async fn begin_insert(sql: &mut SqlClient, transaction: Option<&Bytes>) -> OpenP
     put
 }
 
+/// A statement that is not answered within this time waits for its connection.
+const BUSY: Duration = Duration::from_millis(500);
+
 /// Occupies a session's connection: an ingest of which not all has been sent.
 async fn occupy(session: &SqlClient) -> OpenPut {
     let put = session.open_raw_put();
@@ -49,6 +52,12 @@ async fn occupy(session: &SqlClient) -> OpenPut {
     for message in messages(descriptor, &batch.schema(), &[batch], None) {
         put.send(message).await;
     }
+    // It has the connection once a statement does not get it any more.
+    let mut other = session.clone();
+    while tokio::time::timeout(BUSY, other.rows("SELECT 1", None))
+        .await
+        .is_ok()
+    {}
     put
 }
 
