@@ -4,16 +4,11 @@ use std::time::Duration;
 
 use arrow_flight::Action;
 use duck_flight_server::Expiry;
-use duck_tests::{Client, Setup, TestServer, assert_refused, ints, numbered, soon, status};
+use duck_tests::{Setup, TestServer, assert_refused, ints, numbered, soon, status};
 use futures::{StreamExt, TryStreamExt};
 use tonic::Code;
 
-async fn kept(client: &Client, what: &str) -> u64 {
-    let answers = client.flight().do_action(Action::new("status", "")).await;
-    let answers: Vec<_> = answers.unwrap().try_collect().await.unwrap();
-    let counts: serde_json::Value = serde_json::from_slice(&answers[0]).unwrap();
-    counts[what].as_u64().unwrap()
-}
+use super::statement::kept;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_keeps_tables_and_settings_that_no_other_sees() {

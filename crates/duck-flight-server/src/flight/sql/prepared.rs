@@ -1,7 +1,7 @@
 //! Prepared statements: SQL, what is known of it, and the values its client bound last.
 //!
-//! No plan is kept: DuckDB plans with a table's statistics, and a plan that is older than a commit gives wrong
-//! results. Each execution plans anew.
+//! No plan is kept with it: DuckDB plans with a table's statistics, and a plan that is older than a commit gives wrong
+//! results.
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow_flight::sql::{
