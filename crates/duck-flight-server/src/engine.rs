@@ -15,6 +15,7 @@ mod effect;
 mod evolve;
 mod ffi;
 mod frames;
+mod helpers;
 mod ingest;
 mod insert;
 mod large;

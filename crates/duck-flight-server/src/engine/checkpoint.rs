@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use super::ffi::{Connection, Database};
 use super::pool::STACK_BYTES;
 use super::room::log_path;
+use super::sql_error::SqlError;
 use super::writer::Shared;
 use crate::error::{Error, Result};
 
@@ -26,6 +27,9 @@ const QUIET: Duration = Duration::from_millis(100);
 
 /// One that is never left alone is vacuumed this often all the same: else the room of deleted rows is never used again.
 const VACUUM_AT_LEAST_EVERY: Duration = Duration::from_secs(15 * 60);
+
+/// Looks at the database, whereby a transaction of it begins, and reads nothing.
+const LOOK_SQL: &str = "FROM duck_flight.sequences LIMIT 0";
 
 /// Tells the checkpoint thread that something was committed.
 #[derive(Clone)]
@@ -123,26 +127,30 @@ impl Work {
         }
     }
 
-    /// Begins a transaction that sees the database as it is, and waits for a commit after it. Where none comes, or a
-    /// vacuum is due, there is no such transaction in the end.
+    /// Waits for another commit. Where one comes, begins a transaction that needs old data, unless a vacuum is due.
     fn wait_for_commit(&mut self, rings: &Rings) -> std::result::Result<Signal, RecvTimeoutError> {
-        let begun = self.old_data.begin();
-        let look = begun.and_then(|()| self.old_data.execute("FROM duck_flight.sequences LIMIT 0"));
-        if let Err(error) = look {
-            tracing::debug!(%error, "no transaction keeps old data");
-        }
         let signal = rings.0.recv_timeout(QUIET);
         let is_due = self.last_vacuum.elapsed() >= VACUUM_AT_LEAST_EVERY;
         if is_due || !matches!(signal, Ok(Signal::Ring)) {
-            self.old_data.roll_back();
             self.last_vacuum = Instant::now();
+        } else if let Err(error) = self.need_old_data() {
+            tracing::debug!(%error, "no transaction needs old data");
         }
         signal
     }
 
+    /// Begins a transaction that needs old data: after it another one commits, though it has only read. A commit of
+    /// rows may not come before the checkpoint begins.
+    fn need_old_data(&self) -> std::result::Result<(), SqlError> {
+        self.old_data.begin()?;
+        self.old_data.execute(LOOK_SQL)?;
+        self.connection.execute(LOOK_SQL)
+    }
+
     fn checkpoint(&self, wal_bytes: u64) {
         let start = Instant::now();
-        let outcome = self.connection.execute("CHECKPOINT").or_else(|_| {
+        let outcome = self.connection.execute("CHECKPOINT").or_else(|error| {
+            tracing::debug!(%error, "checkpoint in turn");
             // A transaction that changes rows stands in the way, or one whose changes are kept for ours: the writers'
             // are open in their turn only.
             self.old_data.roll_back();

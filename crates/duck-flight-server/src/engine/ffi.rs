@@ -20,12 +20,13 @@ mod arrow_type;
 pub(crate) mod insert;
 mod logical_type;
 pub(crate) mod query;
+mod tasks;
 pub(crate) mod value;
 
 use std::cell::{OnceCell, RefCell};
 use std::ffi::{CStr, CString, c_char};
 use std::ptr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use duckdb::ffi;
 use parking_lot::RwLock;
@@ -34,8 +35,10 @@ pub(crate) use append::{Appender, ArrowImporter, ColumnShape};
 pub(crate) use query::{Parameter, Pending, Prepared, QueryResult, StatementKind};
 
 use logical_type::LogicalType;
+use tasks::Tasks;
 
 use super::commits::Commits;
+use super::helpers::{Helpers, Stay};
 use super::sql_error::{SqlError, SqlErrorKind};
 
 pub(crate) type Result<T> = std::result::Result<T, SqlError>;
@@ -46,6 +49,7 @@ pub(crate) struct Database(Arc<DatabaseHandle>);
 
 struct DatabaseHandle {
     raw: ffi::duckdb_database,
+    helpers: OnceLock<Helpers>,
     definitions: RwLock<()>,
     commits: Arc<Commits>,
 }
@@ -58,6 +62,8 @@ unsafe impl Sync for DatabaseHandle {}
 
 impl Drop for DatabaseHandle {
     fn drop(&mut self) {
+        // They work on the database, and end here.
+        self.helpers.take();
         // SAFETY: the handle came from a successful duckdb_open_ext and is closed only here.
         unsafe { ffi::duckdb_close(&raw mut self.raw) };
     }
@@ -77,6 +83,7 @@ impl Database {
         if state == ffi::DuckDBSuccess {
             return Ok(Self(Arc::new(DatabaseHandle {
                 raw: database,
+                helpers: OnceLock::new(),
                 definitions: RwLock::default(),
                 commits: Arc::default(),
             })));
@@ -88,6 +95,16 @@ impl Database {
             error
         };
         Err(error)
+    }
+
+    /// Starts so many threads that help with statements of many tasks. To be called once.
+    pub(crate) fn start_helpers(&self, count: usize) -> crate::error::Result<()> {
+        // SAFETY: the helpers end before the database is closed.
+        let tasks = unsafe { Tasks::of(self.0.raw) };
+        let helpers = Helpers::start(count, move || tasks.run())?;
+        // A second set would end at once.
+        self.0.helpers.set(helpers).ok();
+        Ok(())
     }
 
     /// The commits that connections tell of.
@@ -171,6 +188,18 @@ impl Connection {
         &self.database.0.commits
     }
 
+    /// Calls the helpers: what runs here takes longer.
+    fn call_helpers(&self) {
+        if let Some(helpers) = self.database.0.helpers.get() {
+            helpers.call();
+        }
+    }
+
+    /// Keeps the helpers at hand for what runs until the guard is dropped.
+    fn keep_helpers(&self) -> Option<Stay<'_>> {
+        self.database.0.helpers.get().map(Helpers::stay)
+    }
+
     /// What stops this connection's statement from another thread.
     pub(crate) fn interrupter(&self) -> Interrupter {
         self.interrupter.clone()
@@ -213,6 +242,7 @@ impl Connection {
     /// are small. One call, where preparing each statement costs a transaction more.
     pub(crate) fn execute(&self, sql: &str) -> Result<()> {
         let _under_way = self.commits().under_way();
+        let _helpers = self.keep_helpers();
         self.run(sql)
     }
 

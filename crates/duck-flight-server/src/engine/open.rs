@@ -1,5 +1,6 @@
 //! Opening the database: its settings, what a start settles, and what is closed before the first client comes.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -36,18 +37,21 @@ pub(super) fn open_database(options: &EngineOptions) -> Result<Database> {
             (1_u64 << 60).to_string(),
         ),
     ];
-    settings.extend(
-        options
-            .threads
-            .map(|threads| ("threads", threads.to_string())),
-    );
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = options.threads.unwrap_or_else(cores);
+    // All of them ours, so that it starts none: those that run statements, and helpers.
+    settings.push(("threads", threads.to_string()));
+    settings.push(("external_threads", threads.to_string()));
     settings.extend(
         options
             .memory_limit
             .clone()
             .map(|limit| ("memory_limit", limit)),
     );
-    Database::open(path, &settings).map_err(|error| in_use(&options.database, error))
+    let database =
+        Database::open(path, &settings).map_err(|error| in_use(&options.database, error))?;
+    database.start_helpers(threads - 1)?;
+    Ok(database)
 }
 
 /// Leaves nothing of a checkpoint that was cut off, before anything is written.

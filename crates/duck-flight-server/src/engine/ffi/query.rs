@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::CString;
 use std::ptr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::array::{RecordBatch, RecordBatchOptions, StructArray};
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
@@ -325,6 +326,15 @@ impl Drop for Prepared<'_> {
     }
 }
 
+/// How long a statement runs on its own thread alone: to wake a helper takes about as long.
+const ALONE: Duration = Duration::from_micros(100);
+
+/// How long a statement waits before it looks again whether helpers are done with its last tasks.
+const REST: Duration = Duration::from_micros(20);
+
+/// From this chunk on a result is a large one.
+const MANY_CHUNKS: u64 = 8;
+
 /// A statement that has started. Dropped before it has finished, it is interrupted.
 pub(crate) struct Pending<'a> {
     connection: &'a Connection,
@@ -336,6 +346,7 @@ impl<'a> Pending<'a> {
     /// Runs until the first rows, or the effect, are there.
     pub(crate) fn finish(mut self) -> Result<QueryResult<'a>> {
         self.is_finished = true;
+        self.run_tasks()?;
         // SAFETY: an all-zero duckdb_result is what the C API expects to fill in.
         let mut raw: ffi::duckdb_result = unsafe { std::mem::zeroed() };
         // SAFETY: the pending result is live; the result is freed by `QueryResult::drop`, also after a failure.
@@ -343,11 +354,33 @@ impl<'a> Pending<'a> {
         let mut result = QueryResult {
             raw,
             connection: self.connection,
+            chunks: 0,
         };
         if state == ffi::DuckDBSuccess {
             return Ok(result);
         }
         Err(result.error().unwrap_or_else(|| self.error()))
+    }
+
+    /// Runs tasks until the first rows, or the effect, are there; by itself for a moment, then with helpers.
+    fn run_tasks(&self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            // SAFETY: the pending result is live.
+            match unsafe { ffi::duckdb_pending_execute_task(self.raw) } {
+                ffi::duckdb_pending_state_DUCKDB_PENDING_RESULT_READY => return Ok(()),
+                ffi::duckdb_pending_state_DUCKDB_PENDING_RESULT_NOT_READY => {
+                    if start.elapsed() > ALONE {
+                        self.connection.call_helpers();
+                    }
+                }
+                // The last ones are with the helpers.
+                ffi::duckdb_pending_state_DUCKDB_PENDING_NO_TASKS_AVAILABLE => {
+                    std::thread::sleep(REST);
+                }
+                _ => return Err(self.error()),
+            }
+        }
     }
 
     fn error(&self) -> SqlError {
@@ -373,6 +406,8 @@ impl Drop for Pending<'_> {
 pub(crate) struct QueryResult<'a> {
     raw: ffi::duckdb_result,
     connection: &'a Connection,
+    /// How many chunks were fetched.
+    chunks: u64,
 }
 
 impl<'a> QueryResult<'a> {
@@ -391,6 +426,10 @@ impl<'a> QueryResult<'a> {
 
     /// Fetches the next chunk: at most 2,048 rows, and never none. `None` is the end.
     pub(crate) fn next_chunk(&mut self) -> Result<Option<ResultChunk>> {
+        self.chunks += 1;
+        if self.chunks > MANY_CHUNKS {
+            self.connection.call_helpers();
+        }
         // SAFETY: the result is live; the chunk is owned by its wrapper.
         let chunk = ResultChunk(unsafe { ffi::duckdb_fetch_chunk(self.raw) });
         // SAFETY: the chunk is live where it is not null.
