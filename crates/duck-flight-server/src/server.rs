@@ -1,5 +1,7 @@
 //! Serving: the transport's settings, and the way down.
 
+mod socket;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,7 +9,7 @@ use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
 use bytes::Bytes;
-use futures::TryFutureExt;
+use futures::{TryFutureExt, TryStreamExt};
 use futures::future::MapOk;
 use http_body::{Body, Frame, SizeHint};
 use tokio::net::TcpListener;
@@ -16,6 +18,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tower::{Layer, Service};
 
+use self::socket::Socket;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -82,7 +85,9 @@ pub async fn serve(
         .add_service(service)
         .serve_with_incoming_shutdown(
             // Without it every put larger than a segment waits for a delayed acknowledgement.
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            TcpIncoming::from(listener)
+                .with_nodelay(Some(true))
+                .map_ok(Socket::new),
             shutdown,
         );
     tokio::select! {
