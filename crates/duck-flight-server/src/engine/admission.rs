@@ -18,6 +18,10 @@ const REFUSED_FUNCTIONS: &[&str] = &[
     "json_execute_serialized_sql",
 ];
 
+/// How often comments behind the name of a refused function are skipped in a script. Comments nest: without a bound, each
+/// of many names could be followed by the whole rest of the script.
+const MAX_COMMENT_SKIPS: usize = 16;
+
 /// Why the server's own tables are left alone.
 pub(super) const OWN_TABLES: &str = "the schema duck_flight is the server's own: its tables can be read, and rows of duck_flight.rejects deleted";
 
@@ -118,26 +122,31 @@ fn calls_refused_function(sql: &str) -> bool {
     if sql.contains("u&\"") {
         return true;
     }
+    let mut skips_left = MAX_COMMENT_SKIPS;
     REFUSED_FUNCTIONS.iter().any(|name| {
         sql.match_indices(name).any(|(start, _)| {
             let before = sql[..start].chars().next_back();
             let is_whole = !before.is_some_and(|c| c.is_alphanumeric() || c == '_');
-            is_whole && opens_call(&sql[start + name.len()..])
+            is_whole && opens_call(&sql[start + name.len()..], &mut skips_left)
         })
     })
 }
 
-/// Whether a parenthesis comes next, after a quote, white space and comments.
-fn opens_call(rest: &str) -> bool {
+/// Whether a parenthesis comes next, after a quote, white space and comments; also once too many were skipped.
+fn opens_call(rest: &str, skips_left: &mut usize) -> bool {
     // DuckDB takes some characters for white space that are none to Unicode.
-    let is_space = |c: char| c.is_control() || !c.is_ascii() && !c.is_alphanumeric();
+    let is_space = |c: char| c == ' ' || c.is_control() || !c.is_ascii() && !c.is_alphanumeric();
     let mut rest = rest.strip_prefix('"').unwrap_or(rest);
     loop {
-        let next = skip_space(rest.trim_start_matches(is_space));
-        if next.len() == rest.len() {
+        rest = rest.trim_start_matches(is_space);
+        let after = skip_space(rest);
+        if after.len() == rest.len() {
             return rest.starts_with('(');
         }
-        rest = next;
+        let Some(left) = skips_left.checked_sub(1) else {
+            return true;
+        };
+        (*skips_left, rest) = (left, after);
     }
 }
 
@@ -164,6 +173,13 @@ mod tests {
         ] {
             assert!(is_refused(sql), "{sql}");
         }
+    }
+
+    #[test]
+    fn many_names_in_nested_comments_are_refused_without_a_look_at_each() {
+        let depth = 1 << 17;
+        let sql = format!("SELECT 1 {}{}", "/*query".repeat(depth), "*/".repeat(depth));
+        assert!(is_refused(&sql));
     }
 
     #[test]
