@@ -127,18 +127,17 @@ fn best_append(
             } else {
                 rows
             };
-            let file = tempfile::Builder::new().prefix("limit").tempdir_in(dir)?;
-            let path = file.path().join("limit.db");
+            // Fewer rows than a commit would not show its rate.
+            if batches_per_commit > 1 && batch_rows * batches_per_commit * threads > rows {
+                continue;
+            }
             let load = Load {
                 shape,
                 batch_rows,
                 batches_per_commit,
             };
-            // Fewer rows than a commit would not show its rate.
-            if batches_per_commit > 1 && batch_rows * batches_per_commit * threads > rows {
-                continue;
-            }
-            let rate = append(&path, threads, load, rows)?;
+            let file = tempfile::Builder::new().prefix("limit").tempdir_in(dir)?;
+            let rate = append(&file.path().join("limit.db"), threads, load, rows)?;
             best = best.max(rate);
             settings.push(json!({
                 "threads": threads,

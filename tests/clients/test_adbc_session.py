@@ -146,6 +146,14 @@ def test_what_use_says_is_what_the_session_options_say(session, table):
     assert session.adbc_current_db_schema == f"schema_of_{table}"
 
 
+def test_a_macro_of_the_session_does_not_change_what_its_options_say(session):
+    run(session, "CREATE TEMP MACRO current_schema() AS 'nothing'")
+    run(session, "CREATE TEMP MACRO current_database() AS 'nothing'")
+    assert value_of(session, "SELECT current_schema()") == "nothing"
+    assert session.adbc_current_db_schema == "main"
+    assert session.adbc_current_catalog == "test"
+
+
 def test_the_schema_of_one_session_is_not_that_of_another(server, session, table):
     run(session, f"CREATE SCHEMA schema_of_{table}")
     session.adbc_current_db_schema = f"schema_of_{table}"

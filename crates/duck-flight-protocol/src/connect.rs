@@ -62,9 +62,9 @@ impl ConnectOptions {
             .endpoint()?
             .connect()
             .await
-            .map_err(|source| ConnectError::Refused {
+            .map_err(|error| ConnectError::Refused {
                 server: self.server.clone(),
-                source,
+                reason: root_cause(&error),
             })?;
         Ok(flight_client(channel))
     }
@@ -75,10 +75,8 @@ impl ConnectOptions {
             reason,
         };
         let address = match self.server.split_once("://") {
-            None | Some(("grpc" | "grpc+tcp" | "http", _)) => self
-                .server
-                .split_once("://")
-                .map_or(self.server.as_str(), |(_, rest)| rest),
+            None => &self.server,
+            Some(("grpc" | "grpc+tcp" | "http", address)) => address,
             Some((scheme, _)) => {
                 return Err(bad_address(format!(
                     "unknown scheme `{scheme}`, use grpc://host:port"
@@ -99,6 +97,15 @@ impl ConnectOptions {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
     }
+}
+
+/// What went wrong at the bottom: the layers above repeat it, or only name themselves.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }
 
 fn flight_client(channel: Channel) -> FlightClient {
@@ -130,12 +137,12 @@ pub enum ConnectError {
         reason: String,
     },
     /// Nobody answers there.
-    #[error("no server answers at {server}; is duck-flight-server running there?")]
+    #[error("no server answers at {server}; is duck-flight-server running there? {reason}")]
     Refused {
         /// The address as given.
         server: String,
-        /// What the transport says.
-        source: tonic::transport::Error,
+        /// What the network says.
+        reason: String,
     },
 }
 

@@ -160,41 +160,45 @@ impl PutOptions {
     /// Finds options that do not go together, before one of them is silently ignored.
     fn check(&self) -> Result<(), OptionsError> {
         self.table.check()?;
-        let refused = |rule| Err(OptionsError::Together(rule));
+        self.check_producer().map_err(OptionsError::Together)?;
+        self.check_mode().map_err(OptionsError::Together)
+    }
+
+    fn check_producer(&self) -> Result<(), &'static str> {
         if let Some(producer) = &self.producer {
             if producer.is_empty() || producer.len() > MAX_PRODUCER_BYTES {
-                return refused("`producer` is a name of 1 to 256 bytes");
+                return Err("`producer` is a name of 1 to 256 bytes");
             }
             if producer.contains('\0') {
-                return refused("`producer` cannot hold the character NUL");
+                return Err("`producer` cannot hold the character NUL");
             }
         }
         match (self.commit, self.sequence, &self.producer) {
-            (_, Some(0), _) => return refused("`sequence` starts at 1"),
+            (_, Some(0), _) => Err("`sequence` starts at 1"),
             (_, Some(_), None) => {
-                return refused("`sequence` needs `producer`: it counts what one producer sends");
+                Err("`sequence` needs `producer`: it counts what one producer sends")
             }
-            (Commit::Batch, Some(_), _) => {
-                return refused(
-                    "with `commit: batch` each record batch has its sequence, in its app_metadata: {\"sequence\":N}",
-                );
-            }
-            (Commit::Stream, None, Some(_)) => {
-                return refused(
-                    "`producer` with `commit: stream` needs `sequence`, so that the put can be told from another",
-                );
-            }
-            _ => {}
+            (Commit::Batch, Some(_), _) => Err(
+                "with `commit: batch` each record batch has its sequence, in its app_metadata: {\"sequence\":N}",
+            ),
+            (Commit::Stream, None, Some(_)) => Err(
+                "`producer` with `commit: stream` needs `sequence`, so that the put can be told from another",
+            ),
+            _ => Ok(()),
         }
+    }
+
+    /// What belongs to some modes only.
+    fn check_mode(&self) -> Result<(), &'static str> {
         if self.op.is_some() && self.mode != Mode::Changes {
-            return refused("`op` belongs to `mode: changes`");
+            return Err("`op` belongs to `mode: changes`");
         }
         match &self.key {
             Some(_) if self.mode == Mode::Append => {
-                refused("`key` belongs to `mode: upsert`, `delete` and `changes`")
+                Err("`key` belongs to `mode: upsert`, `delete` and `changes`")
             }
             Some(key) if key.is_empty() => {
-                refused("`key` names no column; leave it out to use the table's primary key")
+                Err("`key` names no column; leave it out to use the table's primary key")
             }
             _ => Ok(()),
         }

@@ -24,7 +24,8 @@ pub struct Args {
     /// The address to listen on; port 0 picks a free one
     #[arg(
         long,
-        value_name = "HOST:PORT",
+        value_name = "IP:PORT",
+        value_parser = address,
         env = "DUCK_FLIGHT_LISTEN",
         default_value = "127.0.0.1:8815"
     )]
@@ -39,7 +40,7 @@ pub struct Args {
     pub threads: Option<NonZeroUsize>,
 
     /// DuckDB's memory limit, such as 4GB [default: 80% of the machine's memory]
-    #[arg(long, value_name = "SIZE", env = "DUCK_FLIGHT_MEMORY_LIMIT")]
+    #[arg(long, value_name = "SIZE", env = "DUCK_FLIGHT_MEMORY_LIMIT", value_parser = size)]
     pub memory_limit: Option<ByteSize>,
 
     /// How many statements run at the same time; 64 times as many may wait
@@ -56,6 +57,7 @@ pub struct Args {
         long,
         value_name = "SIZE",
         env = "DUCK_FLIGHT_INGEST_BUFFER",
+        value_parser = size,
         default_value = "256MiB"
     )]
     pub ingest_buffer: ByteSize,
@@ -65,6 +67,7 @@ pub struct Args {
         long,
         value_name = "SIZE",
         env = "DUCK_FLIGHT_MIN_FREE_DISK",
+        value_parser = size,
         default_value = "256MiB"
     )]
     pub min_free_disk: ByteSize,
@@ -74,6 +77,7 @@ pub struct Args {
         long,
         value_name = "SIZE",
         env = "DUCK_FLIGHT_MAX_MESSAGE_SIZE",
+        value_parser = size,
         default_value = "64MiB"
     )]
     pub max_message_size: ByteSize,
@@ -117,4 +121,14 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse()
+        .map_err(|_| "give an IP address and a port, such as 127.0.0.1:8815 or [::1]:8815")
+}
+
+fn size(text: &str) -> Result<ByteSize, &'static str> {
+    text.parse()
+        .map_err(|_| "give a number of bytes with its unit, such as 512MB or 4GiB")
 }

@@ -38,6 +38,7 @@ mod room;
 mod sql_error;
 mod sql_type;
 mod statement;
+mod tokens;
 mod types;
 mod unit;
 mod writer;

@@ -1,5 +1,6 @@
 //! The `duck-flight-server` command: flags in, exit code out.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -75,10 +76,17 @@ impl StopSignals {
     }
 }
 
+/// Whether stderr shows colours: a file or a collector of logs would show noise.
+fn shows_colors() -> bool {
+    let is_refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stderr().is_terminal() && !is_refused
+}
+
 fn init_tracing(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(shows_colors())
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => subscriber.init(),

@@ -6,6 +6,7 @@
 //! it gets a connection of its own (see [`Place::Own`]).
 
 mod handles;
+mod prepared;
 mod running;
 mod waiting;
 
@@ -18,13 +19,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 pub(crate) use handles::{Handle, Handles};
+pub(crate) use prepared::PreparedStatement;
 use running::Running;
 pub(crate) use running::RunningGuard;
 pub(crate) use waiting::{HeldBytes, Waiting};
 
-use crate::engine::{
-    Description, Engine, Held, Lease, Parameters, Place, ResultStream, Rows, Sql, TransactionLease,
-};
+use crate::engine::{Engine, Held, Lease, Place, ResultStream, Rows, Sql, TransactionLease};
 use crate::error::{Error, Result};
 
 /// How many sessions, transactions, prepared statements and unfetched results there may be.
@@ -90,17 +90,6 @@ struct Transaction {
     peer: Option<SocketAddr>,
 }
 
-/// A prepared statement.
-pub(crate) struct PreparedStatement {
-    pub(crate) sql: String,
-    pub(crate) description: Description,
-    /// The values that its client bound last.
-    bound: Mutex<Option<(Parameters, HeldBytes)>>,
-    _held: HeldBytes,
-    transaction: Option<Handle>,
-    session: Option<Handle>,
-}
-
 /// Who sends a request.
 #[derive(Clone, Default)]
 pub(crate) struct Caller {
@@ -134,20 +123,6 @@ impl Session {
     /// Whether there is anything to lose.
     pub(crate) fn is_kept(&self) -> bool {
         self.lease.is_open()
-    }
-}
-
-impl PreparedStatement {
-    /// The values that its client bound last, or none.
-    pub(crate) fn parameters(&self) -> Parameters {
-        let bound = self.bound.lock();
-        let parameters = bound.as_ref().map(|(parameters, _)| parameters.clone());
-        parameters.unwrap_or_default()
-    }
-
-    /// The transaction it was prepared in.
-    pub(crate) fn transaction(&self) -> Option<Vec<u8>> {
-        self.transaction.map(Handle::to_bytes)
     }
 }
 
@@ -362,57 +337,6 @@ impl Sessions {
             engine.close_lease(transaction.lease.connection()).await;
         }
         outcome
-    }
-
-    /// Keeps a prepared statement.
-    pub(crate) fn prepare(
-        &self,
-        caller: &Caller,
-        transaction: Option<&[u8]>,
-        sql: String,
-        description: Description,
-    ) -> Result<Handle> {
-        let handle = Handle::new();
-        let statement = PreparedStatement {
-            _held: self.hold(sql.len())?,
-            sql,
-            description,
-            bound: Mutex::default(),
-            transaction: transaction.and_then(Handle::from_bytes),
-            session: caller.session().map(Session::id),
-        };
-        self.0.statements.insert(handle, Arc::new(statement))?;
-        Ok(handle)
-    }
-
-    /// The prepared statement of a handle, and where it runs.
-    pub(crate) async fn prepared(
-        &self,
-        caller: &Caller,
-        handle: &[u8],
-    ) -> Result<(Arc<PreparedStatement>, Place)> {
-        let (_, statement) = self.0.statements.find(handle)?;
-        let transaction = statement.transaction();
-        let place = self.place(caller, transaction.as_deref()).await?;
-        Ok((statement, place))
-    }
-
-    /// Binds values to a prepared statement.
-    pub(crate) fn bind(&self, handle: &[u8], parameters: Parameters) -> Result<()> {
-        let (_, statement) = self.0.statements.find(handle)?;
-        // What was bound before makes room first.
-        let mut bound = statement.bound.lock();
-        *bound = None;
-        let held = self.hold(parameters.bytes())?;
-        *bound = Some((parameters, held));
-        Ok(())
-    }
-
-    /// Forgets a prepared statement.
-    pub(crate) fn unprepare(&self, handle: &[u8]) -> Result<()> {
-        let (handle, _) = self.0.statements.find(handle)?;
-        self.0.statements.remove(handle);
-        Ok(())
     }
 
     /// Keeps a result until it is fetched.

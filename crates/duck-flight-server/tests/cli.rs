@@ -82,11 +82,7 @@ fn help_tells_every_flag_its_variable_and_its_default() {
             "DUCK_FLIGHT_DATABASE",
             "duck_flight.db",
         ),
-        (
-            "--listen <HOST:PORT>",
-            "DUCK_FLIGHT_LISTEN",
-            "127.0.0.1:8815",
-        ),
+        ("--listen <IP:PORT>", "DUCK_FLIGHT_LISTEN", "127.0.0.1:8815"),
         ("--insecure", "DUCK_FLIGHT_INSECURE", ""),
         ("--threads <N>", "DUCK_FLIGHT_THREADS", "one for each core"),
         ("--memory-limit <SIZE>", "DUCK_FLIGHT_MEMORY_LIMIT", "80%"),
@@ -141,10 +137,10 @@ fn version_tells_the_name_and_the_version() {
 #[test]
 fn flags_that_cannot_be_read_are_a_usage_error() {
     let cases: [(&[&str], &str); 7] = [
-        (&["--listen", "nowhere"], "--listen"),
+        (&["--listen", "nowhere"], "such as 127.0.0.1:8815"),
         (&["--threads", "0"], "--threads"),
         (&["--max-queries", "0"], "--max-queries"),
-        (&["--memory-limit", "much"], "--memory-limit"),
+        (&["--memory-limit", "much"], "such as 512MB"),
         (&["--log-format", "xml"], "--log-format"),
         (&["--unknown"], "--unknown"),
         (&["positional"], "positional"),

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 use duck_flight_protocol::ConnectOptions;
 use duck_load::args::{Args, Format};
@@ -33,7 +34,7 @@ async fn run(args: Args) -> anyhow::Result<Report> {
     // Not before the connections stand, so that Ctrl-C ends a hanging attempt at once.
     let stop = Stop::on(interrupt(progress.clone()));
     let report = duck_load::load_over(&server, targets, &plan, progress, stop).await;
-    print(&report, format)?;
+    print(&report, format).context("write the summary")?;
     Ok(report)
 }
 

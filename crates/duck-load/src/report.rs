@@ -145,39 +145,27 @@ impl Report {
             writers => writeln!(f, "producer   {name}-1 to {name}-{writers}")?,
         }
         if self.resumed > 0 {
-            let plural = plural_of_batches(self.resumed);
             writeln!(
                 f,
-                "resumed    after {} batch{plural} of earlier runs",
-                self.resumed
+                "resumed    after {} of earlier runs",
+                Batches(self.resumed)
             )?;
         }
         Ok(())
     }
-}
 
-/// The summary for people.
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "table      {}", self.table)?;
-        if let Some(name) = &self.producer {
-            self.write_producer(f, name)?;
-        }
-        writeln!(f, "load       {}", self.writers_in_words())?;
-        let plural = plural_of_batches(self.batches);
-        writeln!(
-            f,
-            "rows       {} acknowledged in {} batch{plural}",
-            self.rows, self.batches
-        )?;
+    /// What was acknowledged.
+    fn write_rows(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (rows, batches) = (self.rows, Batches(self.batches));
+        writeln!(f, "rows       {rows} acknowledged in {batches}")?;
         if self.duplicates > 0 {
-            let plural = plural_of_batches(self.duplicates);
-            let duplicates = self.duplicates;
-            writeln!(
-                f,
-                "duplicates {duplicates} batch{plural} that the server had already"
-            )?;
+            let duplicates = Batches(self.duplicates);
+            writeln!(f, "duplicates {duplicates} that the server had already")?;
         }
+        Ok(())
+    }
+
+    fn write_speed(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "elapsed    {:.2} s", self.elapsed_seconds)?;
         writeln!(f, "rate       {:.0} rows/s", self.rows_per_second)?;
         let millis = |latency: Option<f64>| match latency {
@@ -193,22 +181,41 @@ impl fmt::Display for Report {
             millis(self.latency_ms_p99),
             millis(self.latency_ms_max),
             self.load_in_words(),
-        )?;
+        )
+    }
+
+    /// What went wrong, and what to know of it. The last line has no end.
+    fn write_failures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unknown = self.unknown;
         write!(
             f,
-            "errors     {}   retries {}   unknown {}",
-            self.errors, self.retries, self.unknown
+            "errors     {}   retries {}   unknown {unknown}",
+            self.errors, self.retries
         )?;
-        if self.unknown > 0 {
+        if unknown > 0 {
             write!(
                 f,
-                "\nnote       the answer to {} got lost: they may be in the table or not",
-                self.unknown
+                "\nnote       the answer to {unknown} got lost: they may be in the table or not"
             )?;
         }
         if self.interrupted {
             write!(f, "\nnote       interrupted before the end of the plan")?;
         }
+        Ok(())
+    }
+}
+
+/// The summary for people.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "table      {}", self.table)?;
+        if let Some(name) = &self.producer {
+            self.write_producer(f, name)?;
+        }
+        writeln!(f, "load       {}", self.writers_in_words())?;
+        self.write_rows(f)?;
+        self.write_speed(f)?;
+        self.write_failures(f)?;
         if let Some(proof) = &self.verification {
             write!(f, "\n{proof}")?;
         }
@@ -216,10 +223,15 @@ impl fmt::Display for Report {
     }
 }
 
-fn plural_of_batches(count: u64) -> &'static str {
-    match count {
-        1 => "",
-        _ => "es",
+/// A number of batches in words.
+struct Batches(u64);
+
+impl fmt::Display for Batches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            1 => f.write_str("1 batch"),
+            count => write!(f, "{count} batches"),
+        }
     }
 }
 

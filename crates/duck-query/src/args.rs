@@ -19,6 +19,9 @@ const TERMINAL_WIDTH: usize = 80;
 /// The name that means stdin.
 const STDIN: &str = "-";
 
+/// What to do about SQL that is not there.
+const TRY_THIS: &str = "try `duck-query 'SELECT 42'`, or `duck-query --help`";
+
 const AFTER_HELP: &str = "\
 Results go to stdout, everything else to stderr. Exit codes: 0 success (also when the reader of stdout \
 closes it early), 1 the SQL or the server failed, 2 wrong usage, 130 stopped by Ctrl-C, which cancels the \
@@ -94,7 +97,7 @@ impl Args {
     pub fn into_query(self) -> anyhow::Result<Query> {
         let sql = read_sql(self.source())?;
         if sql.trim().is_empty() {
-            bail!("the SQL is empty");
+            bail!("the SQL is empty; {TRY_THIS}");
         }
         Ok(Query {
             sql,
@@ -150,7 +153,7 @@ fn read_sql(source: Source<'_>) -> anyhow::Result<String> {
         Source::Stdin => {
             let mut stdin = std::io::stdin();
             if stdin.is_terminal() {
-                bail!("no SQL given; try `duck-query 'SELECT 42'`, or `duck-query --help`");
+                bail!("no SQL given; {TRY_THIS}");
             }
             let mut sql = String::new();
             stdin

@@ -2,6 +2,7 @@
 
 use super::ffi::StatementKind;
 use super::producers::OWN_SCHEMA;
+use super::tokens::{Token, skip_space, tokens};
 use crate::error::{Error, Result};
 
 /// Functions that change all clients at once, or run SQL that nobody has seen.
@@ -16,6 +17,10 @@ const REFUSED_FUNCTIONS: &[&str] = &[
     "query",
     "json_execute_serialized_sql",
 ];
+
+/// How often comments behind the name of a refused function are skipped in a script. Comments nest: without a bound, each
+/// of many names could be followed by the whole rest of the script.
+const MAX_COMMENT_SKIPS: usize = 16;
 
 /// Why the server's own tables are left alone.
 pub(super) const OWN_TABLES: &str = "the schema duck_flight is the server's own: its tables can be read, and rows of duck_flight.rejects deleted";
@@ -60,7 +65,9 @@ pub(super) fn admit(kind: StatementKind, sql: &str) -> Result<bool> {
 /// Whether a script, in lower case, may change the server's own schema or tables: whether one of them stands where a
 /// statement names what it changes.
 fn changes_own_tables(sql: &str) -> bool {
-    let words = words(sql);
+    let Some(words) = words(sql) else {
+        return sql.contains(OWN_SCHEMA);
+    };
     words.iter().enumerate().any(|(at, word)| {
         if *word != OWN_SCHEMA {
             return false;
@@ -90,35 +97,19 @@ fn is_own_table(rest: &[&str]) -> bool {
     }
 }
 
-/// The words and dots of a script: names without their quotes, and without comments.
-fn words(sql: &str) -> Vec<&str> {
+/// The words and dots of a script. `None` where it may be read in two ways.
+fn words(sql: &str) -> Option<Vec<&str>> {
     let mut words = Vec::new();
-    let mut rest = sql;
-    while let Some(first) = rest.chars().next() {
-        let is_name = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
-        let end = if rest.starts_with("--") {
-            rest = rest.split_once(['\n', '\r']).map_or("", |(_, after)| after);
-            continue;
-        } else if rest.starts_with("/*") {
-            rest = after_comment(rest);
-            continue;
-        } else if first == '"' {
-            let end = rest[1..].find('"').map_or(rest.len(), |end| end + 2);
-            words.push(rest[1..end].trim_end_matches('"'));
-            end
-        } else if is_name(first) {
-            let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
-            words.push(&rest[..end]);
-            end
-        } else {
-            if first == '.' {
-                words.push(".");
-            }
-            first.len_utf8()
-        };
-        rest = &rest[end..];
+    for token in tokens(sql) {
+        match token {
+            // A name may be written as a text where DuckDB expects nothing else.
+            Token::Word(word) | Token::Text(word) | Token::Digits(word) => words.push(word),
+            Token::Symbol('.') => words.push("."),
+            Token::Symbol(_) => {}
+            Token::Doubt => return None,
+        }
     }
-    words
+    Some(words)
 }
 
 /// Whether the script, in lower case, may call a refused function.
@@ -131,49 +122,32 @@ fn calls_refused_function(sql: &str) -> bool {
     if sql.contains("u&\"") {
         return true;
     }
+    let mut skips_left = MAX_COMMENT_SKIPS;
     REFUSED_FUNCTIONS.iter().any(|name| {
         sql.match_indices(name).any(|(start, _)| {
             let before = sql[..start].chars().next_back();
             let is_whole = !before.is_some_and(|c| c.is_alphanumeric() || c == '_');
-            is_whole && opens_call(&sql[start + name.len()..])
+            is_whole && opens_call(&sql[start + name.len()..], &mut skips_left)
         })
     })
 }
 
-/// Whether a parenthesis comes next, after a quote, white space and comments.
-fn opens_call(rest: &str) -> bool {
+/// Whether a parenthesis comes next, after a quote, white space and comments; also once too many were skipped.
+fn opens_call(rest: &str, skips_left: &mut usize) -> bool {
+    // DuckDB takes some characters for white space that are none to Unicode.
+    let is_space = |c: char| c == ' ' || c.is_control() || !c.is_ascii() && !c.is_alphanumeric();
     let mut rest = rest.strip_prefix('"').unwrap_or(rest);
     loop {
-        rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c.is_control());
-        if let Some(comment) = rest.strip_prefix("--") {
-            rest = comment
-                .split_once(['\n', '\r'])
-                .map_or("", |(_, after)| after);
-        } else if rest.starts_with("/*") {
-            rest = after_comment(rest);
-        } else {
+        rest = rest.trim_start_matches(is_space);
+        let after = skip_space(rest);
+        if after.len() == rest.len() {
             return rest.starts_with('(');
         }
+        let Some(left) = skips_left.checked_sub(1) else {
+            return true;
+        };
+        (*skips_left, rest) = (left, after);
     }
-}
-
-/// What follows a comment, which may hold others.
-fn after_comment(sql: &str) -> &str {
-    let mut depth = 0_usize;
-    let mut at = 0;
-    while let Some(two) = sql.as_bytes().get(at..at + 2) {
-        match two {
-            b"/*" => (depth, at) = (depth + 1, at + 2),
-            b"*/" => {
-                (depth, at) = (depth - 1, at + 2);
-                if depth == 0 {
-                    return &sql[at..];
-                }
-            }
-            _ => at += 1,
-        }
-    }
-    ""
 }
 
 #[cfg(test)]
@@ -195,9 +169,17 @@ mod tests {
             "SELECT '--', * FROM \"query\"\t('x')",
             "FROM U&\"\\0065nable_logging\"()",
             "CREATE VIEW v AS FROM json_execute_serialized_sql('{}')",
+            "FROM query\u{a0}\u{200b}-- a\n\u{feff}('x')",
         ] {
             assert!(is_refused(sql), "{sql}");
         }
+    }
+
+    #[test]
+    fn many_names_in_nested_comments_are_refused_without_a_look_at_each() {
+        let depth = 1 << 17;
+        let sql = format!("SELECT 1 {}{}", "/*query".repeat(depth), "*/".repeat(depth));
+        assert!(is_refused(&sql));
     }
 
     #[test]
@@ -228,6 +210,14 @@ mod tests {
             "ALTER TABLE duck_flight.rejects DROP data",
             "MERGE INTO duck_flight.rejects USING t ON true WHEN MATCHED THEN DELETE",
             "PREPARE p AS DELETE FROM duck_flight.sequences",
+            // What stands in a literal hides nothing behind it.
+            "SELECT '--', '\"', '/*'; DELETE FROM duck_flight.sequences",
+            "SELECT $$ ' $$; DELETE FROM duck_flight.sequences",
+            "SELECT e'\\''; DELETE FROM duck_flight.sequences -- '",
+            // In doubt, the name is enough.
+            "DELETE FROM\u{a0}duck_flight.sequences",
+            "éDELETE FROM duck_flight.sequences",
+            "DROP SCHEMA duck_flighté; é",
         ] {
             assert!(admit(StatementKind::Other, sql).is_err(), "{sql}");
         }
@@ -240,6 +230,7 @@ mod tests {
             "DROP TABLE IF EXISTS duck_flight.main.t",
             "CREATE TABLE duck_flight_log (i INTEGER)",
             "INSERT INTO t VALUES ('duck_flight.sequences')",
+            "INSERT INTO t VALUES ('DELETE FROM duck_flight.sequences') -- UPDATE duck_flight.sequences",
         ] {
             assert!(admit(StatementKind::Rows, sql).is_ok(), "{sql}");
         }

@@ -10,10 +10,12 @@ use duck_flight_protocol::TableName;
 use parking_lot::Mutex;
 
 use super::ffi::{ColumnShape, Connection};
+use super::lease::Place;
 use super::pool::Pool;
 use super::producers::OWN_SCHEMA;
 use super::readable::Readable;
 use super::sql_error::SqlError;
+use super::{Engine, Lossless, SESSION_SETTINGS, query};
 use crate::error::Result;
 
 /// A table or view.
@@ -31,7 +33,7 @@ pub(crate) struct Relation {
 /// columns cannot be exported, or a view that has lost its table, is left out.
 pub(super) async fn relations(
     pool: &Pool,
-    lossless: Arc<super::Lossless>,
+    lossless: Arc<Lossless>,
     pattern: Option<String>,
 ) -> Result<Vec<Relation>> {
     pool.run(move |session, cancel| {
@@ -78,7 +80,7 @@ fn listing_sql(pattern: Option<&str>) -> String {
 
 pub(super) fn select_all_schema(
     connection: &Connection,
-    lossless: &super::Lossless,
+    lossless: &Lossless,
     name: &TableName,
 ) -> std::result::Result<SchemaRef, SqlError> {
     let statement = connection
@@ -89,14 +91,48 @@ pub(super) fn select_all_schema(
     Ok(Readable::new(&schema).schema().clone())
 }
 
+impl Engine {
+    /// The catalog and the schema in which a client's statements look up names first.
+    pub(crate) async fn current_names(&self, place: &Place) -> Result<(String, String)> {
+        self.look_up(place, current).await
+    }
+
+    /// The settings that a session may change, and their values in this one.
+    pub(crate) async fn session_settings(&self, place: &Place) -> Result<Vec<(String, String)>> {
+        self.look_up(place, session_settings).await
+    }
+
+    async fn look_up<T: Send + 'static>(
+        &self,
+        place: &Place,
+        what: fn(&Connection, &Lossless) -> Result<T>,
+    ) -> Result<T> {
+        let lossless = self.0.shared.lossless.clone();
+        query::run_on(&self.0.queries, place, move |session, _, cancel| {
+            let _watch = cancel.watch(&session.connection);
+            what(&session.connection, &lossless)
+        })
+        .await
+    }
+}
+
 /// The catalog and the schema in which a connection looks up names first.
-pub(super) fn current(
-    connection: &Connection,
-    lossless: &super::Lossless,
-) -> Result<(String, String)> {
+pub(super) fn current(connection: &Connection, lossless: &Lossless) -> Result<(String, String)> {
     let sql = "SELECT system.main.current_database(), system.main.current_schema()";
     let found = rows(connection, lossless, sql)?;
     Ok((text(found.column(0), 0), text(found.column(1), 0)))
+}
+
+fn session_settings(connection: &Connection, lossless: &Lossless) -> Result<Vec<(String, String)>> {
+    let names: Vec<_> = SESSION_SETTINGS.iter().map(|name| literal(name)).collect();
+    let sql = format!(
+        "SELECT name, coalesce(value, '') FROM system.main.duckdb_settings() WHERE name IN ({})",
+        names.join(", ")
+    );
+    let found = rows(connection, lossless, &sql)?;
+    let settings =
+        (0..found.num_rows()).map(|row| (text(found.column(0), row), text(found.column(1), row)));
+    Ok(settings.collect())
 }
 
 /// A text as SQL.
@@ -106,11 +142,7 @@ pub(crate) fn literal(text: &str) -> String {
 
 /// Runs one of the engine's own small queries. It calls functions by their full names, for a client may have made a
 /// macro of the same name.
-pub(super) fn rows(
-    connection: &Connection,
-    lossless: &super::Lossless,
-    sql: &str,
-) -> Result<RecordBatch> {
+pub(super) fn rows(connection: &Connection, lossless: &Lossless, sql: &str) -> Result<RecordBatch> {
     let statement = connection.parse(sql)?.last_statement();
     let statement = statement.ok_or_else(|| SqlError::internal("a statement was not parsed"))??;
     let mut batches = statement.execute()?.into_batches(&lossless.options)?;

@@ -21,7 +21,8 @@ use super::progress::Progress;
 use super::pump::{Frame, Pump, Start};
 use super::readable::Readable;
 use super::sql_error::SqlErrorKind;
-use super::statement::{contains_word, drain, run_script};
+use super::statement::{drain, run_script};
+use super::tokens::contains_word;
 use crate::error::{Error, Result};
 
 /// How many bytes the result of a statement may have that is kept in memory until its client fetches it.

@@ -8,7 +8,7 @@ use duckdb::ffi;
 pub struct SqlError {
     /// What to do about it.
     pub kind: SqlErrorKind,
-    /// DuckDB's own words.
+    /// DuckDB's own words, and what to do where they do not tell.
     pub message: String,
 }
 
@@ -41,9 +41,15 @@ pub enum SqlErrorKind {
     Internal,
 }
 
+/// How DuckDB refuses to export a column.
+const UNSUPPORTED_TYPE: &str = "Unsupported Arrow type";
+
 impl SqlError {
     pub(crate) fn new(kind: SqlErrorKind, message: impl Into<String>) -> Self {
-        let message = message.into();
+        let mut message = message.into();
+        if message.contains(UNSUPPORTED_TYPE) {
+            message.push_str("; cast it, for example to VARCHAR");
+        }
         Self {
             kind: refine(kind, &message),
             message,

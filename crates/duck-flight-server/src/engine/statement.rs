@@ -9,6 +9,7 @@ use super::lease::Traces;
 use super::pool::{Cancel, ClientTransaction, Session};
 use super::query::Sql;
 use super::sql_error::SqlErrorKind;
+use super::tokens::{Token, begins_with, contains_word, tokens};
 use super::transaction_that;
 use crate::error::{Error, Result};
 
@@ -434,26 +435,24 @@ fn is_for_session(kind: StatementKind, sql: &str) -> bool {
     match kind {
         StatementKind::Set => true,
         StatementKind::Other => begins_with(sql, &["prepare"]),
-        StatementKind::Definition => {
-            begins_with(sql, &["create"])
-                && ["temp", "temporary"]
-                    .iter()
-                    .any(|word| second_word_is(sql, word))
-        }
+        StatementKind::Definition => creates_temporary(sql),
         _ => false,
     }
 }
 
-fn second_word_is(sql: &str, word: &str) -> bool {
-    let mut words = sql.split_whitespace().skip(1);
-    let first = words.next().unwrap_or_default();
-    let is_replace = first.eq_ignore_ascii_case("or");
-    let second = if is_replace {
-        words.nth(1)
-    } else {
-        Some(first)
-    };
-    second.is_some_and(|second| second.eq_ignore_ascii_case(word))
+/// Whether a CREATE makes something temporary.
+fn creates_temporary(sql: &str) -> bool {
+    let is = |token, word: &str| matches!(token, Some(Token::Word(found)) if found.eq_ignore_ascii_case(word));
+    let mut tokens = tokens(sql);
+    if !is(tokens.next(), "create") {
+        return false;
+    }
+    let mut kind = tokens.next();
+    if is(kind, "or") {
+        // OR REPLACE
+        kind = tokens.nth(1);
+    }
+    is(kind, "temp") || is(kind, "temporary")
 }
 
 /// Whether a statement of this kind runs in a transaction of ours where the client has none.
@@ -470,18 +469,6 @@ fn belongs_in_transaction(kind: StatementKind) -> bool {
 /// Whether a script looks like a query. It saves planning other statements twice, and decides nothing else.
 fn begins_like_a_query(sql: &str) -> bool {
     begins_with(sql, &["select", "from", "with"])
-}
-
-fn begins_with(sql: &str, words: &[&str]) -> bool {
-    let first = sql.trim_start().split(|c: char| !c.is_alphabetic()).next();
-    let first = first.unwrap_or_default();
-    words.iter().any(|word| first.eq_ignore_ascii_case(word))
-}
-
-/// Whether a word stands anywhere in a script, be it in a text or a comment.
-pub(super) fn contains_word(sql: &str, word: &str) -> bool {
-    sql.split(|c: char| !c.is_alphanumeric() && c != '_')
-        .any(|found| found.eq_ignore_ascii_case(word))
 }
 
 /// Runs a statement to its end, and drops its rows.

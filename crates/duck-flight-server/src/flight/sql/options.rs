@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use arrow::array::{Array, AsArray};
 use duck_flight_protocol::{
     CloseSessionResult, CloseSessionStatus, GetSessionOptionsResult, OptionValue,
     SessionOptionValue, SetSessionOptionError, SetSessionOptionReason, SetSessionOptionsRequest,
@@ -57,8 +56,8 @@ async fn statement(
     match (name, text) {
         (CATALOG, Some(catalog)) => Ok(format!("USE {}.main", quote(&catalog))),
         (SCHEMA, Some(schema)) => {
-            let catalog = current(sessions, caller).await;
-            let catalog = catalog.map_err(|_| SetSessionOptionReason::Error)?.0;
+            let catalog = current_catalog(sessions, caller).await;
+            let catalog = catalog.map_err(|_| SetSessionOptionReason::Error)?;
             Ok(format!("USE {}.{}", quote(&catalog), quote(&schema)))
         }
         (CATALOG | SCHEMA, None) => Ok("RESET search_path".into()),
@@ -73,6 +72,12 @@ async fn statement(
             })
         }
     }
+}
+
+async fn current_catalog(sessions: &Sessions, caller: &Caller) -> Result<String> {
+    let place = sessions.place(caller, None).await?;
+    let (catalog, _) = sessions.engine().current_names(&place).await?;
+    Ok(catalog)
 }
 
 async fn run(
@@ -91,23 +96,15 @@ async fn run(
 
 /// The options of the caller's session, or of one to be.
 pub(super) async fn get(sessions: &Sessions, caller: &Caller) -> Result<GetSessionOptionsResult> {
-    let (catalog, schema) = current(sessions, caller).await?;
-    let names: Vec<_> = SESSION_SETTINGS.iter().map(|name| literal(name)).collect();
-    let sql = format!(
-        "SELECT name, value FROM system.main.duckdb_settings() WHERE name IN ({})",
-        names.join(", ")
-    );
-    let settings = texts(sessions, caller, sql).await?;
-    let own = [
-        vec![CATALOG.to_owned(), catalog],
-        vec![SCHEMA.to_owned(), schema],
-    ];
-    let options = settings.into_iter().chain(own).filter_map(|row| {
-        let [name, value] = <[String; 2]>::try_from(row).ok()?;
+    let place = sessions.place(caller, None).await?;
+    let (catalog, schema) = sessions.engine().current_names(&place).await?;
+    let own = [(CATALOG.to_owned(), catalog), (SCHEMA.to_owned(), schema)];
+    let settings = sessions.engine().session_settings(&place).await?;
+    let options = settings.into_iter().chain(own).map(|(name, value)| {
         let value = SessionOptionValue {
             option_value: Some(OptionValue::StringValue(value)),
         };
-        Some((name, value))
+        (name, value)
     });
     Ok(GetSessionOptionsResult {
         session_options: options.collect(),
@@ -120,30 +117,4 @@ pub(super) async fn close(sessions: &Sessions, caller: &Caller) -> CloseSessionR
     CloseSessionResult {
         status: CloseSessionStatus::Closed.into(),
     }
-}
-
-/// The catalog and the schema in which names are looked up first.
-async fn current(sessions: &Sessions, caller: &Caller) -> Result<(String, String)> {
-    let sql = "SELECT current_database(), current_schema()".to_owned();
-    let rows = texts(sessions, caller, sql).await?;
-    let row = rows.into_iter().next().and_then(|row| row.try_into().ok());
-    let [catalog, schema]: [String; 2] = row.ok_or(Error::WorkerLost)?;
-    Ok((catalog, schema))
-}
-
-async fn texts(sessions: &Sessions, caller: &Caller, sql: String) -> Result<Vec<Vec<String>>> {
-    let place = sessions.place(caller, None).await?;
-    let outcome = sessions.engine().run(&place, sql).await?;
-    let batches = outcome.rows.map(|rows| rows.batches).unwrap_or_default();
-    let mut texts = Vec::new();
-    for batch in &batches {
-        for row in 0..batch.num_rows() {
-            let columns = batch.columns().iter().map(|column| {
-                let column = column.as_string_opt::<i32>()?;
-                column.is_valid(row).then(|| column.value(row).to_owned())
-            });
-            texts.push(columns.map(Option::unwrap_or_default).collect());
-        }
-    }
-    Ok(texts)
 }
