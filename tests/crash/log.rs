@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use duck_tests::{Exit, ServerProcess};
+use duck_tests::{Exit, ServerProcess, soon};
 use tempfile::TempDir;
 
 use crate::shim::{DATABASE, Disk, LOG, Ledger};
@@ -263,4 +263,29 @@ async fn nobody_else_opens_a_database_that_is_put_into() {
         panic!("another process has opened the database");
     };
     assert!(error.to_string().contains("lock"), "{error}");
+}
+
+/// Statements write to the log as puts do, and nobody need put for it to be kept short.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_statements_fill_is_checkpointed() {
+    const LONG_BYTES: u64 = 16 << 20;
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    let bytes = || std::fs::metadata(log_of(server.directory())).map_or(0, |log| log.len());
+    client
+        .execute("CREATE TABLE t AS SELECT 0 AS i, '' AS text")
+        .await;
+    // Fewer rows than a group each, for those of a full one are not written to the log.
+    for _ in 0..3 {
+        client
+            .execute("INSERT INTO t SELECT range, repeat('x', 100) || range FROM range(60_000)")
+            .await;
+    }
+    let checkpoint = async {
+        while bytes() > LONG_BYTES {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("a checkpoint", checkpoint).await;
+    assert_eq!(client.count("t").await, 180_001);
 }

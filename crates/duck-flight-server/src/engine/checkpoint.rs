@@ -22,6 +22,10 @@ use crate::error::{Error, Result};
 /// and a larger log makes that longer.
 const CHECKPOINT_WAL_BYTES: u64 = 16 << 20;
 
+/// Without a ring the thread looks this often whether there is something to do: clients' statements and large units
+/// do not ring.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// A database that gets no commit for so long is left alone, and can be vacuumed.
 const QUIET: Duration = Duration::from_millis(100);
 
@@ -109,8 +113,11 @@ struct Work {
 
 impl Work {
     fn run(&mut self, rings: &Rings) {
-        let mut signal = rings.0.recv();
-        while let Ok(Signal::Ring) = signal {
+        loop {
+            let signal = rings.0.recv_timeout(LOOK_EVERY);
+            if !matches!(signal, Ok(Signal::Ring) | Err(RecvTimeoutError::Timeout)) {
+                return;
+            }
             if let Err(error) = self.shared.producers.compact(&self.connection) {
                 let error = self.shared.health.observe(error);
                 tracing::debug!(%error, "compaction of producers put off");
@@ -123,7 +130,6 @@ impl Work {
                     return;
                 }
             }
-            signal = rings.0.recv();
         }
     }
 
