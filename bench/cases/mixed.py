@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import clients
-from case import MILLISECONDS, ROWS_PER_SECOND, Bars, Case, Step, Table, by_contender
+from case import MILLISECONDS, ROWS_PER_SECOND, Bars, Case, Step, Table, by_contender, step
 from contenders import running
 from sizes import Size
 
@@ -14,6 +14,7 @@ QUERIES = {
 LABELS = {
     "small-quiet": "`SELECT 42`, nothing else going on",
     "small-loading": "`SELECT 42`, 8 loaders flat out",
+    "small-beside": "`SELECT 42` of a second server that is idle but for it, 8 loaders flat out on the first",
     "aggregate-quiet": "GROUP BY over a million rows, nothing else going on",
     "aggregate-loading": "GROUP BY over a million rows, 8 loaders flat out",
     "acks-quiet": "ack of a put of 1,000 rows, 8 loaders, no queries",
@@ -37,6 +38,16 @@ def query(name: str, sql: str, size: Size, *, while_loading: bool) -> dict:
         return {**found, "rows_per_second": load.report["rows_per_second"]}
 
 
+def query_beside(sql: str, size: Size) -> dict:
+    """What it costs a query alone that loaders and their server keep the same cores busy."""
+    with running("duck-flight") as loaded, running("duck-flight") as idle:
+        clients.make_loaded_table(loaded)
+        with clients.loading(loaded, *LOAD, size.seconds + MARGIN_SECONDS) as load:
+            found = clients.small(idle, size.seconds, sql=sql)
+            load.check_it_still_loads()
+        return {**found, "rows_per_second": load.report["rows_per_second"]}
+
+
 def acks(name: str, size: Size, *, while_querying: bool) -> dict:
     with running(name) as server:
         clients.fill(server, size.mixed_rows)
@@ -49,6 +60,7 @@ def acks(name: str, size: Size, *, while_querying: bool) -> dict:
 
 
 def steps(size: Size) -> Iterator[Step]:
+    yield step("small-beside", "duck-flight", query_beside, QUERIES["small"], size)
     for name in ("seed", "duck-flight"):
         for kind, sql in QUERIES.items():
             for suffix, loading in (("quiet", False), ("loading", True)):
