@@ -79,6 +79,8 @@ async fn read_batches(
     mut batches: PutStream,
     steps: &mpsc::Sender<Step>,
 ) -> Result<()> {
+    // A loader's stream may have no end.
+    batches.end_with_the_server();
     let has_producer = put.last_sequence().is_some();
     let mut units: u64 = 0;
     while let Some((batch, metadata)) = batches.next().await? {

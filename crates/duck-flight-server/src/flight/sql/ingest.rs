@@ -44,7 +44,7 @@ pub(super) async fn ingest(
     let engine = sessions.engine();
     if let Some(held) = engine.own_connection(&place, command.temporary).await? {
         let mut put = engine.put_on(held, options, rows.schema().clone())?;
-        while let Some((batch, _)) = rows.next().await? {
+        while let Some((batch, _)) = engine.wait_for_client(&place, rows.next()).await? {
             put.push(batch.rows).await?;
         }
         return Ok(put.commit().await.done().await?.rows);
