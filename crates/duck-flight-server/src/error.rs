@@ -389,10 +389,7 @@ mod tests {
             (Error::TooManyRejects(1), Code::InvalidArgument),
             (Error::NeedsConnection, Code::Internal),
             (Error::SessionBusy, Code::ResourceExhausted),
-            (
-                Error::Stalled(Duration::from_secs(30)),
-                Code::ResourceExhausted,
-            ),
+            (Error::Stalled(Duration::ZERO), Code::ResourceExhausted),
             (
                 Error::TooManyHandles {
                     what: "w",
