@@ -5,11 +5,13 @@ use std::time::Duration;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::sql::{ActionCancelQueryRequest, ActionCancelQueryResult, Any, ProstMessageExt};
 use arrow_flight::{Action, CancelStatus, FlightDescriptor, FlightInfo};
+use duck_flight_protocol::PutOptions;
 use duck_tests::{
     Answer, Client, Setup, SqlClient, TestServer, assert_refused, ingest_into, ints, messages,
     soon, status,
 };
-use futures::{StreamExt, TryStreamExt};
+use futures::future::select_all;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use prost::Message;
 use tokio::task::JoinHandle;
 use tonic::Code;
@@ -101,7 +103,7 @@ async fn a_query_whose_reader_stands_still_gives_its_place_back_when_it_is_cance
 
 /// Sees that a result was ended because it was in the way.
 fn assert_stalled<T: std::fmt::Debug>(answer: Answer<T>) {
-    let words = ["other statements waited", "--stall-timeout"];
+    let words = ["others waited", "--stall-timeout"];
     assert_refused(answer, Code::ResourceExhausted, &words);
 }
 
@@ -179,5 +181,48 @@ async fn an_ingest_that_stands_still_in_its_transaction_ends_once_others_have_wa
     let commit = sql.commit(&transaction).await;
     assert_refused(commit, Code::FailedPrecondition, &["rolled back instead"]);
     assert_eq!(client.count("t").await, 0);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_put_that_stands_still_ends_once_others_have_waited_too_long() {
+    let setup = Setup {
+        // A unit larger than this has a transaction of its own.
+        ingest_buffer_bytes: 1 << 20,
+        stall_timeout: Duration::ZERO,
+        ..Setup::default()
+    };
+    let server = setup.start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    let batches: Vec<_> = (0..4_i64)
+        .map(|batch| ints(batch * 100_000..(batch + 1) * 100_000))
+        .collect();
+    // As many as are written at a time.
+    let mut stalled = Vec::new();
+    for _ in 0..4 {
+        let put = client
+            .open_put(&PutOptions::new("t"), &ints([]).schema())
+            .await;
+        for batch in &batches {
+            put.send_batch(batch).await;
+        }
+        stalled.push(put);
+    }
+    let ended = soon("the end of one", async {
+        loop {
+            let ends = stalled.iter_mut().map(|put| put.result().boxed());
+            tokio::select! {
+                (ended, ..) = select_all(ends) => return ended,
+                rows = client.append("t", &batches) => assert_eq!(rows.unwrap(), 400_000),
+            }
+        }
+    });
+    assert_stalled(ended.await.expect("an answer"));
+    let appended = soon("room for another one", client.append("t", &batches));
+    assert_eq!(appended.await.unwrap(), 400_000);
+    for put in stalled {
+        put.cancel().await;
+    }
     server.shutdown().await;
 }

@@ -124,6 +124,7 @@ struct Inner {
     patience: Patience,
     lookups: Pool,
     large_units: LargeUnits,
+    large_patience: Patience,
     writers: Writers,
     checkpointer: Mutex<Option<Checkpointer>>,
     shared: Arc<Shared>,
@@ -205,17 +206,19 @@ impl Engine {
         let as_it_is = |_: &Connection| Ok(());
         let waiting = options.max_queries.saturating_mul(WAITING_PER_CONNECTION);
         let queries = Pool::start("query", options.max_queries, waiting, &database, as_it_is)?;
+        let large_units = Pool::start(
+            "large-unit",
+            LARGE_UNITS,
+            LARGE_UNITS_WAITING,
+            &database,
+            writer::give_up_order,
+        )?;
         let inner = Inner {
             patience: Patience::new(queries.waits(), options.stall_timeout),
             queries,
             lookups: Pool::start("catalog", 1, LOOKUPS_WAITING, &database, as_it_is)?,
-            large_units: Pool::start(
-                "large-unit",
-                LARGE_UNITS,
-                LARGE_UNITS_WAITING,
-                &database,
-                writer::give_up_order,
-            )?,
+            large_patience: Patience::new(large_units.waits(), options.stall_timeout),
+            large_units,
             writers,
             checkpointer: Mutex::new(Some(checkpointer)),
             budget: Budget::new(options.ingest_buffer_bytes),
@@ -545,6 +548,10 @@ impl Engine {
 
     fn queries(&self) -> &Pool {
         &self.0.queries
+    }
+
+    fn large_patience(&self) -> &Patience {
+        &self.0.large_patience
     }
 
     fn large_units(&self) -> &LargeUnits {

@@ -200,7 +200,7 @@ pub enum Error {
     },
     /// A client stood still in the middle of a statement that others waited for.
     #[error(
-        "the client took or sent nothing for {} while other statements waited for a place, so the statement was ended: \
+        "the client took or sent nothing for {} while others waited for its place, so it was ended: \
          read or send without a pause, or raise --max-queries or --stall-timeout",
         humantime::format_duration(*.0)
     )]

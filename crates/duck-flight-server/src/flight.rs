@@ -19,6 +19,7 @@ use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo,
     HandshakeRequest, HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
 };
+use futures::future::{BoxFuture, Fuse};
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, stream};
 use tonic::{Request, Response, Status, Streaming};
@@ -101,12 +102,13 @@ impl FlightService for FrontDoor {
     ) -> Result<Response<Self::DoGetStream>, Status> {
         let visit = self.visit(&request)?;
         let ticket = request.into_inner().ticket;
+        let mut end = self.drain.reaches(Stage::Ending).boxed().fuse();
         let rows = tokio::select! {
             biased;
             rows = self.rows(&visit, &ticket) => rows?,
-            () = self.drain.reaches(Stage::Ending) => return Err(Error::ShuttingDown.into()),
+            () = &mut end => return Err(Error::ShuttingDown.into()),
         };
-        Ok(rows.map(|rows| until_the_end(rows, &self.drain)))
+        Ok(rows.map(|rows| until(end, rows)))
     }
 
     #[tracing::instrument(skip_all)]
@@ -224,8 +226,10 @@ impl FlightService for FrontDoor {
 }
 
 /// A result, which fails where the server ends it. Its statement is stopped there.
-fn until_the_end(mut rows: Answers<FlightData>, drain: &Drain) -> Answers<FlightData> {
-    let mut end = drain.reaches(Stage::Ending).boxed().fuse();
+fn until(
+    mut end: Fuse<BoxFuture<'static, ()>>,
+    mut rows: Answers<FlightData>,
+) -> Answers<FlightData> {
     let answers = stream::poll_fn(move |context| {
         if end.poll_unpin(context).is_ready() {
             let error = Status::from(Error::ShuttingDown);

@@ -42,7 +42,7 @@ pub(super) async fn put(
 /// The whole stream is one unit, with one ack at its end.
 async fn put_stream(mut put: Put, mut batches: PutStream, sequence: Option<u64>) -> Result<Ack> {
     let mut unit = put.unit(sequence).await?;
-    while let Some((batch, _)) = batches.next().await? {
+    while let Some((batch, _)) = unit.wait_for_client(batches.next()).await? {
         unit.push(batch).await?;
     }
     Ok(ack(unit.commit().await?.done().await?, sequence))

@@ -51,7 +51,7 @@ pub(super) async fn ingest(
     }
     let mut put = engine.put(&options, rows.schema().clone()).await?;
     let mut unit = put.unit(None).await?;
-    while let Some((batch, _)) = rows.next().await? {
+    while let Some((batch, _)) = unit.wait_for_client(rows.next()).await? {
         unit.push(batch).await?;
     }
     Ok(unit.commit().await?.done().await?.rows)
