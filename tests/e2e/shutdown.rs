@@ -3,9 +3,18 @@
 use std::path::Path;
 use std::time::Duration;
 
+use arrow_flight::FlightDescriptor;
+use arrow_flight::sql::ProstMessageExt;
 use duck_flight_protocol::{Commit, PutOptions};
-use duck_tests::{Client, ServerProcess, ints, numbered, rows_at_rest, soon};
+use duck_tests::{
+    Client, ServerProcess, assert_refused, ingest_into, ints, messages, numbered, rows_at_rest,
+    soon, status,
+};
 use futures::{StreamExt, TryStreamExt};
+use prost::Message;
+use tonic::Code;
+
+use super::statement::{ENDLESS_COUNT, kept, poll, query};
 
 /// A query whose result comes in many messages, and its number of rows.
 const LONG: (&str, usize) = (
@@ -73,15 +82,175 @@ async fn sigterm_ends_a_server_with_idle_connections_at_once() {
     assert_eq!(rows_at_rest(directory.path(), "t"), 80);
 }
 
+/// A server that ends what does not finish within this time.
+const SHORT_GRACE: &[&str] = &["--shutdown-grace", "300ms"];
+
+/// A query whose result never ends.
+const ENDLESS: &str = "SELECT * FROM range(100000000000)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_rolls_back_open_transactions_and_keeps_what_was_committed() {
+    for signal in ["TERM", "KILL"] {
+        let mut server = ServerProcess::start(&[]);
+        let client = server.client().await;
+        client.execute("CREATE TABLE t (i BIGINT)").await;
+        for mut sql in [client.sql(), client.session().await] {
+            for end in ["commit", "leave open"] {
+                let transaction = sql.begin().await.unwrap();
+                let inserted = sql.update("INSERT INTO t VALUES (1)", Some(&transaction));
+                assert_eq!(inserted.await.unwrap(), 1);
+                let ingested = sql.ingest("t", Some(&transaction), vec![ints(0..1000)]);
+                assert_eq!(ingested.await.unwrap(), 1000);
+                if end == "commit" {
+                    sql.commit(&transaction).await.unwrap();
+                }
+            }
+        }
+        let mut session = client.session().await;
+        for statement in ["BEGIN", "DELETE FROM t"] {
+            session.update(statement, None).await.unwrap();
+        }
+        server.signal(signal);
+        let exit = server.wait();
+        assert_eq!(exit.code, (signal == "TERM").then_some(0), "{exit:?}");
+        assert_eq!(has_log(server.directory()), signal == "KILL");
+        let server = ServerProcess::start_in(server.kill(), &[]);
+        assert_eq!(server.client().await.count("t").await, 2 * 1001);
+        server.stop();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_does_not_wait_for_results_that_nobody_has_fetched() {
+    let mut server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    client.append("t", &[ints(0..10)]).await.unwrap();
+    let mut sql = client.sql();
+    let info = sql.info("INSERT INTO t VALUES (1) RETURNING i", None);
+    assert_eq!(info.await.unwrap().total_records, 1);
+    let polled = poll(&client, query(ENDLESS)).await;
+    assert!(polled.flight_descriptor.is_none(), "its rows wait");
+    assert_eq!(kept(&client, "results").await, 2);
+    let polled = poll(&client, query(ENDLESS_COUNT)).await;
+    assert!(polled.flight_descriptor.is_some(), "it runs");
+    server.signal("TERM");
+    let exit = server.wait();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    assert!(!exit.stderr.contains("grace is over"), "{exit:?}");
+    assert_eq!(rows_at_rest(server.directory(), "t"), 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_does_not_finish_within_the_grace_is_told_why() {
+    let mut server = ServerProcess::start(SHORT_GRACE);
+    let client = server.client().await;
+    client.append("t", &[ints(0..10)]).await.unwrap();
+    let (other, third) = (server.client().await, server.client().await);
+    let mut stalled = other.stream(ENDLESS).await.unwrap();
+    assert!(stalled.next().await.unwrap().is_ok());
+    let counting = tokio::spawn(async move { third.query(ENDLESS_COUNT).await });
+    let mut reading = client.stream(ENDLESS).await.unwrap();
+    assert!(reading.next().await.unwrap().is_ok());
+    server.signal("TERM");
+    let end = soon("the end of the result", async {
+        loop {
+            match reading.next().await {
+                Some(Ok(_)) => {}
+                end => return end,
+            }
+        }
+    });
+    let end = end.await.expect("an error, for it is not whole");
+    assert_refused(end.map_err(status), Code::Unavailable, &["shutting down"]);
+    let counted = soon("the end of the count", counting).await.unwrap();
+    assert_refused(counted, Code::Unavailable, &["shutting down"]);
+    // The other one takes nothing, so it cannot be told.
+    let exit = server.wait();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    assert_eq!(rows_at_rest(server.directory(), "t"), 10);
+    drop(stalled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_that_does_not_finish_within_the_grace_commits_nothing_and_is_told_why() {
+    let mut server = ServerProcess::start(SHORT_GRACE);
+    let client = server.client().await;
+    let mut sql = client.sql();
+    sql.update("CREATE TABLE t (batch BIGINT, \"row\" BIGINT)", None)
+        .await
+        .unwrap();
+    let mut idle = client
+        .open_put(&PutOptions::new("t"), &numbered(0, 0).schema())
+        .await;
+    idle.send_batch(&numbered(0, 1000)).await;
+    let transaction = sql.begin().await.unwrap();
+    let mut in_transaction = sql.open_raw_put();
+    let command = ingest_into("t", Some(&transaction))
+        .as_any()
+        .encode_to_vec();
+    let batch = numbered(1, 1000);
+    let command = FlightDescriptor::new_cmd(command);
+    for message in messages(command, &batch.schema(), &[batch], None) {
+        in_transaction.send(message).await;
+    }
+    let mut unnamed = client.open_raw_put();
+    client.ping().await;
+    server.signal("TERM");
+    for put in [&mut idle, &mut in_transaction, &mut unnamed] {
+        let answer = soon("an answer", put.result()).await.unwrap();
+        assert_refused(answer, Code::Unavailable, &["shutting down"]);
+    }
+    let exit = server.wait();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    assert_eq!(rows_at_rest(server.directory(), "t"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endless_put_ends_at_once_after_the_ack_of_its_last_batch() {
+    let mut server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    let options = PutOptions {
+        commit: Commit::Batch,
+        ..PutOptions::new("t")
+    };
+    let mut idle = client.open_put(&options, &numbered(0, 0).schema()).await;
+    idle.send_batch(&numbered(0, 1000)).await;
+    assert_eq!(idle.ack().await.unwrap().unwrap().rows, 1000);
+    let mut busy = server
+        .client()
+        .await
+        .open_put(&options, &numbered(0, 0).schema())
+        .await;
+    busy.send_batch(&numbered(1, 1000)).await;
+    assert_eq!(busy.ack().await.unwrap().unwrap().rows, 1000);
+    server.signal("TERM");
+    let mut acknowledged = 2;
+    let end = soon("the end of the put", async {
+        for batch in 2.. {
+            busy.send_batch(&numbered(batch, 1000)).await;
+            match busy.ack().await.unwrap() {
+                Ok(_) => acknowledged += 1,
+                Err(end) => return end,
+            }
+        }
+        unreachable!()
+    });
+    let ends = [end.await, idle.ack().await.unwrap().unwrap_err()];
+    for end in ends {
+        assert_refused(Err::<(), _>(end), Code::Unavailable, &["shutting down"]);
+    }
+    let exit = server.wait();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    assert!(!exit.stderr.contains("grace is over"), "{exit:?}");
+    assert_eq!(rows_at_rest(server.directory(), "t"), acknowledged * 1000);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_the_server_at_once() {
     let mut server = ServerProcess::start(&[]);
     let client = server.client().await;
     client.append("t", &[ints(0..10)]).await.unwrap();
-    let mut result = client
-        .stream("SELECT * FROM range(100000000000)")
-        .await
-        .unwrap();
+    let mut result = client.stream(ENDLESS).await.unwrap();
     assert!(result.next().await.unwrap().is_ok());
     server.signal("TERM");
     closed_to_newcomers(&server).await;

@@ -13,7 +13,7 @@ use prost::Message;
 use tonic::Code;
 
 pub(super) const ENDLESS_ROWS: &str = "SELECT range AS i FROM range(100000000000)";
-const ENDLESS_COUNT: &str =
+pub(super) const ENDLESS_COUNT: &str =
     "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range + b.range < 3";
 
 /// What the server keeps for its clients, by the action `status`.

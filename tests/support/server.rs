@@ -15,6 +15,8 @@ use crate::{Client, soon};
 pub struct Setup {
     /// How many statements run at the same time.
     pub max_queries: usize,
+    /// How long a client may stand still in the middle of a statement that others wait for.
+    pub stall_timeout: Duration,
     /// DuckDB's memory limit, as DuckDB reads it.
     pub memory_limit: Option<String>,
     /// How many bytes of rows may wait for their commit.
@@ -23,12 +25,15 @@ pub struct Setup {
     pub max_message_bytes: usize,
     /// When what clients leave behind expires.
     pub expiry: Expiry,
+    /// How long what is in flight may go on once it is to stop.
+    pub shutdown_grace: Duration,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         Self {
             max_queries: 8,
+            stall_timeout: Duration::from_secs(30),
             memory_limit: Some("1GiB".into()),
             ingest_buffer_bytes: 64 << 20,
             max_message_bytes: 64 << 20,
@@ -36,6 +41,7 @@ impl Default for Setup {
                 session: Duration::from_secs(3600),
                 transaction: Duration::from_secs(300),
             },
+            shutdown_grace: Duration::from_secs(20),
         }
     }
 }
@@ -55,11 +61,13 @@ impl Setup {
                 threads: None,
                 memory_limit: self.memory_limit,
                 max_queries: self.max_queries,
+                stall_timeout: self.stall_timeout,
                 ingest_buffer_bytes: self.ingest_buffer_bytes,
                 min_free_disk_bytes: 0,
             },
             max_message_bytes: self.max_message_bytes,
             expiry: self.expiry,
+            shutdown_grace: self.shutdown_grace,
         };
         let engine = Engine::open(&config.engine).expect("a new database opens");
         let listener = TcpListener::bind(config.listen).await.expect("a free port");

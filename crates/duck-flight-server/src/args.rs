@@ -52,6 +52,16 @@ pub struct Args {
     )]
     pub max_queries: NonZeroUsize,
 
+    /// How long a client may stand still in the middle of a result or an ingest while others wait for its place
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "DUCK_FLIGHT_STALL_TIMEOUT",
+        value_parser = humantime::parse_duration,
+        default_value = "30s"
+    )]
+    pub stall_timeout: Duration,
+
     /// How much memory rows may take while they wait for their commit
     #[arg(
         long,
@@ -101,6 +111,16 @@ pub struct Args {
         default_value = "5m"
     )]
     pub transaction_timeout: Duration,
+
+    /// How long what is in flight may go on after SIGTERM or SIGINT
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "DUCK_FLIGHT_SHUTDOWN_GRACE",
+        value_parser = humantime::parse_duration,
+        default_value = "20s"
+    )]
+    pub shutdown_grace: Duration,
 
     /// How log lines on stderr are written; RUST_LOG says which (default: info)
     #[arg(

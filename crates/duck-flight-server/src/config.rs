@@ -1,6 +1,7 @@
 //! Flags as meant: checked values.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 
@@ -31,6 +32,8 @@ pub struct Config {
     pub max_message_bytes: usize,
     /// When what clients leave behind expires.
     pub expiry: Expiry,
+    /// How long what is in flight may go on once it is to stop.
+    pub shutdown_grace: Duration,
 }
 
 /// Why flags do not make a configuration.
@@ -82,6 +85,7 @@ impl TryFrom<Args> for Config {
                 threads: args.threads.map(Into::into),
                 memory_limit: memory_limit.map(|bytes| format!("{bytes}B")),
                 max_queries: args.max_queries.into(),
+                stall_timeout: args.stall_timeout,
                 ingest_buffer_bytes: ingest_buffer,
                 min_free_disk_bytes: args.min_free_disk.as_u64(),
             },
@@ -90,6 +94,7 @@ impl TryFrom<Args> for Config {
                 session: args.session_timeout,
                 transaction: args.transaction_timeout,
             },
+            shutdown_grace: args.shutdown_grace,
         })
     }
 }

@@ -25,6 +25,7 @@ mod metadata;
 mod open;
 mod own_table;
 mod parameters;
+mod patience;
 mod plan;
 mod pool;
 mod producers;
@@ -45,6 +46,7 @@ mod writer;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -54,7 +56,7 @@ use tokio::sync::{oneshot, watch};
 pub(crate) use catalog::{Relation, literal};
 pub(crate) use ingest::{Committing, Put, SentBatch};
 pub(crate) use large::Large;
-pub(crate) use lease::{Held, Lease, Place, TransactionLease};
+pub(crate) use lease::{Held, InUse, Lease, Place, TransactionLease};
 pub(crate) use metadata::{CatalogRequest, TableRef, TablesFilter, sql_type_metadata};
 pub(crate) use open::SESSION_SETTINGS;
 pub(crate) use parameters::Parameters;
@@ -73,6 +75,7 @@ use ffi::{ArrowOptions, Connection, Database};
 use large::LargeUnits;
 use mark::Mark;
 use open::{lock_down, lossless, open_database, settle_logs};
+use patience::Patience;
 use pool::Pool;
 use producers::{Claim, Producers};
 use queue::Queue;
@@ -105,6 +108,8 @@ pub struct EngineOptions {
     pub memory_limit: Option<String>,
     /// How many statements run at the same time.
     pub max_queries: usize,
+    /// How long a client may stand still in the middle of a statement that others wait for.
+    pub stall_timeout: Duration,
     /// How many bytes of rows may wait for their commit.
     pub ingest_buffer_bytes: usize,
     /// How many bytes of the disk stay free: puts are slowed down and refused before.
@@ -117,8 +122,11 @@ pub struct Engine(Arc<Inner>);
 
 struct Inner {
     queries: Pool,
+    /// With clients that keep its threads busy.
+    patience: Patience,
     lookups: Pool,
     large_units: LargeUnits,
+    large_patience: Patience,
     writers: Writers,
     checkpointer: Mutex<Option<Checkpointer>>,
     shared: Arc<Shared>,
@@ -199,16 +207,20 @@ impl Engine {
         let writers = Writers::start(WRITERS, &database, &shared)?;
         let as_it_is = |_: &Connection| Ok(());
         let waiting = options.max_queries.saturating_mul(WAITING_PER_CONNECTION);
+        let queries = Pool::start("query", options.max_queries, waiting, &database, as_it_is)?;
+        let large_units = Pool::start(
+            "large-unit",
+            LARGE_UNITS,
+            LARGE_UNITS_WAITING,
+            &database,
+            writer::give_up_order,
+        )?;
         let inner = Inner {
-            queries: Pool::start("query", options.max_queries, waiting, &database, as_it_is)?,
+            patience: Patience::new(queries.waits(), options.stall_timeout),
+            queries,
             lookups: Pool::start("catalog", 1, LOOKUPS_WAITING, &database, as_it_is)?,
-            large_units: Pool::start(
-                "large-unit",
-                LARGE_UNITS,
-                LARGE_UNITS_WAITING,
-                &database,
-                writer::give_up_order,
-            )?,
+            large_patience: Patience::new(large_units.waits(), options.stall_timeout),
+            large_units,
             writers,
             checkpointer: Mutex::new(Some(checkpointer)),
             budget: Budget::new(options.ingest_buffer_bytes),
@@ -226,9 +238,12 @@ impl Engine {
     /// Runs a script; the last statement's result streams out. Dropping the stream stops it.
     pub(crate) async fn query(&self, place: &Place, sql: impl Into<Sql>) -> Result<ResultStream> {
         let Inner {
-            queries, shared, ..
+            queries,
+            patience,
+            shared,
+            ..
         } = &*self.0;
-        let result = query::query(queries, &shared.lossless, place, sql.into()).await;
+        let result = query::query(queries, patience, &shared.lossless, place, sql.into()).await;
         result.map_err(|error| shared.health.observe(error))
     }
 
@@ -296,6 +311,16 @@ impl Engine {
             Place::Any if is_temporary => Err(Error::NoSession),
             _ => Ok(None),
         }
+    }
+
+    /// Waits for the client of a put on its own connection. Gives it up when its session is closed, and when it keeps
+    /// others waiting for too long.
+    pub(crate) async fn wait_for_client<T>(
+        &self,
+        place: &Place,
+        next: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.0.patience.bear(place, next).await
     }
 
     /// Opens a put on a client's own connection: in its transaction, or as one of its own.
@@ -369,9 +394,8 @@ impl Engine {
         transaction.try_hold()
     }
 
-    /// Closes a client's own connection, whatever is open in it, for good.
+    /// Closes a client's own connection for good, whatever is open in it; a statement that runs there is cancelled.
     pub(crate) async fn close_lease(&self, lease: &Lease) {
-        // A statement that still runs keeps the connection until it ends.
         if let Ok(mut held) = lease.end().await
             && lease.is_open()
         {
@@ -526,6 +550,10 @@ impl Engine {
 
     fn queries(&self) -> &Pool {
         &self.0.queries
+    }
+
+    fn large_patience(&self) -> &Patience {
+        &self.0.large_patience
     }
 
     fn large_units(&self) -> &LargeUnits {

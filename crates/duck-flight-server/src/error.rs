@@ -1,6 +1,7 @@
 //! One error type, and its one mapping to gRPC codes.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use duck_flight_protocol::{OptionsError, TableName};
 use tonic::{Code, Status};
@@ -197,6 +198,13 @@ pub enum Error {
         /// How many may wait.
         limit: usize,
     },
+    /// A client stood still in the middle of a statement that others waited for.
+    #[error(
+        "the client took or sent nothing for {} while others waited for its place, so it was ended: \
+         read or send without a pause, or raise --max-queries or --stall-timeout",
+        humantime::format_duration(*.0)
+    )]
+    Stalled(Duration),
     /// Something the protocol has and this server has not.
     #[error("{0}")]
     Unimplemented(String),
@@ -294,6 +302,7 @@ impl Error {
             Self::Busy { .. }
             | Self::NoRoom(_)
             | Self::SessionBusy
+            | Self::Stalled(_)
             | Self::TooManyHandles { .. }
             | Self::TooMuchHeld(_)
             | Self::TooManyParameters(_)
@@ -380,6 +389,7 @@ mod tests {
             (Error::TooManyRejects(1), Code::InvalidArgument),
             (Error::NeedsConnection, Code::Internal),
             (Error::SessionBusy, Code::ResourceExhausted),
+            (Error::Stalled(Duration::ZERO), Code::ResourceExhausted),
             (
                 Error::TooManyHandles {
                     what: "w",

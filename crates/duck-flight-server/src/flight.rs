@@ -12,17 +12,22 @@ mod size;
 mod sql;
 mod visit;
 
+use std::task::Poll;
+
 use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo,
     HandshakeRequest, HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
 };
+use futures::future::{BoxFuture, Fuse};
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, stream};
 use tonic::{Request, Response, Status, Streaming};
 
-use self::decode::Upload;
+use self::decode::{Messages, Upload};
 use self::sql::FlightSql;
 use self::visit::Visit;
+use crate::drain::{Drain, Stage};
 use crate::engine::Place;
 use crate::error::Error;
 use crate::session::Sessions;
@@ -35,14 +40,16 @@ pub(crate) struct FrontDoor {
     sessions: Sessions,
     sql: FlightSql,
     max_message_bytes: usize,
+    drain: Drain,
 }
 
 impl FrontDoor {
-    pub(crate) fn new(sessions: Sessions, max_message_bytes: usize) -> Self {
+    pub(crate) fn new(sessions: Sessions, max_message_bytes: usize, drain: Drain) -> Self {
         Self {
             sql: FlightSql::new(sessions.clone()),
             sessions,
             max_message_bytes,
+            drain,
         }
     }
 
@@ -60,6 +67,21 @@ impl FrontDoor {
     /// Where a plain request's statements run.
     async fn place(&self, visit: &Visit) -> Result<Place, Error> {
         self.sessions.place(&visit.caller, None).await
+    }
+
+    /// Where a ticket's rows come from, wrapped as an answer.
+    async fn rows(
+        &self,
+        visit: &Visit,
+        ticket: &[u8],
+    ) -> Result<Response<Answers<FlightData>>, Error> {
+        if let Some(command) = sql::command(ticket)? {
+            let rows = self.sql.get(&visit.caller, command).await?;
+            return Ok(visit.answer(&self.sessions, rows));
+        }
+        let place = self.place(visit).await?;
+        let rows = get::get(self.sessions.engine(), &place, ticket).await?;
+        Ok(Response::new(rows))
     }
 }
 
@@ -80,13 +102,13 @@ impl FlightService for FrontDoor {
     ) -> Result<Response<Self::DoGetStream>, Status> {
         let visit = self.visit(&request)?;
         let ticket = request.into_inner().ticket;
-        if let Some(command) = sql::command(&ticket)? {
-            let rows = self.sql.get(&visit.caller, command).await?;
-            return Ok(visit.answer(&self.sessions, rows));
-        }
-        let place = self.place(&visit).await?;
-        let rows = get::get(self.sessions.engine(), &place, &ticket).await?;
-        Ok(Response::new(rows))
+        let mut end = self.drain.reaches(Stage::Ending).boxed().fuse();
+        let rows = tokio::select! {
+            biased;
+            rows = self.rows(&visit, &ticket) => rows?,
+            () = &mut end => return Err(Error::ShuttingDown.into()),
+        };
+        Ok(rows.map(|rows| until(end, rows)))
     }
 
     #[tracing::instrument(skip_all)]
@@ -95,7 +117,7 @@ impl FlightService for FrontDoor {
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoPutStream>, Status> {
         let visit = self.visit(&request)?;
-        let messages = request.into_inner();
+        let messages = Messages::new(request.into_inner(), &self.drain);
         let (descriptor, upload) = Upload::open(messages, self.max_message_bytes).await?;
         if let Some(command) = sql::command(&descriptor.cmd)? {
             let acks = self.sql.put(&visit.caller, command, upload).await?;
@@ -201,6 +223,22 @@ impl FlightService for FrontDoor {
             "DoExchange is not supported; use DoPut and DoGet",
         ))
     }
+}
+
+/// A result, which fails where the server ends it. Its statement is stopped there.
+fn until(
+    mut end: Fuse<BoxFuture<'static, ()>>,
+    mut rows: Answers<FlightData>,
+) -> Answers<FlightData> {
+    let answers = stream::poll_fn(move |context| {
+        if end.poll_unpin(context).is_ready() {
+            let error = Status::from(Error::ShuttingDown);
+            rows = stream::empty().boxed();
+            return Poll::Ready(Some(Err(error)));
+        }
+        rows.poll_next_unpin(context)
+    });
+    answers.boxed()
 }
 
 fn unimplemented(message: &str) -> Status {

@@ -26,6 +26,7 @@
 
 mod args;
 mod config;
+mod drain;
 mod engine;
 mod error;
 mod flight;

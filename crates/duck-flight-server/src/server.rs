@@ -1,7 +1,10 @@
 //! Serving: the transport's settings, and the way down.
 
+mod connection;
+mod deadline;
 mod socket;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,21 +12,22 @@ use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
 use bytes::Bytes;
-use futures::{TryFutureExt, TryStreamExt};
-use futures::future::MapOk;
+use futures::future::{BoxFuture, Either, MapOk};
+use futures::{FutureExt, TryFutureExt};
 use http_body::{Body, Frame, SizeHint};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tonic::Status;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tower::{Layer, Service};
 
-use self::socket::Socket;
 use crate::config::Config;
+use crate::drain::{Drain, Stage};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::flight::FrontDoor;
 use crate::session::Sessions;
+use connection::connections;
 
 /// How much a client may send ahead of what was read: on one stream, and on one connection.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
@@ -45,6 +49,9 @@ const MAX_PENDING_RESETS: usize = 1024;
 /// Headers hold credentials and what drivers add to them.
 const MAX_HEADER_BYTES: u32 = 64 << 10;
 
+/// How long clients have to take their last answers before their connections are cut.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// Why a server stopped before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -56,7 +63,8 @@ pub enum ServeError {
     Database(String),
 }
 
-/// Serves until `shutdown` completes, then finishes what is in flight, checkpoints and closes the database.
+/// Serves until `shutdown` completes, then finishes what is in flight, checkpoints and closes the database. What has
+/// not finished within the configured grace is ended.
 ///
 /// # Errors
 /// When the transport fails, or the database becomes unusable.
@@ -67,7 +75,8 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     let sessions = Sessions::new(engine.clone(), config.expiry);
-    let front_door = FrontDoor::new(sessions, config.max_message_bytes);
+    let (stages, drain) = Drain::new();
+    let front_door = FrontDoor::new(sessions.clone(), config.max_message_bytes, drain.clone());
     let sweeping = front_door.sweep();
     let service = FlightServiceServer::new(front_door)
         .max_decoding_message_size(config.max_message_bytes)
@@ -84,22 +93,37 @@ pub async fn serve(
         .layer(WholeRequestsLayer)
         .add_service(service)
         .serve_with_incoming_shutdown(
-            // Without it every put larger than a segment waits for a delayed acknowledgement.
-            TcpIncoming::from(listener)
-                .with_nodelay(Some(true))
-                .map_ok(Socket::new),
-            shutdown,
+            connections(listener, &drain),
+            drain.reaches(Stage::Finishing),
         );
     tokio::select! {
         served = serving => served?,
+        never = way_down(shutdown, stages, config.shutdown_grace) => match never {},
         reason = engine.failed() => return Err(ServeError::Database(reason)),
         () = sweeping => {}
     }
+    sessions.end_all().await;
     let closing = tokio::task::spawn_blocking(move || engine.close());
     if closing.await.is_err() {
         tracing::error!("the engine did not close cleanly");
     }
     Ok(())
+}
+
+/// Leads the server down once `shutdown` completes. It is down when nothing is served any more, at whatever stage.
+async fn way_down(
+    shutdown: impl Future<Output = ()>,
+    stages: watch::Sender<Stage>,
+    grace: Duration,
+) -> Infallible {
+    shutdown.await;
+    stages.send_replace(Stage::Finishing);
+    tokio::time::sleep(grace).await;
+    tracing::info!("the grace is over: what is still in flight is ended");
+    stages.send_replace(Stage::Ending);
+    tokio::time::sleep(FAREWELL).await;
+    stages.send_replace(Stage::Cut);
+    std::future::pending().await
 }
 
 /// Tells a request that was cut short apart from one that ended.
@@ -124,18 +148,30 @@ struct WholeRequests<S>(S);
 impl<S, B> Service<http::Request<tonic::body::Body>> for WholeRequests<S>
 where
     S: Service<http::Request<tonic::body::Body>, Response = http::Response<B>>,
+    S::Future: Send + 'static,
+    S::Error: 'static,
+    B: Default + 'static,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = MapOk<S::Future, fn(S::Response) -> S::Response>;
+    type Future = MapOk<
+        Either<S::Future, BoxFuture<'static, Result<S::Response, S::Error>>>,
+        fn(S::Response) -> S::Response,
+    >;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.0.poll_ready(context)
     }
 
     fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        let time = deadline::of(request.headers());
         let request = request.map(|body| tonic::body::Body::new(WholeBody(body)));
-        self.0.call(request).map_ok(name_the_limit)
+        let call = self.0.call(request);
+        let call = match time {
+            None => Either::Left(call),
+            Some(time) => Either::Right(deadline::within(time, call).boxed()),
+        };
+        call.map_ok(name_the_limit)
     }
 }
 

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use futures::future::join_all;
 use parking_lot::Mutex;
 
 pub(crate) use handles::{Handle, Handles};
@@ -24,7 +25,7 @@ use running::Running;
 pub(crate) use running::RunningGuard;
 pub(crate) use waiting::{HeldBytes, Waiting};
 
-use crate::engine::{Engine, Held, Lease, Place, ResultStream, Rows, Sql, TransactionLease};
+use crate::engine::{Engine, Held, InUse, Lease, Place, ResultStream, Rows, Sql, TransactionLease};
 use crate::error::{Error, Result};
 
 /// How many sessions, transactions, prepared statements and unfetched results there may be.
@@ -96,6 +97,8 @@ pub(crate) struct Caller {
     session: Option<Session>,
     /// The other end of the connection.
     peer: Option<SocketAddr>,
+    /// Keeps the session alive.
+    _in_use: Option<Arc<InUse>>,
 }
 
 /// What a client shows of its session.
@@ -129,9 +132,11 @@ impl Session {
 impl Caller {
     /// The same caller in this session, or in none.
     pub(crate) fn in_session(&self, session: Option<Session>) -> Self {
+        let in_use = session.as_ref().map(|session| session.lease.in_use());
         Self {
             session,
             peer: self.peer,
+            _in_use: in_use.map(Arc::new),
         }
     }
 
@@ -184,7 +189,11 @@ impl Sessions {
                 None => self.open_as(id)?,
             }),
         };
-        Ok(Caller { session, peer })
+        let caller = Caller {
+            peer,
+            ..Caller::default()
+        };
+        Ok(caller.in_session(session))
     }
 
     /// Takes note that the caller is offered a cookie.
@@ -232,6 +241,31 @@ impl Sessions {
                 .close_lease(transaction.lease.connection())
                 .await;
         }
+    }
+
+    /// Ends everything that is kept for clients: what is open is rolled back.
+    pub(crate) async fn end_all(&self) {
+        let Inner {
+            engine,
+            sessions,
+            transactions,
+            results,
+            ..
+        } = &*self.0;
+        drop(results.remove_if(|_| true));
+        let transactions = transactions.remove_if(|_| true);
+        let ended = transactions.iter().map(|(_, transaction)| {
+            transaction.lease.set_ended();
+            engine.close_lease(transaction.lease.connection())
+        });
+        join_all(ended).await;
+        let sessions = sessions.remove_if(|_| true);
+        join_all(
+            sessions
+                .iter()
+                .map(|(_, session)| self.end_session(session)),
+        )
+        .await;
     }
 
     async fn end_session(&self, session: &Session) {

@@ -112,6 +112,12 @@ fn help_tells_every_flag_its_variable_and_its_default() {
             "DUCK_FLIGHT_TRANSACTION_TIMEOUT",
             "5m",
         ),
+        ("--stall-timeout <TIME>", "DUCK_FLIGHT_STALL_TIMEOUT", "30s"),
+        (
+            "--shutdown-grace <TIME>",
+            "DUCK_FLIGHT_SHUTDOWN_GRACE",
+            "20s",
+        ),
         ("--log-format <FORMAT>", "DUCK_FLIGHT_LOG_FORMAT", "text"),
     ];
     for (flag, variable, default) in flags {

@@ -22,6 +22,9 @@ const REFUSED_FUNCTIONS: &[&str] = &[
 /// of many names could be followed by the whole rest of the script.
 const MAX_COMMENT_SKIPS: usize = 16;
 
+/// The function that leaves a query's connection with a seed of its own.
+const SET_SEED: &str = "setseed";
+
 /// Why the server's own tables are left alone.
 pub(super) const OWN_TABLES: &str = "the schema duck_flight is the server's own: its tables can be read, and rows of duck_flight.rejects deleted";
 
@@ -37,15 +40,20 @@ pub(super) fn admit(kind: StatementKind, sql: &str) -> Result<bool> {
     if kind != StatementKind::Select && changes_own_tables(&sql) {
         return Err(Error::Forbidden(OWN_TABLES));
     }
+    let mut skips_left = MAX_COMMENT_SKIPS;
+    let sets_seed = calls(&sql, SET_SEED, &mut skips_left);
     match kind {
-        StatementKind::Select | StatementKind::Rows => Ok(false),
+        StatementKind::Select | StatementKind::Rows => Ok(sets_seed),
         // EXPLAIN ANALYZE runs its statement, and its kind does not tell which.
-        StatementKind::Explain if !sql.contains("copy") => Ok(false),
+        StatementKind::Explain if !sql.contains("copy") => Ok(sets_seed),
         StatementKind::Explain | StatementKind::Copy => Err(Error::Forbidden(
             "COPY and EXPORT reach files of the server; send rows with a put",
         )),
         StatementKind::Attach => Err(Error::Forbidden(
             "ATTACH and DETACH would change every client's databases",
+        )),
+        StatementKind::Definition if sets_seed => Err(Error::Forbidden(
+            "a definition that calls setseed() would set the seed of clients that do not know; call it in a query",
         )),
         StatementKind::Definition | StatementKind::Transaction | StatementKind::Other => Ok(true),
         StatementKind::Pragma => Err(Error::Forbidden(
@@ -123,12 +131,17 @@ fn calls_refused_function(sql: &str) -> bool {
         return true;
     }
     let mut skips_left = MAX_COMMENT_SKIPS;
-    REFUSED_FUNCTIONS.iter().any(|name| {
-        sql.match_indices(name).any(|(start, _)| {
-            let before = sql[..start].chars().next_back();
-            let is_whole = !before.is_some_and(|c| c.is_alphanumeric() || c == '_');
-            is_whole && opens_call(&sql[start + name.len()..], &mut skips_left)
-        })
+    REFUSED_FUNCTIONS
+        .iter()
+        .any(|name| calls(sql, name, &mut skips_left))
+}
+
+/// Whether the script, in lower case, may call this function.
+fn calls(sql: &str, name: &str, skips_left: &mut usize) -> bool {
+    sql.match_indices(name).any(|(start, _)| {
+        let before = sql[..start].chars().next_back();
+        let is_whole = !before.is_some_and(|c| c.is_alphanumeric() || c == '_');
+        is_whole && opens_call(&sql[start + name.len()..], skips_left)
     })
 }
 

@@ -1,13 +1,14 @@
 //! The channel between the thread that runs a statement and the task that sends its result.
 
+use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use futures::executor::block_on;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::lease::Requests;
+use super::patience::{Patience, Stall, for_a_moment};
 use super::pump::Frame;
 use crate::error::{Error, Result};
 
@@ -15,7 +16,7 @@ use crate::error::{Error, Result};
 /// and the size of a message bound what a result holds in memory.
 const FRAMES_WAITING: usize = 2;
 
-/// How many bytes of a result are read ahead when another request waits for its connection, and how many of all.
+/// How many bytes of a result are read ahead when others wait for its connection or its thread, and how many of all.
 const READ_AHEAD_BYTES: usize = 64 << 20;
 const ALL_READ_AHEAD_BYTES: usize = 256 << 20;
 
@@ -29,6 +30,9 @@ pub(super) struct FrameSender {
     requests: Option<Arc<Requests>>,
     read_ahead_bytes: usize,
     all_read_ahead: ReadAhead,
+    patience: Patience,
+    /// Since the client has taken its last message.
+    stall: Option<Stall>,
 }
 
 /// The memory for all that is read ahead. Clones share it.
@@ -58,6 +62,7 @@ pub(super) struct FrameReceiver {
 pub(super) fn channel(
     requests: Option<Arc<Requests>>,
     all_read_ahead: ReadAhead,
+    patience: Patience,
 ) -> (FrameSender, FrameReceiver) {
     let places = Arc::new(Semaphore::new(FRAMES_WAITING));
     let (sender, receiver) = mpsc::unbounded_channel();
@@ -67,6 +72,8 @@ pub(super) fn channel(
         requests,
         read_ahead_bytes: 0,
         all_read_ahead,
+        patience,
+        stall: None,
     };
     let receiver = FrameReceiver {
         frames: receiver,
@@ -76,7 +83,7 @@ pub(super) fn channel(
 }
 
 impl FrameSender {
-    /// Sends a frame. Waits while the client is slow, unless another request waits for the connection.
+    /// Sends a frame. Waits while the client is slow, unless others wait for the connection or the thread.
     pub(super) fn send(&mut self, frame: Frame) -> Result<()> {
         let place = self.place(frame.bytes())?;
         self.frames
@@ -93,36 +100,58 @@ impl FrameSender {
     fn place(&mut self, bytes: usize) -> Result<OwnedSemaphorePermit> {
         let places = self.places.clone();
         if let Ok(place) = places.clone().try_acquire_owned() {
+            self.stall = None;
             return Ok(place);
         }
         let place = places
             .acquire_owned()
             .map(|place| place.map_err(|_| Error::Cancelled));
-        let Some(requests) = self.requests.clone() else {
-            return block_on(place);
-        };
         let mut place = pin!(place);
+        let requests = self.requests.clone();
+        let stall = self.stall.take().unwrap_or_else(|| self.patience.stall());
         loop {
-            let place_in_time = block_on(async {
+            let is_requested = requests.as_ref().is_some_and(|requests| requests.any());
+            if is_requested || stall.is_in_the_way() {
+                if let Some(room) = self.room(bytes) {
+                    self.stall = Some(stall);
+                    return Ok(room);
+                }
+                stall.check()?;
+            }
+            if let Some(requests) = requests.as_ref().filter(|_| is_requested) {
+                // It takes those that wait a moment to go.
+                requests.refuse();
+                std::thread::yield_now();
+            }
+            let waiting = pin!(async {
                 tokio::select! {
                     biased;
                     place = &mut place => Some(place),
-                    () = requests.arrival() => None,
+                    () = arrival(requests.as_deref()) => None,
                 }
             });
-            if let Some(place) = place_in_time {
+            if let Some(Some(place)) = for_a_moment(waiting) {
                 return place;
             }
-            if self.read_ahead_bytes + bytes <= READ_AHEAD_BYTES
-                && let Some(room) = self.all_read_ahead.room(bytes)
-            {
-                self.read_ahead_bytes += bytes;
-                return Ok(room);
-            }
-            // It takes those that wait a moment to go.
-            requests.refuse();
-            std::thread::yield_now();
         }
+    }
+
+    /// Room to read ahead, where there is any.
+    fn room(&mut self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        if self.read_ahead_bytes + bytes > READ_AHEAD_BYTES {
+            return None;
+        }
+        let room = self.all_read_ahead.room(bytes)?;
+        self.read_ahead_bytes += bytes;
+        Some(room)
+    }
+}
+
+/// Waits for a request, where some can come.
+async fn arrival(requests: Option<&Requests>) {
+    match requests {
+        Some(requests) => requests.arrival().await,
+        None => pending().await,
     }
 }
 

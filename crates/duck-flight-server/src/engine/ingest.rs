@@ -18,6 +18,7 @@ use super::catalog::Columns;
 use super::effect::Effect;
 use super::evolve::alterations;
 use super::large::Large;
+use super::lease::Place;
 use super::plan::Plan;
 use super::rejects::Reject;
 use super::sql_type::create_table_sql;
@@ -238,6 +239,23 @@ impl UnitBuilder<'_> {
         match &mut self.state {
             State::Large(large) => large.push(batch.rows).await,
             State::Small(_) => Err(Error::WorkerLost),
+        }
+    }
+
+    /// Waits for the client to go on. A large unit is given up when it keeps others waiting for too long.
+    pub(crate) async fn wait_for_client<T>(
+        &self,
+        next: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        match &self.state {
+            State::Small(_) => next.await,
+            State::Large(_) => {
+                self.put
+                    .engine
+                    .large_patience()
+                    .bear(&Place::Any, next)
+                    .await
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 
-use super::pool::Session;
+use super::pool::{Cancel, Session};
 use crate::error::{Error, Result};
 
 /// How long a request waits for the one before it on the same connection.
@@ -76,24 +76,47 @@ impl Place {
 
     /// The requests that wait for the client's own connection.
     pub(super) fn requests(&self) -> Option<Arc<Requests>> {
+        self.lease().map(|lease| lease.0.requests.clone())
+    }
+
+    /// Says that a request of the client's goes on, until it is dropped.
+    pub(super) fn in_use(&self) -> Option<InUse> {
+        self.lease().map(Lease::in_use)
+    }
+
+    /// Waits until the client's session or transaction is closed.
+    pub(super) async fn end(&self) {
+        match self.lease() {
+            Some(lease) => lease.ended().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn lease(&self) -> Option<&Lease> {
         match self {
             Self::Any => None,
-            Self::Own(lease) => Some(lease.0.requests.clone()),
-            Self::Transaction(transaction) => Some(transaction.lease.0.requests.clone()),
+            Self::Own(lease) => Some(lease),
+            Self::Transaction(transaction) => Some(&transaction.lease),
         }
     }
 }
 
 impl Seat {
-    /// Runs `work` on the connection; `thread` is the session of the thread that does it.
+    /// Runs `work` on the connection; `thread` is the session of the thread that does it. Closing the client's session
+    /// cancels it.
     pub(super) fn run<T>(
         mut self,
         thread: &mut Session,
+        cancel: &Arc<Cancel>,
         work: impl FnOnce(&mut Session, Traces) -> Result<T>,
     ) -> Result<T> {
         match &mut self {
             Self::Shared(traces) => work(thread, *traces),
-            Self::Own(held, traces) => work(held.session(thread)?, *traces),
+            Self::Own(held, traces) => {
+                let lease = held.lease.clone();
+                let _running = lease.running(cancel)?;
+                work(held.session(thread)?, *traces)
+            }
         }
     }
 }
@@ -108,7 +131,30 @@ struct Inner {
     is_open: AtomicBool,
     /// Whether the client's session has ended: nothing runs here any more.
     has_ended: AtomicBool,
+    ended: Notify,
+    /// What stops the request that has the connection.
+    running: parking_lot::Mutex<Option<Arc<Cancel>>>,
+    /// How many requests of the client's go on, on this connection or on another one.
+    users: AtomicUsize,
     requests: Arc<Requests>,
+}
+
+/// A request of a client's goes on.
+pub(crate) struct InUse(Lease);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.0.users.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A request has the connection, and can be cancelled.
+struct Running<'a>(&'a Inner);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        *self.0.running.lock() = None;
+    }
 }
 
 /// The requests that wait for a connection.
@@ -154,9 +200,35 @@ impl Lease {
         self.0.is_open.load(Ordering::SeqCst)
     }
 
-    /// Whether a request has the connection to itself at present.
+    /// Whether a request of the client's goes on at present.
     pub(crate) fn is_busy(&self) -> bool {
-        self.0.connection.try_lock().is_err()
+        self.0.users.load(Ordering::SeqCst) > 0 || self.0.connection.try_lock().is_err()
+    }
+
+    /// Says that a request of the client's goes on, until it is dropped.
+    pub(crate) fn in_use(&self) -> InUse {
+        self.0.users.fetch_add(1, Ordering::SeqCst);
+        InUse(self.clone())
+    }
+
+    /// From now on, closing the client's session cancels this request.
+    fn running(&self, cancel: &Arc<Cancel>) -> Result<Running<'_>> {
+        *self.0.running.lock() = Some(cancel.clone());
+        let running = Running(&self.0);
+        // Closed a moment ago, it may not have found the request.
+        self.check()?;
+        Ok(running)
+    }
+
+    /// Waits until the client's session has ended.
+    async fn ended(&self) {
+        loop {
+            let ended = self.0.ended.notified();
+            if self.check().is_err() {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// Waits for the connection.
@@ -177,9 +249,14 @@ impl Lease {
         }
     }
 
-    /// Lets no request wait for the connection with success any more, and waits for the one that has it.
+    /// Lets no request have the connection any more: the one that has it is cancelled.
     pub(super) async fn end(&self) -> Result<Held> {
         self.0.has_ended.store(true, Ordering::SeqCst);
+        self.0.ended.notify_waiters();
+        let running = self.0.running.lock().clone();
+        if let Some(running) = running {
+            running.cancel();
+        }
         self.hold_whatever().await
     }
 

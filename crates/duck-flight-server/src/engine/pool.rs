@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use duck_flight_protocol::TableName;
 use tokio::sync::{Semaphore, oneshot};
@@ -37,7 +37,8 @@ struct Queue {
 
 #[derive(Default)]
 struct QueueState {
-    jobs: VecDeque<Job>,
+    /// Each with the time since which it waits.
+    jobs: VecDeque<(Instant, Job)>,
     idle: Vec<usize>,
     closed: bool,
 }
@@ -57,7 +58,7 @@ impl Queue {
                 limit: self.max_waiting,
             });
         }
-        state.jobs.push_back(job);
+        state.jobs.push_back((Instant::now(), job));
         let idle = state.idle.pop();
         // Without the lock, or the thread would wake only to wait for it.
         drop(state);
@@ -71,7 +72,7 @@ impl Queue {
     fn pop(&self, thread: usize) -> Option<Job> {
         let mut state = self.lock();
         loop {
-            if let Some(job) = state.jobs.pop_front() {
+            if let Some((_, job)) = state.jobs.pop_front() {
                 state.idle.retain(|idle| *idle != thread);
                 return Some(job);
             }
@@ -90,6 +91,19 @@ impl Queue {
     fn close(&self) {
         self.lock().closed = true;
         self.wake.iter().for_each(Condvar::notify_all);
+    }
+}
+
+/// Tells how long jobs wait for a thread. Clones tell of the same ones.
+#[derive(Clone)]
+pub(super) struct Waits(Arc<Queue>);
+
+impl Waits {
+    /// How long the oldest job that waits has done so.
+    pub(super) fn longest(&self) -> Duration {
+        let state = self.0.lock();
+        let oldest = state.jobs.front();
+        oldest.map_or(Duration::ZERO, |(since, _)| since.elapsed())
     }
 }
 
@@ -152,6 +166,11 @@ impl Pool {
         self.read_ahead.clone()
     }
 
+    /// Tells how long jobs wait for a thread.
+    pub(super) fn waits(&self) -> Waits {
+        Waits(self.queue.clone())
+    }
+
     /// Queues a job for the next free thread.
     pub(super) fn submit(&self, job: impl FnOnce(&mut Session) + Send + 'static) -> Result<()> {
         self.queue.push(Box::new(job))
@@ -161,7 +180,7 @@ impl Pool {
     /// job is cancelled.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&mut Session, &Cancel) -> Result<T> + Send + 'static,
+        job: impl FnOnce(&mut Session, &Arc<Cancel>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let guard = CancelOnDrop::default();
         let cancel = guard.cancel();

@@ -14,8 +14,9 @@ use super::Lossless;
 use super::commits::{Commits, Moment};
 use super::ffi::{Prepared, QueryResult, StatementKind};
 use super::frames::{FrameReceiver, channel};
-use super::lease::{Held, Place, Traces};
+use super::lease::{Held, InUse, Place, Traces};
 use super::parameters::{self, Parameters};
+use super::patience::Patience;
 use super::pool::{Cancel, CancelOnDrop, Pool, Session};
 use super::progress::Progress;
 use super::pump::{Frame, Pump, Start};
@@ -70,10 +71,17 @@ pub(crate) struct ResultStream {
     frames: FrameReceiver,
     ended: bool,
     cancel: CancelOnDrop,
+    /// Keeps the client's session alive.
+    _in_use: Option<InUse>,
 }
 
 impl ResultStream {
-    fn new(start: Start, frames: FrameReceiver, cancel: CancelOnDrop) -> Self {
+    fn new(
+        start: Start,
+        frames: FrameReceiver,
+        cancel: CancelOnDrop,
+        in_use: Option<InUse>,
+    ) -> Self {
         Self {
             schema: start.schema,
             type_names: start.type_names,
@@ -81,6 +89,7 @@ impl ResultStream {
             frames,
             ended: start.is_all,
             cancel,
+            _in_use: in_use,
         }
     }
 
@@ -189,21 +198,23 @@ impl Description {
 /// Runs a script; answers with the first rows of its last statement, or all where they are few.
 pub(super) async fn query(
     pool: &Pool,
+    patience: &Patience,
     lossless: &Arc<Lossless>,
     place: &Place,
     sql: Sql,
 ) -> Result<ResultStream> {
     let sql = Arc::new(sql);
+    let in_use = place.in_use();
     let mut seat = place.seat().await?;
     loop {
         let guard = CancelOnDrop::default();
         let cancel = guard.cancel();
-        let (sender, mut frames) = channel(place.requests(), pool.read_ahead());
+        let (sender, mut frames) = channel(place.requests(), pool.read_ahead(), patience.clone());
         cancel.closes(frames.places());
         let (sql, lossless) = (sql.clone(), lossless.clone());
         pool.submit(move |thread| {
             let mut pump = Pump::new(sender);
-            let outcome = seat.run(thread, |session, traces| {
+            let outcome = seat.run(thread, &cancel, |session, traces| {
                 run_script(session, traces, &sql, &cancel, |result| {
                     pump.send_batches(result, &lossless.options, &cancel)
                 })
@@ -213,7 +224,7 @@ pub(super) async fn query(
         match frames.recv().await.ok_or(Error::WorkerLost)? {
             Err(Error::NeedsConnection) => seat = place.own_seat().await?,
             Err(error) => return Err(error),
-            Ok(Frame::Start(start)) => return Ok(ResultStream::new(start, frames, guard)),
+            Ok(Frame::Start(start)) => return Ok(ResultStream::new(start, frames, guard, in_use)),
             Ok(Frame::Batch(_) | Frame::End) => return Err(Error::WorkerLost),
         }
     }
@@ -313,11 +324,14 @@ pub(super) async fn run_on<T: Send + 'static>(
     place: &Place,
     job: impl Fn(&mut Session, Traces, &Cancel) -> Result<T> + Clone + Send + 'static,
 ) -> Result<T> {
+    let _in_use = place.in_use();
     let mut seat = place.seat().await?;
     loop {
         let job = job.clone();
         let outcome = pool.run(move |thread, cancel| {
-            let outcome = seat.run(thread, |session, traces| job(session, traces, cancel));
+            let outcome = seat.run(thread, cancel, |session, traces| {
+                job(session, traces, cancel)
+            });
             told(outcome, cancel)
         });
         match outcome.await {

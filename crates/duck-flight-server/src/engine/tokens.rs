@@ -356,6 +356,7 @@ mod tests {
             max_queries: 1,
             ingest_buffer_bytes: 0,
             min_free_disk_bytes: 0,
+            stall_timeout: std::time::Duration::ZERO,
         };
         open_database(&options).unwrap().connect().unwrap()
     }

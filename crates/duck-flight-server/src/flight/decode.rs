@@ -14,9 +14,12 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow_flight::{FlightData, FlightDescriptor};
 use arrow_ipc::{CompressionType, Message, MessageHeader};
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Fuse};
 use tonic::Streaming;
 
 use super::size;
+use crate::drain::{Drain, Stage};
 use crate::engine::SentBatch;
 use crate::error::{Error, Result};
 
@@ -26,9 +29,16 @@ const MAX_EXPANSION: usize = 8;
 /// Values that take no bytes (nulls, runs) may outnumber the message's bits by this many.
 const FREE_VALUES: usize = 1 << 20;
 
+/// The messages of a put as they come, until the server is on its way down.
+pub(super) struct Messages {
+    stream: Streaming<FlightData>,
+    drain: Drain,
+    end: Fuse<BoxFuture<'static, ()>>,
+}
+
 /// The record batches of a put.
 pub(super) struct PutStream {
-    messages: Streaming<FlightData>,
+    messages: Messages,
     decoder: Decoder,
 }
 
@@ -41,17 +51,17 @@ struct Decoder {
 /// A put of which the first message has been read.
 pub(super) struct Upload {
     first: FlightData,
-    messages: Streaming<FlightData>,
+    messages: Messages,
     max_message_bytes: usize,
 }
 
 impl Upload {
     /// Reads the first message, which holds the descriptor.
     pub(super) async fn open(
-        mut messages: Streaming<FlightData>,
+        mut messages: Messages,
         max_message_bytes: usize,
     ) -> Result<(FlightDescriptor, Self)> {
-        let Some(first) = next_message(&mut messages).await? else {
+        let Some(first) = messages.next().await? else {
             return Err(malformed(
                 "the put is empty: its first message holds descriptor and schema",
             ));
@@ -84,7 +94,7 @@ impl Upload {
     pub(super) async fn all_rows(mut self, max_bytes: usize) -> Result<Vec<RecordBatch>> {
         if self.first.data_header.is_empty() {
             // A statement without parameters: nothing may follow but the end.
-            return match next_message(&mut self.messages).await? {
+            return match self.messages.next().await? {
                 None => Ok(Vec::new()),
                 Some(_) => Err(malformed("rows without a schema before them")),
             };
@@ -108,9 +118,15 @@ impl PutStream {
         &self.decoder.schema
     }
 
+    /// Fails as soon as the server is on its way down: what was read is whole, and more can be sent to the next server.
+    pub(super) fn end_with_the_server(&mut self) {
+        let Messages { drain, end, .. } = &mut self.messages;
+        *end = drain.reaches(Stage::Finishing).boxed().fuse();
+    }
+
     /// The next batch and its `app_metadata`, or `None` once the client has ended the stream.
     pub(super) async fn next(&mut self) -> Result<Option<(SentBatch, Bytes)>> {
-        while let Some(message) = next_message(&mut self.messages).await? {
+        while let Some(message) = self.messages.next().await? {
             if let Some(batch) = guarded(|| self.decoder.decode(&message))? {
                 return Ok(Some((batch, message.app_metadata)));
             }
@@ -119,11 +135,23 @@ impl PutStream {
     }
 }
 
-async fn next_message(messages: &mut Streaming<FlightData>) -> Result<Option<FlightData>> {
-    messages
-        .message()
-        .await
-        .map_err(|status| Error::Transport(status.code(), status.message().into()))
+impl Messages {
+    pub(super) fn new(stream: Streaming<FlightData>, drain: &Drain) -> Self {
+        Self {
+            stream,
+            drain: drain.clone(),
+            end: drain.reaches(Stage::Ending).boxed().fuse(),
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<FlightData>> {
+        let message = tokio::select! {
+            biased;
+            () = &mut self.end => return Err(Error::ShuttingDown),
+            message = self.stream.message() => message,
+        };
+        message.map_err(|status| Error::Transport(status.code(), status.message().into()))
+    }
 }
 
 /// Runs a decoder of Arrow's. Malformed bytes that make it panic are an error like any other.

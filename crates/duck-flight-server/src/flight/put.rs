@@ -42,7 +42,7 @@ pub(super) async fn put(
 /// The whole stream is one unit, with one ack at its end.
 async fn put_stream(mut put: Put, mut batches: PutStream, sequence: Option<u64>) -> Result<Ack> {
     let mut unit = put.unit(sequence).await?;
-    while let Some((batch, _)) = batches.next().await? {
+    while let Some((batch, _)) = unit.wait_for_client(batches.next()).await? {
         unit.push(batch).await?;
     }
     Ok(ack(unit.commit().await?.done().await?, sequence))
@@ -79,6 +79,8 @@ async fn read_batches(
     mut batches: PutStream,
     steps: &mpsc::Sender<Step>,
 ) -> Result<()> {
+    // A loader's stream may have no end.
+    batches.end_with_the_server();
     let has_producer = put.last_sequence().is_some();
     let mut units: u64 = 0;
     while let Some((batch, metadata)) = batches.next().await? {

@@ -44,14 +44,14 @@ pub(super) async fn ingest(
     let engine = sessions.engine();
     if let Some(held) = engine.own_connection(&place, command.temporary).await? {
         let mut put = engine.put_on(held, options, rows.schema().clone())?;
-        while let Some((batch, _)) = rows.next().await? {
+        while let Some((batch, _)) = engine.wait_for_client(&place, rows.next()).await? {
             put.push(batch.rows).await?;
         }
         return Ok(put.commit().await.done().await?.rows);
     }
     let mut put = engine.put(&options, rows.schema().clone()).await?;
     let mut unit = put.unit(None).await?;
-    while let Some((batch, _)) = rows.next().await? {
+    while let Some((batch, _)) = unit.wait_for_client(rows.next()).await? {
         unit.push(batch).await?;
     }
     Ok(unit.commit().await?.done().await?.rows)

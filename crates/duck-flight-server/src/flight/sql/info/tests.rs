@@ -23,6 +23,7 @@ fn engine() -> Engine {
         threads: Some(1),
         memory_limit: None,
         max_queries: 1,
+        stall_timeout: std::time::Duration::from_secs(30),
         ingest_buffer_bytes: 1 << 20,
         min_free_disk_bytes: 0,
     };

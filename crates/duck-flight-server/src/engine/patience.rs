@@ -1,0 +1,107 @@
+//! What a client that keeps a place for statements busy without doing anything may cost the others.
+//!
+//! A result that is not read, and an ingest that does not go on, keep one of the `--max-queries` places. That harms
+//! nobody until all of them are taken. Once a statement has waited for a place for a while, results that nobody
+//! reads are read ahead into memory, as far as there is room; and what has stood still for longer than the patience is
+//! ended.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use super::lease::Place;
+use super::pool::Waits;
+use crate::error::{Error, Result};
+
+/// How long a statement waits for a place before those who stand still count as in its way.
+const CROWDED_AFTER: Duration = Duration::from_secs(1);
+
+/// How often what stands still looks whether it is in the way.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long others bear with what stands still. Clones share the queue of those others.
+#[derive(Clone)]
+pub(super) struct Patience {
+    waits: Waits,
+    limit: Duration,
+}
+
+impl Patience {
+    pub(super) fn new(waits: Waits, limit: Duration) -> Self {
+        Self { waits, limit }
+    }
+
+    /// Something begins to stand still.
+    pub(super) fn stall(&self) -> Stall {
+        Stall {
+            patience: self.clone(),
+            since: Instant::now(),
+        }
+    }
+
+    /// Waits for the client of a put that keeps the connection of `place` busy. Gives it up when it is in the way for too
+    /// long, and when its session is closed.
+    pub(super) async fn bear<T>(
+        &self,
+        place: &Place,
+        next: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let stall = self.stall();
+        let (mut next, mut end) = (pin!(next), pin!(place.end()));
+        loop {
+            tokio::select! {
+                biased;
+                next = &mut next => return next,
+                () = &mut end => return Err(Error::SessionEnded),
+                () = tokio::time::sleep(LOOK) => stall.check()?,
+            }
+        }
+    }
+}
+
+/// Something that stands still.
+pub(super) struct Stall {
+    patience: Patience,
+    since: Instant,
+}
+
+impl Stall {
+    /// Whether a statement has waited for a while for the place that this one keeps.
+    pub(super) fn is_in_the_way(&self) -> bool {
+        let Patience { waits, .. } = &self.patience;
+        self.since.elapsed() >= CROWDED_AFTER && waits.longest() >= CROWDED_AFTER
+    }
+
+    /// Fails once it has been in the way for too long.
+    pub(super) fn check(&self) -> Result<()> {
+        let Patience { limit, .. } = &self.patience;
+        match self.is_in_the_way() && self.since.elapsed() >= *limit {
+            true => Err(Error::Stalled(*limit)),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Runs a future on this thread for a moment; `None` where it takes longer.
+pub(super) fn for_a_moment<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut context = Context::from_waker(&waker);
+    let start = Instant::now();
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return Some(value);
+        }
+        let left = LOOK.checked_sub(start.elapsed())?;
+        std::thread::park_timeout(left);
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
