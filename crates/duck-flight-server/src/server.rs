@@ -7,10 +7,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use arrow_flight::flight_service_server::FlightServiceServer;
+use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use bytes::Bytes;
-use futures::{TryFutureExt, TryStreamExt};
 use futures::future::MapOk;
+use futures::{TryFutureExt, TryStreamExt};
 use http_body::{Body, Frame, SizeHint};
 use tokio::net::TcpListener;
 use tonic::Status;
@@ -69,10 +69,35 @@ pub async fn serve(
     let sessions = Sessions::new(engine.clone(), config.expiry);
     let front_door = FrontDoor::new(sessions, config.max_message_bytes);
     let sweeping = front_door.sweep();
-    let service = FlightServiceServer::new(front_door)
-        .max_decoding_message_size(config.max_message_bytes)
+    let serving = serve_flight(listener, front_door, config.max_message_bytes, shutdown);
+    tokio::select! {
+        served = serving => served?,
+        reason = engine.failed() => return Err(ServeError::Database(reason)),
+        () = sweeping => {}
+    }
+    let closing = tokio::task::spawn_blocking(move || engine.close());
+    if closing.await.is_err() {
+        tracing::error!("the engine did not close cleanly");
+    }
+    Ok(())
+}
+
+/// Serves any Flight service over this server's transport until `shutdown` completes, then finishes what is in flight.
+///
+/// The benchmark has a service that does nothing, and so finds what the transport costs by itself.
+///
+/// # Errors
+/// When the transport fails.
+pub async fn serve_flight(
+    listener: TcpListener,
+    service: impl FlightService,
+    max_message_bytes: usize,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let service = FlightServiceServer::new(service)
+        .max_decoding_message_size(max_message_bytes)
         .max_encoding_message_size(usize::MAX);
-    let serving = Server::builder()
+    Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES)
@@ -89,16 +114,8 @@ pub async fn serve(
                 .with_nodelay(Some(true))
                 .map_ok(Socket::new),
             shutdown,
-        );
-    tokio::select! {
-        served = serving => served?,
-        reason = engine.failed() => return Err(ServeError::Database(reason)),
-        () = sweeping => {}
-    }
-    let closing = tokio::task::spawn_blocking(move || engine.close());
-    if closing.await.is_err() {
-        tracing::error!("the engine did not close cleanly");
-    }
+        )
+        .await?;
     Ok(())
 }
 

@@ -2,7 +2,6 @@
 
 use duckdb::ffi;
 
-
 /// Runs tasks of a database's statements until it is dropped.
 pub(super) struct Tasks(ffi::duckdb_task_state);
 
