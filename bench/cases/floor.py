@@ -26,14 +26,13 @@ CONTENDERS = ("floor", "duck-flight")
 
 
 def steps(size: Size) -> Iterator[Step]:
-    """Both in turn, test by test. There are many tests, so each is short."""
-    seconds = size.seconds / 2
+    """Both in turn, test by test."""
     for connections in (1, 8):
         for name in CONTENDERS:
-            yield step(f"small-rust-{connections}", name, small.by_rust, name, connections, "plain", seconds)
+            yield step(f"small-rust-{connections}", name, small.by_rust, name, connections, "plain", size.seconds)
     for client, asker in PYTHON.items():
         for name in CONTENDERS:
-            yield step(f"small-{client}", name, small.by_python, asker, name, seconds)
+            yield step(f"small-{client}", name, small.by_python, asker, name, size.seconds)
     for name in CONTENDERS:
         yield step("read-rust", name, reads.by_rust, name, size.read_rows, *flags(name, size))
     for client, asker in PYTHON.items():
@@ -41,7 +40,7 @@ def steps(size: Size) -> Iterator[Step]:
             yield step(f"read-{client}", name, reads.by_python, asker, name, size.read_rows, *flags(name, size))
     for commit, rows in (("puts", 1), ("puts", 1_000), ("batch", 1_000)):
         for name in CONTENDERS:
-            yield step(f"{commit}-8x{rows}", name, loads.load, name, commit, 8, rows, seconds)
+            yield step(f"{commit}-8x{rows}", name, loads.load, name, commit, 8, rows, size.seconds)
 
 
 def flags(name: str, size: Size) -> tuple[str, ...]:

@@ -96,3 +96,20 @@ fn readings(rows: usize) -> anyhow::Result<RecordBatch> {
         ),
     ])?)
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow_flight::utils::flight_data_to_batches;
+
+    use super::*;
+
+    #[test]
+    fn a_large_answer_has_as_many_rows_as_asked_for() {
+        for rows in [0, 1, MESSAGE_ROWS, 2 * MESSAGE_ROWS + 5] {
+            let answer = Answer::large("FROM t", rows).unwrap();
+            let batches = flight_data_to_batches(&answer.messages).unwrap();
+            let found: usize = batches.iter().map(RecordBatch::num_rows).sum();
+            assert_eq!(found, rows);
+        }
+    }
+}
