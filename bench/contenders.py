@@ -62,12 +62,14 @@ def working_directory():
 
 
 def running(name: str, *flags: str, database: Path | None = None):
-    """The server `name` (`seed` or `duck-flight`) while it runs, on a new database or a given one."""
+    """The server `name` (`seed`, `duck-flight` or `floor`) while it runs, on a new database or a given one."""
 
     def command(new: Path) -> list:
         file = database or new
         if name == "seed":
             return [sys.executable, REPOSITORY / "bench" / "seed_server.py", file]
+        if name == "floor":
+            return [BINARIES / "duck-bench", "floor", *flags]
         return [BINARIES / "duck-flight-server", "--database", file, "--listen", "127.0.0.1:0", *flags]
 
     return serving(command)

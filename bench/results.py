@@ -8,6 +8,7 @@ from statistics import median
 # Each contender by its name in the results, as the page and the tables call it.
 CONTENDERS = {
     "limit": "in-process DuckDB",
+    "floor": "the floor",
     "seed": "seed",
     "quack": "Quack",
     "postgres": "PostgreSQL",

@@ -9,7 +9,7 @@ import page
 import plots
 import tables
 import targets
-from cases import CASES, loads
+from cases import CASES, floor, loads
 from results import OURS, CaseResult, Results, Spread, ratio
 from sizes import SIZES
 
@@ -121,3 +121,11 @@ def test_each_mode_measures_what_the_targets_need():
             assert (writers, rows) in size.puts
         assert {(8, 1_000), (8, 10_000)} <= set(size.seed_puts)
         assert ("batch", 8, 1_000) in size.exactly_once
+
+
+def test_each_test_of_the_floor_is_taken_by_both_in_turn_and_shown():
+    taken: dict[str, list[str]] = {}
+    for step in floor.CASE.steps(SIZES["quick"]):
+        for test in step.tests:
+            taken.setdefault(test, []).append(step.contender)
+    assert taken == dict.fromkeys(floor.QUERIES | floor.ROWS, ["floor", OURS])

@@ -24,8 +24,8 @@ def limit(rows: int) -> dict:
         return clients.bench("limit", "stream", "--dir", directory, "--rows", rows)
 
 
-def by_rust(name: str, rows: int) -> dict:
-    with running(name) as server:
+def by_rust(name: str, rows: int, *flags: str) -> dict:
+    with running(name, *flags) as server:
         clients.fill(server, rows)
         reads = [clients.bench("read", "--server", server.url, "--sql", READ_ALL) for _ in range(READS)]
         return {
@@ -34,8 +34,8 @@ def by_rust(name: str, rows: int) -> dict:
         }
 
 
-def by_python(asker, name: str, rows: int) -> dict:
-    with running(name) as server:
+def by_python(asker, name: str, rows: int, *flags: str) -> dict:
+    with running(name, *flags) as server:
         clients.fill(server, rows)
         with asker(server) as ask:
             ask(READ_ALL)

@@ -5,9 +5,12 @@
 //! - `small`: small queries on warm connections, by plain Flight or by Flight SQL;
 //! - `load`: loaders whose rows `duck-load` does not make: wide, long texts, nested, by primary key;
 //! - `idle`: connections that stand and do nothing;
-//! - `quack`: clients of DuckDB's own remote protocol.
+//! - `quack`: clients of DuckDB's own remote protocol;
+//! - `floor`: a Flight server with nothing behind its transport. It prints its address, and serves until it is
+//!   interrupted.
 
 mod connections;
+mod floor;
 mod limits;
 mod load;
 mod quack;
@@ -34,6 +37,8 @@ enum Command {
     /// Clients of a server of DuckDB's Quack protocol.
     #[command(subcommand)]
     Quack(quack::Command),
+    /// A server that does nothing.
+    Floor(floor::Args),
 }
 
 #[tokio::main]
@@ -45,6 +50,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Load(args) => load::run(args).await?,
         Command::Idle(args) => connections::idle(args).await?,
         Command::Quack(command) => quack::run(&command)?,
+        Command::Floor(args) => return floor::serve(&args).await,
     };
     println!("{report}");
     Ok(())

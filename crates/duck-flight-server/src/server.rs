@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use arrow_flight::flight_service_server::FlightServiceServer;
+use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use bytes::Bytes;
 use futures::future::{BoxFuture, Either, MapOk};
 use futures::{FutureExt, TryFutureExt};
@@ -78,24 +78,7 @@ pub async fn serve(
     let (stages, drain) = Drain::new();
     let front_door = FrontDoor::new(sessions.clone(), config.max_message_bytes, drain.clone());
     let sweeping = front_door.sweep();
-    let service = FlightServiceServer::new(front_door)
-        .max_decoding_message_size(config.max_message_bytes)
-        .max_encoding_message_size(usize::MAX);
-    let serving = Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES)
-        .max_concurrent_streams(MAX_STREAMS)
-        .http2_max_header_list_size(MAX_HEADER_BYTES)
-        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .layer(WholeRequestsLayer)
-        .add_service(service)
-        .serve_with_incoming_shutdown(
-            connections(listener, &drain),
-            drain.reaches(Stage::Finishing),
-        );
+    let serving = transport(listener, front_door, config.max_message_bytes, &drain);
     tokio::select! {
         served = serving => served?,
         never = way_down(shutdown, stages, config.shutdown_grace) => match never {},
@@ -108,6 +91,52 @@ pub async fn serve(
         tracing::error!("the engine did not close cleanly");
     }
     Ok(())
+}
+
+/// Serves any Flight service over this server's transport until `shutdown` completes; what is in flight then is cut.
+///
+/// The benchmark has a service that does nothing, and so finds what the transport costs by itself.
+///
+/// # Errors
+/// When the transport fails.
+pub async fn serve_flight(
+    listener: TcpListener,
+    service: impl FlightService,
+    max_message_bytes: usize,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let (stages, drain) = Drain::new();
+    tokio::select! {
+        served = transport(listener, service, max_message_bytes, &drain) => Ok(served?),
+        never = way_down(shutdown, stages, Duration::ZERO) => match never {},
+    }
+}
+
+/// Serves a Flight service until the way down has begun and all connections have ended.
+fn transport<S: FlightService>(
+    listener: TcpListener,
+    service: S,
+    max_message_bytes: usize,
+    drain: &Drain,
+) -> impl Future<Output = Result<(), tonic::transport::Error>> + use<S> {
+    let service = FlightServiceServer::new(service)
+        .max_decoding_message_size(max_message_bytes)
+        .max_encoding_message_size(usize::MAX);
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(WholeRequestsLayer)
+        .add_service(service)
+        .serve_with_incoming_shutdown(
+            connections(listener, drain),
+            drain.reaches(Stage::Finishing),
+        )
 }
 
 /// Leads the server down once `shutdown` completes. It is down when nothing is served any more, at whatever stage.
