@@ -15,16 +15,15 @@ use std::sync::OnceLock;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::log_entries::{header_end, next_entry, start};
 use super::room::log_path;
+use super::torn;
 use crate::error::{Error, Result};
 
 /// Where DuckDB keeps the two headers of a database, after the main one; the one with the larger count is valid.
 /// Each begins with a checksum and the count, eight bytes each (`DatabaseHeader` in DuckDB's
 /// `storage/storage_info.hpp`).
 const HEADER_OFFSETS: [u64; 2] = [4096, 8192];
-
-/// How many bytes of a log's beginning are compared: its header and more, none of which ever change.
-const START_BYTES: usize = 96;
 
 /// A mark is always as long as this, so that a shorter one leaves nothing of a longer one behind.
 const MARK_BYTES: usize = 2048;
@@ -87,9 +86,12 @@ impl Mark {
             return Ok(Self { files: None });
         }
         let last = read(&mark);
-        if let Some(state) = &last {
+        let valid = last.as_ref().filter(|state| state.is_of(path));
+        if let Some(state) = valid {
             check(path, state)?;
         }
+        let acknowledged = |log: &Path| valid.map_or(0, |state| state.bytes_in(log));
+        torn::cut(path, &logs(path), acknowledged)?;
         mark.set_len(0).map_err(|source| Error::Io {
             doing: "clear the mark of the log",
             source,
@@ -181,17 +183,24 @@ fn read(mark: &File) -> Option<State> {
     serde_json::from_slice(&json).ok()
 }
 
+impl State {
+    /// Whether it holds for a database as it is now: nothing has its file open, and so a lock that closing it would give
+    /// up.
+    fn is_of(&self, database: &Path) -> bool {
+        File::open(database).ok().as_ref().and_then(checkpoints) == Some(self.checkpoints)
+    }
+
+    /// How much of this file was acknowledged.
+    fn bytes_in(&self, log: &Path) -> u64 {
+        let logs = [&self.log, &self.next_log].into_iter();
+        let bytes = logs.filter(|known| known.is_in(log)).map(|log| log.bytes);
+        bytes.max().unwrap_or(0)
+    }
+}
+
 /// Refuses a database whose log has less in it than was acknowledged.
 fn check(path: &Path, state: &State) -> Result<()> {
-    let State {
-        checkpoints: count,
-        log,
-        next_log,
-    } = state;
-    // Nothing has a lock on the file yet that closing it could give up.
-    if File::open(path).ok().as_ref().and_then(checkpoints) != Some(*count) {
-        return Ok(());
-    }
+    let State { log, next_log, .. } = state;
     let [log_path, next_path] = logs(path);
     let is_whole = log.is_in(&log_path) && next_log.is_in(&next_path);
     // The checkpoint may have finished since, and the next log taken the place of the other one.
@@ -244,33 +253,6 @@ impl Log {
         }
         bytes == self.bytes
     }
-}
-
-fn start(file: &File) -> Vec<u8> {
-    let mut start = vec![0; START_BYTES];
-    let mut read = 0;
-    while let Ok(more @ 1..) = file.read_at(&mut start[read..], read as u64) {
-        read += more;
-    }
-    start.truncate(read);
-    start
-}
-
-/// Where a log's header ends: with the two bytes that end an object of DuckDB's serializer.
-fn header_end(start: &[u8]) -> u64 {
-    let end = start.windows(2).position(|bytes| bytes == [0xff, 0xff]);
-    end.map_or(0, |end| end as u64 + 2)
-}
-
-/// Where the entry at `offset` ends, if all of it is there: its size and its checksum, eight bytes each, and as many
-/// bytes as its size says (`WriteAheadLogSerializer` in DuckDB's `storage/write_ahead_log.cpp`).
-fn next_entry(file: &File, offset: u64) -> Option<u64> {
-    let mut size = [0; 8];
-    file.read_exact_at(&mut size, offset).ok()?;
-    let end = offset
-        .checked_add(16)?
-        .checked_add(u64::from_le_bytes(size))?;
-    (end <= file.metadata().ok()?.len()).then_some(end)
 }
 
 /// How many checkpoints a database has seen.

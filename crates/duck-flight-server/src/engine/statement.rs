@@ -56,6 +56,19 @@ pub(super) fn run_script(
         }
         None => None,
     };
+    if *transaction == ClientTransaction::None {
+        let alone = Statement {
+            connection,
+            sql,
+            cancel,
+            traces,
+            index: 0,
+            is_alone: true,
+        };
+        if let Some(rows_changed) = alone.run_kept(dirty, &mut last)? {
+            return Ok(rows_changed);
+        }
+    }
     let mut script = connection.parse(&sql.text)?;
     let (count, mut number, mut rows_changed) = (script.len(), 0, 0);
     if count > 1 {
@@ -129,19 +142,63 @@ impl<'a> Statement<'a> {
         if *transaction != ClientTransaction::None {
             return self.run_inside(script, transaction, dirty, consume);
         }
-        let (kind, rows_changed) = match self.run_outside(script, dirty, consume) {
-            Err(Error::Sql(error))
-                if error.kind == SqlErrorKind::Interrupted && !self.cancel.is_cancelled() =>
-            {
-                return Err(self.find_reason(dirty));
-            }
-            outcome => outcome?,
-        };
+        let outcome = self.run_outside(script, dirty, consume);
+        let (kind, rows_changed) = outcome.map_err(|error| self.told(error, dirty))?;
         // Outside of a transaction only a BEGIN succeeds.
         if kind == StatementKind::Transaction {
             *transaction = ClientTransaction::Open;
         }
         Ok(rows_changed)
+    }
+
+    /// Runs a query whose plan is kept: what it is was found out when the plan was made. `None` where there is no plan,
+    /// or where a commit has begun since: then it has not run.
+    fn run_kept(
+        &self,
+        dirty: &mut bool,
+        consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
+    ) -> Result<Option<u64>> {
+        let commits = self.connection.commits();
+        if !self.may_have_plan() {
+            return Ok(None);
+        }
+        let Some(moment) = commits.quiet() else {
+            return Ok(None);
+        };
+        let Some(plan) = self.connection.take_plan(&self.sql.text, moment) else {
+            return Ok(None);
+        };
+        let Some(starting) = commits.still(moment) else {
+            return Ok(None);
+        };
+        let watch = self.cancel.watch(self.connection);
+        let outcome = self.begin(&plan).and_then(|pending| {
+            drop(starting);
+            self.finish(pending, consume)
+        });
+        drop(watch);
+        match outcome {
+            Ok(rows_changed) => {
+                self.connection.keep_plan(&self.sql.text, plan, moment);
+                Ok(Some(rows_changed))
+            }
+            Err(error) => {
+                self.connection.roll_back();
+                Err(self.told(error, dirty))
+            }
+        }
+    }
+
+    /// The error as the client is told it.
+    fn told(&self, error: Error, dirty: &mut bool) -> Error {
+        match error {
+            Error::Sql(error)
+                if error.kind == SqlErrorKind::Interrupted && !self.cancel.is_cancelled() =>
+            {
+                self.find_reason(dirty)
+            }
+            other => other,
+        }
     }
 
     /// Runs the statement in the client's transaction.
@@ -260,14 +317,7 @@ impl<'a> Statement<'a> {
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<Option<(StatementKind, u64)>> {
         let _watch = self.cancel.watch(self.connection);
-        let may_keep = self.may_keep_plan(script);
-        let kept = may_keep
-            .then(|| self.connection.take_plan(&self.sql.text, moment))
-            .flatten();
-        let statement = match kept {
-            Some(statement) => statement,
-            None => self.prepare(script)?,
-        };
+        let statement = self.prepare(script)?;
         let kind = statement.kind();
         if kind != StatementKind::Select {
             return Ok(None);
@@ -284,25 +334,26 @@ impl<'a> Statement<'a> {
             rows_changed += self.finish(pending, consume)?;
             Ok(())
         })?;
-        if may_keep {
+        if !*dirty && self.may_keep_plan() {
             self.connection.keep_plan(&self.sql.text, statement, moment);
         }
         Ok(Some((kind, rows_changed)))
     }
 
-    /// Whether the plan may serve the same query again, for as long as nothing is committed: it stands alone, on a
-    /// connection whose settings stay as they are. A sample is drawn by its plan, and parameters of other types than before
-    /// are bound by DuckDB as what they are not.
-    fn may_keep_plan(&self, script: &Script<'_>) -> bool {
-        let sql = &self.sql.text;
-        let is_shared = matches!(self.traces, Traces::Wiped | Traces::Refused);
-        is_shared
-            && script.len() == 1
+    /// Whether the plan may serve the same query again, for as long as nothing is committed. A sample is drawn by its plan.
+    fn may_keep_plan(&self) -> bool {
+        let mut samples = ["sample", "tablesample"].iter();
+        self.may_have_plan() && !samples.any(|word| contains_word(&self.sql.text, word))
+    }
+
+    /// Whether there can be a plan of the same query: it stands alone, on a connection whose settings stay as they
+    /// are, and has no parameters, for of other types than before DuckDB binds them as what they are not.
+    fn may_have_plan(&self) -> bool {
+        self.is_alone
+            && matches!(self.traces, Traces::Wiped | Traces::Refused)
             && self.sql.parameters.rows() == 0
-            && sql.len() <= MAX_KEPT_SQL_BYTES
-            && !["sample", "tablesample"]
-                .iter()
-                .any(|word| contains_word(sql, word))
+            && self.sql.progress.is_none()
+            && self.sql.text.len() <= MAX_KEPT_SQL_BYTES
     }
 
     fn run_in_transaction(
@@ -412,6 +463,10 @@ impl<'a> Statement<'a> {
             return Err(Error::NeedsConnection);
         }
         *dirty |= leaves_traces;
+        self.begin(statement)
+    }
+
+    fn begin(&self, statement: &Prepared<'a>) -> Result<Pending<'a>> {
         let pending = statement.start()?;
         // An interrupt sent before the start was lost; the flag was not.
         self.cancel.check()?;

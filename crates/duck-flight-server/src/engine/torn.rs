@@ -1,0 +1,143 @@
+//! What a kill leaves at the end of a log: a part of a commit.
+//!
+//! DuckDB reads a log entry by entry, and takes back what comes after the last whole commit. But row groups that
+//! were written to the database file are in their table as soon as their entry is read, and are not taken back
+//! (`ReplayRowGroupData` in the `storage/wal_replay.cpp` of DuckDB 1.5.5): rows of a commit that never was, without what
+//! else belongs to it, such as their producer's sequence. A full group's commit has that entry in the log while it
+//! waits for the disk. So such an end is cut off before DuckDB sees it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, fcntl_lock};
+
+use super::log_entries::{header_end, kind, next_entry, start};
+use crate::error::{Error, Result};
+
+/// Kinds of entries: row groups in the database file, and the end of a commit.
+const ROW_GROUP_DATA: u8 = 29;
+const FLUSH: u8 = 100;
+
+/// Cuts off a part of a commit at the end of each log of a database that is not open, where row groups are in it. Of
+/// what was acknowledged nothing is cut: DuckDB will say what is wrong with that.
+///
+/// # Errors
+/// When a log cannot be cut.
+pub(super) fn cut(
+    database: &Path,
+    logs: &[PathBuf],
+    acknowledged: impl Fn(&Path) -> u64,
+) -> Result<()> {
+    let open = OpenOptions::new().read(true).write(true).open(database);
+    let Ok(database) = open else {
+        // There is none yet, or DuckDB will say why it cannot be opened.
+        return Ok(());
+    };
+    if fcntl_lock(&database, FlockOperation::NonBlockingLockExclusive).is_err() {
+        // Another process has it open, as DuckDB will say, and is writing to its logs.
+        return Ok(());
+    }
+    for log in logs {
+        cut_log(log, acknowledged(log)).map_err(|source| Error::Io {
+            doing: "cut a part of a commit off the write-ahead log",
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+fn cut_log(path: &Path, acknowledged: u64) -> io::Result<()> {
+    let log = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(log) => log,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let Some(end) = last_commit_before_row_groups(&log) else {
+        return Ok(());
+    };
+    if end < acknowledged {
+        return Ok(());
+    }
+    tracing::info!(log = %path.display(), end, "a part of a commit is cut off");
+    log.set_len(end)?;
+    log.sync_all()
+}
+
+/// Where the last whole commit ends, if there are row groups behind it.
+fn last_commit_before_row_groups(log: &File) -> Option<u64> {
+    let mut offset = header_end(&start(log));
+    let mut committed = offset;
+    let mut has_row_groups = false;
+    while let Some(end) = next_entry(log, offset) {
+        match kind(log, offset) {
+            Some(FLUSH) => (committed, has_row_groups) = (end, false),
+            Some(ROW_GROUP_DATA) => has_row_groups = true,
+            _ => {}
+        }
+        offset = end;
+    }
+    has_row_groups.then_some(committed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INSERT: u8 = 26;
+
+    const HEADER: &[u8] = &[100, 0, 98, 101, 0, 2, 0xff, 0xff];
+
+    /// An entry of this kind.
+    fn entry(kind: u8) -> Vec<u8> {
+        let payload = [100, 0, kind, 7, 7, 7, 0xff, 0xff];
+        let size = payload.len() as u64;
+        [&size.to_le_bytes()[..], &[9; 8], &payload].concat()
+    }
+
+    /// What is left of a log of these entries, and of a part of another one, as the number of whole entries.
+    fn left_of(kinds: &[u8], acknowledged: usize) -> Option<usize> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let entry_bytes = entry(0).len();
+        let mut log = HEADER.to_vec();
+        log.extend(kinds.iter().copied().flat_map(entry));
+        log.extend(&entry(INSERT)[..entry_bytes - 1]);
+        std::fs::write(&path, &log).unwrap();
+        let acknowledged = HEADER.len() + acknowledged * entry_bytes;
+        cut_log(&path, acknowledged as u64).unwrap();
+        let left = std::fs::read(&path).unwrap();
+        assert!(log.starts_with(&left));
+        let is_whole = left.len() == log.len();
+        (!is_whole).then(|| (left.len() - HEADER.len()) / entry_bytes)
+    }
+
+    #[test]
+    fn row_groups_without_the_end_of_their_commit_are_cut_off() {
+        let log = [INSERT, FLUSH, INSERT, ROW_GROUP_DATA, INSERT];
+        assert_eq!(left_of(&log, 0), Some(2));
+        assert_eq!(left_of(&log, 2), Some(2));
+        assert_eq!(left_of(&[ROW_GROUP_DATA], 0), Some(0));
+    }
+
+    #[test]
+    fn nothing_else_is() {
+        assert_eq!(left_of(&[], 0), None);
+        assert_eq!(left_of(&[INSERT, FLUSH, INSERT], 0), None);
+        assert_eq!(left_of(&[INSERT, ROW_GROUP_DATA, FLUSH], 0), None);
+        assert_eq!(left_of(&[ROW_GROUP_DATA, FLUSH, INSERT], 0), None);
+    }
+
+    #[test]
+    fn what_was_acknowledged_stays() {
+        // The end of a commit that was damaged.
+        let log = [INSERT, FLUSH, ROW_GROUP_DATA, INSERT];
+        assert_eq!(left_of(&log, 4), None);
+    }
+
+    #[test]
+    fn a_log_that_is_not_there_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        cut_log(&directory.path().join("log"), 0).unwrap();
+    }
+}
