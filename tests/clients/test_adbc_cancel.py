@@ -78,25 +78,24 @@ def test_a_cancelled_cursor_can_be_used_again(narrow):
         assert cursor.fetchall() == [(42,)]
 
 
-def test_the_other_query_goes_on(server):
-    with connect(server) as one, connect(server) as other:
-        with other.cursor() as going_on, one.cursor() as cursor:
-            going_on.execute("SELECT range FROM range(3000000)")
-            assert going_on.fetchone() == (0,)
-            with cancelled(cursor):
-                cursor.execute(ENDLESS)
-                cursor.fetchall()
-            assert going_on.fetch_record_batch().read_all().num_rows >= 2_000_000
-
-
-def test_a_query_of_the_same_connection_goes_on(connection):
-    with connection.cursor() as going_on, connection.cursor() as cursor:
+def assert_only_one_is_cancelled(one, other):
+    """Cancels a query of one connection while one of the other, which may be the same, is read."""
+    with other.cursor() as going_on, one.cursor() as cursor:
         going_on.execute("SELECT range FROM range(3000000)")
         assert going_on.fetchone() == (0,)
         with cancelled(cursor):
             cursor.execute(ENDLESS)
             cursor.fetchall()
         assert going_on.fetch_record_batch().read_all().num_rows >= 2_000_000
+
+
+def test_the_other_query_goes_on(server):
+    with connect(server) as one, connect(server) as other:
+        assert_only_one_is_cancelled(one, other)
+
+
+def test_a_query_of_the_same_connection_goes_on(connection):
+    assert_only_one_is_cancelled(connection, connection)
 
 
 def test_a_timeout_of_the_client_ends_the_query(start_server):

@@ -19,7 +19,7 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use super::fuzz::{Random, corpus, spoil, spoil_bytes};
-use super::statement::kept;
+use super::statement::nothing_is_kept;
 
 /// How many spoiled messages are made of all valid ones together, and how many uploads of each valid one.
 const SPOILED: usize = 3000;
@@ -214,15 +214,7 @@ async fn send(client: &mut Client, random: &mut Random, command: Bytes) {
 
 async fn at_rest(server: &mut ServerProcess) {
     let client = server.client().await;
-    for what in [
-        "running",
-        "results",
-        "transactions",
-        "sessions",
-        "prepared_statements",
-    ] {
-        soon(what, async { while kept(&client, what).await > 0 {} }).await;
-    }
+    nothing_is_kept(&client).await;
     assert_eq!(client.rows("SELECT 1").await, ["1"]);
     assert!(server.is_alive());
     let said = server.stderr();

@@ -13,7 +13,7 @@ use futures::StreamExt;
 use futures::future::join_all;
 
 use super::fuzz::Random;
-use super::statement::{ENDLESS_ROWS, cancel, kept, poll, query};
+use super::statement::{ENDLESS_ROWS, cancel, nothing_is_kept, poll, query};
 
 const CLIENTS: i32 = 32;
 const STEPS: usize = 25;
@@ -222,18 +222,7 @@ async fn many_clients_that_do_all_at_once_find_just_what_they_were_told() {
         }
     });
     let mixers = join_all(tasks).await;
-    let at_rest = async {
-        for what in [
-            "running",
-            "results",
-            "transactions",
-            "sessions",
-            "prepared_statements",
-        ] {
-            while kept(&client, what).await > 0 {}
-        }
-    };
-    soon("rest", at_rest).await;
+    nothing_is_kept(&client).await;
     for mixer in mixers {
         let number = mixer.number;
         let found = client

@@ -24,6 +24,19 @@ pub(super) async fn kept(client: &Client, what: &str) -> u64 {
     counts[what].as_u64().unwrap()
 }
 
+/// Waits until the server keeps nothing for any client.
+pub(super) async fn nothing_is_kept(client: &Client) {
+    for what in [
+        "running",
+        "results",
+        "transactions",
+        "sessions",
+        "prepared_statements",
+    ] {
+        soon(what, async { while kept(client, what).await > 0 {} }).await;
+    }
+}
+
 pub(super) async fn cancel(client: &Client, info: FlightInfo) -> CancelStatus {
     let request = CancelFlightInfoRequest::new(info).encode_to_vec();
     let action = Action::new("CancelFlightInfo", request);

@@ -8,7 +8,8 @@
 //! - [`Database`] and [`Connection`]: opened once, closed when the last user is gone;
 //! - [`query::Script`], [`Prepared`], [`QueryResult`]: one statement at a time, results chunk by chunk;
 //! - [`Appender`], [`ArrowImporter`], [`append::DataChunk`]: Arrow in, rows appended;
-//! - [`insert::Insert`]: the same by a statement that is planned once.
+//! - [`insert::Insert`]: the same by a statement that is planned once;
+//! - [`tasks::Tasks`]: the tasks of all statements, for threads of ours.
 //!
 //! A wrapper owns what it wraps and frees it once. Whatever borrows from a connection says so with a
 //! lifetime, and a connection belongs to one thread at a time; only its [`Interrupter`] is shared.

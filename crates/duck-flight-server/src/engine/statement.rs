@@ -56,18 +56,18 @@ pub(super) fn run_script(
         }
         None => None,
     };
-    if *transaction == ClientTransaction::None {
-        let alone = Statement {
-            connection,
-            sql,
-            cancel,
-            traces,
-            index: 0,
-            is_alone: true,
-        };
-        if let Some(rows_changed) = alone.run_kept(dirty, &mut last)? {
-            return Ok(rows_changed);
-        }
+    let statement = |index, is_alone| Statement {
+        connection,
+        sql,
+        cancel,
+        traces,
+        index,
+        is_alone,
+    };
+    if *transaction == ClientTransaction::None
+        && let Some(rows_changed) = statement(0, true).run_kept(dirty, &mut last)?
+    {
+        return Ok(rows_changed);
     }
     let mut script = connection.parse(&sql.text)?;
     let (count, mut number, mut rows_changed) = (script.len(), 0, 0);
@@ -94,15 +94,7 @@ pub(super) fn run_script(
             true => last(result),
             false => drain(result, cancel),
         };
-        let statement = Statement {
-            connection,
-            sql,
-            cancel,
-            traces,
-            index: number - 1,
-            is_alone: count == 1,
-        };
-        rows_changed += statement
+        rows_changed += statement(number - 1, count == 1)
             .run(&mut script, transaction, dirty, &mut consume)
             .map_err(at)?;
     }

@@ -39,7 +39,7 @@ pub(super) fn cut(
         return Ok(());
     }
     for log in logs {
-        cut_log(log, acknowledged(log)).map_err(|source| Error::Io {
+        cut_log(log, &acknowledged).map_err(|source| Error::Io {
             doing: "cut a part of a commit off the write-ahead log",
             source,
         })?;
@@ -47,7 +47,7 @@ pub(super) fn cut(
     Ok(())
 }
 
-fn cut_log(path: &Path, acknowledged: u64) -> io::Result<()> {
+fn cut_log(path: &Path, acknowledged: &impl Fn(&Path) -> u64) -> io::Result<()> {
     let log = match OpenOptions::new().read(true).write(true).open(path) {
         Ok(log) => log,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -56,7 +56,7 @@ fn cut_log(path: &Path, acknowledged: u64) -> io::Result<()> {
     let Some(end) = last_commit_before_row_groups(&log) else {
         return Ok(());
     };
-    if end < acknowledged {
+    if end < acknowledged(path) {
         return Ok(());
     }
     tracing::info!(log = %path.display(), end, "a part of a commit is cut off");
@@ -105,7 +105,7 @@ mod tests {
         log.extend(&entry(INSERT)[..entry_bytes - 1]);
         std::fs::write(&path, &log).unwrap();
         let acknowledged = HEADER.len() + acknowledged * entry_bytes;
-        cut_log(&path, acknowledged as u64).unwrap();
+        cut_log(&path, &|_| acknowledged as u64).unwrap();
         let left = std::fs::read(&path).unwrap();
         assert!(log.starts_with(&left));
         let is_whole = left.len() == log.len();
@@ -138,6 +138,6 @@ mod tests {
     #[test]
     fn a_log_that_is_not_there_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
-        cut_log(&directory.path().join("log"), 0).unwrap();
+        cut_log(&directory.path().join("log"), &|_| 0).unwrap();
     }
 }
