@@ -6,8 +6,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
+use duck_flight_server::DEFAULT_STORAGE_VERSION;
 use duck_load::{BatchSource, Plan};
-use duckdb::Connection;
+use duckdb::{Config, Connection};
 use serde_json::{Value, json};
 
 use crate::load::{Keyed, Shape, TABLE};
@@ -98,7 +99,10 @@ pub(crate) fn run(limit: &Limit) -> anyhow::Result<Value> {
 }
 
 fn open(path: &Path) -> anyhow::Result<Connection> {
-    let connection = Connection::open(path)?;
+    // The server's format, for another one compresses otherwise.
+    let config =
+        Config::default().with("storage_compatibility_version", DEFAULT_STORAGE_VERSION)?;
+    let connection = Connection::open_with_flags(path, config)?;
     connection.execute_batch(
         "SET checkpoint_threshold = '4GB'; SET auto_checkpoint_skip_wal_threshold = 1152921504606846976",
     )?;

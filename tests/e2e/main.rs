@@ -21,5 +21,6 @@ mod put;
 mod session;
 mod shutdown;
 mod statement;
+mod storage;
 mod ticket;
 mod transaction;

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use duck_flight_server::{Config, Engine, EngineOptions, Expiry, ServeError, serve};
+use duck_flight_server::{
+    Config, DEFAULT_STORAGE_VERSION, Engine, EngineOptions, Expiry, ServeError, serve,
+};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -60,6 +62,7 @@ impl Setup {
                 database: database.clone(),
                 threads: None,
                 memory_limit: self.memory_limit,
+                storage_version: DEFAULT_STORAGE_VERSION.to_owned(),
                 max_queries: self.max_queries,
                 stall_timeout: self.stall_timeout,
                 ingest_buffer_bytes: self.ingest_buffer_bytes,

@@ -7,6 +7,11 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
+use crate::engine::DEFAULT_STORAGE_VERSION;
+
+/// Those in which DuckDB changed its format.
+const STORAGE_VERSIONS: [&str; 6] = ["v1.0.0", "v1.1.0", "v1.2.0", "v1.3.0", "v1.4.0", "v1.5.0"];
+
 /// Share one DuckDB database over Apache Arrow Flight: many loaders write and many clients query it at the
 /// same time.
 #[derive(Debug, clap::Parser)]
@@ -42,6 +47,16 @@ pub struct Args {
     /// DuckDB's memory limit, such as 4GB [default: 80% of the machine's memory]
     #[arg(long, value_name = "SIZE", env = "DUCK_FLIGHT_MEMORY_LIMIT", value_parser = size)]
     pub memory_limit: Option<ByteSize>,
+
+    /// The format of a new database file: this version of DuckDB and later ones can open it
+    #[arg(
+        long,
+        value_name = "VERSION",
+        env = "DUCK_FLIGHT_STORAGE_VERSION",
+        value_parser = STORAGE_VERSIONS,
+        default_value = DEFAULT_STORAGE_VERSION
+    )]
+    pub storage_version: String,
 
     /// How many statements run at the same time; 64 times as many may wait
     #[arg(

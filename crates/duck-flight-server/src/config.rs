@@ -84,6 +84,7 @@ impl TryFrom<Args> for Config {
                 database: args.database,
                 threads: args.threads.map(Into::into),
                 memory_limit: memory_limit.map(|bytes| format!("{bytes}B")),
+                storage_version: args.storage_version,
                 max_queries: args.max_queries.into(),
                 stall_timeout: args.stall_timeout,
                 ingest_buffer_bytes: ingest_buffer,

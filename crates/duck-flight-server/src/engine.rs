@@ -99,6 +99,10 @@ const LARGE_UNITS_WAITING: usize = 1024;
 /// How many look-ups of tables may wait for the catalog thread.
 const LOOKUPS_WAITING: usize = 65_536;
 
+/// The format of new database files: DuckDB's release with long-term support can open them, and text is compressed in
+/// one pass where the older formats take two (1.06 to 1.17 times the rows a second for loaders of four columns).
+pub const DEFAULT_STORAGE_VERSION: &str = "v1.4.0";
+
 /// What the engine needs to know.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
@@ -108,6 +112,8 @@ pub struct EngineOptions {
     pub threads: Option<usize>,
     /// DuckDB's memory limit, such as `4GB` or `70%`.
     pub memory_limit: Option<String>,
+    /// The oldest DuckDB that is to open a database file which is made now, such as `v1.4.0`.
+    pub storage_version: String,
     /// How many statements run at the same time.
     pub max_queries: usize,
     /// How long a client may stand still in the middle of a statement that others wait for.

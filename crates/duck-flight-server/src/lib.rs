@@ -35,7 +35,7 @@ mod session;
 
 pub use args::{Args, LogFormat};
 pub use config::{Config, ConfigError};
-pub use engine::{Engine, EngineOptions, SqlError, SqlErrorKind};
+pub use engine::{DEFAULT_STORAGE_VERSION, Engine, EngineOptions, SqlError, SqlErrorKind};
 pub use error::{Error, Result};
 pub use server::{ServeError, serve, serve_flight};
 pub use session::Expiry;

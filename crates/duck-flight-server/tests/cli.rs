@@ -86,6 +86,11 @@ fn help_tells_every_flag_its_variable_and_its_default() {
         ("--insecure", "DUCK_FLIGHT_INSECURE", ""),
         ("--threads <N>", "DUCK_FLIGHT_THREADS", "one for each core"),
         ("--memory-limit <SIZE>", "DUCK_FLIGHT_MEMORY_LIMIT", "80%"),
+        (
+            "--storage-version <VERSION>",
+            "DUCK_FLIGHT_STORAGE_VERSION",
+            "v1.4.0",
+        ),
         ("--max-queries <N>", "DUCK_FLIGHT_MAX_QUERIES", "32"),
         (
             "--ingest-buffer <SIZE>",
@@ -142,7 +147,8 @@ fn version_tells_the_name_and_the_version() {
 
 #[test]
 fn flags_that_cannot_be_read_are_a_usage_error() {
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 8] = [
+        (&["--storage-version", "v9"], "v1.0.0, v1.1.0"),
         (&["--listen", "nowhere"], "such as 127.0.0.1:8815"),
         (&["--threads", "0"], "--threads"),
         (&["--max-queries", "0"], "--max-queries"),

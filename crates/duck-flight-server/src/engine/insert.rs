@@ -19,7 +19,7 @@ use crate::error::Result;
 const MAX_TABLES: usize = 256;
 
 /// A batch of so many rows and bytes at most is small; so many bytes of them are put together.
-const SMALL_ROWS: usize = 256;
+const SMALL_ROWS: usize = 1024;
 const SMALL_BYTES: usize = 1 << 20;
 const JOINED_BYTES: usize = 16 << 20;
 

@@ -36,6 +36,11 @@ pub(super) fn open_database(options: &EngineOptions) -> Result<Database> {
             "auto_checkpoint_skip_wal_threshold",
             (1_u64 << 60).to_string(),
         ),
+        // A file that is there keeps its format.
+        (
+            "storage_compatibility_version",
+            options.storage_version.clone(),
+        ),
     ];
     let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = options.threads.unwrap_or_else(cores);

@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 
 use super::types::all as all_types;
 use super::*;
-use crate::engine::{Engine, EngineOptions, Place};
+use crate::engine::{DEFAULT_STORAGE_VERSION, Engine, EngineOptions, Place};
 
 const EXPIRY: Expiry = Expiry {
     session: Duration::from_secs(3600),
@@ -22,6 +22,7 @@ fn engine() -> Engine {
         database: Path::new(":memory:").into(),
         threads: Some(1),
         memory_limit: None,
+        storage_version: DEFAULT_STORAGE_VERSION.to_owned(),
         max_queries: 1,
         stall_timeout: std::time::Duration::from_secs(30),
         ingest_buffer_bytes: 1 << 20,
