@@ -18,6 +18,11 @@ use crate::error::{Error, Result};
 /// Parsing, planning and nested expressions go deep: DuckDB counts on more stack than a Rust thread has by default.
 pub(crate) const STACK_BYTES: usize = 16 << 20;
 
+/// Where a job comes while so many others wait or run, more are taken to come for a while: then threads of the pool get
+/// more done than one of the network, which would better read what they ask.
+const MANY_AT_ONCE: usize = 2;
+const CROWDED_FOR: Duration = Duration::from_millis(10);
+
 type Job = Box<dyn FnOnce(&mut Session) + Send>;
 
 /// A fixed set of threads, one connection more, and the requests that wait for a thread. Whoever runs something takes
@@ -45,6 +50,8 @@ struct QueueState {
     idle: Vec<usize>,
     /// The connections that nobody uses; the one that was used last is the last.
     sessions: Vec<Session>,
+    /// When a job came last while so many others were there.
+    crowded: Option<Instant>,
     /// Whether somebody who is no thread of the pool has one.
     is_alone: bool,
     closed: bool,
@@ -65,7 +72,11 @@ impl Queue {
                 limit: self.max_waiting,
             });
         }
-        state.jobs.push_back((Instant::now(), job));
+        let now = Instant::now();
+        if state.sessions.len() + MANY_AT_ONCE <= self.wake.len() + 1 + state.jobs.len() {
+            state.crowded = Some(now);
+        }
+        state.jobs.push_back((now, job));
         let idle = state.idle.pop();
         // Without the lock, or the thread would wake only to wait for it.
         drop(state);
@@ -103,7 +114,12 @@ impl Queue {
     fn take_alone(&self) -> Option<Session> {
         let mut state = self.lock();
         let is_quiet = state.jobs.is_empty() && state.sessions.len() > self.wake.len();
-        if state.closed || !is_quiet {
+        let is_crowded = || {
+            state
+                .crowded
+                .is_some_and(|since| since.elapsed() < CROWDED_FOR)
+        };
+        if state.closed || !is_quiet || is_crowded() {
             return None;
         }
         state.is_alone = true;
