@@ -84,3 +84,92 @@ impl Express {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray;
+    use arrow::datatypes::Int64Type;
+
+    use super::*;
+    use crate::engine::{Engine, EngineOptions, Place};
+
+    /// How often a query is run that should be brief: now and then one takes longer for no reason of its own.
+    const TRIES: i64 = 1000;
+
+    fn engine() -> Engine {
+        let options = EngineOptions {
+            database: ":memory:".into(),
+            threads: Some(1),
+            memory_limit: None,
+            max_queries: 2,
+            stall_timeout: Duration::from_secs(30),
+            ingest_buffer_bytes: 1 << 20,
+            min_free_disk_bytes: 0,
+        };
+        Engine::open(&options).unwrap()
+    }
+
+    /// The rows of a query by the express lane.
+    fn express(engine: &Engine, sql: &str) -> Option<usize> {
+        let lossless = &engine.0.shared.lossless;
+        let sql = sql.to_owned().into();
+        let start = engine.0.express.query(&engine.0.queries, lossless, &sql)?;
+        assert!(start.is_all);
+        Some(start.batches.iter().map(|batch| batch.num_rows()).sum())
+    }
+
+    /// Runs a query the usual way until it may take the express lane; answers with its rows there.
+    async fn brief(engine: &Engine, sql: &str) -> Option<usize> {
+        for _ in 0..TRIES {
+            engine.run(&Place::Any, sql.to_owned()).await.unwrap();
+            // The answer comes before the connection is given back.
+            while engine.0.queries.alone().is_none() {
+                std::thread::yield_now();
+            }
+            if let Some(rows) = express(engine, sql) {
+                return Some(rows);
+            }
+        }
+        None
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_small_query_that_ran_before_takes_the_lane_until_something_is_committed() {
+        let engine = engine();
+        let insert = "INSERT INTO t VALUES (42)";
+        engine
+            .execute(&Place::Any, "CREATE TABLE t (i INT)".to_owned())
+            .await
+            .unwrap();
+        for rows in 0..10 {
+            assert_eq!(express(&engine, "FROM t"), None);
+            assert_eq!(brief(&engine, "FROM t").await, Some(rows));
+            assert_eq!(express(&engine, "FROM t "), None, "another text");
+            engine
+                .execute(&Place::Any, insert.to_owned())
+                .await
+                .unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_long_and_what_counts_goes_the_usual_way() {
+        let engine = engine();
+        engine
+            .execute(&Place::Any, "CREATE SEQUENCE s".to_owned())
+            .await
+            .unwrap();
+        for sql in ["FROM range(5000)", "SELECT nextval('s')"] {
+            assert_eq!(brief(&engine, sql).await, None);
+        }
+        let next = engine.run(&Place::Any, "SELECT nextval('s')".to_owned());
+        let rows = next.await.unwrap().rows.unwrap();
+        let next = rows.batches[0].column(0).as_primitive::<Int64Type>();
+        assert_eq!(next.values(), &[TRIES + 1], "drawn once by each");
+    }
+
+    #[tokio::test]
+    async fn a_runtime_of_one_thread_has_no_lane() {
+        assert_eq!(brief(&engine(), "SELECT 42").await, None);
+    }
+}

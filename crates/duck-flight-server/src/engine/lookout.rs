@@ -140,3 +140,25 @@ impl Running {
         drop(self.runtime.spawn(async {}));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_long_is_cancelled_however_long_there_was_nothing_before() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+        let lookout = Lookout::start().unwrap();
+        for _ in 0..2 {
+            let cancel = Arc::<Cancel>::default();
+            let watched = lookout.watch(&cancel, runtime.handle().clone());
+            while !cancel.is_cancelled() {
+                std::thread::yield_now();
+            }
+            drop(watched);
+            while !lookout.shared.is_asleep.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+        }
+    }
+}

@@ -483,3 +483,117 @@ impl Drop for CancelOnDrop {
         self.0.give_up();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    fn pool(size: usize) -> Pool {
+        let database = Database::open(":memory:", &[]).unwrap();
+        Pool::start("test", size, 8, &database, |_| Ok(())).unwrap()
+    }
+
+    /// Waits until nothing runs.
+    fn settle(pool: &Pool) {
+        while pool.alone().is_none() {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Runs a job to its end.
+    fn run<T: Send + 'static>(pool: &Pool, job: fn(&mut Session) -> T) -> T {
+        let (answer, answers) = channel();
+        pool.submit(move |session| answer.send(job(session)).unwrap())
+            .unwrap();
+        let answer = answers.recv().unwrap();
+        settle(pool);
+        answer
+    }
+
+    /// Begins a job that ends when it is told to, and waits until it runs.
+    fn begin(pool: &Pool) -> Sender<()> {
+        let (end, ended): (_, Receiver<()>) = channel();
+        let (begun, begins) = channel();
+        pool.submit(move |_| {
+            begun.send(()).unwrap();
+            ended.recv().ok();
+        })
+        .unwrap();
+        begins.recv().unwrap();
+        end
+    }
+
+    #[test]
+    fn whoever_comes_takes_the_connection_that_was_used_last() {
+        let pool = pool(4);
+        run(&pool, |session| {
+            session.connection.execute("CREATE TEMP TABLE mark (i INT)")
+        })
+        .unwrap();
+        let is_marked = |session: &Session| session.connection.execute("FROM mark").is_ok();
+        for _ in 0..20 {
+            assert!(run(&pool, |session| session
+                .connection
+                .execute("FROM mark")
+                .is_ok()));
+            let alone = pool.alone().unwrap();
+            assert_eq!(alone.run(|session| Some(is_marked(session))), Some(true));
+        }
+        pool.stop();
+    }
+
+    #[test]
+    fn one_at_a_time_is_alone_and_only_where_no_job_runs() {
+        let pool = pool(2);
+        let alone = pool.alone().unwrap();
+        assert!(pool.alone().is_none());
+        let end = begin(&pool);
+        drop(alone);
+        assert!(pool.alone().is_none());
+        drop(end);
+        settle(&pool);
+        pool.stop();
+        assert!(pool.alone().is_none());
+    }
+
+    #[test]
+    fn jobs_find_threads_and_connections_while_somebody_is_alone() {
+        let pool = pool(2);
+        let alone = pool.alone().unwrap();
+        drop([begin(&pool), begin(&pool)]);
+        drop(alone);
+        pool.stop();
+    }
+
+    #[test]
+    fn nobody_is_alone_for_a_while_once_many_have_come_at_once() {
+        let pool = pool(4);
+        let jobs: Vec<_> = (0..=MANY_AT_ONCE).map(|_| begin(&pool)).collect();
+        let came = pool.queue.lock().crowded.unwrap();
+        drop(jobs);
+        settle(&pool);
+        assert!(came.elapsed() >= CROWDED_FOR);
+        pool.stop();
+    }
+
+    #[test]
+    fn a_connection_is_replaced_after_a_panic() {
+        let pool = pool(1);
+        let alone = pool.alone().unwrap();
+        let outcome = alone.run(|session| {
+            session
+                .connection
+                .execute("CREATE TEMP TABLE mark (i INT)")
+                .unwrap();
+            panic!("on purpose")
+        });
+        assert_eq!(outcome, None::<()>);
+        assert!(
+            run(&pool, |session| session.connection.execute("FROM mark")).is_err(),
+            "it is another one"
+        );
+        pool.stop();
+    }
+}
