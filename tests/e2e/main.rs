@@ -3,6 +3,7 @@
 mod bombs;
 mod cancel;
 mod depth;
+mod express;
 mod fairness;
 mod fuzz;
 mod fuzz_sql;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use duck_flight_server::{
-    Config, DEFAULT_STORAGE_VERSION, Engine, EngineOptions, Expiry, ServeError, serve,
+    Config, DEFAULT_STORAGE_VERSION, Engine, EngineOptions, Expiry, ServeError, runtime, serve,
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -79,7 +79,7 @@ impl Setup {
         let (served, serving) = oneshot::channel();
         // A runtime of its own, as the binary has: nothing a test does holds the server back.
         std::thread::spawn(move || {
-            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+            let runtime = runtime().expect("a runtime");
             let listener = listener.into_std().expect("a listener");
             served.send(runtime.block_on(async {
                 let listener = TcpListener::from_std(listener).expect("a listener");

@@ -1,8 +1,8 @@
 //! The engine: the only way in to DuckDB.
 //!
-//! Every connection lives on a thread of its own. [`Engine::query`], [`Engine::execute`] and
-//! [`Engine::describe`] run on a fixed pool of them, fed from a bounded queue; [`Engine::put`] leads to the
-//! writers, which share commits; a catalog thread answers look-ups, so that no put waits behind a query.
+//! [`Engine::query`], [`Engine::execute`] and [`Engine::describe`] run on a fixed pool of threads, fed from a bounded
+//! queue, and what is small at once where it can; [`Engine::put`] leads to the writers, which share commits; a catalog
+//! thread answers look-ups, so that no put waits behind a query.
 
 mod admission;
 mod appender;
@@ -13,6 +13,7 @@ mod commits;
 mod constraints;
 mod effect;
 mod evolve;
+mod express;
 mod ffi;
 mod frames;
 mod helpers;
@@ -21,6 +22,7 @@ mod insert;
 mod large;
 mod lease;
 mod log_entries;
+mod lookout;
 mod mark;
 mod metadata;
 mod open;
@@ -62,7 +64,7 @@ pub(crate) use lease::{Held, InUse, Lease, Place, TransactionLease};
 pub(crate) use metadata::{CatalogRequest, TableRef, TablesFilter, sql_type_metadata};
 pub(crate) use open::SESSION_SETTINGS;
 pub(crate) use parameters::Parameters;
-pub(crate) use pool::Cancel;
+pub(crate) use pool::{Cancel, STACK_BYTES};
 pub(crate) use progress::Progress;
 pub(crate) use query::{Description, Outcome, ResultStream, Rows, Sql};
 pub use sql_error::{SqlError, SqlErrorKind};
@@ -73,6 +75,7 @@ use budget::Budget;
 use catalog::{Columns, SeenColumns};
 use checkpoint::{CheckpointBell, Checkpointer};
 use commits::Commits;
+use express::Express;
 use ffi::{ArrowOptions, Connection, Database};
 use large::LargeUnits;
 use mark::Mark;
@@ -130,6 +133,7 @@ pub struct Engine(Arc<Inner>);
 
 struct Inner {
     queries: Pool,
+    express: Express,
     /// With clients that keep its threads busy.
     patience: Patience,
     lookups: Pool,
@@ -226,6 +230,7 @@ impl Engine {
         let inner = Inner {
             patience: Patience::new(queries.waits(), options.stall_timeout),
             queries,
+            express: Express::start()?,
             lookups: Pool::start("catalog", 1, LOOKUPS_WAITING, &database, as_it_is)?,
             large_patience: Patience::new(large_units.waits(), options.stall_timeout),
             large_units,
@@ -247,11 +252,13 @@ impl Engine {
     pub(crate) async fn query(&self, place: &Place, sql: impl Into<Sql>) -> Result<ResultStream> {
         let Inner {
             queries,
+            express,
             patience,
             shared,
             ..
         } = &*self.0;
-        let result = query::query(queries, patience, &shared.lossless, place, sql.into()).await;
+        let lossless = &shared.lossless;
+        let result = query::query(queries, express, patience, lossless, place, sql.into()).await;
         result.map_err(|error| shared.health.observe(error))
     }
 

@@ -37,5 +37,5 @@ pub use args::{Args, LogFormat};
 pub use config::{Config, ConfigError};
 pub use engine::{DEFAULT_STORAGE_VERSION, Engine, EngineOptions, SqlError, SqlErrorKind};
 pub use error::{Error, Result};
-pub use server::{ServeError, serve, serve_flight};
+pub use server::{ServeError, runtime, serve, serve_flight};
 pub use session::Expiry;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use duck_flight_server::{Args, Config, Engine, LogFormat, serve};
+use duck_flight_server::{Args, Config, Engine, LogFormat, runtime, serve};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -21,7 +21,7 @@ const EXIT_INTERRUPTED: i32 = 130;
 fn main() -> ExitCode {
     let args = Args::parse();
     init_tracing(args.log_format);
-    let outcome = tokio::runtime::Runtime::new()
+    let outcome = runtime()
         .context("start the runtime")
         .and_then(|runtime| runtime.block_on(run(args)));
     match outcome {

@@ -6,6 +6,7 @@ mod socket;
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use futures::future::{BoxFuture, Either, MapOk};
 use futures::{FutureExt, TryFutureExt};
 use http_body::{Body, Frame, SizeHint};
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::transport::Server;
@@ -23,7 +25,7 @@ use tower::{Layer, Service};
 
 use crate::config::Config;
 use crate::drain::{Drain, Stage};
-use crate::engine::Engine;
+use crate::engine::{Engine, STACK_BYTES};
 use crate::error::Error;
 use crate::flight::FrontDoor;
 use crate::session::Sessions;
@@ -51,6 +53,22 @@ const MAX_HEADER_BYTES: u32 = 64 << 10;
 
 /// How long clients have to take their last answers before their connections are cut.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A server needs two threads of the network at least: one may run a small query while the other one looks what comes in.
+const MIN_NETWORK_THREADS: usize = 2;
+
+/// Starts a runtime for [`serve`].
+///
+/// # Errors
+/// When its threads cannot be started.
+pub fn runtime() -> std::io::Result<Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.max(MIN_NETWORK_THREADS))
+        .thread_stack_size(STACK_BYTES)
+        .enable_all()
+        .build()
+}
 
 /// Why a server stopped before it was told to.
 #[derive(Debug, thiserror::Error)]

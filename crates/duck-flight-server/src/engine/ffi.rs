@@ -24,7 +24,7 @@ pub(crate) mod query;
 mod tasks;
 pub(crate) mod value;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::{CStr, CString, c_char};
 use std::ptr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -128,6 +128,7 @@ impl Database {
             begin: OnceCell::new(),
             commit: OnceCell::new(),
             plans: RefCell::default(),
+            chunks_fetched: Cell::default(),
             database: self.clone(),
         })
     }
@@ -170,6 +171,8 @@ pub(crate) struct Connection {
     begin: OnceCell<ffi::duckdb_prepared_statement>,
     commit: OnceCell<ffi::duckdb_prepared_statement>,
     plans: RefCell<query::Plans>,
+    /// Of the last result.
+    chunks_fetched: Cell<u64>,
     // After `raw`, so that the database outlives the connection.
     database: Database,
 }

@@ -1,4 +1,4 @@
-//! Threads that own connections: a fixed number, fed from one bounded queue.
+//! Threads and connections for them: a fixed number of both, fed from one bounded queue.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,12 +15,18 @@ use super::ffi::{Connection, Database, Interrupter};
 use super::frames::ReadAhead;
 use crate::error::{Error, Result};
 
-/// Parsing and planning go deep: DuckDB counts on more stack than a Rust thread has by default.
-pub(super) const STACK_BYTES: usize = 16 << 20;
+/// Parsing, planning and nested expressions go deep: DuckDB counts on more stack than a Rust thread has by default.
+pub(crate) const STACK_BYTES: usize = 16 << 20;
+
+/// Where a job comes while so many others wait or run, more are taken to come for a while: then threads of the pool get
+/// more done than one of the network, which would better read what they ask.
+const MANY_AT_ONCE: usize = 2;
+const CROWDED_FOR: Duration = Duration::from_millis(10);
 
 type Job = Box<dyn FnOnce(&mut Session) + Send>;
 
-/// A fixed set of threads, each with a connection of its own for life, and the requests that wait for one.
+/// A fixed set of threads, one connection more, and the requests that wait for a thread. Whoever runs something takes
+/// the connection that was used last: its plans and caches are warm.
 pub(super) struct Pool {
     queue: Arc<Queue>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -32,6 +38,8 @@ struct Queue {
     state: Mutex<QueueState>,
     /// One for each thread.
     wake: Vec<Condvar>,
+    /// Whoever had the connections to itself has given its own back.
+    alone_ended: Condvar,
     max_waiting: usize,
 }
 
@@ -40,6 +48,12 @@ struct QueueState {
     /// Each with the time since which it waits.
     jobs: VecDeque<(Instant, Job)>,
     idle: Vec<usize>,
+    /// The connections that nobody uses; the one that was used last is the last.
+    sessions: Vec<Session>,
+    /// When a job came last while so many others were there.
+    crowded: Option<Instant>,
+    /// Whether somebody who is no thread of the pool has one.
+    is_alone: bool,
     closed: bool,
 }
 
@@ -58,7 +72,11 @@ impl Queue {
                 limit: self.max_waiting,
             });
         }
-        state.jobs.push_back((Instant::now(), job));
+        let now = Instant::now();
+        if state.sessions.len() + MANY_AT_ONCE <= self.wake.len() + 1 + state.jobs.len() {
+            state.crowded = Some(now);
+        }
+        state.jobs.push_back((now, job));
         let idle = state.idle.pop();
         // Without the lock, or the thread would wake only to wait for it.
         drop(state);
@@ -68,13 +86,17 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for a job; `None` when there will be no more.
-    fn pop(&self, thread: usize) -> Option<Job> {
+    /// Takes back the connection of the job before, and waits for the next job; `None` when there will be no more.
+    fn pop(&self, thread: usize, done: Option<Session>) -> Option<(Job, Session)> {
         let mut state = self.lock();
+        state.sessions.extend(done);
         loop {
-            if let Some((_, job)) = state.jobs.pop_front() {
+            if !state.jobs.is_empty()
+                && let Some(session) = state.sessions.pop()
+                && let Some((_, job)) = state.jobs.pop_front()
+            {
                 state.idle.retain(|idle| *idle != thread);
-                return Some(job);
+                return Some((job, session));
             }
             if state.closed {
                 return None;
@@ -88,9 +110,67 @@ impl Queue {
         }
     }
 
+    /// Takes a connection where no job waits or runs.
+    fn take_alone(&self) -> Option<Session> {
+        let mut state = self.lock();
+        let is_quiet = state.jobs.is_empty() && state.sessions.len() > self.wake.len();
+        let is_crowded = || {
+            state
+                .crowded
+                .is_some_and(|since| since.elapsed() < CROWDED_FOR)
+        };
+        if state.closed || !is_quiet || is_crowded() {
+            return None;
+        }
+        state.is_alone = true;
+        state.sessions.pop()
+    }
+
+    fn end_alone(&self, session: Session) {
+        let mut state = self.lock();
+        state.sessions.push(session);
+        state.is_alone = false;
+        self.alone_ended.notify_all();
+    }
+
     fn close(&self) {
         self.lock().closed = true;
         self.wake.iter().for_each(Condvar::notify_all);
+    }
+
+    /// Closes the connections. The threads have ended.
+    fn close_sessions(&self) {
+        let mut state = self.lock();
+        while state.is_alone {
+            state = self
+                .alone_ended
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        state.sessions.clear();
+    }
+}
+
+/// A connection of a pool in which nothing else runs, until it is dropped. Jobs that come meanwhile find others.
+pub(super) struct Alone<'p> {
+    queue: &'p Queue,
+    session: Option<Session>,
+}
+
+impl Alone<'_> {
+    /// Runs `work` on the connection. `None` where it panics: then the connection is replaced.
+    pub(super) fn run<T>(mut self, work: impl FnOnce(&Session) -> Option<T>) -> Option<T> {
+        let session = self.session.as_mut()?;
+        run_unless_panic(session, |session| work(session)).flatten()
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        if let Some(mut session) = self.session.take() {
+            session.renew();
+            self.queue.end_alone(session);
+        }
     }
 }
 
@@ -134,20 +214,27 @@ impl Pool {
         database: &Database,
         prepare: impl Fn(&Connection) -> Result<()>,
     ) -> Result<Self> {
+        let sessions = (0..=size).map(|_| {
+            let session = Session::open(database)?;
+            prepare(&session.connection)?;
+            Ok(session)
+        });
         let queue = Arc::new(Queue {
-            state: Mutex::default(),
+            state: Mutex::new(QueueState {
+                sessions: sessions.collect::<Result<_>>()?,
+                ..QueueState::default()
+            }),
             wake: (0..size).map(|_| Condvar::new()).collect(),
+            alone_ended: Condvar::new(),
             max_waiting,
         });
         let mut threads = Vec::with_capacity(size);
         for index in 0..size {
-            let session = Session::open(database)?;
-            prepare(&session.connection)?;
             let queue = queue.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("{name}-{index}"))
                 .stack_size(STACK_BYTES)
-                .spawn(move || work(session, &queue, index))
+                .spawn(move || work(&queue, index))
                 .map_err(|source| Error::Io {
                     doing: "start a worker thread",
                     source,
@@ -176,6 +263,14 @@ impl Pool {
         self.queue.push(Box::new(job))
     }
 
+    /// A connection for something that ends at once, where nothing waits for a thread or runs on one.
+    pub(super) fn alone(&self) -> Option<Alone<'_>> {
+        self.queue.take_alone().map(|session| Alone {
+            queue: &self.queue,
+            session: Some(session),
+        })
+    }
+
     /// Runs a job on the next free thread and waits for its answer. When the caller stops waiting, the
     /// job is cancelled.
     pub(super) async fn run<T: Send + 'static>(
@@ -193,7 +288,7 @@ impl Pool {
         waiting.await.map_err(|_| Error::WorkerLost)?
     }
 
-    /// Finishes the queued jobs and ends the threads. Blocks.
+    /// Finishes the queued jobs, ends the threads and closes the connections. Blocks.
     pub(super) fn stop(&self) {
         self.queue.close();
         let threads: Vec<_> = self
@@ -205,17 +300,27 @@ impl Pool {
         for thread in threads {
             thread.join().ok();
         }
+        self.queue.close_sessions();
     }
 }
 
-fn work(mut session: Session, queue: &Queue, thread: usize) {
-    while let Some(job) = queue.pop(thread) {
-        if catch_unwind(AssertUnwindSafe(|| job(&mut session))).is_err() {
-            tracing::error!("a job panicked; its connection is replaced");
-            session.dirty = true;
-        }
+fn work(queue: &Queue, thread: usize) {
+    let mut done = None;
+    while let Some((job, mut session)) = queue.pop(thread, done) {
+        run_unless_panic(&mut session, job);
         session.renew();
+        done = Some(session);
     }
+}
+
+/// Runs a job. `None` where it panics: then the connection must be renewed.
+fn run_unless_panic<T>(session: &mut Session, job: impl FnOnce(&mut Session) -> T) -> Option<T> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| job(session)));
+    if outcome.is_err() {
+        tracing::error!("a job panicked; its connection is replaced");
+        session.dirty = true;
+    }
+    outcome.ok()
 }
 
 impl Session {
@@ -376,5 +481,119 @@ impl CancelOnDrop {
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.give_up();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    fn pool(size: usize) -> Pool {
+        let database = Database::open(":memory:", &[]).unwrap();
+        Pool::start("test", size, 8, &database, |_| Ok(())).unwrap()
+    }
+
+    /// Waits until nothing runs.
+    fn settle(pool: &Pool) {
+        while pool.alone().is_none() {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Runs a job to its end.
+    fn run<T: Send + 'static>(pool: &Pool, job: fn(&mut Session) -> T) -> T {
+        let (answer, answers) = channel();
+        pool.submit(move |session| answer.send(job(session)).unwrap())
+            .unwrap();
+        let answer = answers.recv().unwrap();
+        settle(pool);
+        answer
+    }
+
+    /// Begins a job that ends when it is told to, and waits until it runs.
+    fn begin(pool: &Pool) -> Sender<()> {
+        let (end, ended): (_, Receiver<()>) = channel();
+        let (begun, begins) = channel();
+        pool.submit(move |_| {
+            begun.send(()).unwrap();
+            ended.recv().ok();
+        })
+        .unwrap();
+        begins.recv().unwrap();
+        end
+    }
+
+    #[test]
+    fn whoever_comes_takes_the_connection_that_was_used_last() {
+        let pool = pool(4);
+        run(&pool, |session| {
+            session.connection.execute("CREATE TEMP TABLE mark (i INT)")
+        })
+        .unwrap();
+        let is_marked = |session: &Session| session.connection.execute("FROM mark").is_ok();
+        for _ in 0..20 {
+            assert!(run(&pool, |session| session
+                .connection
+                .execute("FROM mark")
+                .is_ok()));
+            let alone = pool.alone().unwrap();
+            assert_eq!(alone.run(|session| Some(is_marked(session))), Some(true));
+        }
+        pool.stop();
+    }
+
+    #[test]
+    fn one_at_a_time_is_alone_and_only_where_no_job_runs() {
+        let pool = pool(2);
+        let alone = pool.alone().unwrap();
+        assert!(pool.alone().is_none());
+        let end = begin(&pool);
+        drop(alone);
+        assert!(pool.alone().is_none());
+        drop(end);
+        settle(&pool);
+        pool.stop();
+        assert!(pool.alone().is_none());
+    }
+
+    #[test]
+    fn jobs_find_threads_and_connections_while_somebody_is_alone() {
+        let pool = pool(2);
+        let alone = pool.alone().unwrap();
+        drop([begin(&pool), begin(&pool)]);
+        drop(alone);
+        pool.stop();
+    }
+
+    #[test]
+    fn nobody_is_alone_for_a_while_once_many_have_come_at_once() {
+        let pool = pool(4);
+        let jobs: Vec<_> = (0..=MANY_AT_ONCE).map(|_| begin(&pool)).collect();
+        let came = pool.queue.lock().crowded.unwrap();
+        drop(jobs);
+        settle(&pool);
+        assert!(came.elapsed() >= CROWDED_FOR);
+        pool.stop();
+    }
+
+    #[test]
+    fn a_connection_is_replaced_after_a_panic() {
+        let pool = pool(1);
+        let alone = pool.alone().unwrap();
+        let outcome = alone.run(|session| {
+            session
+                .connection
+                .execute("CREATE TEMP TABLE mark (i INT)")
+                .unwrap();
+            panic!("on purpose")
+        });
+        assert_eq!(outcome, None::<()>);
+        assert!(
+            run(&pool, |session| session.connection.execute("FROM mark")).is_err(),
+            "it is another one"
+        );
+        pool.stop();
     }
 }

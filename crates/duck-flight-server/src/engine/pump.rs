@@ -48,6 +48,31 @@ pub(super) struct Start {
     pub(super) is_all: bool,
 }
 
+/// All of a result that has one chunk at most; `None` where it has more.
+pub(super) fn whole(
+    result: QueryResult<'_>,
+    lossless: &ArrowOptions,
+    cancel: &Cancel,
+) -> Result<Option<Start>> {
+    let mut batches = result.into_batches(lossless)?;
+    let readable = Readable::new(batches.schema());
+    let mut gathered = Gathered::default();
+    if let Some(batch) = batches.next_batch()? {
+        gathered.push(readable.apply(batch)?);
+        if batches.next_batch()?.is_some() {
+            return Ok(None);
+        }
+    }
+    // A statement that was interrupted can look as if it had ended.
+    cancel.check()?;
+    Ok(Some(Start {
+        schema: readable.schema().clone(),
+        type_names: batches.type_names(),
+        batches: gathered.take()?,
+        is_all: true,
+    }))
+}
+
 /// Sends a result as messages of a good size.
 pub(super) struct Pump {
     frames: FrameSender,

@@ -12,9 +12,10 @@ use tokio::sync::oneshot;
 
 use super::Lossless;
 use super::commits::{Commits, Moment};
+use super::express::Express;
 use super::ffi::{Prepared, QueryResult, StatementKind};
 use super::frames::{FrameReceiver, channel};
-use super::lease::{Held, InUse, Place, Traces};
+use super::lease::{Held, InUse, Place, Seat, Traces};
 use super::parameters::{self, Parameters};
 use super::patience::Patience;
 use super::pool::{Cancel, CancelOnDrop, Pool, Session};
@@ -68,8 +69,8 @@ pub(crate) struct ResultStream {
     type_names: Vec<String>,
     /// Batches that came with the schema.
     first: VecDeque<RecordBatch>,
-    frames: FrameReceiver,
-    ended: bool,
+    /// Where the others come from, until the end.
+    frames: Option<FrameReceiver>,
     cancel: CancelOnDrop,
     /// Keeps the client's session alive.
     _in_use: Option<InUse>,
@@ -78,7 +79,7 @@ pub(crate) struct ResultStream {
 impl ResultStream {
     fn new(
         start: Start,
-        frames: FrameReceiver,
+        frames: Option<FrameReceiver>,
         cancel: CancelOnDrop,
         in_use: Option<InUse>,
     ) -> Self {
@@ -86,8 +87,7 @@ impl ResultStream {
             schema: start.schema,
             type_names: start.type_names,
             first: start.batches.into(),
-            frames,
-            ended: start.is_all,
+            frames: frames.filter(|_| !start.is_all),
             cancel,
             _in_use: in_use,
         }
@@ -122,16 +122,16 @@ impl Stream for ResultStream {
         if let Some(batch) = self.first.pop_front() {
             return Poll::Ready(Some(Ok(batch)));
         }
-        if self.ended {
+        let Some(frames) = &mut self.frames else {
             return Poll::Ready(None);
-        }
-        let item = match ready!(self.frames.poll_recv(context)) {
+        };
+        let item = match ready!(frames.poll_recv(context)) {
             Some(Ok(Frame::Batch(batch))) => return Poll::Ready(Some(Ok(batch))),
             Some(Ok(Frame::End)) => None,
             Some(Ok(Frame::Start(_))) | None => Some(Err(Error::WorkerLost)),
             Some(Err(error)) => Some(Err(error)),
         };
-        self.ended = true;
+        self.frames = None;
         Poll::Ready(item)
     }
 }
@@ -198,14 +198,25 @@ impl Description {
 /// Runs a script; answers with the first rows of its last statement, or all where they are few.
 pub(super) async fn query(
     pool: &Pool,
+    express: &Express,
     patience: &Patience,
     lossless: &Arc<Lossless>,
     place: &Place,
     sql: Sql,
 ) -> Result<ResultStream> {
-    let sql = Arc::new(sql);
     let in_use = place.in_use();
     let mut seat = place.seat().await?;
+    if matches!(seat, Seat::Shared(_))
+        && let Some(all) = express.query(pool, lossless, &sql)
+    {
+        return Ok(ResultStream::new(
+            all,
+            None,
+            CancelOnDrop::default(),
+            in_use,
+        ));
+    }
+    let sql = Arc::new(sql);
     loop {
         let guard = CancelOnDrop::default();
         let cancel = guard.cancel();
@@ -224,7 +235,9 @@ pub(super) async fn query(
         match frames.recv().await.ok_or(Error::WorkerLost)? {
             Err(Error::NeedsConnection) => seat = place.own_seat().await?,
             Err(error) => return Err(error),
-            Ok(Frame::Start(start)) => return Ok(ResultStream::new(start, frames, guard, in_use)),
+            Ok(Frame::Start(start)) => {
+                return Ok(ResultStream::new(start, Some(frames), guard, in_use));
+            }
             Ok(Frame::Batch(_) | Frame::End) => return Err(Error::WorkerLost),
         }
     }

@@ -1,9 +1,11 @@
 //! A script, run statement by statement: each in a transaction, or in none where that is safe, and admitted or refused
 //! by its kind.
 
+use std::time::Instant;
+
 use super::admission::{OWN_TABLES, admit};
 use super::commits::Moment;
-use super::ffi::query::Script;
+use super::ffi::query::{ALONE, Script};
 use super::ffi::{Connection, Pending, Prepared, QueryResult, StatementKind};
 use super::lease::Traces;
 use super::pool::{Cancel, ClientTransaction, Session};
@@ -164,6 +166,7 @@ impl<'a> Statement<'a> {
             return Ok(None);
         };
         let watch = self.cancel.watch(self.connection);
+        let start = Instant::now();
         let outcome = self.begin(&plan).and_then(|pending| {
             drop(starting);
             self.finish(pending, consume)
@@ -171,7 +174,7 @@ impl<'a> Statement<'a> {
         drop(watch);
         match outcome {
             Ok(rows_changed) => {
-                self.connection.keep_plan(&self.sql.text, plan, moment);
+                self.keep_plan(plan, moment, start);
                 Ok(Some(rows_changed))
             }
             Err(error) => {
@@ -320,6 +323,7 @@ impl<'a> Statement<'a> {
         };
         let mut starting = Some(starting);
         let mut rows_changed = 0;
+        let start = Instant::now();
         self.sql.parameters.for_each(&statement, || {
             let pending = self.start(&statement, dirty)?;
             drop(starting.take());
@@ -327,9 +331,19 @@ impl<'a> Statement<'a> {
             Ok(())
         })?;
         if !*dirty && self.may_keep_plan() {
-            self.connection.keep_plan(&self.sql.text, statement, moment);
+            self.keep_plan(statement, moment, start);
         }
         Ok(Some((kind, rows_changed)))
+    }
+
+    /// Keeps the plan of a query that was started then and has just ended. What the express lane gives up is run again, so
+    /// what draws from a sequence is never brief.
+    fn keep_plan(&self, plan: Prepared<'_>, moment: Moment, start: Instant) {
+        let sql = &self.sql.text;
+        let is_brief = start.elapsed() <= ALONE
+            && self.connection.chunks_fetched() <= 1
+            && !contains_word(sql, "nextval");
+        self.connection.keep_plan(sql, plan, moment, is_brief);
     }
 
     /// Whether the plan may serve the same query again, for as long as nothing is committed. A sample is drawn by its plan.

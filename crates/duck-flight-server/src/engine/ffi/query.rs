@@ -142,6 +142,7 @@ pub(super) struct Plans(VecDeque<Plan>);
 struct Plan {
     sql: String,
     moment: Moment,
+    is_brief: bool,
     raw: ffi::duckdb_prepared_statement,
 }
 
@@ -155,12 +156,29 @@ impl Drop for Plan {
 impl Connection {
     /// Takes the plan of a query that was made at this very moment: nothing has been committed since.
     pub(crate) fn take_plan(&self, sql: &str, moment: Moment) -> Option<Prepared<'_>> {
+        self.take_plan_if(sql, moment, |_| true)
+    }
+
+    /// The same, of a query that was brief the last time.
+    pub(crate) fn take_brief_plan(&self, sql: &str, moment: Moment) -> Option<Prepared<'_>> {
+        self.take_plan_if(sql, moment, |plan| plan.is_brief)
+    }
+
+    fn take_plan_if(
+        &self,
+        sql: &str,
+        moment: Moment,
+        suits: impl Fn(&Plan) -> bool,
+    ) -> Option<Prepared<'_>> {
         let mut plans = self.plans.borrow_mut();
         // Plans of other moments are of no use any more.
         if plans.0.front().is_some_and(|plan| plan.moment != moment) {
             plans.0.clear();
         }
-        let place = plans.0.iter().position(|plan| plan.sql == sql)?;
+        let place = plans
+            .0
+            .iter()
+            .position(|plan| plan.sql == sql && suits(plan))?;
         let mut plan = plans.0.remove(place)?;
         Some(Prepared {
             connection: self,
@@ -168,15 +186,27 @@ impl Connection {
         })
     }
 
-    /// Keeps the plan of a query, in place of the one that was not used for longest.
-    pub(crate) fn keep_plan(&self, sql: &str, mut prepared: Prepared<'_>, moment: Moment) {
+    /// Keeps the plan of a query, in place of the one that was not used for longest, and whether it was brief.
+    pub(crate) fn keep_plan(
+        &self,
+        sql: &str,
+        mut prepared: Prepared<'_>,
+        moment: Moment,
+        is_brief: bool,
+    ) {
         let mut plans = self.plans.borrow_mut();
         plans.0.truncate(MAX_PLANS - 1);
         plans.0.push_front(Plan {
             sql: sql.to_owned(),
             moment,
+            is_brief,
             raw: std::mem::replace(&mut prepared.raw, ptr::null_mut()),
         });
+    }
+
+    /// How many chunks of the last result have been fetched.
+    pub(crate) fn chunks_fetched(&self) -> u64 {
+        self.chunks_fetched.get()
     }
 }
 
@@ -295,6 +325,7 @@ impl<'a> Prepared<'a> {
 
     /// Starts the statement. From here on an interrupt reaches it; one before is lost.
     pub(crate) fn start(&self) -> Result<Pending<'a>> {
+        self.connection.chunks_fetched.set(0);
         let mut pending = Pending {
             connection: self.connection,
             raw: ptr::null_mut(),
@@ -327,7 +358,7 @@ impl Drop for Prepared<'_> {
 }
 
 /// How long a statement runs on its own thread alone: to wake a helper takes about as long.
-const ALONE: Duration = Duration::from_micros(100);
+pub(crate) const ALONE: Duration = Duration::from_micros(100);
 
 /// How long a statement waits before it looks again whether helpers are done with its last tasks.
 const REST: Duration = Duration::from_micros(20);
@@ -346,7 +377,28 @@ impl<'a> Pending<'a> {
     /// Runs until the first rows, or the effect, are there.
     pub(crate) fn finish(mut self) -> Result<QueryResult<'a>> {
         self.is_finished = true;
-        self.run_tasks()?;
+        let start = Instant::now();
+        self.run_tasks(|| {
+            if start.elapsed() > ALONE {
+                self.connection.call_helpers();
+            }
+            true
+        })?;
+        self.result()
+    }
+
+    /// Runs until the first rows are there, or until the time is up: then the statement is interrupted, and there is no
+    /// result.
+    pub(crate) fn finish_within(self, time: Duration) -> Result<Option<QueryResult<'a>>> {
+        let start = Instant::now();
+        match self.run_tasks(|| start.elapsed() < time)? {
+            true => self.result().map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn result(mut self) -> Result<QueryResult<'a>> {
+        self.is_finished = true;
         // SAFETY: an all-zero duckdb_result is what the C API expects to fill in.
         let mut raw: ffi::duckdb_result = unsafe { std::mem::zeroed() };
         // SAFETY: the pending result is live; the result is freed by `QueryResult::drop`, also after a failure.
@@ -354,7 +406,6 @@ impl<'a> Pending<'a> {
         let mut result = QueryResult {
             raw,
             connection: self.connection,
-            chunks: 0,
         };
         if state == ffi::DuckDBSuccess {
             return Ok(result);
@@ -362,23 +413,21 @@ impl<'a> Pending<'a> {
         Err(result.error().unwrap_or_else(|| self.error()))
     }
 
-    /// Runs tasks until the first rows, or the effect, are there; by itself for a moment, then with helpers.
-    fn run_tasks(&self) -> Result<()> {
-        let start = Instant::now();
+    /// Runs tasks until the first rows, or the effect, are there, for as long as `goes_on` says so between two of them.
+    fn run_tasks(&self, goes_on: impl Fn() -> bool) -> Result<bool> {
         loop {
             // SAFETY: the pending result is live.
             match unsafe { ffi::duckdb_pending_execute_task(self.raw) } {
-                ffi::duckdb_pending_state_DUCKDB_PENDING_RESULT_READY => return Ok(()),
-                ffi::duckdb_pending_state_DUCKDB_PENDING_RESULT_NOT_READY => {
-                    if start.elapsed() > ALONE {
-                        self.connection.call_helpers();
-                    }
-                }
+                ffi::duckdb_pending_state_DUCKDB_PENDING_RESULT_READY => return Ok(true),
+                ffi::duckdb_pending_state_DUCKDB_PENDING_RESULT_NOT_READY => {}
                 // The last ones are with the helpers.
                 ffi::duckdb_pending_state_DUCKDB_PENDING_NO_TASKS_AVAILABLE => {
                     std::thread::sleep(REST);
                 }
                 _ => return Err(self.error()),
+            }
+            if !goes_on() {
+                return Ok(false);
             }
         }
     }
@@ -406,8 +455,6 @@ impl Drop for Pending<'_> {
 pub(crate) struct QueryResult<'a> {
     raw: ffi::duckdb_result,
     connection: &'a Connection,
-    /// How many chunks were fetched.
-    chunks: u64,
 }
 
 impl<'a> QueryResult<'a> {
@@ -426,14 +473,15 @@ impl<'a> QueryResult<'a> {
 
     /// Fetches the next chunk: at most 2,048 rows, and never none. `None` is the end.
     pub(crate) fn next_chunk(&mut self) -> Result<Option<ResultChunk>> {
-        self.chunks += 1;
-        if self.chunks > MANY_CHUNKS {
+        let fetched = &self.connection.chunks_fetched;
+        if fetched.get() >= MANY_CHUNKS {
             self.connection.call_helpers();
         }
         // SAFETY: the result is live; the chunk is owned by its wrapper.
         let chunk = ResultChunk(unsafe { ffi::duckdb_fetch_chunk(self.raw) });
         // SAFETY: the chunk is live where it is not null.
         if !chunk.0.is_null() && unsafe { ffi::duckdb_data_chunk_get_size(chunk.0) } > 0 {
+            fetched.update(|count| count + 1);
             return Ok(Some(chunk));
         }
         self.error().map_or(Ok(None), Err)
