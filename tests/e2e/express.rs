@@ -14,9 +14,9 @@ const MOMENT: Duration = Duration::from_millis(200);
 /// How often a query is asked before it must have been drawn to be of either kind.
 const DRAWS: usize = 10_000;
 
-/// Brief nine times out of ten, and some seconds in a single task the tenth.
-const HEAVY_TASK: &str = "SELECT list_sum(list_transform(range(
-    CASE WHEN random() < 0.1 THEN 10000000 ELSE 1 END), lambda i: length(sha256(i::VARCHAR))))";
+/// Brief most times, and some seconds in a single task otherwise.
+const HEAVY_TASK: &str = "SELECT levenshtein(repeat('a',
+    CASE WHEN random() < 0.02 THEN 300000 ELSE 1 END), repeat('b', 5000))";
 
 /// Brief every other time, and without an end otherwise.
 const MANY_TASKS: &str = "SELECT count(*) FROM (SELECT unnest(range(n)) FROM (SELECT n, unnest(range(n))
