@@ -18,7 +18,7 @@ use super::ffi::query::ALONE;
 use super::lookout::Lookout;
 use super::pool::{Cancel, Pool, Session};
 use super::pump::{Start, whole};
-use super::query::Sql;
+use super::query::{Description, Sql, description};
 use crate::error::Result;
 
 /// How long a query may take here.
@@ -45,6 +45,23 @@ impl Express {
         }
         let run = |session: &Session| self.run(session, lossless, &sql.text, runtime);
         pool.alone()?.run(run)
+    }
+
+    /// What is known of a query, where its plan is kept.
+    pub(super) fn describe(
+        &self,
+        pool: &Pool,
+        lossless: &Lossless,
+        sql: &str,
+    ) -> Option<Description> {
+        pool.alone()?.run(|session| {
+            let connection = &session.connection;
+            let moment = connection.commits().quiet()?;
+            let plan = connection.take_brief_plan(sql, moment)?;
+            let described = description(&plan, lossless, sql, 1, Some(moment));
+            connection.keep_plan(sql, plan, moment, true);
+            described.ok()
+        })
     }
 
     fn run(
