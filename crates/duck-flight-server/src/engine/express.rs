@@ -170,6 +170,22 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_plan_tells_what_a_statement_that_is_prepared_anew_tells() {
+        let engine = engine();
+        let sql = "SELECT 1::UHUGEINT AS a, 'b' AS b, [{'c': 3.5}] AS c";
+        let known = || {
+            let (queries, lossless) = (&engine.0.queries, &engine.0.shared.lossless);
+            engine.0.express.describe(queries, lossless, sql)
+        };
+        let anew = engine.describe(&Place::Any, sql.to_owned()).await.unwrap();
+        assert!(known().is_none());
+        brief(&engine, sql).await.unwrap();
+        let known = known().unwrap();
+        assert_eq!(format!("{known:?}"), format!("{anew:?}"));
+        assert!(engine.is_current(&known, &Place::Any));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_is_long_and_what_counts_goes_the_usual_way() {
         let engine = engine();
         engine
