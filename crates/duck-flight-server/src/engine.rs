@@ -280,21 +280,19 @@ impl Engine {
     /// What is known of a script, without running it.
     pub(crate) async fn describe(&self, place: &Place, sql: String) -> Result<Description> {
         let Inner {
-            queries, shared, ..
+            queries,
+            express,
+            shared,
+            ..
         } = &*self.0;
-        let result = query::describe(queries, &shared.lossless, place, sql).await;
+        let result = query::describe(queries, express, &shared.lossless, place, sql).await;
         result.map_err(|error| shared.health.observe(error))
     }
 
     /// Whether what was known of a script is so still: nothing was committed since, and the client's own connection
     /// does not see things that others do not.
     pub(crate) fn is_current(&self, description: &Description, place: &Place) -> bool {
-        let is_shared = match place {
-            Place::Any => true,
-            Place::Own(lease) => !lease.is_open(),
-            Place::Transaction(_) => false,
-        };
-        is_shared && description.is_current(&self.0.commits)
+        place.is_shared() && description.is_current(&self.0.commits)
     }
 
     /// What is in the catalog, as the client's statements see it.

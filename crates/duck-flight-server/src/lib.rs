@@ -3,7 +3,7 @@
 //!
 //! # The way of a get
 //!
-//! `flight` → `flight::get` → [`Engine`] → a worker thread with a connection of its own, which runs the
+//! `flight` → `flight::get` → [`Engine`] → a worker thread (or this one, for what is small), which runs the
 //! ticket's statements and sends the last one's chunks, coalesced, through a bounded channel → the Flight
 //! encoder, on the task of the response. A client that goes away drops the response, which drops the channel
 //! and interrupts the statement.

@@ -18,7 +18,7 @@ use super::ffi::query::ALONE;
 use super::lookout::Lookout;
 use super::pool::{Cancel, Pool, Session};
 use super::pump::{Start, whole};
-use super::query::Sql;
+use super::query::{Description, Sql, description};
 use crate::error::Result;
 
 /// How long a query may take here.
@@ -45,6 +45,23 @@ impl Express {
         }
         let run = |session: &Session| self.run(session, lossless, &sql.text, runtime);
         pool.alone()?.run(run)
+    }
+
+    /// What is known of a query, where its plan is kept.
+    pub(super) fn describe(
+        &self,
+        pool: &Pool,
+        lossless: &Lossless,
+        sql: &str,
+    ) -> Option<Description> {
+        pool.alone()?.run(|session| {
+            let connection = &session.connection;
+            let moment = connection.commits().quiet()?;
+            let plan = connection.take_brief_plan(sql, moment)?;
+            let described = description(&plan, lossless, sql, 1, Some(moment));
+            connection.keep_plan(sql, plan, moment, true);
+            described.ok()
+        })
     }
 
     fn run(
@@ -150,6 +167,22 @@ mod tests {
                 .await
                 .unwrap();
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_plan_tells_what_a_statement_that_is_prepared_anew_tells() {
+        let engine = engine();
+        let sql = "SELECT 1::UHUGEINT AS a, 'b' AS b, [{'c': 3.5}] AS c";
+        let known = || {
+            let (queries, lossless) = (&engine.0.queries, &engine.0.shared.lossless);
+            engine.0.express.describe(queries, lossless, sql)
+        };
+        let anew = engine.describe(&Place::Any, sql.to_owned()).await.unwrap();
+        assert!(known().is_none());
+        brief(&engine, sql).await.unwrap();
+        let known = known().unwrap();
+        assert_eq!(format!("{known:?}"), format!("{anew:?}"));
+        assert!(engine.is_current(&known, &Place::Any));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

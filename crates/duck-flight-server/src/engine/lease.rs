@@ -74,6 +74,15 @@ impl Place {
         }
     }
 
+    /// Whether any connection serves, and none is the client's own.
+    pub(super) fn is_shared(&self) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Own(lease) => !lease.is_open(),
+            Self::Transaction(_) => false,
+        }
+    }
+
     /// The requests that wait for the client's own connection.
     pub(super) fn requests(&self) -> Option<Arc<Requests>> {
         self.lease().map(|lease| lease.0.requests.clone())

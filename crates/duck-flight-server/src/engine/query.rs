@@ -274,10 +274,16 @@ pub(super) async fn execute(pool: &Pool, place: &Place, sql: Sql) -> Result<u64>
 /// What is known of a script, without running any of it.
 pub(super) async fn describe(
     pool: &Pool,
+    express: &Express,
     lossless: &Arc<Lossless>,
     place: &Place,
     sql: String,
 ) -> Result<Description> {
+    if place.is_shared()
+        && let Some(described) = express.describe(pool, lossless, &sql)
+    {
+        return Ok(described);
+    }
     let lossless = lossless.clone();
     run_on(pool, place, move |session, _, cancel| {
         let _watch = cancel.watch(&session.connection);
@@ -288,11 +294,7 @@ pub(super) async fn describe(
             .last_statement()
             .ok_or(Error::NoStatement)?
             .map_err(Error::from)
-            .and_then(|statement| description(&statement, &lossless, &sql, count))
-            .map(|described| Description {
-                moment,
-                ..described
-            });
+            .and_then(|statement| description(&statement, &lossless, &sql, count, moment));
         match described {
             // What the last statement names may be made by the ones before it.
             Err(Error::Sql(error)) if count > 1 => Err(Error::UnknownSchema(error)),
@@ -302,11 +304,13 @@ pub(super) async fn describe(
     .await
 }
 
-fn description(
+/// What is known of the last one of `count` statements, since that moment.
+pub(super) fn description(
     statement: &Prepared<'_>,
     lossless: &Lossless,
     sql: &str,
     count: u64,
+    moment: Option<Moment>,
 ) -> Result<Description> {
     let (schema, type_names) = statement.schema(&lossless.options)?;
     let is_one_column = |name| schema.fields().len() == 1 && schema.field(0).name() == name;
@@ -326,7 +330,7 @@ fn description(
             && statement.kind() == StatementKind::Select
             && !contains_word(sql, "nextval"),
         has_rows,
-        moment: None,
+        moment,
     })
 }
 
