@@ -108,7 +108,7 @@ mod tests {
     use arrow::datatypes::Int64Type;
 
     use super::*;
-    use crate::engine::{Engine, EngineOptions, Place};
+    use crate::engine::{DEFAULT_STORAGE_VERSION, Engine, EngineOptions, Place};
 
     /// How often a query is run that should be brief: now and then one takes longer for no reason of its own.
     const TRIES: i64 = 1000;
@@ -118,6 +118,7 @@ mod tests {
             database: ":memory:".into(),
             threads: Some(1),
             memory_limit: None,
+            storage_version: DEFAULT_STORAGE_VERSION.to_owned(),
             max_queries: 2,
             stall_timeout: Duration::from_secs(30),
             ingest_buffer_bytes: 1 << 20,
