@@ -127,6 +127,23 @@ pub struct EngineOptions {
     pub min_free_disk_bytes: u64,
 }
 
+#[cfg(test)]
+impl EngineOptions {
+    /// For a small database in memory.
+    pub(crate) fn in_memory() -> Self {
+        Self {
+            database: ":memory:".into(),
+            threads: Some(1),
+            memory_limit: None,
+            storage_version: DEFAULT_STORAGE_VERSION.to_owned(),
+            max_queries: 2,
+            stall_timeout: Duration::from_secs(30),
+            ingest_buffer_bytes: 1 << 20,
+            min_free_disk_bytes: 0,
+        }
+    }
+}
+
 /// One open database and the threads that work on it. Clones share it.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);

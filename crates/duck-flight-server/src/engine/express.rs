@@ -107,24 +107,13 @@ mod tests {
     use arrow::array::AsArray;
     use arrow::datatypes::Int64Type;
 
-    use super::*;
-    use crate::engine::{DEFAULT_STORAGE_VERSION, Engine, EngineOptions, Place};
+    use crate::engine::{Engine, EngineOptions, Place};
 
     /// How often a query is run that should be brief: now and then one takes longer for no reason of its own.
     const TRIES: i64 = 1000;
 
     fn engine() -> Engine {
-        let options = EngineOptions {
-            database: ":memory:".into(),
-            threads: Some(1),
-            memory_limit: None,
-            storage_version: DEFAULT_STORAGE_VERSION.to_owned(),
-            max_queries: 2,
-            stall_timeout: Duration::from_secs(30),
-            ingest_buffer_bytes: 1 << 20,
-            min_free_disk_bytes: 0,
-        };
-        Engine::open(&options).unwrap()
+        Engine::open(&EngineOptions::in_memory()).unwrap()
     }
 
     /// The rows of a query by the express lane.

@@ -216,9 +216,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::engine::EngineOptions;
     use crate::engine::ffi::Connection;
     use crate::engine::open::open_database;
-    use crate::engine::{DEFAULT_STORAGE_VERSION, EngineOptions};
 
     fn words(sql: &str) -> Vec<&str> {
         let word = |token| match token {
@@ -349,17 +349,10 @@ mod tests {
     }
 
     fn connection() -> Connection {
-        let options = EngineOptions {
-            database: ":memory:".into(),
-            threads: Some(1),
-            memory_limit: None,
-            storage_version: DEFAULT_STORAGE_VERSION.to_owned(),
-            max_queries: 1,
-            ingest_buffer_bytes: 0,
-            min_free_disk_bytes: 0,
-            stall_timeout: std::time::Duration::ZERO,
-        };
-        open_database(&options).unwrap().connect().unwrap()
+        open_database(&EngineOptions::in_memory())
+            .unwrap()
+            .connect()
+            .unwrap()
     }
 
     #[test]

@@ -1,4 +1,3 @@
-use std::path::Path;
 use std::time::Duration;
 
 use arrow::array::{Array, AsArray, UnionArray};
@@ -9,7 +8,7 @@ use futures::TryStreamExt;
 
 use super::types::all as all_types;
 use super::*;
-use crate::engine::{DEFAULT_STORAGE_VERSION, Engine, EngineOptions, Place};
+use crate::engine::{Engine, EngineOptions, Place};
 
 const EXPIRY: Expiry = Expiry {
     session: Duration::from_secs(3600),
@@ -18,17 +17,7 @@ const EXPIRY: Expiry = Expiry {
 
 /// A server's engine over a database in memory.
 fn engine() -> Engine {
-    let options = EngineOptions {
-        database: Path::new(":memory:").into(),
-        threads: Some(1),
-        memory_limit: None,
-        storage_version: DEFAULT_STORAGE_VERSION.to_owned(),
-        max_queries: 1,
-        stall_timeout: std::time::Duration::from_secs(30),
-        ingest_buffer_bytes: 1 << 20,
-        min_free_disk_bytes: 0,
-    };
-    Engine::open(&options).expect("a database opens")
+    Engine::open(&EngineOptions::in_memory()).expect("a database opens")
 }
 
 /// The texts of a query's only column.
