@@ -261,3 +261,35 @@ async fn ddl_beside_loaders_neither_fails_them_nor_spoils_their_rows() {
         server.shutdown().await;
     }
 }
+
+/// DuckDB shows full row groups to older snapshots where it may append in any order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_stays_as_it_is_while_full_groups_are_committed() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.append("t", &[ints([0])]).await.unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let readers = (0..3).map(|_| {
+        let (mut sql, over) = (client.sql(), over.clone());
+        tokio::spawn(async move {
+            while !over.load(Ordering::Acquire) {
+                let transaction = sql.begin().await.unwrap();
+                let count = "SELECT count(*) FROM t";
+                let before = sql.rows(count, Some(&transaction)).await;
+                let groups = "SELECT i % 7, count(*) FROM t GROUP BY ALL";
+                sql.rows(groups, Some(&transaction)).await;
+                assert_eq!(sql.rows(count, Some(&transaction)).await, before);
+                sql.commit(&transaction).await.unwrap();
+            }
+        })
+    });
+    let readers: Vec<_> = readers.collect();
+    for _ in 0..40 {
+        client.append("t", &[ints(0..130_000)]).await.unwrap();
+    }
+    over.store(true, Ordering::Release);
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    server.shutdown().await;
+}

@@ -242,7 +242,7 @@ impl Engine {
             LARGE_UNITS,
             LARGE_UNITS_WAITING,
             &database,
-            writer::give_up_order,
+            as_it_is,
         )?;
         let inner = Inner {
             patience: Patience::new(queries.waits(), options.stall_timeout),

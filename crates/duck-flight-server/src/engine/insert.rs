@@ -245,9 +245,6 @@ mod tests {
     #[test]
     fn a_full_group_is_the_transactions_until_its_commit() {
         let (database, connection) = database("CREATE TABLE t (i BIGINT)");
-        connection
-            .execute("SET SESSION preserve_insertion_order = false")
-            .unwrap();
         let other = database.connect().unwrap();
         let mut inserts = Inserts::new(&connection);
         let (plan, rows) = plan(&connection, &ints(0..130_000));

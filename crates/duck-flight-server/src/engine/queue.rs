@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 
 /// A group is full at this many rows: DuckDB's row group, from which on rows are compressed and written
 /// to the database file by the append itself.
-pub(super) const GROUP_ROWS: u64 = 122_880;
+const GROUP_ROWS: u64 = 122_880;
 
 /// From this many waiting rows on a second writer joins in: appending them takes about as long as a commit
 /// waits for the disk.

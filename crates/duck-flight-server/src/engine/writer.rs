@@ -31,7 +31,7 @@ use super::mark::{Before, Mark};
 use super::plan::Plan;
 use super::pool::STACK_BYTES;
 use super::producers::Producers;
-use super::queue::{GROUP_ROWS, Queue, SECOND_WRITER_ROWS, Turn};
+use super::queue::{Queue, SECOND_WRITER_ROWS, Turn};
 use super::rejects::Rejects;
 use super::sql_type::create_table_sql;
 use super::unit::{Target, Unit};
@@ -80,11 +80,8 @@ impl Writers {
         let mut threads = Vec::with_capacity(count);
         for index in 0..count {
             let connection = database.connect()?;
-            let unordered = database.connect()?;
-            give_up_order(&unordered)?;
             let writer = Writer {
                 connection,
-                unordered,
                 shared: shared.clone(),
             };
             let thread = std::thread::Builder::new()
@@ -113,40 +110,21 @@ impl Writers {
     }
 }
 
-/// Lets DuckDB append in any order: only so does it compress row groups while they are appended.
-pub(super) fn give_up_order(connection: &Connection) -> Result<()> {
-    Ok(connection.execute("SET SESSION preserve_insertion_order = false")?)
-}
-
 struct Writer {
     connection: Connection,
-    /// For full groups: it compresses rows while they are appended, outside the locks of the commit, and gives
-    /// up their order for it.
-    unordered: Connection,
     shared: Arc<Shared>,
-}
-
-/// The INSERTs that a writer's connections have prepared.
-struct Prepared<'c> {
-    ordered: Inserts<'c>,
-    unordered: Inserts<'c>,
 }
 
 impl Writer {
     fn run(self) {
-        let prepared = || Prepared {
-            ordered: Inserts::new(&self.connection),
-            unordered: Inserts::new(&self.unordered),
-        };
-        let mut inserts = prepared();
+        let mut inserts = Inserts::new(&self.connection);
         while let Some((turn, group)) = self.shared.queue.take() {
             // Whoever waits for these units is told that their worker is lost.
             let write = AssertUnwindSafe(|| self.write(&mut inserts, &turn, group));
             if catch_unwind(write).is_err() {
                 tracing::error!("a writer panicked; its group is rolled back");
                 self.connection.roll_back();
-                self.unordered.roll_back();
-                inserts = prepared();
+                inserts = Inserts::new(&self.connection);
             }
             drop(turn);
             self.shared.bell.ring();
@@ -154,7 +132,7 @@ impl Writer {
     }
 
     /// Commits a group and answers its units.
-    fn write(&self, inserts: &mut Prepared<'_>, turn: &Turn, group: Vec<Unit>) {
+    fn write(&self, inserts: &mut Inserts<'_>, turn: &Turn, group: Vec<Unit>) {
         let mut group: Vec<_> = group.into_iter().filter_map(Unit::screen).collect();
         let before = self.shared.mark.before();
         let inserted = self.insert(inserts, turn, &group);
@@ -178,13 +156,7 @@ impl Writer {
             turn.wait();
             self.alter_tables(group)?;
         }
-        let rows: u64 = group.iter().map(|unit| unit.rows).sum();
-        let connection = if rows < GROUP_ROWS {
-            &self.connection
-        } else {
-            &self.unordered
-        };
-        transaction(connection, |connection| {
+        transaction(&self.connection, |connection| {
             self.append(connection, group, || turn.wait())?;
             turn.wait();
             self.finish(connection, group)
@@ -206,17 +178,12 @@ impl Writer {
     }
 
     /// Commits a group of rows for one table by an INSERT that is prepared. False where the group needs more than that.
-    fn insert(&self, inserts: &mut Prepared<'_>, turn: &Turn, group: &[Unit]) -> Result<bool> {
+    fn insert(&self, inserts: &mut Inserts<'_>, turn: &Turn, group: &[Unit]) -> Result<bool> {
         let Some(plan) = single_insert(group) else {
             return Ok(false);
         };
         let table = &group[0].put.table;
         let rows: u64 = group.iter().map(|unit| unit.rows).sum();
-        let inserts = if rows < GROUP_ROWS {
-            &mut inserts.ordered
-        } else {
-            &mut inserts.unordered
-        };
         let batches = group
             .iter()
             .flat_map(|unit| &unit.cast)
