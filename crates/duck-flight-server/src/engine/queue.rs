@@ -12,8 +12,8 @@ use parking_lot::{Condvar, Mutex};
 use super::unit::{PutId, TableKey, Unit};
 use crate::error::{Error, Result};
 
-/// A group is full at this many rows: DuckDB's row group, from which on rows are compressed and written
-/// to the database file by the append itself.
+/// A group is full at this many rows: DuckDB's row group, from which on rows are compressed and written to the
+/// database file by their commit, and not by a checkpoint.
 const GROUP_ROWS: u64 = 122_880;
 
 /// From this many waiting rows on a second writer joins in: appending them takes about as long as a commit
