@@ -285,7 +285,9 @@ async fn a_snapshot_stays_as_it_is_while_full_groups_are_committed() {
     });
     let readers: Vec<_> = readers.collect();
     for _ in 0..40 {
-        client.append("t", &[ints(0..130_000)]).await.unwrap();
+        for rows in [130_000, 25_000] {
+            client.append("t", &[ints(0..rows)]).await.unwrap();
+        }
     }
     over.store(true, Ordering::Release);
     for reader in readers {

@@ -1,6 +1,7 @@
-//! The database file: its format.
+//! The database file: its format and its row groups.
 
-use duck_tests::ServerProcess;
+use duck_tests::{Client, ServerProcess, ints};
+use tempfile::TempDir;
 
 /// The format of the server's database, as DuckDB calls it.
 async fn format(server: &ServerProcess) -> String {
@@ -27,4 +28,118 @@ async fn a_new_file_has_the_format_that_is_asked_for_and_keeps_it() {
         }
         assert_eq!(format(&server).await, expected);
     }
+}
+
+/// The most rows that a row group of the table `t` has.
+async fn largest_row_group(client: &Client) -> u64 {
+    let sql = "SELECT max(rows) FROM (
+        SELECT sum(count)::BIGINT AS rows FROM pragma_storage_info('t') WHERE column_path = '[0]' GROUP BY row_group_id
+    )";
+    client.value(sql).await
+}
+
+/// A database with a table of `rows` numbers from 0 on, made by a DuckDB of its own.
+fn made_by_duckdb(rows: i64, attach_options: &str) -> TempDir {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("test.db");
+    let database = duckdb::Connection::open_in_memory().expect("DuckDB");
+    let sql = format!(
+        "ATTACH '{}' AS made {attach_options}; CREATE TABLE made.t AS SELECT range AS i FROM range({rows}); DETACH made",
+        file.display()
+    );
+    database.execute_batch(&sql).expect("a database file");
+    directory
+}
+
+/// Appends rows behind those that are there, after the table was altered, and finds all; also after a restart.
+async fn assert_all_rows_are_kept(server: ServerProcess, before: i64) {
+    let client = server.client().await;
+    client
+        .execute("ALTER TABLE t ADD COLUMN added INTEGER")
+        .await;
+    client.execute("ALTER TABLE t DROP COLUMN added").await;
+    let mut rows = before;
+    for more in [1, 5_000, 20_480, 50_000, 3] {
+        client
+            .append("t", &[ints(rows..rows + more)])
+            .await
+            .unwrap();
+        rows += more;
+        assert_eq!(client.count("t").await, u64::try_from(rows).unwrap());
+    }
+    let sum = format!("{}", rows * (rows - 1) / 2);
+    assert_eq!(client.rows("SELECT sum(i) FROM t").await, [sum.clone()]);
+    client.execute("CHECKPOINT").await;
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let client = server.client().await;
+    assert_eq!(client.rows("SELECT sum(i) FROM t").await, [sum]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_file_has_small_row_groups_unless_others_are_asked_for() {
+    for (flags, largest) in [
+        (&[][..], 20_480),
+        (&["--row-group-size", "40960"], 40_960),
+        // Files that a DuckDB of one block size can open are as that one makes them.
+        (&["--storage-version", "v1.0.0"], 100_000),
+    ] {
+        let server = ServerProcess::start(flags);
+        let client = server.client().await;
+        client.append("t", &[ints(0..100_000)]).await.unwrap();
+        assert_eq!(largest_row_group(&client).await, largest);
+        let server = ServerProcess::start_in(server.kill(), flags);
+        let client = server.client().await;
+        client.append("t", &[ints(100_000..200_000)]).await.unwrap();
+        assert_eq!(largest_row_group(&client).await, largest);
+        assert_all_rows_are_kept(server, 200_000).await;
+    }
+}
+
+/// DuckDB loses rows where a file has larger row groups than it is attached with.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_with_larger_row_groups_keeps_all_rows() {
+    let rows = 100_000;
+    for attach_options in [
+        "",
+        "(BLOCK_SIZE 65536)",
+        "(BLOCK_SIZE 65536, ROW_GROUP_SIZE 40960)",
+        "(BLOCK_SIZE 65536, ROW_GROUP_SIZE 2048)",
+    ] {
+        let server = ServerProcess::start_in(made_by_duckdb(rows, attach_options), &[]);
+        assert_all_rows_are_kept(server, rows).await;
+    }
+    let server = ServerProcess::start(&["--row-group-size", "122880"]);
+    server
+        .client()
+        .await
+        .append("t", &[ints(0..rows)])
+        .await
+        .unwrap();
+    let server = ServerProcess::start_in(server.stop(), &[]);
+    assert_all_rows_are_kept(server, rows).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_there_belongs_to_one_server() {
+    let server = ServerProcess::start(&[]);
+    server
+        .client()
+        .await
+        .append("t", &[ints(0..3)])
+        .await
+        .unwrap();
+    let server = ServerProcess::start_in(server.stop(), &[]);
+    let file = server.directory().join("test.db");
+    let file = file.to_str().expect("a path in UTF-8");
+    let flags = ["--listen", "127.0.0.1:0", "--database", file];
+    let exit = ServerProcess::try_start(&flags).expect_err("a second server on the file");
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    assert!(
+        exit.stderr.contains("in use") && exit.stderr.contains(file),
+        "{exit:?}"
+    );
+    let client = server.client().await;
+    client.append("t", &[ints(3..6)]).await.unwrap();
+    assert_eq!(client.count("t").await, 6);
+    assert_eq!(client.rows("SELECT current_database()").await, ["test"]);
 }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use duck_flight_server::{
-    Config, DEFAULT_STORAGE_VERSION, Engine, EngineOptions, Expiry, ServeError, runtime, serve,
+    Config, DEFAULT_ROW_GROUP_ROWS, DEFAULT_STORAGE_VERSION, Engine, EngineOptions, Expiry,
+    ServeError, runtime, serve,
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -63,6 +64,7 @@ impl Setup {
                 threads: None,
                 memory_limit: self.memory_limit,
                 storage_version: DEFAULT_STORAGE_VERSION.to_owned(),
+                row_group_rows: DEFAULT_ROW_GROUP_ROWS,
                 max_queries: self.max_queries,
                 stall_timeout: self.stall_timeout,
                 ingest_buffer_bytes: self.ingest_buffer_bytes,

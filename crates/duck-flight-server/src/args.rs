@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use crate::engine::DEFAULT_STORAGE_VERSION;
+use crate::engine::{
+    DEFAULT_ROW_GROUP_ROWS, DEFAULT_STORAGE_VERSION, MAX_ROW_GROUP_ROWS, VECTOR_ROWS,
+};
 
 /// Those in which DuckDB changed its format.
 const STORAGE_VERSIONS: [&str; 6] = ["v1.0.0", "v1.1.0", "v1.2.0", "v1.3.0", "v1.4.0", "v1.5.0"];
@@ -57,6 +59,16 @@ pub struct Args {
         default_value = DEFAULT_STORAGE_VERSION
     )]
     pub storage_version: String,
+
+    /// The most rows of a row group in a new database file: small groups make loading faster, large ones the file smaller
+    #[arg(
+        long,
+        value_name = "ROWS",
+        env = "DUCK_FLIGHT_ROW_GROUP_SIZE",
+        value_parser = row_group_rows,
+        default_value_t = DEFAULT_ROW_GROUP_ROWS
+    )]
+    pub row_group_size: u64,
 
     /// How many statements run at the same time; 64 times as many may wait
     #[arg(
@@ -161,6 +173,12 @@ pub enum LogFormat {
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse()
         .map_err(|_| "give an IP address and a port, such as 127.0.0.1:8815 or [::1]:8815")
+}
+
+fn row_group_rows(text: &str) -> Result<u64, String> {
+    let rows = text.parse().ok();
+    rows.filter(|rows| (VECTOR_ROWS..=MAX_ROW_GROUP_ROWS).contains(rows) && rows % VECTOR_ROWS == 0)
+        .ok_or_else(|| format!("give a multiple of {VECTOR_ROWS} up to {MAX_ROW_GROUP_ROWS}"))
 }
 
 fn size(text: &str) -> Result<ByteSize, &'static str> {

@@ -6,6 +6,7 @@
 
 mod admission;
 mod appender;
+mod attach;
 mod budget;
 mod catalog;
 mod checkpoint;
@@ -57,6 +58,7 @@ use arrow::datatypes::SchemaRef;
 use duck_flight_protocol::{ForgetProducers, ProducerState, PutOptions, TableName};
 use tokio::sync::{oneshot, watch};
 
+pub(crate) use attach::{MAX_ROW_GROUP_ROWS, VECTOR_ROWS};
 pub(crate) use catalog::{Relation, literal};
 pub(crate) use ingest::{Committing, Put, SentBatch};
 pub(crate) use large::Large;
@@ -79,7 +81,7 @@ use express::Express;
 use ffi::{ArrowOptions, Connection, Database};
 use large::LargeUnits;
 use mark::Mark;
-use open::{lock_down, lossless, open_database, settle_logs};
+use open::{lock_down, open_database, settle_logs};
 use patience::Patience;
 use pool::Pool;
 use producers::{Claim, Producers};
@@ -106,6 +108,9 @@ const LOOKUPS_WAITING: usize = 65_536;
 /// one pass where the older formats take two (1.06 to 1.17 times the rows a second for loaders of four columns).
 pub const DEFAULT_STORAGE_VERSION: &str = "v1.4.0";
 
+/// The rows of a row group in new database files: several of them fill up in the commits of a few busy loaders.
+pub const DEFAULT_ROW_GROUP_ROWS: u64 = 20_480;
+
 /// What the engine needs to know.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
@@ -117,6 +122,9 @@ pub struct EngineOptions {
     pub memory_limit: Option<String>,
     /// The oldest DuckDB that is to open a database file which is made now, such as `v1.4.0`.
     pub storage_version: String,
+    /// The most rows of a row group, where the database file allows it: whole vectors of [`VECTOR_ROWS`], up to
+    /// [`MAX_ROW_GROUP_ROWS`].
+    pub row_group_rows: u64,
     /// How many statements run at the same time.
     pub max_queries: usize,
     /// How long a client may stand still in the middle of a statement that others wait for.
@@ -136,6 +144,7 @@ impl EngineOptions {
             threads: Some(1),
             memory_limit: None,
             storage_version: DEFAULT_STORAGE_VERSION.to_owned(),
+            row_group_rows: DEFAULT_ROW_GROUP_ROWS,
             max_queries: 2,
             stall_timeout: Duration::from_secs(30),
             ingest_buffer_bytes: 1 << 20,
@@ -214,13 +223,13 @@ impl Engine {
     /// When the file cannot be opened, or another process has it; the message names the file and the process.
     pub fn open(options: &EngineOptions) -> Result<Self> {
         let mark = Mark::open(&options.database)?;
-        let database = open_database(options).inspect_err(|_| mark.restore())?;
+        let opened = open_database(options).inspect_err(|_| mark.restore())?;
+        let (database, lossless) = (opened.database, Arc::new(opened.lossless));
         let set_up = database.connect()?;
         set_up.make_handover()?;
         settle_logs(&set_up, &options.database)?;
         set_up.execute(producers::CREATE_SQL)?;
         set_up.execute(rejects::CREATE_SQL)?;
-        let lossless = Arc::new(lossless(&database)?);
         let (bell, rings) = CheckpointBell::new();
         let shared = Arc::new(Shared {
             queue: Arc::<Queue>::default(),

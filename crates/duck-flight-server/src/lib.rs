@@ -35,7 +35,9 @@ mod session;
 
 pub use args::{Args, LogFormat};
 pub use config::{Config, ConfigError};
-pub use engine::{DEFAULT_STORAGE_VERSION, Engine, EngineOptions, SqlError, SqlErrorKind};
+pub use engine::{
+    DEFAULT_ROW_GROUP_ROWS, DEFAULT_STORAGE_VERSION, Engine, EngineOptions, SqlError, SqlErrorKind,
+};
 pub use error::{Error, Result};
 pub use server::{ServeError, runtime, serve, serve_flight};
 pub use session::Expiry;

@@ -91,6 +91,11 @@ fn help_tells_every_flag_its_variable_and_its_default() {
             "DUCK_FLIGHT_STORAGE_VERSION",
             "v1.4.0",
         ),
+        (
+            "--row-group-size <ROWS>",
+            "DUCK_FLIGHT_ROW_GROUP_SIZE",
+            "20480",
+        ),
         ("--max-queries <N>", "DUCK_FLIGHT_MAX_QUERIES", "32"),
         (
             "--ingest-buffer <SIZE>",
@@ -147,8 +152,10 @@ fn version_tells_the_name_and_the_version() {
 
 #[test]
 fn flags_that_cannot_be_read_are_a_usage_error() {
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 10] = [
         (&["--storage-version", "v9"], "v1.0.0, v1.1.0"),
+        (&["--row-group-size", "1000"], "multiple of 2048"),
+        (&["--row-group-size", "245760"], "up to 122880"),
         (&["--listen", "nowhere"], "such as 127.0.0.1:8815"),
         (&["--threads", "0"], "--threads"),
         (&["--max-queries", "0"], "--max-queries"),

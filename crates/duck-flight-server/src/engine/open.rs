@@ -4,9 +4,9 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Mutex;
 
+use super::attach::attach;
 use super::catalog::literal;
 use super::ffi::{ArrowOptions, Connection, Database};
-use super::sql_error::SqlError;
 use super::{EngineOptions, Lossless, mark};
 use crate::error::{Error, Result};
 
@@ -17,10 +17,19 @@ const SETTINGS_WITHOUT_ICU: usize = 2;
 /// What the engine itself sets for statements whose progress somebody asks for.
 const PROGRESS_SETTINGS: &[&str] = &["enable_progress_bar", "enable_progress_bar_print"];
 
+/// DuckDB's name for a database without a file.
+const IN_MEMORY: &str = ":memory:";
+
 /// Checkpoints have a thread of their own; only a log that has grown to this size makes a commit do one.
 const LAST_RESORT_WAL: &str = "4GB";
 
-pub(super) fn open_database(options: &EngineOptions) -> Result<Database> {
+/// A database that was opened, and what reads its answers.
+pub(super) struct Opened {
+    pub(super) database: Database,
+    pub(super) lossless: Lossless,
+}
+
+pub(super) fn open_database(options: &EngineOptions) -> Result<Opened> {
     let path = options.database.to_str().ok_or_else(|| {
         let path = options.database.display();
         Error::Malformed(format!("the database's path is not UTF-8: {path}"))
@@ -36,6 +45,8 @@ pub(super) fn open_database(options: &EngineOptions) -> Result<Database> {
             "auto_checkpoint_skip_wal_threshold",
             (1_u64 << 60).to_string(),
         ),
+        // A row group that is full goes into the file at once, not with four others.
+        ("write_buffer_row_group_count", "1".to_owned()),
         // A file that is there keeps its format.
         (
             "storage_compatibility_version",
@@ -53,10 +64,18 @@ pub(super) fn open_database(options: &EngineOptions) -> Result<Database> {
             .clone()
             .map(|limit| ("memory_limit", limit)),
     );
-    let database =
-        Database::open(path, &settings).map_err(|error| in_use(&options.database, error))?;
+    if path != IN_MEMORY {
+        // Beside the file, as if DuckDB had been opened with it.
+        settings.push(("temp_directory", format!("{path}.tmp")));
+    }
+    let database = Database::open(IN_MEMORY, &settings)?;
     database.start_helpers(threads - 1)?;
-    Ok(database)
+    let lossless = lossless(&database)?;
+    if path != IN_MEMORY {
+        attach(&database.connect()?, &lossless, options, path)
+            .map_err(|error| in_use(&options.database, error))?;
+    }
+    Ok(Opened { database, lossless })
 }
 
 /// Leaves nothing of a checkpoint that was cut off, before anything is written.
@@ -82,12 +101,12 @@ pub(super) fn settle_logs(connection: &Connection, database: &Path) -> Result<()
 }
 
 /// Tells a database that another process has open apart from other reasons.
-fn in_use(path: &Path, error: SqlError) -> Error {
-    if !error.message.contains("Could not set lock on file") {
-        return error.into();
+fn in_use(path: &Path, error: Error) -> Error {
+    let message = error.to_string();
+    if !message.contains("Could not set lock on file") {
+        return error;
     }
-    let holder = error
-        .message
+    let holder = message
         .split_once("Conflicting lock is held in ")
         .map(|(_, rest)| {
             let end = rest.find(')').map_or(rest.len(), |end| end + 1);
@@ -99,7 +118,7 @@ fn in_use(path: &Path, error: SqlError) -> Error {
     }
 }
 
-pub(super) fn lossless(database: &Database) -> Result<Lossless> {
+fn lossless(database: &Database) -> Result<Lossless> {
     let connection = database.connect()?;
     connection.execute("SET SESSION arrow_lossless_conversion = true")?;
     let options = ArrowOptions::of(&connection);

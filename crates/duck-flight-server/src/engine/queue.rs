@@ -12,13 +12,13 @@ use parking_lot::{Condvar, Mutex};
 use super::unit::{PutId, TableKey, Unit};
 use crate::error::{Error, Result};
 
-/// A group is full at this many rows: DuckDB's row group, from which on rows are compressed and written to the
-/// database file by their commit, and not by a checkpoint.
+/// A group is full at this many rows: DuckDB's own row group, or several of the smaller ones of new files. Larger
+/// groups load no faster, and are answered later.
 const GROUP_ROWS: u64 = 122_880;
 
-/// From this many waiting rows on a second writer joins in: appending them takes about as long as a commit
-/// waits for the disk.
-pub(super) const SECOND_WRITER_ROWS: u64 = 16_384;
+/// From this many waiting rows on a second writer joins in: one and a half row groups of new files, so that it
+/// compresses one and writes it into the file while the group before it commits.
+pub(super) const SECOND_WRITER_ROWS: u64 = 30_720;
 
 /// The units that wait, and whose turn it is to commit.
 #[derive(Default)]

@@ -110,7 +110,11 @@ fn kind_of(name: &str) -> SqlErrorKind {
 fn refine(kind: SqlErrorKind, message: &str) -> SqlErrorKind {
     let says = |words: &str| message.contains(words);
     match kind {
-        _ if says("database has been invalidated") => SqlErrorKind::Fatal,
+        _ if says("database has been invalidated")
+            || says("has been invalidated because checkpointing failed") =>
+        {
+            SqlErrorKind::Fatal
+        }
         // A key that is there only at the commit is one that another transaction has committed meanwhile.
         SqlErrorKind::Transaction
             if says("onflict")

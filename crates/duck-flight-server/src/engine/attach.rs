@@ -1,0 +1,158 @@
+//! The database file: attached with small row groups, where that is safe.
+//!
+//! A transaction that has filled a row group compresses it and writes it into the file at once; only its last one
+//! waits for the commit, where all other commits wait too. So the smaller the groups, the less a commit has to do.
+//!
+//! Only `ATTACH` takes their size. DuckDB is opened without a file, and the file attached in the place of the database
+//! in memory, under the name that DuckDB gives a file it opens itself.
+//!
+//! A file with larger groups than it is attached with loses rows: after an `ALTER TABLE`, DuckDB 1.5.5 appends to the
+//! last group and takes the room in it for `size - rows` (`RowGroupCollection::FinalizeAppend`), which underflows. Any
+//! other DuckDB that had the file may have written larger ones, so it is looked through first.
+
+use std::path::Path;
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use duck_flight_protocol::{TableName, quote};
+
+use super::catalog::{literal, rows, text};
+use super::ffi::Connection;
+use super::{EngineOptions, Lossless};
+use crate::error::Result;
+
+/// The rows of DuckDB's own row groups, which it takes for granted where nothing else is said.
+pub(crate) const MAX_ROW_GROUP_ROWS: u64 = 122_880;
+
+/// Row groups have whole vectors.
+pub(crate) const VECTOR_ROWS: u64 = 2048;
+
+/// The blocks of new files, in bytes: DuckDB's own would stay half empty with small groups, for a transaction begins
+/// a new one. Other block sizes than these tell a file of another kind, which keeps DuckDB's row groups.
+const BLOCK_BYTES: i64 = 65_536;
+
+/// The oldest format, whose DuckDB knows blocks of one size only.
+const ONE_BLOCK_SIZE: &str = "v1.0.0";
+
+/// What a file is called while it is looked through.
+const LOOK: &str = "duck_flight_look";
+
+/// Puts the database file in the place of the database in memory that the connection's DuckDB was opened with.
+pub(super) fn attach(
+    connection: &Connection,
+    lossless: &Lossless,
+    options: &EngineOptions,
+    path: &str,
+) -> Result<()> {
+    let size = options.row_group_rows;
+    let file = literal(path);
+    let how = if size == MAX_ROW_GROUP_ROWS {
+        String::new()
+    } else if options.database.exists() {
+        match has_small_groups(connection, lossless, &file, size) {
+            Ok(true) => format!("(ROW_GROUP_SIZE {size})"),
+            Ok(false) => String::new(),
+            Err(error) => {
+                // Where it is the file that is at fault, attaching it tells.
+                tracing::debug!(%error, "the database file could not be looked through");
+                String::new()
+            }
+        }
+    } else if options.storage_version == ONE_BLOCK_SIZE {
+        String::new()
+    } else {
+        format!("(ROW_GROUP_SIZE {size}, BLOCK_SIZE {BLOCK_BYTES})")
+    };
+    let name = name_of(&options.database);
+    if !name.eq_ignore_ascii_case("memory") {
+        let name = quote(&name);
+        connection.execute(&format!("ALTER DATABASE memory SET ALIAS TO {name}"))?;
+    }
+    let name = quote(&name);
+    connection.execute(&format!("ATTACH OR REPLACE {file} AS {name} {how}"))?;
+    Ok(())
+}
+
+/// Whether a file is of the kind that has small row groups, and all that are in it have so many rows at most.
+fn has_small_groups(
+    connection: &Connection,
+    lossless: &Lossless,
+    file: &str,
+    size: u64,
+) -> Result<bool> {
+    connection.execute(&format!("ATTACH {file} AS {LOOK} (READ_ONLY)"))?;
+    let found = look_through(connection, lossless, size);
+    connection.execute(&format!("DETACH {LOOK}"))?;
+    found
+}
+
+fn look_through(connection: &Connection, lossless: &Lossless, size: u64) -> Result<bool> {
+    let first = |sql: &str| {
+        let found = rows(connection, lossless, sql)?;
+        Ok::<_, crate::error::Error>(found.column(0).as_primitive::<Int64Type>().value(0))
+    };
+    let block_size = first(&format!(
+        "SELECT block_size FROM pragma_database_size() WHERE database_name = '{LOOK}'"
+    ))?;
+    if block_size != BLOCK_BYTES {
+        return Ok(false);
+    }
+    let tables = rows(
+        connection,
+        lossless,
+        &format!(
+            "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = '{LOOK}'"
+        ),
+    )?;
+    for row in 0..tables.num_rows() {
+        let table = TableName {
+            catalog: Some(LOOK.to_owned()),
+            schema: Some(text(tables.column(0), row)),
+            table: text(tables.column(1), row),
+        };
+        // The validity of the first column: every group has it once, in parts. What is not in the file yet is written
+        // anew when the log is read.
+        let largest = first(&format!(
+            "SELECT coalesce(max(coalesce(rows, {MAX_ROW_GROUP_ROWS})), 0)::BIGINT FROM (
+                 SELECT sum(count) FILTER (column_path = '[0, 0]') AS rows
+                 FROM pragma_storage_info({}) WHERE persistent GROUP BY row_group_id
+             )",
+            literal(&table.to_sql())
+        ))?;
+        if u64::try_from(largest).is_ok_and(|largest| largest > size) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What DuckDB calls the database in a file: the file's name up to its first dot, if that is not a name of its own.
+fn name_of(file: &Path) -> String {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let end = name.find(['.', '?']).unwrap_or(name.len());
+    match &name[..end] {
+        "" => "duck_flight".to_owned(),
+        reserved @ ("main" | "temp" | "system") => format!("{reserved}_db"),
+        name => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_gives_its_database_the_name_that_duckdb_gives_it() {
+        for (file, name) in [
+            ("events.db", "events"),
+            ("/data/a b.tar.duckdb", "a b"),
+            ("plain", "plain"),
+            ("main.db", "main_db"),
+            ("temp", "temp_db"),
+            ("Memory.db", "Memory"),
+            (".hidden.db", "duck_flight"),
+        ] {
+            assert_eq!(name_of(Path::new(file)), name);
+        }
+    }
+}
