@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
-use duck_flight_server::DEFAULT_STORAGE_VERSION;
+use duck_flight_server::{DEFAULT_ROW_GROUP_ROWS, DEFAULT_STORAGE_VERSION};
 use duck_load::{BatchSource, Plan};
 use duckdb::{Config, Connection};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::load::{Keyed, Shape, TABLE};
 use crate::{per_second, query_report};
 
-/// Rows of a commit that is compressed at once, beside the log; and several of them.
+/// Rows of a row group as DuckDB makes them, and of several: such commits are compressed and go past the log.
 const ROW_GROUP: usize = 122_880;
 const ROW_GROUPS: usize = 4 * ROW_GROUP;
 
@@ -23,7 +23,8 @@ const UPSERT_ROWS: usize = 1000;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Limit {
-    /// The appender, with the settings a user of it might choose; the best counts.
+    /// The appender in order, with the settings a user of it might choose and in files of the server's kind and of
+    /// DuckDB's own; the best counts.
     Append {
         /// Where to make the database file.
         #[arg(long)]
@@ -98,11 +99,40 @@ pub(crate) fn run(limit: &Limit) -> anyhow::Result<Value> {
     }
 }
 
-fn open(path: &Path) -> anyhow::Result<Connection> {
-    // The server's format, for another one compresses otherwise.
+/// What kind of database file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum File {
+    /// As the server makes it.
+    Server,
+    /// As DuckDB makes it, but in the server's format, for another one compresses otherwise.
+    DuckDb,
+}
+
+impl File {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Server => "duck-flight",
+            Self::DuckDb => "duckdb",
+        }
+    }
+}
+
+fn open(path: &Path, file: File) -> anyhow::Result<Connection> {
     let config =
         Config::default().with("storage_compatibility_version", DEFAULT_STORAGE_VERSION)?;
-    let connection = Connection::open_with_flags(path, config)?;
+    let connection = match file {
+        File::DuckDb => Connection::open_with_flags(path, config)?,
+        File::Server => {
+            let connection = Connection::open_in_memory_with_flags(config)?;
+            let path = path.display();
+            connection.execute_batch(&format!(
+                "SET write_buffer_row_group_count = 1;
+                 ALTER DATABASE memory SET ALIAS TO limits;
+                 ATTACH OR REPLACE '{path}' AS limits (ROW_GROUP_SIZE {DEFAULT_ROW_GROUP_ROWS}, BLOCK_SIZE 65536)"
+            ))?;
+            connection
+        }
+    };
     connection.execute_batch(
         "SET checkpoint_threshold = '4GB'; SET auto_checkpoint_skip_wal_threshold = 1152921504606846976",
     )?;
@@ -123,7 +153,8 @@ fn best_append(
         ROW_GROUP.div_ceil(batch_rows),
         ROW_GROUPS.div_ceil(batch_rows),
     ];
-    for threads in [1, 2] {
+    // One thread is never the best of DuckDB's own file.
+    for (file, threads) in [(File::Server, 1), (File::Server, 2), (File::DuckDb, 2)] {
         for batches_per_commit in commits {
             // A commit for each batch is slow, and its rate shows soon.
             let rows = if batches_per_commit == 1 {
@@ -140,10 +171,12 @@ fn best_append(
                 batch_rows,
                 batches_per_commit,
             };
-            let file = tempfile::Builder::new().prefix("limit").tempdir_in(dir)?;
-            let rate = append(&file.path().join("limit.db"), threads, load, rows)?;
+            let directory = tempfile::Builder::new().prefix("limit").tempdir_in(dir)?;
+            let connection = open(&directory.path().join("limit.db"), file)?;
+            let rate = append(&connection, threads, load, rows)?;
             best = best.max(rate);
             settings.push(json!({
+                "file": file.name(),
                 "threads": threads,
                 "batches_per_commit": batches_per_commit,
                 "rows_per_second": rate.round(),
@@ -181,8 +214,7 @@ impl Load {
     }
 }
 
-fn append(path: &Path, threads: usize, load: Load, rows: usize) -> anyhow::Result<f64> {
-    let connection = open(path)?;
+fn append(connection: &Connection, threads: usize, load: Load, rows: usize) -> anyhow::Result<f64> {
     connection.execute_batch(&format!("CREATE TABLE t ({})", load.columns_sql()))?;
     let commit_rows = load.batch_rows * load.batches_per_commit;
     let commits = rows.div_ceil(commit_rows * threads);
@@ -211,7 +243,6 @@ fn append_commits(
     batches: &[RecordBatch],
     batches_per_commit: usize,
 ) -> anyhow::Result<()> {
-    connection.execute_batch("SET SESSION preserve_insertion_order = false")?;
     for commit in batches.chunks(batches_per_commit) {
         connection.execute_batch("BEGIN")?;
         let mut appender = connection.appender("t")?;
@@ -239,7 +270,7 @@ fn batches(count: usize, rows: usize) -> anyhow::Result<Vec<RecordBatch>> {
 }
 
 fn best_stream(path: &Path, rows: usize) -> anyhow::Result<Value> {
-    let connection = open(path)?;
+    let connection = open(path, File::Server)?;
     connection.execute_batch(&format!(
         "CREATE TABLE readings AS
          SELECT i // 1000 AS batch_id, TIMESTAMP '2026-01-01' + to_microseconds(i) AS timestamp,
@@ -279,7 +310,7 @@ fn upserts(
     batches_per_commit: usize,
     time: Duration,
 ) -> anyhow::Result<f64> {
-    let connection = open(path)?;
+    let connection = open(path, File::Server)?;
     connection.execute_batch(&crate::load::create_keyed_table_sql(keys))?;
     connection.execute_batch(&format!(
         "CREATE TEMP TABLE incoming AS FROM {TABLE} LIMIT 0"
@@ -305,7 +336,7 @@ fn upserts(
 }
 
 fn small(path: &Path, connections: usize, time: Duration) -> anyhow::Result<Value> {
-    let connection = open(path)?;
+    let connection = open(path, File::Server)?;
     let start = Arc::new(Barrier::new(connections + 1));
     let clients = (0..connections)
         .map(|_| {

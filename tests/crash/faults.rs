@@ -14,8 +14,9 @@ use crate::shim::{DATABASE, Disk, EACCES, EIO, ENOSPC, EROFS, LOG, Ledger};
 /// More units than any fault lets through.
 const UNITS: usize = 20;
 
-/// Rows that go into the log, and rows that a commit writes into the database file.
+/// Rows that go into the log, as many as do so at most, and rows that a commit writes into the database file.
 const SMALL: i64 = 1000;
+const ALMOST_FULL_GROUP: i64 = 20_000;
 const FULL_GROUP: i64 = 130_000;
 
 /// A log of this size makes the server checkpoint it.
@@ -243,7 +244,7 @@ async fn a_checkpoint_of_the_servers_own_that_fails_ends_the_server() {
     // Groups that are just too small for the database file fill the log until the server checkpoints it.
     let log = server.directory().join("test.db.wal");
     while log.metadata().is_ok_and(|log| log.len() < LONG_LOG) {
-        ledger.append_all(&client, 1, 100_000).await;
+        ledger.append_all(&client, 1, ALMOST_FULL_GROUP).await;
     }
     let failure = async {
         while disk.failures() == 0 {
