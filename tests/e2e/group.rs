@@ -270,18 +270,8 @@ async fn a_snapshot_stays_as_it_is_while_full_groups_are_committed() {
     client.append("t", &[ints([0])]).await.unwrap();
     let over = Arc::new(AtomicBool::new(false));
     let readers = (0..3).map(|_| {
-        let (mut sql, over) = (client.sql(), over.clone());
-        tokio::spawn(async move {
-            while !over.load(Ordering::Acquire) {
-                let transaction = sql.begin().await.unwrap();
-                let count = "SELECT count(*) FROM t";
-                let before = sql.rows(count, Some(&transaction)).await;
-                let groups = "SELECT i % 7, count(*) FROM t GROUP BY ALL";
-                sql.rows(groups, Some(&transaction)).await;
-                assert_eq!(sql.rows(count, Some(&transaction)).await, before);
-                sql.commit(&transaction).await.unwrap();
-            }
-        })
+        let (sql, over) = (client.sql(), over.clone());
+        tokio::spawn(async move { sql.watch_snapshots("t", "i", over).await })
     });
     let readers: Vec<_> = readers.collect();
     for _ in 0..40 {

@@ -22,6 +22,17 @@ fn keyed(keys: impl IntoIterator<Item = i64>, value: i64) -> RecordBatch {
     RecordBatch::try_from_iter(columns).unwrap()
 }
 
+/// The batch with its operations.
+fn with_ops(batch: &RecordBatch, ops: &[&str]) -> RecordBatch {
+    let ops: ArrayRef = Arc::new(StringArray::from_iter_values(ops));
+    let columns = [
+        ("k", batch.column(0).clone()),
+        ("v", batch.column(1).clone()),
+        ("op", ops),
+    ];
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
 /// A batch of UUIDs as text, which DuckDB casts, with values and the operation; the row `bad` is no UUID.
 fn uuids(index: usize, bad: Option<usize>) -> RecordBatch {
     let keys = (0..50).map(|row| match bad {
@@ -232,6 +243,74 @@ async fn small_upserts_go_on_beside_a_large_one() {
     let state = "SELECT count(*), count(*) FILTER (k < 50 AND v = 1), count(*) FILTER (v = 4), sum(v) FROM t";
     let sum = LARGE + 3 * 50;
     assert_eq!(client.rows(state).await, [format!("{LARGE}|50|50|{sum}")]);
+    server.shutdown().await;
+}
+
+/// DuckDB shows the row groups that a MERGE inserts before their commit is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_stays_as_it_is_while_many_keys_are_merged() {
+    const STEP: i64 = 30_000;
+    const LAST: i64 = 40 * STEP;
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let changes = options(r#"{"table":"t","mode":"changes","key":["k"],"op":"op"}"#);
+    let upsert = options(r#"{"table":"t","mode":"upsert","key":["k"]}"#);
+    client.put(&upsert, &[keyed(0..STEP, 0)]).await.unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let readers = (0..3).map(|_| {
+        let (sql, over) = (client.sql(), over.clone());
+        tokio::spawn(async move { sql.watch_snapshots("t", "k", over).await })
+    });
+    let readers: Vec<_> = readers.collect();
+    // Half of the keys are there, and half are new.
+    for start in (0..LAST - STEP).step_by(STEP as usize) {
+        let batch = keyed(start..start + 2 * STEP, start);
+        if start % (2 * STEP) == 0 {
+            client.put(&upsert, &[batch]).await.unwrap();
+        } else {
+            // The first key is deleted in the end, and the last one comes back.
+            let ops = ["u"; 2 * STEP as usize];
+            let mut puts = vec![with_ops(&batch, &ops)];
+            let keys = [start, start + 2 * STEP - 1];
+            puts.push(with_ops(&keyed(keys, start), &["d", "d"]));
+            puts.push(with_ops(&keyed([keys[1]], start), &["c"]));
+            client.put(&changes, &puts).await.unwrap();
+        }
+    }
+    // So many are gathered in a table first.
+    let large: Vec<_> = (0..LAST)
+        .step_by(200_000)
+        .map(|start| keyed(start..start + 200_000, -1))
+        .collect();
+    client.put(&upsert, &large).await.unwrap();
+    over.store(true, Ordering::Release);
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    let state = "SELECT count(*), count(DISTINCT k), min(v), max(v) FROM t";
+    assert_eq!(client.rows(state).await, [format!("{LAST}|{LAST}|-1|-1")]);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_keys_are_merged_as_few_are() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let changes = options(r#"{"table":"t","mode":"changes","key":["k"],"op":"op"}"#);
+    client.append("t", &[keyed(0..20_000, 0)]).await.unwrap();
+    // Every third key is deleted, every fifth comes twice, and the last one of both counts.
+    let ops: Vec<_> = (0..60_000)
+        .map(|key| if key % 3 == 0 { "d" } else { "u" })
+        .collect();
+    let again: Vec<_> = (0..60_000).step_by(5).collect();
+    let batches = [
+        with_ops(&keyed(0..60_000, 1), &ops),
+        with_ops(&keyed(again.clone(), 2), &vec!["c"; again.len()]),
+    ];
+    client.put(&changes, &batches).await.unwrap();
+    let state = "SELECT count(*), count(*) FILTER (v = 0), count(*) FILTER (v = 1 AND k % 3 > 0 AND k % 5 > 0), \
+                 count(*) FILTER (v = 2 AND k % 5 = 0) FROM t";
+    assert_eq!(client.rows(state).await, ["44000|0|32000|12000"]);
     server.shutdown().await;
 }
 

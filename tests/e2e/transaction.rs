@@ -181,3 +181,60 @@ async fn the_servers_own_schema_is_not_searched_after_a_refusal_inside_a_transac
     }
     server.shutdown().await;
 }
+
+/// DuckDB crashes where rows that it has written into the file before their commit are followed by an ALTER.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_altered_before_many_rows_are_written_and_not_after() {
+    const MANY: i64 = 50_000;
+    let server = TestServer::start().await;
+    let mut sql = server.client().await.sql();
+    sql.update("CREATE TABLE t (i BIGINT)", None).await.unwrap();
+    let insert = format!("INSERT INTO t SELECT range FROM range({MANY})");
+    let mut rows = 0;
+    for way in [
+        &insert,
+        &format!("{insert} RETURNING i"),
+        &format!("EXPLAIN ANALYZE {insert}"),
+        &format!("CREATE OR REPLACE TABLE other AS FROM range({MANY})"),
+        "ingest",
+    ] {
+        let transaction = sql.begin().await.unwrap();
+        match way {
+            "ingest" => {
+                let batches = vec![ints(0..MANY)];
+                let ingested = sql.ingest("t", Some(&transaction), batches).await;
+                assert_eq!(ingested.unwrap(), MANY);
+            }
+            way => drop(sql.rows(way, Some(&transaction)).await),
+        }
+        let late = sql
+            .update("ALTER TABLE t ADD COLUMN late INTEGER", Some(&transaction))
+            .await;
+        assert!(late.is_err(), "after {way}");
+        assert_refused(late, Code::FailedPrecondition, &["ALTER", "commit"]);
+        // The transaction goes on as it was.
+        sql.rows(&insert, Some(&transaction)).await;
+        sql.commit(&transaction).await.unwrap();
+        rows += if way.contains("other") {
+            MANY
+        } else {
+            2 * MANY
+        };
+        let found = sql.rows("SELECT count(*) FROM t", None).await;
+        assert_eq!(found, [rows.to_string()], "{way}");
+    }
+    // Few rows are in memory still; and in the next transaction all is well.
+    let transaction = sql.begin().await.unwrap();
+    for statement in [
+        "INSERT INTO t SELECT range FROM range(10000)",
+        "ALTER TABLE t ADD COLUMN early INTEGER",
+        "INSERT INTO t SELECT range, 1 FROM range(10000)",
+    ] {
+        sql.update(statement, Some(&transaction)).await.unwrap();
+    }
+    sql.commit(&transaction).await.unwrap();
+    sql.update("CHECKPOINT", None).await.unwrap();
+    let found = sql.rows("SELECT count(*), count(early) FROM t", None).await;
+    assert_eq!(found, [format!("{}|10000", rows + 20_000)]);
+    server.shutdown().await;
+}

@@ -1,5 +1,8 @@
 //! A Flight SQL client whose answers are short to compare.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use arrow::array::RecordBatch;
 use arrow_flight::FlightInfo;
 use arrow_flight::sql::client::FlightSqlServiceClient;
@@ -147,6 +150,22 @@ impl SqlClient {
             .execute_ingest(ingest_into(table, transaction), batches)
             .await
             .map_err(status)
+    }
+
+    /// Looks at a table again and again, each time in a transaction in which it must stay as it is, until it is over.
+    ///
+    /// # Panics
+    /// When it does not, or when a query fails.
+    pub async fn watch_snapshots(mut self, table: &str, column: &str, over: Arc<AtomicBool>) {
+        let sum = format!("SELECT count(*), sum({column}) FROM {table}");
+        let groups = format!("SELECT {column} % 7, count(*) FROM {table} GROUP BY ALL");
+        while !over.load(Ordering::Acquire) {
+            let transaction = self.begin().await.expect("a transaction");
+            let before = self.rows(&sum, Some(&transaction)).await;
+            self.rows(&groups, Some(&transaction)).await;
+            assert_eq!(self.rows(&sum, Some(&transaction)).await, before);
+            self.commit(&transaction).await.expect("a commit");
+        }
     }
 
     /// Opens a put of which nothing is sent yet: an ingest, or a statement that awaits its parameters.

@@ -135,6 +135,15 @@ pub enum Error {
         "this transaction was begun by BeginTransaction: end it by EndTransaction, not by a statement"
     )]
     TransactionByCall,
+    /// Rows that a transaction has written would be lost on DuckDB's way of altering their table.
+    #[error(
+        "ALTER cannot follow in a transaction that may have written {rows} rows or more, for DuckDB could crash: alter first, or \
+         commit in between"
+    )]
+    AlterationTooLate {
+        /// So many rows may be written before.
+        rows: u64,
+    },
     /// A session has one transaction at a time.
     #[error("the session has an open transaction already: end it first, or use another session")]
     TransactionOpen,
@@ -291,6 +300,7 @@ impl Error {
             | Self::NoSession
             | Self::TransactionFailed
             | Self::TransactionOpen
+            | Self::AlterationTooLate { .. }
             | Self::OpenTransaction
             | Self::DatabaseInUse { .. }
             | Self::LogDamaged { .. } => Code::FailedPrecondition,
@@ -401,6 +411,10 @@ mod tests {
             (Error::TooMuchHeld(1), Code::ResourceExhausted),
             (Error::TransactionByCall, Code::InvalidArgument),
             (Error::TransactionFailed, Code::FailedPrecondition),
+            (
+                Error::AlterationTooLate { rows: 1 },
+                Code::FailedPrecondition,
+            ),
             (Error::NoSession, Code::FailedPrecondition),
             (Error::Again(Code::Aborted, "m".into()), Code::Aborted),
             (Error::SessionEnded, Code::Unauthenticated),

@@ -52,10 +52,15 @@ pub(super) fn admit(kind: StatementKind, sql: &str) -> Result<bool> {
         StatementKind::Attach => Err(Error::Forbidden(
             "ATTACH and DETACH would change every client's databases",
         )),
-        StatementKind::Definition if sets_seed => Err(Error::Forbidden(
-            "a definition that calls setseed() would set the seed of clients that do not know; call it in a query",
-        )),
-        StatementKind::Definition | StatementKind::Transaction | StatementKind::Other => Ok(true),
+        StatementKind::Definition | StatementKind::Alteration if sets_seed => {
+            Err(Error::Forbidden(
+                "a definition that calls setseed() would set the seed of clients that do not know; call it in a query",
+            ))
+        }
+        StatementKind::Definition
+        | StatementKind::Alteration
+        | StatementKind::Transaction
+        | StatementKind::Other => Ok(true),
         StatementKind::Pragma => Err(Error::Forbidden(
             "this PRAGMA changes the server or writes on it; use SET for settings of the session",
         )),

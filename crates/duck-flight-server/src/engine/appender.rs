@@ -9,7 +9,8 @@ use duck_flight_protocol::{TableName, quote};
 
 use super::constraints::Offence;
 use super::effect::{DELETES, ORDINAL};
-use super::ffi::append::{MAX_CHUNK_ROWS, ROWS};
+use super::ffi;
+use super::ffi::append::{DataChunk, MAX_CHUNK_ROWS, ROWS};
 use super::ffi::{Appender, ArrowImporter, ColumnShape, Connection};
 use super::plan::Plan;
 use super::sql_error::SqlError;
@@ -23,7 +24,8 @@ pub(super) struct TableWriter<'a> {
     connection: &'a Connection,
     table: &'a TableName,
     pub(super) plan: Arc<Plan>,
-    appender: Appender<'a>,
+    /// One for each statement that applies the rows.
+    appenders: Vec<Appender<'a>>,
     importer: ArrowImporter<'a>,
     /// The schema with an ordinal, where the order of rows matters.
     ordinals: Option<SchemaRef>,
@@ -31,10 +33,12 @@ pub(super) struct TableWriter<'a> {
 }
 
 impl<'a> TableWriter<'a> {
+    /// For so many rows of a plan, or fewer.
     pub(super) fn open(
         connection: &'a Connection,
         table: &'a TableName,
         plan: &Arc<Plan>,
+        rows: u64,
     ) -> Result<Self> {
         let ordered = plan.is_keyed();
         let schema = gathered_schema(plan, ordered);
@@ -42,7 +46,11 @@ impl<'a> TableWriter<'a> {
             connection,
             table,
             plan: plan.clone(),
-            appender: open_appender(connection, &plan.sql(table, ROWS), plan, ordered)?,
+            appenders: plan
+                .statements(connection, table, ROWS, rows)
+                .iter()
+                .map(|sql| open_appender(connection, sql, plan, ordered))
+                .collect::<Result<_>>()?,
             importer: connection.importer(&schema)?,
             ordinals: ordered.then_some(schema),
             rows: 0,
@@ -81,7 +89,7 @@ impl<'a> TableWriter<'a> {
             connection,
             table,
             plan: plan.clone(),
-            appender: open_appender(connection, &sql, plan, true)?,
+            appenders: vec![open_appender(connection, &sql, plan, true)?],
             importer: connection.importer(&schema)?,
             ordinals: Some(schema),
             rows: 0,
@@ -115,7 +123,7 @@ impl<'a> TableWriter<'a> {
         for start in (0..rows).step_by(MAX_CHUNK_ROWS) {
             let slice = batch.slice(start, MAX_CHUNK_ROWS.min(rows - start));
             let chunk = self.importer.import(&slice)?;
-            if let Err(error) = self.appender.append(&chunk) {
+            if let Err(error) = append_to_all(&mut self.appenders, &chunk) {
                 return Err(self.find_row(&slice, rows_before + start as u64, error));
             }
         }
@@ -125,7 +133,10 @@ impl<'a> TableWriter<'a> {
 
     /// Applies what was appended, in the open transaction.
     pub(super) fn finish(mut self) -> Result<()> {
-        Ok(self.appender.flush()?)
+        for appender in &mut self.appenders {
+            appender.flush()?;
+        }
+        Ok(())
     }
 
     /// Appends the rows of a unit that DuckDB can cast; answers with the others, in their order.
@@ -155,7 +166,7 @@ impl<'a> TableWriter<'a> {
         misfits: &mut Vec<Offence>,
     ) -> Result<()> {
         let chunk = self.importer.import(slice)?;
-        let Err(error) = self.appender.append(&chunk) else {
+        let Err(error) = append_to_all(&mut self.appenders, &chunk) else {
             return Ok(());
         };
         let Some(index) = column_in(&error.message).filter(|index| *index < slice.num_columns())
@@ -185,14 +196,13 @@ impl<'a> TableWriter<'a> {
             return error.into();
         };
         // An appender of its own, never flushed: one row after another until one fails.
-        let sql = self.plan.sql(self.table, ROWS);
-        let ordered = self.ordinals.is_some();
-        let Ok(mut scratch) = open_appender(self.connection, &sql, &self.plan, ordered) else {
+        let scratch = Self::open(self.connection, self.table, &self.plan, 1);
+        let Ok(Self { mut appenders, .. }) = scratch else {
             return error.into();
         };
         let bad = (0..slice.num_rows()).find(|&row| {
             let chunk = self.importer.import(&slice.slice(row, 1));
-            chunk.is_ok_and(|chunk| scratch.append(&chunk).is_err())
+            chunk.is_ok_and(|chunk| append_to_all(&mut appenders, &chunk).is_err())
         });
         let Some(row) = bad else { return error.into() };
         Error::Value {
@@ -201,6 +211,12 @@ impl<'a> TableWriter<'a> {
             reason: misfit(slice, row, index, &error),
         }
     }
+}
+
+fn append_to_all(appenders: &mut [Appender<'_>], chunk: &DataChunk) -> ffi::Result<()> {
+    appenders
+        .iter_mut()
+        .try_for_each(|appender| appender.append(chunk))
 }
 
 /// What is wrong with a value that DuckDB could not cast.

@@ -37,31 +37,32 @@ const ONE_BLOCK_SIZE: &str = "v1.0.0";
 /// What a file is called while it is looked through.
 const LOOK: &str = "duck_flight_look";
 
-/// Puts the database file in the place of the database in memory that the connection's DuckDB was opened with.
+/// Puts the database file in the place of the database in memory that the connection's DuckDB was opened with. Answers
+/// with the rows of its row groups.
 pub(super) fn attach(
     connection: &Connection,
     lossless: &Lossless,
     options: &EngineOptions,
     path: &str,
-) -> Result<()> {
+) -> Result<u64> {
     let size = options.row_group_rows;
     let file = literal(path);
-    let how = if size == MAX_ROW_GROUP_ROWS {
-        String::new()
-    } else if options.database.exists() {
-        match has_small_groups(connection, lossless, &file, size) {
-            Ok(true) => format!("(ROW_GROUP_SIZE {size})"),
-            Ok(false) => String::new(),
-            Err(error) => {
-                // Where it is the file that is at fault, attaching it tells.
-                tracing::debug!(%error, "the database file could not be looked through");
-                String::new()
-            }
-        }
-    } else if options.storage_version == ONE_BLOCK_SIZE {
-        String::new()
+    let is_new = !options.database.exists();
+    let is_small = if size == MAX_ROW_GROUP_ROWS {
+        false
+    } else if is_new {
+        options.storage_version != ONE_BLOCK_SIZE
     } else {
-        format!("(ROW_GROUP_SIZE {size}, BLOCK_SIZE {BLOCK_BYTES})")
+        has_small_groups(connection, lossless, &file, size).unwrap_or_else(|error| {
+            // Where it is the file that is at fault, attaching it tells.
+            tracing::debug!(%error, "the database file could not be looked through");
+            false
+        })
+    };
+    let how = match (is_small, is_new) {
+        (true, true) => format!("(ROW_GROUP_SIZE {size}, BLOCK_SIZE {BLOCK_BYTES})"),
+        (true, false) => format!("(ROW_GROUP_SIZE {size})"),
+        (false, _) => String::new(),
     };
     let name = name_of(&options.database);
     if !name.eq_ignore_ascii_case("memory") {
@@ -70,7 +71,7 @@ pub(super) fn attach(
     }
     let name = quote(&name);
     connection.execute(&format!("ATTACH OR REPLACE {file} AS {name} {how}"))?;
-    Ok(())
+    Ok(if is_small { size } else { MAX_ROW_GROUP_ROWS })
 }
 
 /// Whether a file is of the kind that has small row groups, and all that are in it have so many rows at most.

@@ -77,14 +77,20 @@ impl Effect {
         }
     }
 
-    /// The statement that applies the rows of `source` to these columns of the table.
-    pub(super) fn sql(
+    /// What applies the rows of `source` to these columns of the table: one statement, or, where what is new among the
+    /// rows may fill a row group, two.
+    ///
+    /// DuckDB 1.5.5 lets all threads of a MERGE insert, and shows a row group that one of them has filled to everybody
+    /// before its commit is done (`PhysicalInsert::Combine`). An INSERT has one thread where the rows have an order that
+    /// was asked for, or the first of a UNION ALL do (`OrderPreservationRecursive`): here none, so that nothing is sorted.
+    pub(super) fn statements(
         &self,
         table: &TableName,
         source: &str,
         columns: &[&str],
         key: &[&str],
-    ) -> String {
+        may_fill_row_group: bool,
+    ) -> Vec<String> {
         let into = table.to_sql();
         let list = |prefix: &str| {
             let columns = columns
@@ -98,10 +104,11 @@ impl Effect {
             .collect::<Vec<_>>()
             .join(" AND ");
         if matches!(self, Self::Append) {
-            return format!("INSERT INTO {into} ({}) FROM {source}", list(""));
+            return vec![format!("INSERT INTO {into} ({}) FROM {source}", list(""))];
         }
         if matches!(self, Self::Delete { .. }) {
-            return format!("DELETE FROM {into} AS old USING {source} AS new WHERE {same_key}");
+            let sql = format!("DELETE FROM {into} AS old USING {source} AS new WHERE {same_key}");
+            return vec![sql];
         }
         let keys = key.iter().map(|name| quote(name)).collect::<Vec<_>>();
         let changed = columns
@@ -121,15 +128,27 @@ impl Effect {
             _ => (String::new(), String::new()),
         };
         // Of the rows with one key the last one counts.
-        format!(
-            "MERGE INTO {into} AS old USING (FROM {source} QUALIFY row_number() \
-             OVER (PARTITION BY {keys} ORDER BY {ORDINAL} DESC) = 1) AS new ON ({same_key}) \
-             {delete}WHEN MATCHED THEN {update} \
-             WHEN NOT MATCHED{unless_deleted} THEN INSERT ({names}) VALUES ({values})",
-            keys = keys.join(", "),
-            names = list(""),
-            values = list("new."),
-        )
+        let rows = format!(
+            "(FROM {source} QUALIFY row_number() OVER (PARTITION BY {} ORDER BY {ORDINAL} DESC) = 1)",
+            keys.join(", ")
+        );
+        let (names, values) = (list(""), list("new."));
+        let merge = format!(
+            "MERGE INTO {into} AS old USING {rows} AS new ON ({same_key}) {delete}WHEN MATCHED THEN {update}"
+        );
+        if may_fill_row_group {
+            let nulls = vec!["NULL"; columns.len()].join(", ");
+            let insert = format!(
+                "INSERT INTO {into} ({names}) \
+                 (SELECT {nulls} FROM system.main.range(0) AS r(nothing) ORDER BY nothing) \
+                 UNION ALL SELECT {values} FROM {rows} AS new \
+                 ANTI JOIN {into} AS old ON ({same_key}) WHERE true{unless_deleted}"
+            );
+            return vec![merge, insert];
+        }
+        vec![format!(
+            "{merge} WHEN NOT MATCHED{unless_deleted} THEN INSERT ({names}) VALUES ({values})"
+        )]
     }
 }
 

@@ -38,6 +38,7 @@ pub(crate) use query::{Parameter, Pending, Prepared, QueryResult, StatementKind}
 use logical_type::LogicalType;
 use tasks::Tasks;
 
+use super::attach::MAX_ROW_GROUP_ROWS;
 use super::commits::Commits;
 use super::helpers::{Helpers, Stay};
 use super::sql_error::{SqlError, SqlErrorKind};
@@ -53,6 +54,7 @@ struct DatabaseHandle {
     helpers: OnceLock<Helpers>,
     definitions: RwLock<()>,
     commits: Arc<Commits>,
+    row_group_rows: OnceLock<u64>,
 }
 
 // SAFETY: DuckDB's database object is made for use from many threads; only opening and closing are
@@ -87,6 +89,7 @@ impl Database {
                 helpers: OnceLock::new(),
                 definitions: RwLock::default(),
                 commits: Arc::default(),
+                row_group_rows: OnceLock::new(),
             })));
         }
         // SAFETY: a failed open leaves a NUL-terminated message, or null, allocated by DuckDB.
@@ -106,6 +109,11 @@ impl Database {
         // A second set would end at once.
         self.0.helpers.set(helpers).ok();
         Ok(())
+    }
+
+    /// Says how many rows a row group of the database file has. To be called once.
+    pub(super) fn set_row_group_rows(&self, rows: u64) {
+        self.0.row_group_rows.set(rows).ok();
     }
 
     /// The commits that connections tell of.
@@ -190,6 +198,12 @@ impl Connection {
     /// The commits of the database, of which every connection tells.
     pub(super) fn commits(&self) -> &Commits {
         &self.database.0.commits
+    }
+
+    /// The most rows of a row group. From so many on a transaction writes them before its commit.
+    pub(super) fn row_group_rows(&self) -> u64 {
+        let given = self.database.0.row_group_rows.get();
+        given.copied().unwrap_or(MAX_ROW_GROUP_ROWS)
     }
 
     /// Calls the helpers: what runs here takes longer.

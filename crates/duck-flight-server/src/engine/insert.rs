@@ -100,7 +100,10 @@ impl<'c> Inserts<'c> {
         }
         self.tables.remove(table);
         let given: Vec<_> = plan.given().collect();
-        let sql = plan.sql(table, HANDED_ROWS);
+        // Rows that are appended take one statement.
+        let sql = plan
+            .statements(self.connection, table, HANDED_ROWS, 0)
+            .swap_remove(0);
         // What is wrong comes out where the rows take the longer way.
         let insert = self.connection.insert(&sql, plan.schema(), &given);
         let columns = self.connection.table_columns(table)?;

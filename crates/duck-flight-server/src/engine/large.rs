@@ -157,7 +157,7 @@ impl LargeUnit {
         let committed = if put.effect.is_keyed() && !makes_anew {
             let staged = self.stage(connection, &put);
             let committed = staged.and_then(|(plan, committed, rejects)| {
-                self.apply_staged(connection, &plan, &rejects, &mut turn)?;
+                self.apply_staged(connection, &plan, committed.rows, &rejects, &mut turn)?;
                 Ok(committed)
             });
             connection.execute(&format!("DROP TABLE IF EXISTS {STAGED}"))?;
@@ -188,6 +188,8 @@ impl LargeUnit {
             connection.spoil_transaction();
             session.transaction = ClientTransaction::Doubtful;
         }
+        let rows = outcome.as_ref().map_or(0, |committed| committed.rows);
+        session.rows_written = session.rows_written.saturating_add(rows);
         outcome
     }
 
@@ -214,7 +216,7 @@ impl LargeUnit {
     fn append(&mut self, connection: &Connection, put: &Target) -> Result<Committed> {
         let columns = resolve(connection, put, self.is_first, || ())?;
         let plan = Arc::new(Plan::new(&put.schema, &columns, &put.effect)?);
-        let mut table = TableWriter::open(connection, &put.table, &plan)?;
+        let mut table = TableWriter::open(connection, &put.table, &plan, 0)?;
         let (shared, sequence) = (self.shared.clone(), self.sequence);
         let mut rejected = 0;
         let rows = self.each_batch(|batch, rows_before| {
@@ -267,12 +269,15 @@ impl LargeUnit {
         &self,
         connection: &Connection,
         plan: &Plan,
+        rows: u64,
         rejects: &[Reject],
         turn: &mut Option<Turn>,
     ) -> Result<()> {
         let _hold = self.shared.queue.hold(&self.put.key);
         transaction(connection, |connection| {
-            connection.execute(&plan.sql(&self.put.table, STAGED))?;
+            for sql in plan.statements(connection, &self.put.table, STAGED, rows) {
+                connection.execute(&sql)?;
+            }
             self.shared
                 .rejects
                 .write(connection, &self.put, self.sequence, rejects)?;

@@ -72,8 +72,9 @@ pub(super) fn open_database(options: &EngineOptions) -> Result<Opened> {
     database.start_helpers(threads - 1)?;
     let lossless = lossless(&database)?;
     if path != IN_MEMORY {
-        attach(&database.connect()?, &lossless, options, path)
+        let rows = attach(&database.connect()?, &lossless, options, path)
             .map_err(|error| in_use(&options.database, error))?;
+        database.set_row_group_rows(rows);
     }
     Ok(Opened { database, lossless })
 }
@@ -118,7 +119,7 @@ fn in_use(path: &Path, error: Error) -> Error {
     }
 }
 
-fn lossless(database: &Database) -> Result<Lossless> {
+pub(super) fn lossless(database: &Database) -> Result<Lossless> {
     let connection = database.connect()?;
     connection.execute("SET SESSION arrow_lossless_conversion = true")?;
     let options = ArrowOptions::of(&connection);

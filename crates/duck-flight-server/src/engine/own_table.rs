@@ -37,7 +37,7 @@ impl OwnTable {
 
     /// Appends a batch in the open transaction.
     pub(super) fn append(&self, connection: &Connection, batch: &RecordBatch) -> Result<()> {
-        let mut writer = TableWriter::open(connection, &self.name, &self.plan)?;
+        let mut writer = TableWriter::open(connection, &self.name, &self.plan, 0)?;
         writer.append(&self.plan.apply(batch, 0)?, 0)?;
         writer.finish()
     }

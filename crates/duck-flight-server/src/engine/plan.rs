@@ -9,6 +9,7 @@ use duck_flight_protocol::TableName;
 
 use super::effect::{self, DELETES, Effect};
 use super::ffi::ColumnShape;
+use super::ffi::Connection;
 use super::types::{ColumnCast, is_text, same_name};
 use crate::error::{Error, Result};
 
@@ -127,14 +128,22 @@ impl Plan {
         self.columns.iter().map(|column| &self.table[column.place])
     }
 
-    /// The statement that applies the rows of `source`.
-    pub(super) fn sql(&self, table: &TableName, source: &str) -> String {
+    /// The statements that apply `rows` rows of `source`, or fewer, one after another.
+    pub(super) fn statements(
+        &self,
+        connection: &Connection,
+        table: &TableName,
+        source: &str,
+        rows: u64,
+    ) -> Vec<String> {
         let columns: Vec<_> = self
             .given()
             .map(|column| column.field.name().as_str())
             .collect();
         let key: Vec<_> = self.key.iter().map(|&place| columns[place]).collect();
-        self.effect.sql(table, source, &columns, &key)
+        let may_fill_row_group = rows >= connection.row_group_rows();
+        self.effect
+            .statements(table, source, &columns, &key, may_fill_row_group)
     }
 
     /// Casts a batch of the stream. `rows_before` are the rows of the unit before this batch, for errors.

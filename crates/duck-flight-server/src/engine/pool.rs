@@ -193,6 +193,8 @@ pub(super) struct Session {
     /// Whether the request may have left something behind (a temporary table, a setting, a transaction).
     pub(super) dirty: bool,
     pub(super) transaction: ClientTransaction,
+    /// In the client's transaction, as far as it is known; more where it is not.
+    pub(super) rows_written: u64,
     database: Database,
 }
 
@@ -329,6 +331,7 @@ impl Session {
             connection: database.connect()?,
             dirty: false,
             transaction: ClientTransaction::None,
+            rows_written: 0,
             database: database.clone(),
         })
     }

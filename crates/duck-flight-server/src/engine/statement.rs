@@ -42,6 +42,7 @@ pub(super) fn run_script(
         connection,
         dirty,
         transaction,
+        rows_written,
         ..
     } = session;
     cancel.check()?;
@@ -97,7 +98,7 @@ pub(super) fn run_script(
             false => drain(result, cancel),
         };
         rows_changed += statement(number - 1, count == 1)
-            .run(&mut script, transaction, dirty, &mut consume)
+            .run(&mut script, transaction, rows_written, dirty, &mut consume)
             .map_err(at)?;
     }
     let is_open = *transaction != ClientTransaction::None;
@@ -130,17 +131,19 @@ impl<'a> Statement<'a> {
         &self,
         script: &mut Script<'a>,
         transaction: &mut ClientTransaction,
+        rows_written: &mut u64,
         dirty: &mut bool,
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<u64> {
         if *transaction != ClientTransaction::None {
-            return self.run_inside(script, transaction, dirty, consume);
+            return self.run_inside(script, transaction, rows_written, dirty, consume);
         }
         let outcome = self.run_outside(script, dirty, consume);
         let (kind, rows_changed) = outcome.map_err(|error| self.told(error, dirty))?;
         // Outside of a transaction only a BEGIN succeeds.
         if kind == StatementKind::Transaction {
             *transaction = ClientTransaction::Open;
+            *rows_written = 0;
         }
         Ok(rows_changed)
     }
@@ -201,6 +204,7 @@ impl<'a> Statement<'a> {
         &self,
         script: &mut Script<'a>,
         transaction: &mut ClientTransaction,
+        rows_written: &mut u64,
         dirty: &mut bool,
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<u64> {
@@ -208,10 +212,13 @@ impl<'a> Statement<'a> {
         let mut ends = false;
         let outcome = self.prepare(script).and_then(|statement| {
             ends = statement.kind() == StatementKind::Transaction;
+            self.check_alteration(&statement, *rows_written)?;
             if ends && *transaction == ClientTransaction::Doubtful {
                 self.check_commit()?;
             }
             let (_, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
+            *rows_written =
+                rows_written.saturating_add(self.rows_written(&statement, rows_changed));
             if ends {
                 *transaction = ClientTransaction::None;
             }
@@ -219,7 +226,7 @@ impl<'a> Statement<'a> {
         });
         match &outcome {
             // It has not run.
-            Err(Error::TransactionByCall) => {}
+            Err(Error::TransactionByCall | Error::AlterationTooLate { .. }) => {}
             // A commit that fails is rolled back.
             Err(Error::TransactionFailed) => *transaction = ClientTransaction::None,
             Err(Error::Sql(error)) if error.message.contains(COMMIT_FAILED) => {
@@ -235,6 +242,35 @@ impl<'a> Statement<'a> {
             Ok(_) => {}
         }
         outcome
+    }
+
+    /// Refuses to alter a table after a row group of rows was written.
+    ///
+    /// DuckDB 1.5.5 forgets on the way that such rows are in the file already
+    /// (`RowGroupCollection::AddColumn`, `OptimisticWriteCollection`): what comes next in the transaction, or the next
+    /// checkpoint, ends the process, or finds other values.
+    fn check_alteration(&self, statement: &Prepared<'_>, rows_written: u64) -> Result<()> {
+        let is_late = rows_written >= self.connection.row_group_rows();
+        if is_late && statement.kind() == StatementKind::Alteration {
+            return Err(Error::AlterationTooLate {
+                rows: self.connection.row_group_rows(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The rows that a statement may have written, where it has changed so many as far as DuckDB tells. It does not tell
+    /// of what answers with rows, runs another statement, or makes a table of a query.
+    fn rows_written(&self, statement: &Prepared<'_>, rows_changed: u64) -> u64 {
+        let says = |word| contains_word(&self.sql.text, word);
+        let is_untold = match statement.kind() {
+            StatementKind::Rows => says("returning"),
+            StatementKind::Explain => says("analyze"),
+            StatementKind::Other => says("execute"),
+            StatementKind::Definition => says("table") && says("as"),
+            _ => false,
+        };
+        if is_untold { u64::MAX } else { rows_changed }
     }
 
     /// Refuses to commit a transaction that can be rolled back only, and rolls it back. DuckDB itself would roll it back
@@ -378,7 +414,7 @@ impl<'a> Statement<'a> {
             if !belongs_in_transaction(kind) {
                 return Ok(None);
             }
-            if kind == StatementKind::Definition {
+            if matches!(kind, StatementKind::Definition | StatementKind::Alteration) {
                 defining = Some(self.connection.definitions().read());
             }
             self.run_prepared(&statement, dirty, consume).map(Some)
@@ -524,6 +560,7 @@ fn belongs_in_transaction(kind: StatementKind) -> bool {
             | StatementKind::Rows
             | StatementKind::Explain
             | StatementKind::Definition
+            | StatementKind::Alteration
     )
 }
 

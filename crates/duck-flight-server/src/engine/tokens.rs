@@ -351,6 +351,7 @@ mod tests {
     fn connection() -> Connection {
         open_database(&EngineOptions::in_memory())
             .unwrap()
+            .database
             .connect()
             .unwrap()
     }

@@ -387,6 +387,7 @@ impl Writer {
         }
         let group = &*group;
         let table: &TableName = &group[units[0]].put.table;
+        let rows = units.iter().map(|&index| group[index].rows).sum();
         let mut open: Option<TableWriter<'_>> = None;
         for unit in units.iter().map(|&index| &group[index]) {
             let (put, rejects) = (&unit.put, &unit.rejects);
@@ -400,7 +401,7 @@ impl Writer {
                 Some(writer) if writer.plan.is_same(plan) => open.insert(writer),
                 other => {
                     other.map_or(Ok(()), TableWriter::finish)?;
-                    open.insert(TableWriter::open(connection, table, plan)?)
+                    open.insert(TableWriter::open(connection, table, plan, rows)?)
                 }
             };
             writer.append_unit(batches)?;

@@ -28,8 +28,10 @@ pub(crate) enum StatementKind {
     Pragma,
     /// `EXPLAIN`, which with ANALYZE runs what it explains.
     Explain,
-    /// Creates, alters or drops something of the catalog.
+    /// Creates or drops something of the catalog.
     Definition,
+    /// Alters something of the catalog.
+    Alteration,
     /// Begins or ends a transaction.
     Transaction,
     /// `COPY` and `EXPORT`: files.
@@ -229,8 +231,8 @@ impl<'a> Prepared<'a> {
             ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_EXPLAIN => StatementKind::Explain,
             ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_CREATE
             | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_CREATE_FUNC
-            | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_ALTER
             | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_DROP => StatementKind::Definition,
+            ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_ALTER => StatementKind::Alteration,
             ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_TRANSACTION => {
                 StatementKind::Transaction
             }

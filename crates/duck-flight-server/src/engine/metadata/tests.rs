@@ -14,7 +14,7 @@ impl Session {
         let database = Database::open(":memory:", &[]).expect("a database opens");
         let session = Self {
             connection: database.connect().expect("it connects"),
-            lossless: super::super::lossless(&database).expect("it connects"),
+            lossless: super::super::open::lossless(&database).expect("it connects"),
         };
         session
             .connection
