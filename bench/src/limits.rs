@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
-use duck_flight_server::{DEFAULT_ROW_GROUP_ROWS, DEFAULT_STORAGE_VERSION};
+use duck_flight_server::{BLOCK_BYTES, DEFAULT_ROW_GROUP_ROWS, DEFAULT_STORAGE_VERSION};
 use duck_load::{BatchSource, Plan};
 use duckdb::{Config, Connection};
 use serde_json::{Value, json};
@@ -128,7 +128,7 @@ fn open(path: &Path, file: File) -> anyhow::Result<Connection> {
             connection.execute_batch(&format!(
                 "SET write_buffer_row_group_count = 1;
                  ALTER DATABASE memory SET ALIAS TO limits;
-                 ATTACH OR REPLACE '{path}' AS limits (ROW_GROUP_SIZE {DEFAULT_ROW_GROUP_ROWS}, BLOCK_SIZE 65536)"
+                 ATTACH OR REPLACE '{path}' AS limits (ROW_GROUP_SIZE {DEFAULT_ROW_GROUP_ROWS}, BLOCK_SIZE {BLOCK_BYTES})"
             ))?;
             connection
         }
@@ -153,9 +153,13 @@ fn best_append(
         ROW_GROUP.div_ceil(batch_rows),
         ROW_GROUPS.div_ceil(batch_rows),
     ];
-    // One thread is never the best of DuckDB's own file.
-    for (file, threads) in [(File::Server, 1), (File::Server, 2), (File::DuckDb, 2)] {
-        for batches_per_commit in commits {
+    // In DuckDB's own file one thread is never the best, nor are small commits.
+    for (file, threads, commits) in [
+        (File::Server, 1, &commits[..]),
+        (File::Server, 2, &commits),
+        (File::DuckDb, 2, &commits[2..]),
+    ] {
+        for &batches_per_commit in commits {
             // A commit for each batch is slow, and its rate shows soon.
             let rows = if batches_per_commit == 1 {
                 rows / 4

@@ -101,9 +101,9 @@ async fn a_file_with_larger_row_groups_keeps_all_rows() {
     let rows = 100_000;
     for attach_options in [
         "",
-        "(BLOCK_SIZE 65536)",
-        "(BLOCK_SIZE 65536, ROW_GROUP_SIZE 40960)",
-        "(BLOCK_SIZE 65536, ROW_GROUP_SIZE 2048)",
+        "(BLOCK_SIZE 131072)",
+        "(BLOCK_SIZE 131072, ROW_GROUP_SIZE 40960)",
+        "(BLOCK_SIZE 131072, ROW_GROUP_SIZE 2048)",
     ] {
         let server = ServerProcess::start_in(made_by_duckdb(rows, attach_options), &[]);
         assert_all_rows_are_kept(server, rows).await;

@@ -58,6 +58,7 @@ use arrow::datatypes::SchemaRef;
 use duck_flight_protocol::{ForgetProducers, ProducerState, PutOptions, TableName};
 use tokio::sync::{oneshot, watch};
 
+pub use attach::BLOCK_BYTES;
 pub(crate) use attach::{MAX_ROW_GROUP_ROWS, VECTOR_ROWS};
 pub(crate) use catalog::{Relation, literal};
 pub(crate) use ingest::{Committing, Put, SentBatch};
