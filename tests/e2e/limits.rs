@@ -95,6 +95,8 @@ const REACHING_OUT: &[&str] = &[
     "IMPORT DATABASE '/tmp'",
     "ATTACH '{dir}/other.db'",
     "ATTACH '{dir}/test.db' AS again",
+    "ALTER DATABASE test SET ALIAS TO other",
+    "EXPLAIN ANALYZE ALTER DATABASE test SET ALIAS TO other",
     "INSTALL httpfs",
     "LOAD httpfs",
     "LOAD '/tmp/x.duckdb_extension'",

@@ -51,7 +51,8 @@ fn made_by_duckdb(rows: i64, attach_options: &str) -> TempDir {
     directory
 }
 
-/// Appends rows behind those that are there, after the table was altered, and finds all; also after a restart.
+/// Appends rows behind those that are there, after the table was altered, and finds all in their order; also after a
+/// restart.
 async fn assert_all_rows_are_kept(server: ServerProcess, before: i64) {
     let client = server.client().await;
     client
@@ -67,6 +68,8 @@ async fn assert_all_rows_are_kept(server: ServerProcess, before: i64) {
         rows += more;
         assert_eq!(client.count("t").await, u64::try_from(rows).unwrap());
     }
+    let out_of_order = "SELECT count(*) FROM t WHERE i <> rowid";
+    assert_eq!(client.rows(out_of_order).await, ["0"]);
     let sum = format!("{}", rows * (rows - 1) / 2);
     assert_eq!(client.rows("SELECT sum(i) FROM t").await, [sum.clone()]);
     client.execute("CHECKPOINT").await;

@@ -212,6 +212,9 @@ async fn a_table_is_altered_before_many_rows_are_written_and_not_after() {
             .await;
         assert!(late.is_err(), "after {way}");
         assert_refused(late, Code::FailedPrecondition, &["ALTER", "commit"]);
+        let explained = "EXPLAIN ANALYZE ALTER TABLE t ADD COLUMN late INTEGER";
+        let late = sql.try_rows(explained, Some(&transaction)).await;
+        assert_refused(late, Code::FailedPrecondition, &["ALTER", "commit"]);
         // The transaction goes on as it was.
         sql.rows(&insert, Some(&transaction)).await;
         sql.commit(&transaction).await.unwrap();
@@ -223,6 +226,16 @@ async fn a_table_is_altered_before_many_rows_are_written_and_not_after() {
         let found = sql.rows("SELECT count(*) FROM t", None).await;
         assert_eq!(found, [rows.to_string()], "{way}");
     }
+    // A table that is made of a query and takes another one's place is but renamed.
+    let transaction = sql.begin().await.unwrap();
+    for statement in [
+        "CREATE TABLE next AS FROM t",
+        "ALTER TABLE other RENAME TO old",
+        "ALTER TABLE next RENAME TO other",
+    ] {
+        sql.update(statement, Some(&transaction)).await.unwrap();
+    }
+    sql.commit(&transaction).await.unwrap();
     // Few rows are in memory still; and in the next transaction all is well.
     let transaction = sql.begin().await.unwrap();
     for statement in [

@@ -2,7 +2,7 @@
 
 use super::ffi::StatementKind;
 use super::producers::OWN_SCHEMA;
-use super::tokens::{Token, skip_space, tokens};
+use super::tokens::{Token, count_pairs, skip_space, tokens};
 use crate::error::{Error, Result};
 
 /// Functions that change all clients at once, or run SQL that nobody has seen.
@@ -28,6 +28,9 @@ const SET_SEED: &str = "setseed";
 /// Why the server's own tables are left alone.
 pub(super) const OWN_TABLES: &str = "the schema duck_flight is the server's own: its tables can be read, and rows of duck_flight.rejects deleted";
 
+/// Why no database gets another name.
+const RENAMES: &str = "ALTER DATABASE would rename it for every client";
+
 /// Refuses what one client must not do to all others: by the statement's kind, as DuckDB parsed it, and by the
 /// functions the script calls. Answers whether the statement may leave something behind in the session.
 pub(super) fn admit(kind: StatementKind, sql: &str) -> Result<bool> {
@@ -45,6 +48,7 @@ pub(super) fn admit(kind: StatementKind, sql: &str) -> Result<bool> {
     match kind {
         StatementKind::Select | StatementKind::Rows => Ok(sets_seed),
         // EXPLAIN ANALYZE runs its statement, and its kind does not tell which.
+        StatementKind::Explain if renames_database(&sql) => Err(Error::Forbidden(RENAMES)),
         StatementKind::Explain if !sql.contains("copy") => Ok(sets_seed),
         StatementKind::Explain | StatementKind::Copy => Err(Error::Forbidden(
             "COPY and EXPORT reach files of the server; send rows with a put",
@@ -52,6 +56,7 @@ pub(super) fn admit(kind: StatementKind, sql: &str) -> Result<bool> {
         StatementKind::Attach => Err(Error::Forbidden(
             "ATTACH and DETACH would change every client's databases",
         )),
+        StatementKind::Alteration if renames_database(&sql) => Err(Error::Forbidden(RENAMES)),
         StatementKind::Definition | StatementKind::Alteration if sets_seed => {
             Err(Error::Forbidden(
                 "a definition that calls setseed() would set the seed of clients that do not know; call it in a query",
@@ -166,6 +171,11 @@ fn opens_call(rest: &str, skips_left: &mut usize) -> bool {
         };
         (*skips_left, rest) = (left, after);
     }
+}
+
+/// Whether a script may give a database another name.
+fn renames_database(sql: &str) -> bool {
+    count_pairs(sql, "alter", "database").is_none_or(|(_, pairs)| pairs > 0)
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub(super) struct TableWriter<'a> {
 }
 
 impl<'a> TableWriter<'a> {
-    /// For so many rows of a plan, or fewer.
+    /// For so many rows of a plan, or fewer. In a table that nobody else sees yet their number does not matter.
     pub(super) fn open(
         connection: &'a Connection,
         table: &'a TableName,

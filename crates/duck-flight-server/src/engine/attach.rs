@@ -49,21 +49,23 @@ pub(super) fn attach(
     let size = options.row_group_rows;
     let file = literal(path);
     let is_new = !options.database.exists();
-    let is_small = if size == MAX_ROW_GROUP_ROWS {
-        false
-    } else if is_new {
-        options.storage_version != ONE_BLOCK_SIZE
+    let size = if is_new && options.storage_version == ONE_BLOCK_SIZE {
+        MAX_ROW_GROUP_ROWS
+    } else if is_new || size == MAX_ROW_GROUP_ROWS {
+        size
     } else {
-        has_small_groups(connection, lossless, &file, size).unwrap_or_else(|error| {
+        let largest = largest_group(connection, lossless, &file).unwrap_or_else(|error| {
             // Where it is the file that is at fault, attaching it tells.
-            tracing::debug!(%error, "the database file could not be looked through");
-            false
-        })
+            tracing::warn!(%error, "the database file could not be looked through");
+            None
+        });
+        let whole = |rows: u64| rows.next_multiple_of(VECTOR_ROWS).min(MAX_ROW_GROUP_ROWS);
+        largest.map_or(MAX_ROW_GROUP_ROWS, |rows| size.max(whole(rows)))
     };
-    let how = match (is_small, is_new) {
-        (true, true) => format!("(ROW_GROUP_SIZE {size}, BLOCK_SIZE {BLOCK_BYTES})"),
-        (true, false) => format!("(ROW_GROUP_SIZE {size})"),
-        (false, _) => String::new(),
+    let how = match (size, is_new) {
+        (MAX_ROW_GROUP_ROWS, _) => String::new(),
+        (_, true) => format!("(ROW_GROUP_SIZE {size}, BLOCK_SIZE {BLOCK_BYTES})"),
+        (_, false) => format!("(ROW_GROUP_SIZE {size})"),
     };
     let name = name_of(&options.database);
     if !name.eq_ignore_ascii_case("memory") {
@@ -72,23 +74,19 @@ pub(super) fn attach(
     }
     let name = quote(&name);
     connection.execute(&format!("ATTACH OR REPLACE {file} AS {name} {how}"))?;
-    Ok(if is_small { size } else { MAX_ROW_GROUP_ROWS })
+    Ok(size)
 }
 
-/// Whether a file is of the kind that has small row groups, and all that are in it have so many rows at most.
-fn has_small_groups(
-    connection: &Connection,
-    lossless: &Lossless,
-    file: &str,
-    size: u64,
-) -> Result<bool> {
+/// The rows of the largest row group in a file; `None` where it is not of the kind that has small ones, or where that
+/// cannot be told.
+fn largest_group(connection: &Connection, lossless: &Lossless, file: &str) -> Result<Option<u64>> {
     connection.execute(&format!("ATTACH {file} AS {LOOK} (READ_ONLY)"))?;
-    let found = look_through(connection, lossless, size);
+    let found = look_through(connection, lossless);
     connection.execute(&format!("DETACH {LOOK}"))?;
     found
 }
 
-fn look_through(connection: &Connection, lossless: &Lossless, size: u64) -> Result<bool> {
+fn look_through(connection: &Connection, lossless: &Lossless) -> Result<Option<u64>> {
     let first = |sql: &str| {
         let found = rows(connection, lossless, sql)?;
         Ok::<_, crate::error::Error>(found.column(0).as_primitive::<Int64Type>().value(0))
@@ -97,8 +95,9 @@ fn look_through(connection: &Connection, lossless: &Lossless, size: u64) -> Resu
         "SELECT block_size FROM pragma_database_size() WHERE database_name = '{LOOK}'"
     ))?;
     if block_size != BLOCK_BYTES {
-        return Ok(false);
+        return Ok(None);
     }
+    let mut largest = 0;
     let tables = rows(
         connection,
         lossless,
@@ -112,27 +111,35 @@ fn look_through(connection: &Connection, lossless: &Lossless, size: u64) -> Resu
             schema: Some(text(tables.column(0), row)),
             table: text(tables.column(1), row),
         };
+        // The pragma reads a quote in a name as none, and would tell of another table.
+        if table.to_sql().contains("\"\"") {
+            return Ok(None);
+        }
         // The validity of the first column: every group has it once, in parts. What is not in the file yet is written
         // anew when the log is read.
-        let largest = first(&format!(
+        let rows = first(&format!(
             "SELECT coalesce(max(coalesce(rows, {MAX_ROW_GROUP_ROWS})), 0)::BIGINT FROM (
                  SELECT sum(count) FILTER (column_path = '[0, 0]') AS rows
                  FROM pragma_storage_info({}) WHERE persistent GROUP BY row_group_id
              )",
             literal(&table.to_sql())
         ))?;
-        if u64::try_from(largest).is_ok_and(|largest| largest > size) {
-            return Ok(false);
-        }
+        largest = largest.max(u64::try_from(rows).unwrap_or(MAX_ROW_GROUP_ROWS));
     }
-    Ok(true)
+    Ok(Some(largest))
 }
 
 /// What DuckDB calls the database in a file: the file's name up to its first dot, if that is not a name of its own.
 fn name_of(file: &Path) -> String {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let end = name.find(['.', '?']).unwrap_or(name.len());
-    match &name[..end] {
+    // As DuckDB splits, empty parts do not count.
+    let first = |text: &str, at| {
+        text.split(at)
+            .find(|part| !part.is_empty())
+            .map(str::to_owned)
+    };
+    let name = first(&name, '.').and_then(|name| first(&name, '?'));
+    match name.as_deref().unwrap_or_default() {
         "" => "duck_flight".to_owned(),
         reserved @ ("main" | "temp" | "system") => format!("{reserved}_db"),
         name => name.to_owned(),
@@ -152,7 +159,8 @@ mod tests {
             ("main.db", "main_db"),
             ("temp", "temp_db"),
             ("Memory.db", "Memory"),
-            (".hidden.db", "duck_flight"),
+            (".hidden.db", "hidden"),
+            (".main.db", "main_db"),
         ] {
             assert_eq!(name_of(Path::new(file)), name);
         }

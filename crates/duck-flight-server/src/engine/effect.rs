@@ -1,4 +1,4 @@
-//! What the rows of a put do to their table: each mode as one statement over the gathered rows.
+//! What the rows of a put do to their table: each mode as a statement or two over the gathered rows.
 
 use duck_flight_protocol::{Mode, PutOptions, TableName, quote};
 
@@ -137,6 +137,7 @@ impl Effect {
             "MERGE INTO {into} AS old USING {rows} AS new ON ({same_key}) {delete}WHEN MATCHED THEN {update}"
         );
         if may_fill_row_group {
+            let changes_none = changed.is_empty() && delete.is_empty();
             let nulls = vec!["NULL"; columns.len()].join(", ");
             let insert = format!(
                 "INSERT INTO {into} ({names}) \
@@ -144,7 +145,10 @@ impl Effect {
                  UNION ALL SELECT {values} FROM {rows} AS new \
                  ANTI JOIN {into} AS old ON ({same_key}) WHERE true{unless_deleted}"
             );
-            return vec![merge, insert];
+            return match changes_none {
+                true => vec![insert],
+                false => vec![merge, insert],
+            };
         }
         vec![format!(
             "{merge} WHEN NOT MATCHED{unless_deleted} THEN INSERT ({names}) VALUES ({values})"

@@ -11,7 +11,7 @@ use super::lease::Traces;
 use super::pool::{Cancel, ClientTransaction, Session};
 use super::query::Sql;
 use super::sql_error::SqlErrorKind;
-use super::tokens::{Token, begins_with, contains_word, tokens};
+use super::tokens::{Token, begins_with, contains_word, count_pairs, tokens};
 use super::transaction_that;
 use crate::error::{Error, Result};
 
@@ -209,13 +209,14 @@ impl<'a> Statement<'a> {
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<u64> {
         let _watch = self.cancel.watch(self.connection);
-        let mut ends = false;
+        let (mut ends, mut runs) = (false, false);
         let outcome = self.prepare(script).and_then(|statement| {
             ends = statement.kind() == StatementKind::Transaction;
             self.check_alteration(&statement, *rows_written)?;
             if ends && *transaction == ClientTransaction::Doubtful {
                 self.check_commit()?;
             }
+            runs = true;
             let (_, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
             *rows_written =
                 rows_written.saturating_add(self.rows_written(&statement, rows_changed));
@@ -238,7 +239,13 @@ impl<'a> Statement<'a> {
                 self.connection.roll_back();
                 *transaction = ClientTransaction::None;
             }
-            Err(_) => *transaction = ClientTransaction::Doubtful,
+            Err(_) => {
+                *transaction = ClientTransaction::Doubtful;
+                if runs {
+                    // It may have written rows all the same, where only its result was given up.
+                    *rows_written = u64::MAX;
+                }
+            }
             Ok(_) => {}
         }
         outcome
@@ -250,11 +257,16 @@ impl<'a> Statement<'a> {
     /// (`RowGroupCollection::AddColumn`, `OptimisticWriteCollection`): what comes next in the transaction, or the next
     /// checkpoint, ends the process, or finds other values.
     fn check_alteration(&self, statement: &Prepared<'_>, rows_written: u64) -> Result<()> {
-        let is_late = rows_written >= self.connection.row_group_rows();
-        if is_late && statement.kind() == StatementKind::Alteration {
-            return Err(Error::AlterationTooLate {
-                rows: self.connection.row_group_rows(),
-            });
+        let rows = self.connection.row_group_rows();
+        let sql = &self.sql.text;
+        let alters = match statement.kind() {
+            StatementKind::Alteration => true,
+            // With ANALYZE it runs the statement.
+            StatementKind::Explain => contains_word(sql, "alter"),
+            _ => false,
+        };
+        if rows_written >= rows && alters && !renames_tables_only(sql) {
+            return Err(Error::AlterationTooLate { rows });
         }
         Ok(())
     }
@@ -266,7 +278,7 @@ impl<'a> Statement<'a> {
         let is_untold = match statement.kind() {
             StatementKind::Rows => says("returning"),
             StatementKind::Explain => says("analyze"),
-            StatementKind::Other => says("execute"),
+            StatementKind::Other => says("execute") || says("copy"),
             StatementKind::Definition => says("table") && says("as"),
             _ => false,
         };
@@ -525,6 +537,14 @@ impl<'a> Statement<'a> {
         consume(result)?;
         Ok(rows_changed)
     }
+}
+
+/// Whether all that a script alters are names of tables, which touches no rows.
+fn renames_tables_only(sql: &str) -> bool {
+    let all_are_of_tables = count_pairs(sql, "rename", "to")
+        .is_some_and(|(renames, of_tables)| renames > 0 && renames == of_tables);
+    let mut others = ["add", "column", "drop", "not", "set", "type"].iter();
+    all_are_of_tables && !others.any(|word| contains_word(sql, word))
 }
 
 /// Whether all that a statement does is gone with its session.

@@ -52,6 +52,23 @@ pub(super) fn begins_with(sql: &str, words: &[&str]) -> bool {
     }
 }
 
+/// How often a word is part of a script, and how often another one follows it at once. `None` where that is not certain.
+pub(super) fn count_pairs(sql: &str, word: &str, next: &str) -> Option<(usize, usize)> {
+    let (mut words, mut pairs) = (0, 0);
+    let mut was_word = false;
+    for token in tokens(sql) {
+        let found = match token {
+            Token::Doubt => return None,
+            Token::Word(found) => found,
+            Token::Text(_) | Token::Digits(_) | Token::Symbol(_) => "",
+        };
+        pairs += usize::from(was_word && found.eq_ignore_ascii_case(next));
+        was_word = found.eq_ignore_ascii_case(word);
+        words += usize::from(was_word);
+    }
+    Some((words, pairs))
+}
+
 /// What follows after white space and comments. A comment that does not end goes on to the end of the script.
 pub(super) fn skip_space(mut sql: &str) -> &str {
     loop {
@@ -354,6 +371,21 @@ mod tests {
             .database
             .connect()
             .unwrap()
+    }
+
+    #[test]
+    fn words_that_follow_each_other_are_counted() {
+        for (sql, counts) in [
+            ("ALTER TABLE t RENAME TO u", Some((1, 1))),
+            (
+                "alter table t rename/**/ to u; ALTER TABLE u RENAME a TO b",
+                Some((2, 1)),
+            ),
+            ("SELECT 'rename to', 1 -- rename to", Some((0, 0))),
+            ("SELECT rename, to", Some((1, 0))),
+        ] {
+            assert_eq!(count_pairs(sql, "rename", "to"), counts, "{sql}");
+        }
     }
 
     #[test]
