@@ -263,13 +263,13 @@ async fn a_snapshot_stays_as_it_is_while_many_keys_are_merged() {
     });
     let readers: Vec<_> = readers.collect();
     // Half of the keys are there, and half are new.
-    for start in (0..LAST - STEP).step_by(STEP as usize) {
+    for start in (0..LAST / STEP - 1).map(|step| step * STEP) {
         let batch = keyed(start..start + 2 * STEP, start);
         if start % (2 * STEP) == 0 {
             client.put(&upsert, &[batch]).await.unwrap();
         } else {
             // The first key is deleted in the end, and the last one comes back.
-            let ops = ["u"; 2 * STEP as usize];
+            let ops = vec!["u"; batch.num_rows()];
             let mut puts = vec![with_ops(&batch, &ops)];
             let keys = [start, start + 2 * STEP - 1];
             puts.push(with_ops(&keyed(keys, start), &["d", "d"]));

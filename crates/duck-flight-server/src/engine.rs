@@ -123,8 +123,7 @@ pub struct EngineOptions {
     pub memory_limit: Option<String>,
     /// The oldest DuckDB that is to open a database file which is made now, such as `v1.4.0`.
     pub storage_version: String,
-    /// The most rows of a row group, where the database file allows it: whole vectors of [`VECTOR_ROWS`], up to
-    /// [`MAX_ROW_GROUP_ROWS`].
+    /// The most rows of a row group, where the database file allows it: a multiple of 2,048, up to 122,880.
     pub row_group_rows: u64,
     /// How many statements run at the same time.
     pub max_queries: usize,

@@ -374,9 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn every_error_has_the_code_a_client_should_act_on() {
-        let table = || TableName::from("t");
-        let io = || std::io::Error::other("x");
+    fn every_kind_of_duckdbs_errors_has_a_code() {
         let cases = [
             (sql(SqlErrorKind::Invalid), Code::InvalidArgument),
             (sql(SqlErrorKind::Constraint), Code::InvalidArgument),
@@ -390,6 +388,17 @@ mod tests {
             (sql(SqlErrorKind::Interrupted), Code::Cancelled),
             (sql(SqlErrorKind::Fatal), Code::Unavailable),
             (sql(SqlErrorKind::Internal), Code::Internal),
+        ];
+        for (error, code) in cases {
+            assert_eq!(error.code(), code, "{error}");
+        }
+    }
+
+    #[test]
+    fn every_error_has_the_code_a_client_should_act_on() {
+        let table = || TableName::from("t");
+        let io = || std::io::Error::other("x");
+        let cases = [
             (
                 Error::Options(OptionsError::EmptyName),
                 Code::InvalidArgument,
