@@ -182,6 +182,15 @@ async fn the_servers_own_schema_is_not_searched_after_a_refusal_inside_a_transac
     server.shutdown().await;
 }
 
+/// Runs updates in a transaction, and commits it.
+async fn in_one_transaction(sql: &mut SqlClient, statements: &[&str]) {
+    let transaction = sql.begin().await.unwrap();
+    for statement in statements {
+        sql.update(statement, Some(&transaction)).await.unwrap();
+    }
+    sql.commit(&transaction).await.unwrap();
+}
+
 /// DuckDB crashes where rows that it has written into the file before their commit are followed by an ALTER.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_is_altered_before_many_rows_are_written_and_not_after() {
@@ -227,25 +236,25 @@ async fn a_table_is_altered_before_many_rows_are_written_and_not_after() {
         assert_eq!(found, [rows.to_string()], "{way}");
     }
     // A table that is made of a query and takes another one's place is but renamed.
-    let transaction = sql.begin().await.unwrap();
-    for statement in [
-        "CREATE TABLE next AS FROM t",
-        "ALTER TABLE other RENAME TO old",
-        "ALTER TABLE next RENAME TO other",
-    ] {
-        sql.update(statement, Some(&transaction)).await.unwrap();
-    }
-    sql.commit(&transaction).await.unwrap();
+    in_one_transaction(
+        &mut sql,
+        &[
+            "CREATE TABLE next AS FROM t",
+            "ALTER TABLE other RENAME TO old",
+            "ALTER TABLE next RENAME TO other",
+        ],
+    )
+    .await;
     // Few rows are in memory still; and in the next transaction all is well.
-    let transaction = sql.begin().await.unwrap();
-    for statement in [
-        "INSERT INTO t SELECT range FROM range(10000)",
-        "ALTER TABLE t ADD COLUMN early INTEGER",
-        "INSERT INTO t SELECT range, 1 FROM range(10000)",
-    ] {
-        sql.update(statement, Some(&transaction)).await.unwrap();
-    }
-    sql.commit(&transaction).await.unwrap();
+    in_one_transaction(
+        &mut sql,
+        &[
+            "INSERT INTO t SELECT range FROM range(10000)",
+            "ALTER TABLE t ADD COLUMN early INTEGER",
+            "INSERT INTO t SELECT range, 1 FROM range(10000)",
+        ],
+    )
+    .await;
     sql.update("CHECKPOINT", None).await.unwrap();
     let found = sql.rows("SELECT count(*), count(early) FROM t", None).await;
     assert_eq!(found, [format!("{}|10000", rows + 20_000)]);

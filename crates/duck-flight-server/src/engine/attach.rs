@@ -68,11 +68,11 @@ pub(super) fn attach(
         (_, false) => format!("(ROW_GROUP_SIZE {size})"),
     };
     let name = name_of(&options.database);
-    if !name.eq_ignore_ascii_case("memory") {
-        let name = quote(&name);
+    let has_it = name.eq_ignore_ascii_case("memory");
+    let name = quote(&name);
+    if !has_it {
         connection.execute(&format!("ALTER DATABASE memory SET ALIAS TO {name}"))?;
     }
-    let name = quote(&name);
     connection.execute(&format!("ATTACH OR REPLACE {file} AS {name} {how}"))?;
     Ok(size)
 }

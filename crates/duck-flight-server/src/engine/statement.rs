@@ -217,9 +217,14 @@ impl<'a> Statement<'a> {
                 self.check_commit()?;
             }
             runs = true;
-            let (_, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
-            *rows_written =
-                rows_written.saturating_add(self.rows_written(&statement, rows_changed));
+            let mut answers_with_rows = false;
+            let mut consume = |result: QueryResult<'_>| {
+                answers_with_rows = result.has_rows();
+                consume(result)
+            };
+            let (kind, rows_changed) = self.run_prepared(&statement, dirty, &mut consume)?;
+            let written = self.rows_written(kind, rows_changed, answers_with_rows);
+            *rows_written = rows_written.saturating_add(written);
             if ends {
                 *transaction = ClientTransaction::None;
             }
@@ -273,10 +278,10 @@ impl<'a> Statement<'a> {
 
     /// The rows that a statement may have written, where it has changed so many as far as DuckDB tells. It does not tell
     /// of what answers with rows, runs another statement, or makes a table of a query.
-    fn rows_written(&self, statement: &Prepared<'_>, rows_changed: u64) -> u64 {
+    fn rows_written(&self, kind: StatementKind, rows_changed: u64, answers_with_rows: bool) -> u64 {
         let says = |word| contains_word(&self.sql.text, word);
-        let is_untold = match statement.kind() {
-            StatementKind::Rows => says("returning"),
+        let is_untold = match kind {
+            StatementKind::Rows => answers_with_rows,
             StatementKind::Explain => says("analyze"),
             StatementKind::Other => says("execute") || says("copy"),
             StatementKind::Definition => says("table") && says("as"),
