@@ -5,7 +5,12 @@ use std::time::Duration;
 use arrow_flight::FlightClient;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint};
+use tower::ServiceExt;
+
+use crate::Socket;
 
 /// The port a server listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 8815;
@@ -58,9 +63,13 @@ impl ConnectOptions {
     /// # Errors
     /// When the address is malformed or no server answers there within ten seconds; the message names the address.
     pub async fn connect(&self) -> Result<FlightClient, ConnectError> {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let connector = connector
+            .map_response(|stream| TokioIo::new(Socket::patient(TokioIo::into_inner(stream))));
         let channel = self
             .endpoint()?
-            .connect()
+            .connect_with_connector(connector)
             .await
             .map_err(|error| ConnectError::Refused {
                 server: self.server.clone(),
@@ -92,7 +101,6 @@ impl ConnectOptions {
         }
         Ok(endpoint
             .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
             .max_frame_size(FRAME_BYTES)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES))

@@ -14,6 +14,7 @@ mod connect;
 mod producer;
 mod put;
 mod session;
+mod socket;
 mod table_name;
 
 pub use ack::{Ack, BatchMetadata, Resume};
@@ -30,6 +31,7 @@ pub use session::{
     PreparedStatementResult, SESSION_COOKIE, SessionOptionValue, SetSessionOptionError,
     SetSessionOptionReason, SetSessionOptionsRequest, SetSessionOptionsResult, StringListValue,
 };
+pub use socket::Socket;
 pub use table_name::{TableName, quote};
 
 use serde::{Deserialize, Serialize};

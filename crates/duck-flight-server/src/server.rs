@@ -2,7 +2,6 @@
 
 mod connection;
 mod deadline;
-mod socket;
 
 use std::convert::Infallible;
 use std::future::Future;

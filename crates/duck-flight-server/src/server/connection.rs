@@ -4,13 +4,13 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use duck_flight_protocol::Socket;
 use futures::future::{BoxFuture, Fuse};
 use futures::{FutureExt, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
 
-use super::socket::Socket;
 use crate::drain::{Drain, Stage};
 
 /// The connections that clients open. When the way down comes to that, those that are still open are cut.

@@ -1,46 +1,88 @@
-//! A connection's socket, written to in as few calls as can be.
+//! A connection's socket, written to in as few calls as can be: each one costs both ends a system call, and may wake the
+//! other end for a part of what it waits for.
 //!
-//! h2 joins a small answer's frames into one buffer and writes them at once, but only where the socket takes one
-//! buffer at a time, and a data frame of more than 256 bytes is written apart from the trailers otherwise. Then the
-//! client is woken twice. A socket that takes one buffer at a time gets the head of each large frame by itself,
-//! though. So this one takes one, holds back what is small until the next comes, and writes both at once.
+//! h2 joins a small message's frames into one buffer and writes them at once, but only where the socket takes one
+//! buffer at a time, and a data frame of more than 256 bytes is written apart from what follows otherwise. A socket
+//! that takes one buffer at a time gets the head of each large frame by itself, though. So this one takes one, holds
+//! back what is small until the next comes, and writes both at once.
+//!
+//! A client's call begins with a frame of headers, which h2 flushes before it asks for the message: that is three
+//! writes for a call of a few bytes. A [patient](Socket::patient) socket lets whatever else can run do so before it
+//! writes what is small, and by then the message is there.
 
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::yield_now;
 use tonic::transport::server::Connected;
 
-/// The head of an HTTP/2 frame, the largest piece that is held back.
-const HEAD_BYTES: usize = 9;
+/// The most that is held back: the frames of a small call, and far less than it pays to copy.
+const HELD_BYTES: usize = 1024;
 
 /// A stream of bytes, such as a TCP connection.
-pub(super) struct Socket<S> {
+pub struct Socket<S> {
     stream: S,
-    head: [u8; HEAD_BYTES],
-    held: usize,
+    held: Vec<u8>,
+    patience: Patience,
+}
+
+/// How long what is held may still wait at a flush.
+enum Patience {
+    None,
+    /// Until whatever else can run has done so, or something is written.
+    Ready,
+    Waiting(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// It has waited.
+    Over,
 }
 
 impl<S: AsyncWrite + Unpin> Socket<S> {
-    pub(super) fn new(stream: S) -> Self {
+    /// A socket that holds nothing back beyond a flush.
+    pub fn new(stream: S) -> Self {
         Self {
             stream,
-            head: [0; HEAD_BYTES],
-            held: 0,
+            held: Vec::with_capacity(HELD_BYTES),
+            patience: Patience::None,
+        }
+    }
+
+    /// A socket whose flush of a few bytes waits until every task that can run has had its turn. Its tasks are those of
+    /// the tokio runtime in which it is used.
+    pub fn patient(stream: S) -> Self {
+        Self {
+            patience: Patience::Ready,
+            ..Self::new(stream)
+        }
+    }
+
+    /// Waits once, where it is patient, for what else there may be to write.
+    fn poll_patience(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match &mut self.patience {
+                Patience::None | Patience::Over => return Poll::Ready(()),
+                Patience::Ready => self.patience = Patience::Waiting(Box::pin(yield_now())),
+                Patience::Waiting(others) => {
+                    ready!(others.as_mut().poll(context));
+                    self.patience = Patience::Over;
+                }
+            }
         }
     }
 
     /// Takes the first bytes of what was held back off, for they have been written.
     fn advance(&mut self, bytes: usize) {
-        self.head.copy_within(bytes..self.held, 0);
-        self.held -= bytes;
+        self.held.drain(..bytes);
+        if self.held.is_empty() && !matches!(self.patience, Patience::None) {
+            self.patience = Patience::Ready;
+        }
     }
 
     fn poll_held(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.held > 0 {
-            let held = &self.head[..self.held];
-            let written = ready!(Pin::new(&mut self.stream).poll_write(context, held))?;
+        while !self.held.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(context, &self.held))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -57,32 +99,34 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if this.held == 0 {
-            if bytes.len() <= HEAD_BYTES {
-                this.head[..bytes.len()].copy_from_slice(bytes);
-                this.held = bytes.len();
-                return Poll::Ready(Ok(bytes.len()));
-            }
-            return Pin::new(&mut this.stream).poll_write(context, bytes);
+        if let Patience::Waiting(_) = this.patience {
+            this.patience = Patience::Over;
         }
-        loop {
-            let both = [IoSlice::new(&this.head[..this.held]), IoSlice::new(bytes)];
+        if this.held.len() + bytes.len() <= HELD_BYTES {
+            this.held.extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        while !this.held.is_empty() {
+            let both = [IoSlice::new(&this.held), IoSlice::new(bytes)];
             let stream = Pin::new(&mut this.stream);
             let written = ready!(stream.poll_write_vectored(context, &both))?;
-            if written > this.held {
-                let of_bytes = written - this.held;
-                this.held = 0;
-                return Poll::Ready(Ok(of_bytes));
-            }
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            this.advance(written);
+            let of_held = written.min(this.held.len());
+            this.advance(of_held);
+            if written > of_held {
+                return Poll::Ready(Ok(written - of_held));
+            }
         }
+        Pin::new(&mut this.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_held(context))?;
+        if !self.held.is_empty() {
+            ready!(self.poll_patience(context));
+            ready!(self.poll_held(context))?;
+        }
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
