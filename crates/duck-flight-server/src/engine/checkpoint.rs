@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ use crate::error::{Error, Result};
 const CHECKPOINT_WAL_BYTES: u64 = 16 << 20;
 
 /// Without a ring the thread looks this often whether there is something to do: clients' statements and large units
-/// do not ring.
+/// do not ring, nor does what producers write.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A database that gets no commit for so long is left alone, and can be vacuumed.
@@ -35,9 +36,14 @@ const VACUUM_AT_LEAST_EVERY: Duration = Duration::from_secs(15 * 60);
 /// Looks at the database, whereby a transaction of it begins, and reads nothing.
 const LOOK_SQL: &str = "FROM duck_flight.sequences LIMIT 0";
 
-/// Tells the checkpoint thread that something was committed.
+/// Tells the checkpoint thread that something was committed, where it wants to know: to wake a thread costs about a
+/// twentieth of a small commit.
 #[derive(Clone)]
-pub(super) struct CheckpointBell(Sender<Signal>);
+pub(super) struct CheckpointBell {
+    signals: Sender<Signal>,
+    /// The size of the log from which on a ring is heard.
+    heard_from_bytes: Arc<AtomicU64>,
+}
 
 enum Signal {
     Ring,
@@ -45,18 +51,49 @@ enum Signal {
 }
 
 /// The other end of a bell, for the thread.
-pub(super) struct Rings(Receiver<Signal>);
+pub(super) struct Rings {
+    signals: Receiver<Signal>,
+    heard_from_bytes: Arc<AtomicU64>,
+}
 
 impl CheckpointBell {
     /// A bell that nobody hears yet.
     pub(super) fn new() -> (Self, Rings) {
         let (sender, receiver) = bounded(1);
-        (Self(sender), Rings(receiver))
+        let heard_from_bytes = Arc::new(AtomicU64::new(CHECKPOINT_WAL_BYTES));
+        let bell = Self {
+            signals: sender,
+            heard_from_bytes: heard_from_bytes.clone(),
+        };
+        let rings = Rings {
+            signals: receiver,
+            heard_from_bytes,
+        };
+        (bell, rings)
     }
 
-    pub(super) fn ring(&self) {
-        // A bell that has rung already is as good.
-        self.0.try_send(Signal::Ring).ok();
+    /// Tells of a commit, after which the log has this size where it is known.
+    pub(super) fn ring(&self, log_bytes: Option<u64>) {
+        let heard_from = self.heard_from_bytes.load(Ordering::Relaxed);
+        if log_bytes.is_none_or(|bytes| bytes >= heard_from) {
+            // A bell that has rung already is as good.
+            self.signals.try_send(Signal::Ring).ok();
+        }
+    }
+}
+
+impl Rings {
+    fn wait(&self, at_most: Duration) -> std::result::Result<Signal, RecvTimeoutError> {
+        self.signals.recv_timeout(at_most)
+    }
+
+    /// Waits for a commit, whatever the size of the log.
+    fn wait_for_any(&self, at_most: Duration) -> std::result::Result<Signal, RecvTimeoutError> {
+        self.heard_from_bytes.store(0, Ordering::Relaxed);
+        let signal = self.wait(at_most);
+        self.heard_from_bytes
+            .store(CHECKPOINT_WAL_BYTES, Ordering::Relaxed);
+        signal
     }
 }
 
@@ -97,7 +134,7 @@ impl Checkpointer {
 
     /// Ends the thread, after the checkpoint it is at. Blocks.
     pub(super) fn stop(self) {
-        self.bell.0.send(Signal::Stop).ok();
+        self.bell.signals.send(Signal::Stop).ok();
         self.thread.join().ok();
     }
 }
@@ -114,7 +151,7 @@ struct Work {
 impl Work {
     fn run(&mut self, rings: &Rings) {
         loop {
-            let signal = rings.0.recv_timeout(LOOK_EVERY);
+            let signal = rings.wait(LOOK_EVERY);
             if !matches!(signal, Ok(Signal::Ring) | Err(RecvTimeoutError::Timeout)) {
                 return;
             }
@@ -135,7 +172,7 @@ impl Work {
 
     /// Waits for another commit. Where one comes, begins a transaction that needs old data, unless a vacuum is due.
     fn wait_for_commit(&mut self, rings: &Rings) -> std::result::Result<Signal, RecvTimeoutError> {
-        let signal = rings.0.recv_timeout(QUIET);
+        let signal = rings.wait_for_any(QUIET);
         let is_due = self.last_vacuum.elapsed() >= VACUUM_AT_LEAST_EVERY;
         if is_due || !matches!(signal, Ok(Signal::Ring)) {
             self.last_vacuum = Instant::now();

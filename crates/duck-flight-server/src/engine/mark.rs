@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::log_entries::{header_end, next_entry, start};
+use super::log_entries::{Entries, header_end, start};
 use super::room::log_path;
 use super::torn;
 use crate::error::{Error, Result};
@@ -113,11 +113,11 @@ impl Mark {
         Before(self.files.as_ref().and_then(Files::checkpoints))
     }
 
-    /// Notes the log as it is, with a commit in it that is about to be acknowledged. Where a checkpoint has
-    /// finished since `before`, the commit may be in either log, and nothing is noted.
-    pub(super) fn write(&self, before: Before) {
+    /// Notes the log as it is, with a commit in it that is about to be acknowledged, and answers with its size in bytes.
+    /// Where a checkpoint has finished since `before`, the commit may be in either log, and nothing is noted or known.
+    pub(super) fn write(&self, before: Before) -> Option<u64> {
         let (Some(files), Before(Some(count))) = (&self.files, before) else {
-            return;
+            return None;
         };
         let mut last = files.last.lock();
         let known = last.take().filter(|last| last.checkpoints == count);
@@ -128,10 +128,12 @@ impl Mark {
             next_log: Log::look(&files.logs[1], &known),
         };
         if files.checkpoints() != Some(count) {
-            return;
+            return None;
         }
         files.note(&state);
+        let bytes = state.log.bytes + state.next_log.bytes;
         *last = Some(state);
+        Some(bytes)
     }
 
     /// Notes again what was known before: the database could not be opened, and its log is as it was.
@@ -223,11 +225,12 @@ impl Log {
             return Self::default();
         };
         let start = start(&file);
-        let known = known.iter().find(|log| {
-            log.bytes > 0 && log.start == start && next_entry(&file, log.bytes).is_some()
-        });
-        let mut bytes = known.map_or_else(|| header_end(&start), |log| log.bytes);
-        while let Some(end) = next_entry(&file, bytes) {
+        let entries = Entries::of(&file);
+        let further =
+            |log: &Self| (log.bytes > 0 && log.start == start).then(|| entries.end(log.bytes));
+        let known = known.iter().find_map(|log| further(log).flatten());
+        let mut bytes = known.unwrap_or_else(|| header_end(&start));
+        while let Some(end) = entries.end(bytes) {
             bytes = end;
         }
         Self { bytes, start }
@@ -244,9 +247,10 @@ impl Log {
         if !start(&file).starts_with(&self.start) {
             return false;
         }
+        let entries = Entries::of(&file);
         let mut bytes = header_end(&self.start);
         while bytes < self.bytes {
-            match next_entry(&file, bytes) {
+            match entries.end(bytes) {
                 Some(end) => bytes = end,
                 None => return false,
             }

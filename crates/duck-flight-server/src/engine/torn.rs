@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, fcntl_lock};
 
-use super::log_entries::{header_end, kind, next_entry, start};
+use super::log_entries::{Entries, header_end, start};
 use crate::error::{Error, Result};
 
 /// Kinds of entries: row groups in the database file, and the end of a commit.
@@ -66,11 +66,12 @@ fn cut_log(path: &Path, acknowledged: &impl Fn(&Path) -> u64) -> io::Result<()> 
 
 /// Where the last whole commit ends, if there are row groups behind it.
 fn last_commit_before_row_groups(log: &File) -> Option<u64> {
+    let entries = Entries::of(log);
     let mut offset = header_end(&start(log));
     let mut committed = offset;
     let mut has_row_groups = false;
-    while let Some(end) = next_entry(log, offset) {
-        match kind(log, offset) {
+    while let Some(end) = entries.end(offset) {
+        match entries.kind(offset) {
             Some(FLUSH) => (committed, has_row_groups) = (end, false),
             Some(ROW_GROUP_DATA) => has_row_groups = true,
             _ => {}

@@ -126,8 +126,6 @@ impl Writer {
                 self.connection.roll_back();
                 inserts = Inserts::new(&self.connection);
             }
-            drop(turn);
-            self.shared.bell.ring();
         }
     }
 
@@ -294,11 +292,12 @@ impl Writer {
 
     /// Answers units whose commit has returned.
     fn acknowledge(&self, group: impl IntoIterator<Item = Unit>, before: Before) {
-        self.shared.mark.write(before);
+        let log_bytes = self.shared.mark.write(before);
         for unit in group {
             Producers::advance(unit.identity());
             unit.acknowledge();
         }
+        self.shared.bell.ring(log_bytes);
     }
 
     /// Gives tables room for the rows of puts that may change them: in a transaction of its own, in turn.
