@@ -7,6 +7,7 @@
 mod admission;
 mod appender;
 mod attach;
+mod bell;
 mod budget;
 mod catalog;
 mod checkpoint;
@@ -74,9 +75,10 @@ pub use sql_error::{SqlError, SqlErrorKind};
 pub(crate) use unit::Committed;
 
 use crate::error::{Error, Result};
+use bell::CheckpointBell;
 use budget::Budget;
 use catalog::{Columns, SeenColumns};
-use checkpoint::{CheckpointBell, Checkpointer};
+use checkpoint::Checkpointer;
 use commits::Commits;
 use express::Express;
 use ffi::{ArrowOptions, Connection, Database};
@@ -230,7 +232,7 @@ impl Engine {
         settle_logs(&set_up, &options.database)?;
         set_up.execute(producers::CREATE_SQL)?;
         set_up.execute(rejects::CREATE_SQL)?;
-        let (bell, rings) = CheckpointBell::new();
+        let (bell, rings) = CheckpointBell::new(set_up.row_group_rows());
         let shared = Arc::new(Shared {
             queue: Arc::<Queue>::default(),
             producers: Producers::load(&set_up, &lossless)?,

@@ -6,22 +6,18 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::RecvTimeoutError;
 
+use super::bell::{CheckpointBell, Rings, Signal};
 use super::ffi::{Connection, Database};
 use super::pool::STACK_BYTES;
 use super::room::log_path;
 use super::sql_error::SqlError;
 use super::writer::Shared;
 use crate::error::{Error, Result};
-
-/// The log is checkpointed from this size on. Commits that append to a table wait while it is written,
-/// and a larger log makes that longer.
-const CHECKPOINT_WAL_BYTES: u64 = 16 << 20;
 
 /// Without a ring the thread looks this often whether there is something to do: clients' statements and large units
 /// do not ring, nor does what producers write.
@@ -35,67 +31,6 @@ const VACUUM_AT_LEAST_EVERY: Duration = Duration::from_secs(15 * 60);
 
 /// Looks at the database, whereby a transaction of it begins, and reads nothing.
 const LOOK_SQL: &str = "FROM duck_flight.sequences LIMIT 0";
-
-/// Tells the checkpoint thread that something was committed, where it wants to know: to wake a thread costs about a
-/// twentieth of a small commit.
-#[derive(Clone)]
-pub(super) struct CheckpointBell {
-    signals: Sender<Signal>,
-    /// The size of the log from which on a ring is heard.
-    heard_from_bytes: Arc<AtomicU64>,
-}
-
-enum Signal {
-    Ring,
-    Stop,
-}
-
-/// The other end of a bell, for the thread.
-pub(super) struct Rings {
-    signals: Receiver<Signal>,
-    heard_from_bytes: Arc<AtomicU64>,
-}
-
-impl CheckpointBell {
-    /// A bell that nobody hears yet.
-    pub(super) fn new() -> (Self, Rings) {
-        let (sender, receiver) = bounded(1);
-        let heard_from_bytes = Arc::new(AtomicU64::new(CHECKPOINT_WAL_BYTES));
-        let bell = Self {
-            signals: sender,
-            heard_from_bytes: heard_from_bytes.clone(),
-        };
-        let rings = Rings {
-            signals: receiver,
-            heard_from_bytes,
-        };
-        (bell, rings)
-    }
-
-    /// Tells of a commit, after which the log has this size where it is known.
-    pub(super) fn ring(&self, log_bytes: Option<u64>) {
-        let heard_from = self.heard_from_bytes.load(Ordering::Relaxed);
-        if log_bytes.is_none_or(|bytes| bytes >= heard_from) {
-            // A bell that has rung already is as good.
-            self.signals.try_send(Signal::Ring).ok();
-        }
-    }
-}
-
-impl Rings {
-    fn wait(&self, at_most: Duration) -> std::result::Result<Signal, RecvTimeoutError> {
-        self.signals.recv_timeout(at_most)
-    }
-
-    /// Waits for a commit, whatever the size of the log.
-    fn wait_for_any(&self, at_most: Duration) -> std::result::Result<Signal, RecvTimeoutError> {
-        self.heard_from_bytes.store(0, Ordering::Relaxed);
-        let signal = self.wait(at_most);
-        self.heard_from_bytes
-            .store(CHECKPOINT_WAL_BYTES, Ordering::Relaxed);
-        signal
-    }
-}
 
 /// The checkpoint thread.
 pub(super) struct Checkpointer {
@@ -134,7 +69,7 @@ impl Checkpointer {
 
     /// Ends the thread, after the checkpoint it is at. Blocks.
     pub(super) fn stop(self) {
-        self.bell.signals.send(Signal::Stop).ok();
+        self.bell.stop();
         self.thread.join().ok();
     }
 }
@@ -160,8 +95,9 @@ impl Work {
                 tracing::debug!(%error, "compaction of producers put off");
             }
             let wal_bytes = self.log.metadata().map_or(0, |metadata| metadata.len());
-            if wal_bytes >= CHECKPOINT_WAL_BYTES {
+            if rings.is_due(wal_bytes) {
                 let next = self.wait_for_commit(rings);
+                rings.start_anew();
                 self.checkpoint(wal_bytes);
                 if let Ok(Signal::Stop) = next {
                     return;
@@ -172,7 +108,7 @@ impl Work {
 
     /// Waits for another commit. Where one comes, begins a transaction that needs old data, unless a vacuum is due.
     fn wait_for_commit(&mut self, rings: &Rings) -> std::result::Result<Signal, RecvTimeoutError> {
-        let signal = rings.wait_for_any(QUIET);
+        let signal = rings.wait_for_commit(QUIET);
         let is_due = self.last_vacuum.elapsed() >= VACUUM_AT_LEAST_EVERY;
         if is_due || !matches!(signal, Ok(Signal::Ring)) {
             self.last_vacuum = Instant::now();

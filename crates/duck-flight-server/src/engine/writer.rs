@@ -21,8 +21,8 @@ use duck_flight_protocol::{Create, SchemaMode, TableName};
 use parking_lot::Mutex;
 
 use super::appender::TableWriter;
+use super::bell::CheckpointBell;
 use super::catalog::{Columns, SeenColumns};
-use super::checkpoint::CheckpointBell;
 use super::effect::Effect;
 use super::evolve::alterations;
 use super::ffi::{Connection, Database};
@@ -242,7 +242,7 @@ impl Writer {
             }
             let before = self.shared.mark.before();
             match self.try_commit(std::slice::from_mut(&mut unit)) {
-                Ok(()) => return self.acknowledge([unit], before),
+                Ok(()) => return self.acknowledge(vec![unit], before),
                 Err(again) => error = again,
             }
         }
@@ -291,13 +291,14 @@ impl Writer {
     }
 
     /// Answers units whose commit has returned.
-    fn acknowledge(&self, group: impl IntoIterator<Item = Unit>, before: Before) {
+    fn acknowledge(&self, group: Vec<Unit>, before: Before) {
         let log_bytes = self.shared.mark.write(before);
+        let commit = group.iter().map(|unit| (&unit.put.key, unit.rows));
+        self.shared.bell.ring(log_bytes, commit);
         for unit in group {
             Producers::advance(unit.identity());
             unit.acknowledge();
         }
-        self.shared.bell.ring(log_bytes);
     }
 
     /// Gives tables room for the rows of puts that may change them: in a transaction of its own, in turn.
