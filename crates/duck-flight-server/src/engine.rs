@@ -9,6 +9,7 @@ mod appender;
 mod attach;
 mod bell;
 mod budget;
+mod cancel;
 mod catalog;
 mod checkpoint;
 mod commits;
@@ -18,6 +19,7 @@ mod evolve;
 mod express;
 mod ffi;
 mod frames;
+mod health;
 mod helpers;
 mod ingest;
 mod insert;
@@ -28,6 +30,7 @@ mod lookout;
 mod mark;
 mod metadata;
 mod open;
+mod options;
 mod own_table;
 mod parameters;
 mod patience;
@@ -50,25 +53,25 @@ mod types;
 mod unit;
 mod writer;
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use duck_flight_protocol::{ForgetProducers, ProducerState, PutOptions, TableName};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 pub use attach::BLOCK_BYTES;
 pub(crate) use attach::{MAX_ROW_GROUP_ROWS, VECTOR_ROWS};
+pub(crate) use cancel::Cancel;
 pub(crate) use catalog::{Relation, literal};
 pub(crate) use ingest::{Committing, Put, SentBatch};
 pub(crate) use large::Large;
 pub(crate) use lease::{Held, InUse, Lease, Place, TransactionLease};
 pub(crate) use metadata::{CatalogRequest, TableRef, TablesFilter, sql_type_metadata};
 pub(crate) use open::SESSION_SETTINGS;
+pub use options::{DEFAULT_ROW_GROUP_ROWS, DEFAULT_STORAGE_VERSION, EngineOptions};
 pub(crate) use parameters::Parameters;
-pub(crate) use pool::{Cancel, STACK_BYTES};
+pub(crate) use pool::STACK_BYTES;
 pub(crate) use progress::Progress;
 pub(crate) use query::{Description, Outcome, ResultStream, Rows, Sql};
 pub use sql_error::{SqlError, SqlErrorKind};
@@ -82,6 +85,7 @@ use checkpoint::Checkpointer;
 use commits::Commits;
 use express::Express;
 use ffi::{ArrowOptions, Connection, Database};
+use health::Health;
 use large::LargeUnits;
 use mark::Mark;
 use open::{lock_down, open_database, settle_logs};
@@ -106,54 +110,6 @@ const LARGE_UNITS_WAITING: usize = 1024;
 
 /// How many look-ups of tables may wait for the catalog thread.
 const LOOKUPS_WAITING: usize = 65_536;
-
-/// The format of new database files: DuckDB's release with long-term support can open them, and text is compressed in
-/// one pass where the older formats take two (1.06 to 1.17 times the rows a second for loaders of four columns).
-pub const DEFAULT_STORAGE_VERSION: &str = "v1.4.0";
-
-/// The rows of a row group in new database files: several of them fill up in the commits of a few busy loaders.
-pub const DEFAULT_ROW_GROUP_ROWS: u64 = 20_480;
-
-/// What the engine needs to know.
-#[derive(Debug, Clone)]
-pub struct EngineOptions {
-    /// The database file, or `:memory:`.
-    pub database: PathBuf,
-    /// DuckDB's threads; as many as there are cores when absent.
-    pub threads: Option<usize>,
-    /// DuckDB's memory limit, such as `4GB` or `70%`.
-    pub memory_limit: Option<String>,
-    /// The oldest DuckDB that is to open a database file which is made now, such as `v1.4.0`.
-    pub storage_version: String,
-    /// The most rows of a row group, where the database file allows it: a multiple of 2,048, up to 122,880.
-    pub row_group_rows: u64,
-    /// How many statements run at the same time.
-    pub max_queries: usize,
-    /// How long a client may stand still in the middle of a statement that others wait for.
-    pub stall_timeout: Duration,
-    /// How many bytes of rows may wait for their commit.
-    pub ingest_buffer_bytes: usize,
-    /// How many bytes of the disk stay free: puts are slowed down and refused before.
-    pub min_free_disk_bytes: u64,
-}
-
-#[cfg(test)]
-impl EngineOptions {
-    /// For a small database in memory.
-    pub(crate) fn in_memory() -> Self {
-        Self {
-            database: ":memory:".into(),
-            threads: Some(1),
-            memory_limit: None,
-            storage_version: DEFAULT_STORAGE_VERSION.to_owned(),
-            row_group_rows: DEFAULT_ROW_GROUP_ROWS,
-            max_queries: 2,
-            stall_timeout: Duration::from_secs(30),
-            ingest_buffer_bytes: 1 << 20,
-            min_free_disk_bytes: 0,
-        }
-    }
-}
 
 /// One open database and the threads that work on it. Clones share it.
 #[derive(Clone)]
@@ -185,39 +141,6 @@ struct Lossless {
     _connection: Mutex<Connection>,
 }
 
-/// Whether the database can still be used.
-#[derive(Clone)]
-struct Health(Arc<watch::Sender<Option<String>>>);
-
-impl Health {
-    /// Takes note of an error after which nothing works until the database is opened again.
-    fn observe(&self, error: Error) -> Error {
-        if let Error::Sql(sql) | Error::Statement { source: sql, .. } = &error
-            && sql.is_fatal()
-        {
-            self.fail(&sql.message);
-        }
-        error
-    }
-
-    /// Fails when the database cannot be used any more: nothing may be committed from then on.
-    fn check(&self) -> Result<()> {
-        match &*self.0.borrow() {
-            None => Ok(()),
-            Some(_) => Err(Error::ShuttingDown),
-        }
-    }
-
-    /// Says that the database cannot be used any more; the first reason counts.
-    fn fail(&self, why: &str) {
-        self.0.send_if_modified(|reason| {
-            let is_first = reason.is_none();
-            reason.get_or_insert_with(|| why.to_owned());
-            is_first
-        });
-    }
-}
-
 impl Engine {
     /// Opens the database and starts the threads. Blocks.
     ///
@@ -238,7 +161,7 @@ impl Engine {
             producers: Producers::load(&set_up, &lossless)?,
             rejects: Rejects::open(&set_up)?,
             seen: SeenColumns::default(),
-            health: Health(Arc::new(watch::Sender::new(None))),
+            health: Health::default(),
             lossless,
             mark,
             bell,
@@ -484,15 +407,7 @@ impl Engine {
 
     /// Waits until the database has become unusable, and says why.
     pub(crate) async fn failed(&self) -> String {
-        let mut health = self.0.shared.health.0.subscribe();
-        loop {
-            if let Some(reason) = health.borrow_and_update().clone() {
-                return reason;
-            }
-            if health.changed().await.is_err() {
-                std::future::pending().await
-            }
-        }
+        self.0.shared.health.failed().await
     }
 
     /// Finishes what was begun, checkpoints and closes the database. Blocks.

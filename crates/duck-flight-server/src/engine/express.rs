@@ -14,9 +14,10 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::Lossless;
+use super::cancel::Cancel;
 use super::ffi::query::ALONE;
 use super::lookout::Lookout;
-use super::pool::{Cancel, Pool, Session};
+use super::pool::{Pool, Session};
 use super::pump::{Start, whole};
 use super::query::{Description, Sql, description};
 use crate::error::Result;

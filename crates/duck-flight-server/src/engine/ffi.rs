@@ -20,7 +20,9 @@ pub(crate) mod append;
 mod arrow_type;
 pub(crate) mod insert;
 mod logical_type;
+mod plans;
 pub(crate) mod query;
+mod result;
 mod tasks;
 pub(crate) mod value;
 
@@ -33,7 +35,8 @@ use duckdb::ffi;
 use parking_lot::RwLock;
 
 pub(crate) use append::{Appender, ArrowImporter, ColumnShape};
-pub(crate) use query::{Parameter, Pending, Prepared, QueryResult, StatementKind};
+pub(crate) use query::{Parameter, Pending, Prepared, StatementKind};
+pub(crate) use result::QueryResult;
 
 use logical_type::LogicalType;
 use tasks::Tasks;
@@ -178,7 +181,7 @@ pub(crate) struct Connection {
     /// by `drop`.
     begin: OnceCell<ffi::duckdb_prepared_statement>,
     commit: OnceCell<ffi::duckdb_prepared_statement>,
-    plans: RefCell<query::Plans>,
+    plans: RefCell<plans::Plans>,
     /// Of the last result.
     chunks_fetched: Cell<u64>,
     // After `raw`, so that the database outlives the connection.

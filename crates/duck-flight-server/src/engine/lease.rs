@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 
-use super::pool::{Cancel, Session};
+use super::cancel::Cancel;
+use super::pool::Session;
 use crate::error::{Error, Result};
 
 /// How long a request waits for the one before it on the same connection.

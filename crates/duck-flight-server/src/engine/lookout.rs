@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::pool::Cancel;
+use super::cancel::Cancel;
 use crate::error::{Error, Result};
 
 /// How often it is looked whether a statement still runs: one that is seen twice is overdue.

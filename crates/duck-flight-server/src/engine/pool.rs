@@ -7,11 +7,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use duck_flight_protocol::TableName;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::Lossless;
+use super::cancel::{Cancel, CancelOnDrop};
 use super::catalog;
-use super::ffi::{Connection, Database, Interrupter};
+use super::ffi::{Connection, Database};
 use super::frames::ReadAhead;
 use crate::error::{Error, Result};
 
@@ -367,123 +368,6 @@ impl Session {
                 tracing::error!(%error, "no new connection; the next request tries again")
             }
         }
-    }
-}
-
-/// Stops one request, wherever it is: not begun, running, or done.
-///
-/// An interrupt that reaches DuckDB before the statement has started is lost, and one that comes after
-/// its end would hit the next. So the flag is set first, the thread looks at it once the statement has
-/// started, and the interrupter is there only while the request runs, under one lock.
-#[derive(Default)]
-pub(crate) struct Cancel(Mutex<CancelState>);
-
-#[derive(Default)]
-struct CancelState {
-    cancelled: bool,
-    /// Whether an interrupt would cost the client more than this request: its transaction.
-    is_costly: bool,
-    running: Option<Interrupter>,
-    /// What the request waits for while its client is slow.
-    places: Option<Arc<Semaphore>>,
-}
-
-/// How long a request inside a client's transaction has to end by itself once nobody wants its result, before it is
-/// interrupted, which ends the transaction too.
-const GRACE: Duration = Duration::from_millis(50);
-
-impl Cancel {
-    /// Stops the request.
-    pub(crate) fn cancel(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.cancelled = true;
-        if let Some(places) = &state.places {
-            places.close();
-        }
-        if let Some(interrupter) = &state.running {
-            interrupter.interrupt();
-        }
-    }
-
-    /// Lets `cancel` end the wait for a slow client, too.
-    pub(super) fn closes(&self, places: Arc<Semaphore>) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.places = Some(places);
-    }
-
-    /// Says that the request runs inside a client's transaction.
-    pub(super) fn spare_transaction(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.is_costly = true;
-    }
-
-    /// Stops a request whose result nobody wants any more: at its next message, and only then by an interrupt.
-    fn give_up(self: &Arc<Self>) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let runtime = tokio::runtime::Handle::try_current();
-        let (true, Ok(runtime)) = (state.is_costly && state.running.is_some(), runtime) else {
-            drop(state);
-            return self.cancel();
-        };
-        state.cancelled = true;
-        drop(state);
-        let cancel = self.clone();
-        runtime.spawn(async move {
-            tokio::time::sleep(GRACE).await;
-            cancel.cancel();
-        });
-    }
-
-    /// Lets `cancel` reach the connection until the guard is dropped.
-    pub(super) fn watch(&self, connection: &Connection) -> Watch<'_> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.running = Some(connection.interrupter());
-        Watch(self)
-    }
-
-    pub(super) fn is_cancelled(&self) -> bool {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .cancelled
-    }
-
-    /// Fails when the request was cancelled.
-    pub(super) fn check(&self) -> Result<()> {
-        if self.is_cancelled() {
-            Err(Error::Cancelled)
-        } else {
-            Ok(())
-        }
-    }
-}
-
-/// While it lives, the request can be interrupted.
-pub(super) struct Watch<'a>(&'a Cancel);
-
-impl Drop for Watch<'_> {
-    fn drop(&mut self) {
-        self.0
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .running = None;
-    }
-}
-
-/// Cancels its request when it is dropped: the client has gone, or has all it wanted.
-#[derive(Default)]
-pub(super) struct CancelOnDrop(Arc<Cancel>);
-
-impl CancelOnDrop {
-    pub(super) fn cancel(&self) -> Arc<Cancel> {
-        self.0.clone()
-    }
-}
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.give_up();
     }
 }
 

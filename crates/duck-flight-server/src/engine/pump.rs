@@ -4,9 +4,9 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 
+use super::cancel::Cancel;
 use super::ffi::{ArrowOptions, QueryResult};
 use super::frames::FrameSender;
-use super::pool::Cancel;
 use super::readable::Readable;
 use crate::error::{Error, Result};
 

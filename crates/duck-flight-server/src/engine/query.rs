@@ -11,6 +11,7 @@ use futures::Stream;
 use tokio::sync::oneshot;
 
 use super::Lossless;
+use super::cancel::{Cancel, CancelOnDrop};
 use super::commits::{Commits, Moment};
 use super::express::Express;
 use super::ffi::{Prepared, QueryResult, StatementKind};
@@ -18,7 +19,7 @@ use super::frames::{FrameReceiver, channel};
 use super::lease::{Held, InUse, Place, Seat, Traces};
 use super::parameters::{self, Parameters};
 use super::patience::Patience;
-use super::pool::{Cancel, CancelOnDrop, Pool, Session};
+use super::pool::{Pool, Session};
 use super::progress::Progress;
 use super::pump::{Frame, Pump, Start};
 use super::readable::Readable;

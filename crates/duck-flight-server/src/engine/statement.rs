@@ -4,11 +4,12 @@
 use std::time::Instant;
 
 use super::admission::{OWN_TABLES, admit};
+use super::cancel::Cancel;
 use super::commits::Moment;
 use super::ffi::query::{ALONE, Script};
 use super::ffi::{Connection, Pending, Prepared, QueryResult, StatementKind};
 use super::lease::Traces;
-use super::pool::{Cancel, ClientTransaction, Session};
+use super::pool::{ClientTransaction, Session};
 use super::query::Sql;
 use super::sql_error::SqlErrorKind;
 use super::tokens::{Token, begins_with, contains_word, count_pairs, tokens};

@@ -1,19 +1,15 @@
-//! Statements and results: a script is parsed, then prepared and run statement by statement.
+//! Statements: a script is parsed, then prepared and run statement by statement.
 
-use std::collections::VecDeque;
-use std::ffi::CString;
 use std::ptr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{RecordBatch, RecordBatchOptions, StructArray};
-use arrow::datatypes::{FieldRef, Schema, SchemaRef};
-use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi};
+use arrow::datatypes::{FieldRef, SchemaRef};
 use duckdb::ffi;
 
-use super::super::commits::Moment;
+use super::result::{Column, QueryResult, export_schema, is_lossy, type_names};
 use super::value::Value;
-use super::{ArrowOptions, Connection, LogicalType, Result, SqlError, check, take_text, text};
+use super::{ArrowOptions, Connection, LogicalType, Result, SqlError, take_text, text};
 
 /// The kinds of statement the engine treats apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,88 +130,10 @@ impl Drop for Script<'_> {
     }
 }
 
-/// How many plans a connection keeps.
-const MAX_PLANS: usize = 32;
-
-/// The plans of queries that a connection ran last, each with the moment at which it was made.
-#[derive(Default)]
-pub(super) struct Plans(VecDeque<Plan>);
-
-struct Plan {
-    sql: String,
-    moment: Moment,
-    is_brief: bool,
-    raw: ffi::duckdb_prepared_statement,
-}
-
-impl Drop for Plan {
-    fn drop(&mut self) {
-        // SAFETY: made by duckdb_prepare_extracted_statement, freed only here; null is allowed.
-        unsafe { ffi::duckdb_destroy_prepare(&raw mut self.raw) };
-    }
-}
-
-impl Connection {
-    /// Takes the plan of a query that was made at this very moment: nothing has been committed since.
-    pub(crate) fn take_plan(&self, sql: &str, moment: Moment) -> Option<Prepared<'_>> {
-        self.take_plan_if(sql, moment, |_| true)
-    }
-
-    /// The same, of a query that was brief the last time.
-    pub(crate) fn take_brief_plan(&self, sql: &str, moment: Moment) -> Option<Prepared<'_>> {
-        self.take_plan_if(sql, moment, |plan| plan.is_brief)
-    }
-
-    fn take_plan_if(
-        &self,
-        sql: &str,
-        moment: Moment,
-        suits: impl Fn(&Plan) -> bool,
-    ) -> Option<Prepared<'_>> {
-        let mut plans = self.plans.borrow_mut();
-        // Plans of other moments are of no use any more.
-        if plans.0.front().is_some_and(|plan| plan.moment != moment) {
-            plans.0.clear();
-        }
-        let place = plans
-            .0
-            .iter()
-            .position(|plan| plan.sql == sql && suits(plan))?;
-        let mut plan = plans.0.remove(place)?;
-        Some(Prepared {
-            connection: self,
-            raw: std::mem::replace(&mut plan.raw, ptr::null_mut()),
-        })
-    }
-
-    /// Keeps the plan of a query, in place of the one that was not used for longest, and whether it was brief.
-    pub(crate) fn keep_plan(
-        &self,
-        sql: &str,
-        mut prepared: Prepared<'_>,
-        moment: Moment,
-        is_brief: bool,
-    ) {
-        let mut plans = self.plans.borrow_mut();
-        plans.0.truncate(MAX_PLANS - 1);
-        plans.0.push_front(Plan {
-            sql: sql.to_owned(),
-            moment,
-            is_brief,
-            raw: std::mem::replace(&mut prepared.raw, ptr::null_mut()),
-        });
-    }
-
-    /// How many chunks of the last result have been fetched.
-    pub(crate) fn chunks_fetched(&self) -> u64 {
-        self.chunks_fetched.get()
-    }
-}
-
 /// A statement that is bound and planned, but has not run.
 pub(crate) struct Prepared<'a> {
-    connection: &'a Connection,
-    raw: ffi::duckdb_prepared_statement,
+    pub(super) connection: &'a Connection,
+    pub(super) raw: ffi::duckdb_prepared_statement,
 }
 
 impl<'a> Prepared<'a> {
@@ -365,9 +283,6 @@ pub(crate) const ALONE: Duration = Duration::from_micros(100);
 /// How long a statement waits before it looks again whether helpers are done with its last tasks.
 const REST: Duration = Duration::from_micros(20);
 
-/// From this chunk on a result is a large one.
-const MANY_CHUNKS: u64 = 8;
-
 /// A statement that has started. Dropped before it has finished, it is interrupted.
 pub(crate) struct Pending<'a> {
     connection: &'a Connection,
@@ -451,197 +366,4 @@ impl Drop for Pending<'_> {
         // SAFETY: made by duckdb_pending_prepared_streaming, freed only here.
         unsafe { ffi::duckdb_destroy_pending(&raw mut self.raw) };
     }
-}
-
-/// A result whose rows are fetched chunk by chunk while the statement runs.
-pub(crate) struct QueryResult<'a> {
-    raw: ffi::duckdb_result,
-    connection: &'a Connection,
-}
-
-impl<'a> QueryResult<'a> {
-    /// Rows inserted, updated or deleted by the statement.
-    pub(crate) fn rows_changed(&mut self) -> u64 {
-        // SAFETY: the result is live.
-        unsafe { ffi::duckdb_rows_changed(&raw mut self.raw) }
-    }
-
-    /// Whether the statement answers with rows, rather than with how many it changed or with nothing.
-    pub(crate) fn has_rows(&self) -> bool {
-        // SAFETY: the result is live.
-        let kind = unsafe { ffi::duckdb_result_return_type(self.raw) };
-        kind == ffi::duckdb_result_type_DUCKDB_RESULT_TYPE_QUERY_RESULT
-    }
-
-    /// Fetches the next chunk: at most 2,048 rows, and never none. `None` is the end.
-    pub(crate) fn next_chunk(&mut self) -> Result<Option<ResultChunk>> {
-        let fetched = &self.connection.chunks_fetched;
-        if fetched.get() >= MANY_CHUNKS {
-            self.connection.call_helpers();
-        }
-        // SAFETY: the result is live; the chunk is owned by its wrapper.
-        let chunk = ResultChunk(unsafe { ffi::duckdb_fetch_chunk(self.raw) });
-        // SAFETY: the chunk is live where it is not null.
-        if !chunk.0.is_null() && unsafe { ffi::duckdb_data_chunk_get_size(chunk.0) } > 0 {
-            fetched.update(|count| count + 1);
-            return Ok(Some(chunk));
-        }
-        self.error().map_or(Ok(None), Err)
-    }
-
-    /// Turns the result into one of record batches. `lossless` are the options for types that Arrow
-    /// has no plain equal for.
-    pub(crate) fn into_batches(mut self, lossless: &'a ArrowOptions) -> Result<Batches<'a>> {
-        // SAFETY: the result is live; names are copied, types owned.
-        let columns = unsafe {
-            (0..ffi::duckdb_column_count(&raw mut self.raw))
-                .map(|index| Column {
-                    name: std::ffi::CStr::from_ptr(ffi::duckdb_column_name(
-                        &raw mut self.raw,
-                        index,
-                    ))
-                    .to_owned(),
-                    logical: LogicalType(ffi::duckdb_column_logical_type(&raw mut self.raw, index)),
-                })
-                .collect::<Vec<_>>()
-        };
-        let options = if is_lossy(&columns) {
-            BatchOptions::Lossless(lossless)
-        } else {
-            BatchOptions::Plain(ArrowOptions::of(self.connection))
-        };
-        let (c_schema, schema) = export_schema(options.get(), &columns)?;
-        Ok(Batches {
-            result: self,
-            columns,
-            options,
-            c_schema,
-            schema: Arc::new(schema),
-        })
-    }
-
-    fn error(&mut self) -> Option<SqlError> {
-        // SAFETY: the result is live; the message is copied.
-        let message = unsafe { text(ffi::duckdb_result_error(&raw mut self.raw)) };
-        (!message.is_empty()).then(|| SqlError::from_message(&message))
-    }
-}
-
-impl Drop for QueryResult<'_> {
-    fn drop(&mut self) {
-        // SAFETY: filled in by duckdb_execute_pending, freed only here.
-        unsafe { ffi::duckdb_destroy_result(&raw mut self.raw) };
-    }
-}
-
-/// A chunk of a result, in DuckDB's own layout.
-pub(crate) struct ResultChunk(ffi::duckdb_data_chunk);
-
-impl Drop for ResultChunk {
-    fn drop(&mut self) {
-        // SAFETY: given to us by duckdb_fetch_chunk, freed only here; null is allowed.
-        unsafe { ffi::duckdb_destroy_data_chunk(&raw mut self.0) };
-    }
-}
-
-/// A result as record batches, one for each chunk.
-pub(crate) struct Batches<'a> {
-    result: QueryResult<'a>,
-    columns: Vec<Column>,
-    options: BatchOptions<'a>,
-    c_schema: FFI_ArrowSchema,
-    schema: SchemaRef,
-}
-
-enum BatchOptions<'a> {
-    Plain(ArrowOptions),
-    Lossless(&'a ArrowOptions),
-}
-
-impl BatchOptions<'_> {
-    fn get(&self) -> &ArrowOptions {
-        match self {
-            Self::Plain(options) => options,
-            Self::Lossless(options) => options,
-        }
-    }
-}
-
-impl Batches<'_> {
-    /// The schema of every batch, as DuckDB exports it.
-    pub(crate) fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    /// The SQL type of each column.
-    pub(crate) fn type_names(&self) -> Vec<String> {
-        type_names(&self.columns)
-    }
-
-    /// Fetches the next batch: at most 2,048 rows, and never none. `None` is the end.
-    pub(crate) fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
-        let Some(chunk) = self.result.next_chunk()? else {
-            return Ok(None);
-        };
-        let mut c_array = FFI_ArrowArray::empty();
-        // SAFETY: options and chunk are live; both Arrow structs have the layout of the C data interface.
-        unsafe {
-            check(ffi::duckdb_data_chunk_to_arrow(
-                self.options.get().0,
-                chunk.0,
-                (&raw mut c_array).cast(),
-            ))?;
-        }
-        // SAFETY: DuckDB filled in the array according to this schema, exported with the same options.
-        let data = unsafe { from_ffi(c_array, &self.c_schema) }.map_err(arrow_error)?;
-        let array = StructArray::from(data);
-        let rows = RecordBatchOptions::new().with_row_count(Some(arrow::array::Array::len(&array)));
-        let columns = array.into_parts().1;
-        RecordBatch::try_new_with_options(self.schema.clone(), columns, &rows)
-            .map(Some)
-            .map_err(arrow_error)
-    }
-}
-
-struct Column {
-    name: CString,
-    logical: LogicalType,
-}
-
-/// The types whose plain export loses something: a sign or digits, an offset, or their meaning.
-const LOSSY: &[ffi::duckdb_type] = &[
-    ffi::DUCKDB_TYPE_DUCKDB_TYPE_UHUGEINT,
-    ffi::DUCKDB_TYPE_DUCKDB_TYPE_TIME_TZ,
-    ffi::DUCKDB_TYPE_DUCKDB_TYPE_BIT,
-];
-
-fn is_lossy(columns: &[Column]) -> bool {
-    columns.iter().any(|column| column.logical.contains(LOSSY))
-}
-
-fn type_names(columns: &[Column]) -> Vec<String> {
-    columns.iter().map(|column| column.logical.name()).collect()
-}
-
-fn export_schema(options: &ArrowOptions, columns: &[Column]) -> Result<(FFI_ArrowSchema, Schema)> {
-    let mut types: Vec<_> = columns.iter().map(|column| column.logical.0).collect();
-    let mut names: Vec<_> = columns.iter().map(|column| column.name.as_ptr()).collect();
-    let mut c_schema = FFI_ArrowSchema::empty();
-    // SAFETY: both arrays hold `columns.len()` live entries; the schema struct has the layout of the C
-    // data interface and is released by its own drop.
-    unsafe {
-        check(ffi::duckdb_to_arrow_schema(
-            options.0,
-            types.as_mut_ptr(),
-            names.as_mut_ptr(),
-            columns.len() as u64,
-            (&raw mut c_schema).cast(),
-        ))?;
-    }
-    let schema = Schema::try_from(&c_schema).map_err(arrow_error)?;
-    Ok((c_schema, schema))
-}
-
-fn arrow_error(error: arrow::error::ArrowError) -> SqlError {
-    SqlError::internal(format!("DuckDB's Arrow export cannot be read: {error}"))
 }

@@ -1,0 +1,82 @@
+//! The plans of queries, kept for the next time.
+
+use std::collections::VecDeque;
+use std::ptr;
+
+use duckdb::ffi;
+
+use super::super::commits::Moment;
+use super::{Connection, Prepared};
+
+/// How many plans a connection keeps.
+const MAX_PLANS: usize = 32;
+
+/// The plans of queries that a connection ran last, each with the moment at which it was made.
+#[derive(Default)]
+pub(super) struct Plans(VecDeque<Plan>);
+
+struct Plan {
+    sql: String,
+    moment: Moment,
+    is_brief: bool,
+    raw: ffi::duckdb_prepared_statement,
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        // SAFETY: made by duckdb_prepare_extracted_statement, freed only here; null is allowed.
+        unsafe { ffi::duckdb_destroy_prepare(&raw mut self.raw) };
+    }
+}
+
+impl Connection {
+    /// Takes the plan of a query that was made at this very moment: nothing has been committed since.
+    pub(crate) fn take_plan(&self, sql: &str, moment: Moment) -> Option<Prepared<'_>> {
+        self.take_plan_if(sql, moment, |_| true)
+    }
+
+    /// The same, of a query that was brief the last time.
+    pub(crate) fn take_brief_plan(&self, sql: &str, moment: Moment) -> Option<Prepared<'_>> {
+        self.take_plan_if(sql, moment, |plan| plan.is_brief)
+    }
+
+    fn take_plan_if(
+        &self,
+        sql: &str,
+        moment: Moment,
+        suits: impl Fn(&Plan) -> bool,
+    ) -> Option<Prepared<'_>> {
+        let mut plans = self.plans.borrow_mut();
+        // Plans of other moments are of no use any more.
+        if plans.0.front().is_some_and(|plan| plan.moment != moment) {
+            plans.0.clear();
+        }
+        let place = plans
+            .0
+            .iter()
+            .position(|plan| plan.sql == sql && suits(plan))?;
+        let mut plan = plans.0.remove(place)?;
+        Some(Prepared {
+            connection: self,
+            raw: std::mem::replace(&mut plan.raw, ptr::null_mut()),
+        })
+    }
+
+    /// Keeps the plan of a query, in place of the one that was not used for longest, and whether it was brief.
+    pub(crate) fn keep_plan(
+        &self,
+        sql: &str,
+        mut prepared: Prepared<'_>,
+        moment: Moment,
+        is_brief: bool,
+    ) {
+        let mut plans = self.plans.borrow_mut();
+        plans.0.truncate(MAX_PLANS - 1);
+        plans.0.push_front(Plan {
+            sql: sql.to_owned(),
+            moment,
+            is_brief,
+            raw: std::mem::replace(&mut prepared.raw, ptr::null_mut()),
+        });
+    }
+}
