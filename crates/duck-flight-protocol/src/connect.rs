@@ -65,6 +65,7 @@ impl ConnectOptions {
     pub async fn connect(&self) -> Result<FlightClient, ConnectError> {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let connector = connector
             .map_response(|stream| TokioIo::new(Socket::patient(TokioIo::into_inner(stream))));
         let channel = self
@@ -100,7 +101,6 @@ impl ConnectOptions {
             )));
         }
         Ok(endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
             .max_frame_size(FRAME_BYTES)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES))

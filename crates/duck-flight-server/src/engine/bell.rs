@@ -49,7 +49,7 @@ struct Watch {
 
 /// What was put into the log since the last checkpoint.
 #[derive(Default)]
-struct Logged {
+pub(super) struct Logged {
     rows: u64,
     tables: HashSet<TableKey>,
 }
@@ -75,12 +75,15 @@ impl CheckpointBell {
         (bell, rings)
     }
 
-    /// Tells of a commit of rows to tables, after which the log has this size where it is known.
+    /// Tells of a commit of rows to tables, after which the log has this size where it is known; 0 where there is none.
     pub(super) fn ring<'t>(
         &self,
         log_bytes: Option<u64>,
-        commit: impl Iterator<Item = (&'t TableKey, u64)> + Clone,
+        commit: impl Iterator<Item = (&'t TableKey, u64)>,
     ) {
+        if log_bytes == Some(0) {
+            return;
+        }
         self.watch.note(commit);
         let is_awaited = || self.watch.is_awaited.load(Ordering::Relaxed);
         if log_bytes.is_none_or(|bytes| self.watch.is_due(bytes)) || is_awaited() {
@@ -113,24 +116,37 @@ impl Rings {
         self.watch.is_due(log_bytes)
     }
 
-    /// Counts from here on: a checkpoint begins.
-    pub(super) fn start_anew(&self) {
-        *self.watch.logged.lock() = Logged::default();
+    /// Counts from here on, for a checkpoint begins; answers with what was counted before.
+    pub(super) fn start_anew(&self) -> Logged {
+        std::mem::take(&mut *self.watch.logged.lock())
+    }
+
+    /// Counts as before: the checkpoint has failed.
+    pub(super) fn put_back(&self, before: Logged) {
+        let mut logged = self.watch.logged.lock();
+        logged.rows += before.rows;
+        logged.tables.extend(before.tables);
     }
 }
 
 impl Watch {
-    /// Notes the rows of a commit, unless they fill row groups: those are written to the database file itself.
-    fn note<'t>(&self, commit: impl Iterator<Item = (&'t TableKey, u64)> + Clone) {
-        let rows: u64 = commit.clone().map(|(_, rows)| rows).sum();
-        if rows >= self.row_group_rows {
-            return;
+    /// Notes the rows of a commit. Those that fill row groups of their table are written to the database file itself, and
+    /// those of other databases to their own logs.
+    fn note<'t>(&self, commit: impl Iterator<Item = (&'t TableKey, u64)>) {
+        let mut by_table: Vec<(&TableKey, u64)> = Vec::new();
+        for (table, rows) in commit.filter(|(table, _)| table.catalog.is_none()) {
+            match by_table.iter_mut().find(|(known, _)| *known == table) {
+                Some((_, sum)) => *sum += rows,
+                None => by_table.push((table, rows)),
+            }
         }
         let mut logged = self.logged.lock();
-        logged.rows += rows;
-        for (table, _) in commit {
-            if !logged.tables.contains(table) {
-                logged.tables.insert(table.clone());
+        for (table, rows) in by_table {
+            if rows < self.row_group_rows {
+                logged.rows += rows;
+                if !logged.tables.contains(table) {
+                    logged.tables.insert(table.clone());
+                }
             }
         }
     }
@@ -167,14 +183,16 @@ mod tests {
         for _ in 0..commits {
             for name in tables {
                 let key = table(name);
-                bell.ring(Some(0), [(&key, rows)].into_iter());
+                bell.ring(Some(1), [(&key, rows)].into_iter());
             }
         }
         assert!(!rings.is_due(LOG_BYTES_OF_MANY_ROWS - 1));
         assert!(rings.is_due(LOG_BYTES));
         let is_due = rings.is_due(LOG_BYTES_OF_MANY_ROWS);
-        rings.start_anew();
+        let before = rings.start_anew();
         assert!(!rings.is_due(LOG_BYTES_OF_MANY_ROWS));
+        rings.put_back(before);
+        assert_eq!(rings.is_due(LOG_BYTES_OF_MANY_ROWS), is_due);
         is_due
     }
 
@@ -197,6 +215,19 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_other_databases_are_in_other_logs() {
+        let (bell, rings) = CheckpointBell::new(ROW_GROUP_ROWS);
+        let key = TableKey {
+            catalog: Some("other".to_owned()),
+            ..table("t")
+        };
+        for _ in 0..100 {
+            bell.ring(Some(1), [(&key, 1024)].into_iter());
+        }
+        assert!(!rings.is_due(LOG_BYTES_OF_MANY_ROWS));
+    }
+
+    #[test]
     fn a_commit_rings_where_a_checkpoint_is_due_or_it_is_awaited() {
         let (bell, rings) = CheckpointBell::new(ROW_GROUP_ROWS);
         let key = table("t");
@@ -210,7 +241,7 @@ mod tests {
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| rings.wait_for_commit(Duration::from_secs(60)));
             while !waits.is_finished() {
-                bell.ring(Some(0), commit());
+                bell.ring(Some(1), commit());
                 std::thread::yield_now();
             }
             assert!(matches!(waits.join().unwrap(), Ok(Signal::Ring)));

@@ -19,8 +19,8 @@ use super::sql_error::SqlError;
 use super::writer::Shared;
 use crate::error::{Error, Result};
 
-/// Without a ring the thread looks this often whether there is something to do: clients' statements and large units
-/// do not ring, nor does what producers write.
+/// Without a ring the thread looks this often whether there is something to do: clients' statements and large units do
+/// not ring, and for a table of sequences that is to be compacted there is no ring.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A database that gets no commit for so long is left alone, and can be vacuumed.
@@ -97,8 +97,10 @@ impl Work {
             let wal_bytes = self.log.metadata().map_or(0, |metadata| metadata.len());
             if rings.is_due(wal_bytes) {
                 let next = self.wait_for_commit(rings);
-                rings.start_anew();
-                self.checkpoint(wal_bytes);
+                let logged = rings.start_anew();
+                if !self.checkpoint(wal_bytes) {
+                    rings.put_back(logged);
+                }
                 if let Ok(Signal::Stop) = next {
                     return;
                 }
@@ -126,7 +128,8 @@ impl Work {
         self.connection.execute(LOOK_SQL)
     }
 
-    fn checkpoint(&self, wal_bytes: u64) {
+    /// Checkpoints; answers whether that was possible.
+    fn checkpoint(&self, wal_bytes: u64) -> bool {
         let start = Instant::now();
         let outcome = self.connection.execute("CHECKPOINT").or_else(|error| {
             tracing::debug!(%error, "checkpoint in turn");
@@ -142,11 +145,13 @@ impl Work {
             Ok(()) => {
                 let elapsed_ms = start.elapsed().as_millis();
                 tracing::debug!(wal_bytes, elapsed_ms, "checkpoint finished");
+                true
             }
             // A client's; the next commit rings again.
             Err(error) => {
                 let error = self.shared.health.observe(error.into());
                 tracing::debug!(wal_bytes, %error, "checkpoint put off");
+                false
             }
         }
     }

@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::log_entries::{Entries, header_end, start};
+use super::log_entries::{Entries, Entry, FLUSH, header_end, start};
 use super::room::log_path;
 use super::torn;
 use crate::error::{Error, Result};
@@ -57,7 +57,7 @@ struct State {
     next_log: Log,
 }
 
-/// A log: how long its whole entries are, and how it begins.
+/// A log: where its last whole commit ends, and how it begins.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Log {
     bytes: u64,
@@ -113,10 +113,13 @@ impl Mark {
         Before(self.files.as_ref().and_then(Files::checkpoints))
     }
 
-    /// Notes the log as it is, with a commit in it that is about to be acknowledged, and answers with its size in bytes.
-    /// Where a checkpoint has finished since `before`, the commit may be in either log, and nothing is noted or known.
+    /// Notes the log as it is, with a commit in it that is about to be acknowledged, and answers with its size in bytes,
+    /// which is 0 where there is no mark. Where a checkpoint has finished since `before`, the commit may be in either log, and nothing is noted or known.
     pub(super) fn write(&self, before: Before) -> Option<u64> {
-        let (Some(files), Before(Some(count))) = (&self.files, before) else {
+        let Some(files) = &self.files else {
+            return Some(0);
+        };
+        let Before(Some(count)) = before else {
             return None;
         };
         let mut last = files.last.lock();
@@ -149,8 +152,13 @@ impl Mark {
     pub(super) fn is_torn(&self) -> bool {
         self.files.as_ref().is_some_and(|files| {
             files.logs.iter().any(|log| {
-                let bytes = log.metadata().map_or(0, |metadata| metadata.len());
-                Log::look(log, &[]).bytes < bytes
+                let Ok(file) = File::open(log) else {
+                    return false;
+                };
+                let entries = Entries::of(&file);
+                let begin = header_end(&start(&file));
+                let last = entries.from(begin).last();
+                last.map_or(begin, |entry| entry.end) < entries.bytes()
             })
         })
     }
@@ -218,21 +226,25 @@ fn check(path: &Path, state: &State) -> Result<()> {
 }
 
 impl Log {
-    /// The log as it is, up to the end of its last whole entry. `known` are logs of the same count, one of which
-    /// it may have been: they only grow, so what was walked once need not be walked again.
+    /// The log as it is, up to the end of its last whole commit: what is behind that may be another's commit, which is
+    /// not acknowledged and may be taken back. `known` are logs of the same count, one of which it may have been: they
+    /// only grow, so what was walked once need not be walked again.
     fn look(path: &Path, known: &[Self]) -> Self {
         let Ok(file) = File::open(path) else {
             return Self::default();
         };
         let start = start(&file);
         let entries = Entries::of(&file);
-        let further =
-            |log: &Self| (log.bytes > 0 && log.start == start).then(|| entries.end(log.bytes));
-        let known = known.iter().find_map(|log| further(log).flatten());
-        let mut bytes = known.unwrap_or_else(|| header_end(&start));
-        while let Some(end) = entries.end(bytes) {
-            bytes = end;
-        }
+        let leads_on =
+            |bytes: u64| bytes > 0 && (bytes == entries.bytes() || entries.at(bytes).is_some());
+        let known = known
+            .iter()
+            .find(|log| log.start == start && leads_on(log.bytes));
+        let from = known.map_or_else(|| header_end(&start), |log| log.bytes);
+        // An entry whose kind cannot be told counts.
+        let ends_commit = |entry: &Entry| entry.kind.is_none_or(|kind| kind == FLUSH);
+        let commits = entries.from(from).filter(ends_commit);
+        let bytes = commits.last().map_or(from, |entry| entry.end);
         Self { bytes, start }
     }
 
@@ -247,15 +259,10 @@ impl Log {
         if !start(&file).starts_with(&self.start) {
             return false;
         }
+        let begin = header_end(&self.start);
         let entries = Entries::of(&file);
-        let mut bytes = header_end(&self.start);
-        while bytes < self.bytes {
-            match entries.end(bytes) {
-                Some(end) => bytes = end,
-                None => return false,
-            }
-        }
-        bytes == self.bytes
+        let mut ends = entries.from(begin).map(|entry| entry.end);
+        self.bytes == begin || ends.find(|&end| end >= self.bytes) == Some(self.bytes)
     }
 }
 
@@ -278,4 +285,36 @@ pub(super) fn logs(database: &Path) -> [PathBuf; 2] {
 
 fn mark_path(database: &Path) -> PathBuf {
     PathBuf::from(format!("{}.mark", database.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::log_entries::samples::{HEADER, INSERT, entry};
+    use super::super::log_entries::{FLUSH, ROW_GROUP_DATA};
+    use super::*;
+
+    /// A log of these entries, with a part of another one behind them, and how many of them are marked.
+    fn marked(kinds: &[u8], known: &[Log]) -> (Log, usize) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut log = HEADER.to_vec();
+        log.extend(kinds.iter().copied().flat_map(entry));
+        log.extend(&entry(FLUSH)[..17]);
+        std::fs::write(&path, log).unwrap();
+        let log = Log::look(&path, known);
+        assert!(log.is_in(&path));
+        let bytes = usize::try_from(log.bytes).unwrap() - HEADER.len();
+        assert_eq!(bytes % entry(FLUSH).len(), 0);
+        (log, bytes / entry(FLUSH).len())
+    }
+
+    #[test]
+    fn a_commit_that_is_not_whole_is_not_marked() {
+        let (known, entries) = marked(&[INSERT, FLUSH, ROW_GROUP_DATA, INSERT], &[]);
+        assert_eq!(entries, 2);
+        let more = [INSERT, FLUSH, ROW_GROUP_DATA, INSERT, FLUSH, INSERT];
+        assert_eq!(marked(&more, &[known]).1, 5);
+        assert_eq!(marked(&[INSERT], &[]).1, 0);
+        assert_eq!(marked(&[], &[]).1, 0);
+    }
 }

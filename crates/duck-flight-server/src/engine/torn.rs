@@ -12,12 +12,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, fcntl_lock};
 
-use super::log_entries::{Entries, header_end, start};
+use super::log_entries::{Entries, FLUSH, ROW_GROUP_DATA, header_end, start};
 use crate::error::{Error, Result};
-
-/// Kinds of entries: row groups in the database file, and the end of a commit.
-const ROW_GROUP_DATA: u8 = 29;
-const FLUSH: u8 = 100;
 
 /// Cuts off a part of a commit at the end of each log of a database that is not open, where row groups are in it. Of
 /// what was acknowledged nothing is cut: DuckDB will say what is wrong with that.
@@ -66,35 +62,22 @@ fn cut_log(path: &Path, acknowledged: &impl Fn(&Path) -> u64) -> io::Result<()> 
 
 /// Where the last whole commit ends, if there are row groups behind it.
 fn last_commit_before_row_groups(log: &File) -> Option<u64> {
-    let entries = Entries::of(log);
-    let mut offset = header_end(&start(log));
-    let mut committed = offset;
+    let mut committed = header_end(&start(log));
     let mut has_row_groups = false;
-    while let Some(end) = entries.end(offset) {
-        match entries.kind(offset) {
-            Some(FLUSH) => (committed, has_row_groups) = (end, false),
+    for entry in Entries::of(log).from(committed) {
+        match entry.kind {
+            Some(FLUSH) => (committed, has_row_groups) = (entry.end, false),
             Some(ROW_GROUP_DATA) => has_row_groups = true,
             _ => {}
         }
-        offset = end;
     }
     has_row_groups.then_some(committed)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::log_entries::samples::{HEADER, INSERT, entry};
     use super::*;
-
-    const INSERT: u8 = 26;
-
-    const HEADER: &[u8] = &[100, 0, 98, 101, 0, 2, 0xff, 0xff];
-
-    /// An entry of this kind.
-    fn entry(kind: u8) -> Vec<u8> {
-        let payload = [100, 0, kind, 7, 7, 7, 0xff, 0xff];
-        let size = payload.len() as u64;
-        [&size.to_le_bytes()[..], &[9; 8], &payload].concat()
-    }
 
     /// What is left of a log of these entries, and of a part of another one, as the number of whole entries.
     fn left_of(kinds: &[u8], acknowledged: usize) -> Option<usize> {
