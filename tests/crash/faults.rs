@@ -19,9 +19,6 @@ const SMALL: i64 = 1000;
 const ALMOST_FULL_GROUP: i64 = 20_000;
 const FULL_GROUP: i64 = 130_000;
 
-/// A log of this size makes the server checkpoint it.
-const LONG_LOG: u64 = 16 << 20;
-
 /// How often a disk that should fail is looked at.
 const LOOK: Duration = Duration::from_millis(3);
 
@@ -242,13 +239,10 @@ async fn a_checkpoint_of_the_servers_own_that_fails_ends_the_server() {
     let (mut server, client, mut ledger) = loaded(&disk).await;
     disk.fail("write", DATABASE, ENOSPC);
     // Groups that are just too small for the database file fill the log until the server checkpoints it.
-    let log = server.directory().join("test.db.wal");
-    while log.metadata().is_ok_and(|log| log.len() < LONG_LOG) {
-        ledger.append_all(&client, 1, ALMOST_FULL_GROUP).await;
-    }
     let failure = async {
         while disk.failures() == 0 {
-            tokio::time::sleep(LOOK).await;
+            // The last ones may come to a server that has ended.
+            ledger.append(&client, ALMOST_FULL_GROUP).await.ok();
         }
     };
     soon("a checkpoint", failure).await;

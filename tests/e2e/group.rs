@@ -247,12 +247,12 @@ async fn ddl_beside_loaders_neither_fails_them_nor_spoils_their_rows() {
                 added
             }
         });
-        let report = run(&server, plan("t", 4, 100, commit)).await;
+        let report = run(&server, plan("t", 4, 50, commit)).await;
         over.store(true, Ordering::Release);
         let added: u32 = churn.await.unwrap();
-        assert_clean(&report, 4 * 100 * ROWS);
+        assert_clean(&report, 4 * 50 * ROWS);
         assert!(added > 0);
-        assert_eq!(client.count("t").await, 4 * 100 * ROWS);
+        assert_eq!(client.count("t").await, 4 * 50 * ROWS);
         let wrong = "SELECT count(*) FROM t WHERE value NOT BETWEEN 0 AND 100 OR category NOT IN ('A', 'B', 'C', 'D') \
              OR value IS NULL OR category IS NULL OR timestamp IS NULL OR extra0 IS DISTINCT FROM 0";
         assert_eq!(client.rows(wrong).await, ["0"]);

@@ -302,7 +302,7 @@ async fn a_long_query_tells_how_far_it_is_until_its_rows_are_there() {
     let server = TestServer::start().await;
     let client = server.client().await;
     client
-        .execute("CREATE TABLE t AS SELECT range AS i FROM range(20000000)")
+        .execute("CREATE TABLE t AS SELECT range AS i FROM range(10000000)")
         .await;
     // Long enough for some polls: every row is hashed and sorted.
     let slow = "SELECT count(*) FROM (SELECT DISTINCT md5(i::VARCHAR) AS h FROM t ORDER BY h DESC)";
@@ -321,7 +321,7 @@ async fn a_long_query_tells_how_far_it_is_until_its_rows_are_there() {
     );
     assert_eq!(polled.progress, Some(1.0));
     let info = polled.info.expect("where the rows are");
-    assert_eq!(client.sql().fetch(&info).await.unwrap(), ["20000000"]);
+    assert_eq!(client.sql().fetch(&info).await.unwrap(), ["10000000"]);
     server.shutdown().await;
 }
 

@@ -87,8 +87,13 @@ impl CheckpointBell {
         self.watch.note(commit);
         let is_awaited = || self.watch.is_awaited.load(Ordering::Relaxed);
         if log_bytes.is_none_or(|bytes| self.watch.is_due(bytes)) || is_awaited() {
-            self.signals.try_send(Signal::Ring).ok();
+            self.ring_at_once();
         }
+    }
+
+    /// Tells of something to do.
+    pub(super) fn ring_at_once(&self) {
+        self.signals.try_send(Signal::Ring).ok();
     }
 
     /// Ends the thread. Blocks while a ring is not heard yet.

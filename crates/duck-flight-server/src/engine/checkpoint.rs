@@ -20,7 +20,7 @@ use super::writer::Shared;
 use crate::error::{Error, Result};
 
 /// Without a ring the thread looks this often whether there is something to do: clients' statements and large units do
-/// not ring, and for a table of sequences that is to be compacted there is no ring.
+/// not ring.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A database that gets no commit for so long is left alone, and can be vacuumed.

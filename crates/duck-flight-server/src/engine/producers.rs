@@ -284,11 +284,16 @@ impl Producers {
         }
     }
 
+    /// Whether there are many rows that tell nothing any more.
+    pub(super) fn want_compaction(&self) -> bool {
+        let written = self.0.written.load(Ordering::Relaxed);
+        written >= COMPACT_ROWS && written >= COMPACT_ROWS + self.0.states.lock().len() as u64
+    }
+
     /// Deletes rows that tell nothing any more, where there are many.
     pub(super) fn compact(&self, connection: &Connection) -> Result<()> {
-        let written = self.0.written.load(Ordering::Relaxed);
-        let producers = self.0.states.lock().len() as u64;
-        if written >= COMPACT_ROWS + producers {
+        if self.want_compaction() {
+            let written = self.0.written.load(Ordering::Relaxed);
             connection.execute(COMPACT_SQL)?;
             self.0.written.fetch_sub(written, Ordering::Relaxed);
         }

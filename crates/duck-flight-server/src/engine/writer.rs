@@ -295,6 +295,9 @@ impl Writer {
         let log_bytes = self.shared.mark.write(before);
         let commit = group.iter().map(|unit| (&unit.put.key, unit.rows));
         self.shared.bell.ring(log_bytes, commit);
+        if self.shared.producers.want_compaction() {
+            self.shared.bell.ring_at_once();
+        }
         for unit in group {
             Producers::advance(unit.identity());
             unit.acknowledge();
