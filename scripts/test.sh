@@ -4,8 +4,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 scripts/setup.sh --python
-# The binaries first: the Python tests run them.
-cargo build --release --workspace --bins
+# All at once, the binaries that the Python tests run included: built by themselves they would have their dependencies
+# with fewer features than the tests, and those would be built twice.
+cargo build --release --workspace --bins --tests
 scripts/check.sh
 cargo test --release --workspace
 .venv/bin/python -m pytest tests/clients
