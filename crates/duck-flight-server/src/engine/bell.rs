@@ -182,7 +182,7 @@ mod tests {
         }
     }
 
-    /// Whether a checkpoint is due at the smaller size after so many commits of a thousand rows to each table.
+    /// Whether a checkpoint is due at the smaller size after so many commits of so many rows to each table.
     fn is_due_early(tables: &[&str], commits: u64, rows: u64) -> bool {
         let (bell, rings) = CheckpointBell::new(ROW_GROUP_ROWS);
         for _ in 0..commits {

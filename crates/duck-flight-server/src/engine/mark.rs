@@ -114,7 +114,8 @@ impl Mark {
     }
 
     /// Notes the log as it is, with a commit in it that is about to be acknowledged, and answers with its size in bytes,
-    /// which is 0 where there is no mark. Where a checkpoint has finished since `before`, the commit may be in either log, and nothing is noted or known.
+    /// which is 0 for a database in memory. Where a checkpoint has finished since `before`, the commit may be in either
+    /// log, and nothing is noted or known.
     pub(super) fn write(&self, before: Before) -> Option<u64> {
         let Some(files) = &self.files else {
             return Some(0);
