@@ -28,8 +28,8 @@ def server_binary() -> Path:
 class Server:
     """A running duck-flight-server on a port of its own."""
 
-    def __init__(self, directory: Path, *flags: str):
-        self.database = directory / "test.db"
+    def __init__(self, directory: Path, *flags: str, database: str = "test.db"):
+        self.database = directory / database
         self.log = directory / "server.log"
         command = [server_binary(), "--database", self.database, "--listen", "127.0.0.1:0", *flags]
         with self.log.open("ab") as log:

@@ -147,6 +147,16 @@ def test_a_temporary_table_without_a_session_is_no_table_for_all(connection, tab
         rows_of(connection, f"FROM {table}")
 
 
+def test_the_catalog_of_temporary_tables_is_the_sessions_own(server, connection, table):
+    with connect(server, COOKIES) as session:
+        ingest(session, table, DUCKS, catalog_name="TEMP", db_schema_name="main")
+        assert rows_of(session, f"FROM temp.{table} ORDER BY id") == ALL[:2]
+        with refused(AdbcStatusCode.INVALID_ARGUMENT, "catalog"):
+            ingest(session, table, DUCKS, catalog_name="test", temporary=True)
+        with refused(AdbcStatusCode.NOT_FOUND, table):
+            rows_of(connection, f"FROM test.main.{table}")
+
+
 def test_a_million_rows_in_many_batches_are_one_unit(server, connection, table):
     rows = 1_000_000
     data = pa.table({"i": range(rows), "name": [f"row {i % 100}" for i in range(rows)]})

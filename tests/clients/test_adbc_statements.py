@@ -92,6 +92,13 @@ def test_what_a_change_returns_comes_back_and_it_happens_once(connection, table)
     assert rows_of(connection, f"FROM {table} ORDER BY i") == [(2,), (3,)]
 
 
+def test_a_large_answer_of_a_change_is_sent_in_messages_that_the_driver_takes(connection, table):
+    run(connection, f"CREATE TABLE {table} (s VARCHAR)")
+    rows = rows_of(connection, f"INSERT INTO {table} SELECT repeat('x', 10000) FROM range(2048) RETURNING *")
+    assert rows == [("x" * 10000,)] * 2048
+    assert count_of(connection, table) == 2048
+
+
 def test_a_change_says_how_many_rows_it_changed(connection, table):
     run(connection, f"CREATE TABLE {table} (i BIGINT)")
     assert run(connection, f"INSERT INTO {table} FROM range(10)") == 10

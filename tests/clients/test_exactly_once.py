@@ -4,7 +4,7 @@ import json
 
 import pyarrow as pa
 import pytest
-from conftest import execute, query
+from conftest import Server, execute, query
 from puts import Stream, command, send
 
 SCHEMA = pa.schema([("i", pa.int64())])
@@ -45,6 +45,18 @@ def test_a_put_that_is_sent_again_is_applied_once(client, table):
     assert send(client, data(3), **options, sequence=2) == ack(1, 2)
     assert send(client, data(1, 2), **options, sequence=1) == ack(2, 1, duplicate=True)
     assert values(client, table) == [1, 2, 3]
+
+
+def test_producers_of_a_database_that_has_the_name_of_their_schema_are_listed(tmp_path):
+    for _ in range(2):
+        server = Server(tmp_path, database="duck_flight.db")
+        with server.client() as client:
+            send(client, data(1), table="t", producer="p", sequence=1)
+            assert values(client, "t") == [1]
+            assert query(client, "SELECT producer FROM duck_flight.producers") == [{"producer": "p"}]
+            assert query(client, "SELECT count(*) AS n FROM duck_flight.rejects") == [{"n": 0}]
+            execute(client, "DELETE FROM duck_flight.rejects")
+        server.stop()
 
 
 def test_batches_that_are_sent_again_are_applied_once_and_acknowledged_in_order(client, table):

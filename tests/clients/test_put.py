@@ -215,6 +215,15 @@ def test_a_view_is_not_a_place_for_rows(client, table):
         put(client, table, numbers(1))
 
 
+@pytest.mark.parametrize("path", [["temp", "main"], ["TEMP", "main"], ["temp"]], ids=".".join)
+def test_rows_that_nobody_could_read_are_refused(client, table, path):
+    data = pa.table({"i": [1, 2, 3]})
+    with pytest.raises(pa.ArrowInvalid, match="temporary"):
+        writer, _ = client.do_put(flight.FlightDescriptor.for_path(*path, table), data.schema)
+        with writer:
+            writer.write_table(data)
+
+
 def test_a_message_above_the_limit_is_refused_with_the_right_code(start_server):
     limit = 1 << 20
     with start_server("--max-message-size", str(limit)).client() as client:

@@ -105,6 +105,16 @@ def test_values_are_exact_or_refused(client, sql, expected):
         assert_exact(column, expected)
 
 
+@pytest.mark.parametrize("value", ["to_hours(3000000)", "[to_microseconds(9223372036854775807)]", "{'a': to_hours(-3000000)}"])
+def test_an_interval_that_arrow_cannot_tell_is_refused(client, value):
+    with pytest.raises(pa.ArrowInvalid, match="292 years.*VARCHAR"):
+        read(client, f"SELECT {value} AS i")
+    assert read(client, f"SELECT ({value})::VARCHAR AS i").num_rows == 1
+    assert read(client, "SELECT to_hours(2500000) AS i")["i"].to_pylist() == [
+        pa.MonthDayNano([0, 0, 2500000 * 3600 * 10**9])
+    ]
+
+
 def test_json_is_text(client):
     column = read(client, """SELECT '{"a": [1, null]}'::JSON AS j UNION ALL SELECT NULL""")["j"]
     assert sorted(column.to_pylist(), key=str) == [None, '{"a": [1, null]}']

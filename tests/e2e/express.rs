@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use duck_tests::{Client, TestServer, soon};
+use duck_tests::{Client, ServerProcess, TestServer, soon};
 use tokio::task::JoinHandle;
 use tonic::Status;
 
@@ -133,4 +133,40 @@ async fn a_brief_query_that_fails_now_and_then_says_why() {
         }
     }
     panic!("{fine} fine and {failed} failed")
+}
+
+/// Asks until the answer is another one than before.
+async fn until_changed(client: &Client, sql: &str) {
+    let first = client.rows(sql).await;
+    let changed = async { while client.rows(sql).await == first {} };
+    soon(sql, changed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_local_time_goes_on_while_nothing_is_committed() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    let plain = [
+        "SELECT localtimestamp",
+        "SELECT localtime",
+        "SELECT current_localtimestamp()",
+        "SELECT \"current_localtime\"()",
+        "SELECT now()",
+    ];
+    for sql in plain {
+        until_changed(&client, sql).await;
+    }
+    client
+        .execute("CREATE VIEW clock AS SELECT localtimestamp; CREATE MACRO clock() AS localtime")
+        .await;
+    for sql in ["FROM clock", "SELECT clock()"] {
+        until_changed(&client, sql).await;
+    }
+    // The next server finds them.
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let client = server.client().await;
+    for sql in ["FROM clock", "SELECT clock()"] {
+        until_changed(&client, sql).await;
+    }
+    server.stop();
 }

@@ -221,6 +221,9 @@ async fn messages_stay_small_however_wide_the_rows() {
         ("SELECT range AS i, repeat('x', 10000) AS s FROM range(20000)".to_owned(), 20_000),
         (format!("SELECT {many} FROM range(50000)"), 50_000),
         ("SELECT list_transform(range(500), lambda x: x + r.range) AS l FROM range(20000) r".to_owned(), 20_000),
+        ("SELECT 1; SELECT repeat('x', 10000) AS s FROM range(2048)".to_owned(), 2048),
+        // The large rows of a chunk first.
+        ("SELECT CASE WHEN range < 20 THEN repeat('x', 1000000) ELSE 'y' END AS s FROM range(2048)".to_owned(), 2048),
         // A few huge values among small ones.
         ("SELECT CASE WHEN range % 1000 = 0 THEN repeat('x', 2000000) ELSE 'y' END AS s FROM range(10000)".to_owned(), 10_000),
     ];

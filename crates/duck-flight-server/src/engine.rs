@@ -19,10 +19,12 @@ mod evolve;
 mod express;
 mod ffi;
 mod frames;
+mod frozen;
 mod health;
 mod helpers;
 mod ingest;
 mod insert;
+mod interval;
 mod large;
 mod lease;
 mod log_entries;
@@ -75,7 +77,7 @@ pub(crate) use pool::STACK_BYTES;
 pub(crate) use progress::Progress;
 pub(crate) use query::{Description, Outcome, ResultStream, Rows, Sql};
 pub use sql_error::{SqlError, SqlErrorKind};
-pub(crate) use unit::Committed;
+pub(crate) use unit::{Committed, TEMPORARY};
 
 use crate::error::{Error, Result};
 use bell::CheckpointBell;
@@ -155,6 +157,7 @@ impl Engine {
         settle_logs(&set_up, &options.database)?;
         set_up.execute(producers::CREATE_SQL)?;
         set_up.execute(rejects::CREATE_SQL)?;
+        frozen::look(&set_up, &lossless)?;
         let (bell, rings) = CheckpointBell::new(set_up.row_group_rows());
         let shared = Arc::new(Shared {
             queue: Arc::<Queue>::default(),

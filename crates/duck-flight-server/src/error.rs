@@ -344,8 +344,25 @@ fn sql_code(kind: SqlErrorKind) -> Code {
     }
 }
 
-/// The most of a message that goes to a client: gRPC carries it in a header, and clients limit those.
-const MAX_MESSAGE_CHARS: usize = 4000;
+/// The most of a message that goes to a client, in bytes as they are sent: gRPC carries it in a header, of which clients
+/// take 8 KiB with all others, and where there is more see another error.
+const MAX_MESSAGE_BYTES: usize = 6 << 10;
+
+/// The bytes a character of a message takes: gRPC writes all but plain letters, digits and most signs as `%XX`.
+fn sent_bytes(char: char) -> usize {
+    let is_plain = char.is_ascii_graphic() && !"\"#%<>`?{}".contains(char);
+    if is_plain { 1 } else { 3 * char.len_utf8() }
+}
+
+/// Where a message is cut; `None` where it is not too long.
+fn cut_at(message: &str) -> Option<usize> {
+    let mut bytes = 0;
+    let is_too_far = |(_, char): &(usize, char)| {
+        bytes += sent_bytes(*char);
+        bytes > MAX_MESSAGE_BYTES
+    };
+    message.char_indices().find(is_too_far).map(|(at, _)| at)
+}
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
@@ -354,7 +371,7 @@ impl From<Error> for Status {
             Code::Internal => tracing::error!(%error, "request failed"),
             _ => tracing::debug!(%error, ?code, "request refused"),
         }
-        if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE_CHARS) {
+        if let Some(end) = cut_at(&message) {
             message.truncate(end);
             message.push('…');
         }
@@ -491,9 +508,17 @@ mod tests {
     }
 
     #[test]
-    fn a_long_message_is_cut_at_a_character() {
-        let error = Error::Malformed("é".repeat(2 * MAX_MESSAGE_CHARS));
-        let message = Status::from(error).message().to_owned();
-        assert_eq!(message.chars().count(), MAX_MESSAGE_CHARS + 1);
+    fn a_long_message_is_cut_at_a_character_before_its_header_is_too_long() {
+        for (text, chars) in [("é", 1024), ("x", 6144), (" ", 2048), ("\n🦆", 819)] {
+            let error = Error::Malformed(text.repeat(2 * MAX_MESSAGE_BYTES));
+            let status = Status::from(error);
+            let whole = text.chars().cycle().take(chars);
+            let cut = whole.chain(['…']).collect::<String>();
+            assert_eq!(status.message(), cut);
+            let headers = status.into_http::<()>().into_parts().0.headers;
+            assert!(headers["grpc-message"].len() <= MAX_MESSAGE_BYTES + 9);
+        }
+        let message = Status::from(Error::Malformed("short".into()));
+        assert_eq!(message.message(), "short");
     }
 }

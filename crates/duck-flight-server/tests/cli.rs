@@ -246,6 +246,20 @@ fn a_ready_line_says_where_it_listens_and_a_signal_ends_it_with_success() {
 }
 
 #[test]
+fn it_starts_on_the_file_of_its_default_and_again() {
+    let directory = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        let mut command = server(&["--listen", "127.0.0.1:0"]);
+        let mut running = Running::start(command.current_dir(directory.path()));
+        let line = running.ready_line();
+        let (code, said) = running.stop();
+        assert!(is_ready_line(&line), "{said}");
+        assert_eq!(code, Some(0), "{said}");
+        assert!(directory.path().join("duck_flight.db").exists());
+    }
+}
+
+#[test]
 fn a_database_in_memory_leaves_no_file() {
     let directory = tempfile::tempdir().unwrap();
     let mut command = server(&["--listen", "127.0.0.1:0", "--database", ":memory:"]);

@@ -4,7 +4,8 @@
 //! waits for the commit, where all other commits wait too. So the smaller the groups, the less a commit has to do.
 //!
 //! Only `ATTACH` takes their size. DuckDB is opened without a file, and the file attached in the place of the database
-//! in memory, under the name that DuckDB gives a file it opens itself.
+//! in memory, under the name that DuckDB gives a file it opens itself. But for `duck_flight.db`: a database with the name of
+//! our own schema would make `duck_flight.producers` ambiguous.
 //!
 //! A file with larger groups than it is attached with loses rows: after an `ALTER TABLE`, DuckDB 1.5.5 appends to the
 //! last group and takes the room in it for `size - rows` (`RowGroupCollection::FinalizeAppend`), which underflows. Any
@@ -18,6 +19,7 @@ use duck_flight_protocol::{TableName, quote};
 
 use super::catalog::{literal, rows, text};
 use super::ffi::Connection;
+use super::producers::OWN_SCHEMA;
 use super::{EngineOptions, Lossless};
 use crate::error::Result;
 
@@ -129,7 +131,8 @@ fn look_through(connection: &Connection, lossless: &Lossless) -> Result<Option<u
     Ok(Some(largest))
 }
 
-/// What DuckDB calls the database in a file: the file's name up to its first dot, if that is not a name of its own.
+/// What a database is called: as DuckDB calls it, the file's name up to its first dot, unless that is a name of DuckDB's
+/// own or the name of our schema.
 fn name_of(file: &Path) -> String {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     // As DuckDB splits, empty parts do not count.
@@ -139,10 +142,13 @@ fn name_of(file: &Path) -> String {
             .map(str::to_owned)
     };
     let name = first(&name, '.').and_then(|name| first(&name, '?'));
-    match name.as_deref().unwrap_or_default() {
-        "" => "duck_flight".to_owned(),
-        reserved @ ("main" | "temp" | "system") => format!("{reserved}_db"),
-        name => name.to_owned(),
+    let name = name.as_deref().unwrap_or(OWN_SCHEMA);
+    let is_reserved =
+        matches!(name, "main" | "temp" | "system") || name.eq_ignore_ascii_case(OWN_SCHEMA);
+    if is_reserved {
+        format!("{name}_db")
+    } else {
+        name.to_owned()
     }
 }
 
@@ -151,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_gives_its_database_the_name_that_duckdb_gives_it() {
+    fn a_file_gives_its_database_the_name_that_duckdb_gives_it_but_never_that_of_our_schema() {
         for (file, name) in [
             ("events.db", "events"),
             ("/data/a b.tar.duckdb", "a b"),
@@ -161,6 +167,10 @@ mod tests {
             ("Memory.db", "Memory"),
             (".hidden.db", "hidden"),
             (".main.db", "main_db"),
+            ("duck_flight.db", "duck_flight_db"),
+            ("Duck_Flight.duckdb", "Duck_Flight_db"),
+            ("duck_flight_2.db", "duck_flight_2"),
+            ("..", "duck_flight_db"),
         ] {
             assert_eq!(name_of(Path::new(file)), name);
         }

@@ -66,7 +66,7 @@ pub(super) async fn relations(
 
 fn listing_sql(pattern: Option<&str>) -> String {
     let filter = pattern.map_or(String::new(), |pattern| {
-        format!(" AND name LIKE {}", literal(pattern))
+        format!(" AND system.main.\"~~\"(name, {})", literal(pattern))
     });
     format!(
         "SELECT database_name, schema_name, name, rows FROM (

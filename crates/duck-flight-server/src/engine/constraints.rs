@@ -224,7 +224,7 @@ impl Constraint {
             .collect();
         format!(
             "SELECT {ORDINAL}, system.main.min({ORDINAL}) OVER same_key FROM {STAGED} WHERE NOT ({nulls})
-             WINDOW same_key AS (PARTITION BY {key}) QUALIFY count(*) OVER same_key > 1",
+             WINDOW same_key AS (PARTITION BY {key}) QUALIFY system.main.count_star() OVER same_key > 1",
             nulls = is_null.join(" OR "),
             key = columns.join(", "),
         )

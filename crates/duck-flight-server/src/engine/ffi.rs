@@ -43,6 +43,7 @@ use tasks::Tasks;
 
 use super::attach::MAX_ROW_GROUP_ROWS;
 use super::commits::Commits;
+use super::frozen::FrozenDefinitions;
 use super::helpers::{Helpers, Stay};
 use super::sql_error::{SqlError, SqlErrorKind};
 
@@ -56,6 +57,7 @@ struct DatabaseHandle {
     raw: ffi::duckdb_database,
     helpers: OnceLock<Helpers>,
     definitions: RwLock<()>,
+    frozen_definitions: FrozenDefinitions,
     commits: Arc<Commits>,
     row_group_rows: OnceLock<u64>,
 }
@@ -91,6 +93,7 @@ impl Database {
                 raw: database,
                 helpers: OnceLock::new(),
                 definitions: RwLock::default(),
+                frozen_definitions: FrozenDefinitions::default(),
                 commits: Arc::default(),
                 row_group_rows: OnceLock::new(),
             })));
@@ -196,6 +199,11 @@ impl Connection {
     /// none of them gets in the way.
     pub(crate) fn definitions(&self) -> &RwLock<()> {
         &self.database.0.definitions
+    }
+
+    /// Whether views and macros of the database decide by their plan what each run should.
+    pub(super) fn frozen_definitions(&self) -> &FrozenDefinitions {
+        &self.database.0.frozen_definitions
     }
 
     /// The commits of the database, of which every connection tells.

@@ -63,6 +63,14 @@ impl Put {
     ) -> Result<Self> {
         let key = engine.table_key(&options.table);
         Self::check_table(&key)?;
+        if key.is_temporary() {
+            // Acknowledged there, they would be in a writer's temporary table, which nobody can read.
+            return Err(Error::Malformed(
+                "rows of a put are written by a connection that all puts share, and a temporary table is its client's own: \
+                 put into another table, or use Flight SQL's ingest in a session"
+                    .into(),
+            ));
+        }
         let effect = effect(engine, options).await?;
         // From here on the producer's other stream is fenced.
         let claim = match &options.producer {

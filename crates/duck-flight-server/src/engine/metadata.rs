@@ -302,7 +302,7 @@ fn equal(column: &str, name: Option<&str>) -> String {
 fn like(column: &str, pattern: Option<&str>) -> String {
     pattern.map_or(String::new(), |pattern| {
         format!(
-            " AND {column} ILIKE {} ESCAPE '\\'",
+            " AND system.main.ilike_escape({column}, {}, '\\')",
             literal(&escaped(pattern))
         )
     })

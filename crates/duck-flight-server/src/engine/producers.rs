@@ -29,7 +29,8 @@ use crate::error::{Error, Result};
 /// The schema of our own tables and views.
 pub(super) const OWN_SCHEMA: &str = "duck_flight";
 
-/// What the engine keeps in the database for producers.
+/// What the engine keeps in the database for producers. The view names no schema, for DuckDB looks in the view's own first:
+/// so it can be read where the file is attached as `duck_flight`, too.
 pub(super) const CREATE_SQL: &str = "
     CREATE SCHEMA IF NOT EXISTS duck_flight;
     CREATE TABLE IF NOT EXISTS duck_flight.sequences (
@@ -42,13 +43,13 @@ pub(super) const CREATE_SQL: &str = "
     CREATE VIEW IF NOT EXISTS duck_flight.producers AS
         SELECT producer, \"schema\", \"table\", system.main.max(sequence) AS last_sequence,
             system.main.max(committed_at) AS last_commit_at
-        FROM duck_flight.sequences GROUP BY ALL;";
+        FROM sequences GROUP BY ALL;";
 
 /// Whether the table is one that an earlier version made, in which `committed_at` has a default: DuckDB plans an
 /// INSERT into such a table anew each time.
 const HAS_DEFAULT_SQL: &str = "
-    SELECT true FROM duckdb_columns()
-    WHERE database_name = current_database() AND schema_name = 'duck_flight' AND table_name = 'sequences'
+    SELECT true FROM system.main.duckdb_columns()
+    WHERE database_name = system.main.current_database() AND schema_name = 'duck_flight' AND table_name = 'sequences'
         AND column_name = 'committed_at' AND column_default IS NOT NULL";
 
 /// Makes such a table what it is now.
@@ -313,7 +314,7 @@ impl Producers {
             }
             ForgetProducers::IdleSeconds(seconds) => {
                 format!(
-                    "system.main.epoch(system.main.now()) - system.main.epoch(last_commit_at) >= {seconds}"
+                    "system.main.\"-\"(system.main.epoch(system.main.now()), system.main.epoch(last_commit_at)) >= {seconds}"
                 )
             }
         };
@@ -373,7 +374,8 @@ pub(super) fn list(connection: &Connection, lossless: &Lossless) -> Result<Vec<P
         connection,
         lossless,
         "SELECT producer, \"schema\", \"table\", last_sequence,
-             strftime(make_timestamp(epoch_us(last_commit_at)), '%Y-%m-%dT%H:%M:%S.%fZ')
+             system.main.strftime(
+                 system.main.make_timestamp(system.main.epoch_us(last_commit_at)), '%Y-%m-%dT%H:%M:%S.%fZ')
          FROM duck_flight.producers ORDER BY ALL",
     )?;
     let state = |row| ProducerState {

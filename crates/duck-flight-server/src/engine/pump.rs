@@ -30,10 +30,9 @@ impl Frame {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Start(start) => start
-                .batches
-                .iter()
-                .map(RecordBatch::get_array_memory_size)
-                .sum(),
+                .batch
+                .as_ref()
+                .map_or(0, RecordBatch::get_array_memory_size),
             Self::Batch(batch) => batch.get_array_memory_size(),
             Self::End => 0,
         }
@@ -44,7 +43,7 @@ pub(super) struct Start {
     pub(super) schema: SchemaRef,
     /// The SQL type of each column.
     pub(super) type_names: Vec<String>,
-    pub(super) batches: Vec<RecordBatch>,
+    pub(super) batch: Option<RecordBatch>,
     pub(super) is_all: bool,
 }
 
@@ -68,7 +67,7 @@ pub(super) fn whole(
     Ok(Some(Start {
         schema: readable.schema().clone(),
         type_names: batches.type_names(),
-        batches: gathered.take()?,
+        batch: gathered.take()?,
         is_all: true,
     }))
 }
@@ -118,23 +117,21 @@ impl Pump {
     }
 
     fn send_gathered(&mut self) -> Result<()> {
-        let batches = self.gathered.take()?;
-        if let Some(start) = self.start(&batches, false) {
+        let batch = self.gathered.take()?;
+        if let Some(start) = self.start(batch.clone(), false) {
             return self.frames.send(start);
         }
-        batches
-            .into_iter()
-            .try_for_each(|batch| self.frames.send(Frame::Batch(batch)))
+        batch.map_or(Ok(()), |batch| self.frames.send(Frame::Batch(batch)))
     }
 
     /// The first frame, where it has not been sent and there is a result.
-    fn start(&mut self, batches: &[RecordBatch], is_all: bool) -> Option<Frame> {
+    fn start(&mut self, batch: Option<RecordBatch>, is_all: bool) -> Option<Frame> {
         let (schema, type_names) = self.head.clone().filter(|_| !self.is_started)?;
         self.is_started = true;
         Some(Frame::Start(Start {
             schema,
             type_names,
-            batches: batches.to_vec(),
+            batch,
             is_all,
         }))
     }
@@ -146,8 +143,8 @@ impl Pump {
                 self.send_gathered()?;
                 return self.frames.send(Frame::End);
             }
-            let batches = self.gathered.take()?;
-            let start = self.start(&batches, true).ok_or(Error::WorkerLost)?;
+            let batch = self.gathered.take()?;
+            let start = self.start(batch, true).ok_or(Error::WorkerLost)?;
             self.frames.send(start)
         });
         if let Err(error) = sent {
@@ -175,26 +172,18 @@ impl Gathered {
         self.rows >= BATCH_ROWS || self.bytes >= BATCH_BYTES
     }
 
-    /// What was gathered as one batch, or as several where the rows are large.
-    fn take(&mut self) -> Result<Vec<RecordBatch>> {
-        let Self {
-            batches,
-            rows,
-            bytes,
-        } = std::mem::take(self);
+    /// What was gathered, as one batch.
+    fn take(&mut self) -> Result<Option<RecordBatch>> {
+        let batches = std::mem::take(self).batches;
         let Some(first) = batches.first() else {
-            return Ok(Vec::new());
+            return Ok(None);
         };
-        let whole = match batches.len() {
-            1 => first.clone(),
-            _ => concat_batches(&first.schema(), &batches)
-                .map_err(|error| Error::Malformed(error.to_string()))?,
-        };
-        let pieces = bytes.div_ceil(2 * BATCH_BYTES).clamp(1, rows);
-        let piece_rows = rows.div_ceil(pieces);
-        Ok((0..rows)
-            .step_by(piece_rows)
-            .map(|start| whole.slice(start, piece_rows.min(rows - start)))
-            .collect())
+        if batches.len() == 1 {
+            return Ok(Some(first.clone()));
+        }
+        let whole = concat_batches(&first.schema(), &batches);
+        whole
+            .map(Some)
+            .map_err(|error| Error::Malformed(error.to_string()))
     }
 }

@@ -1,6 +1,5 @@
 //! The way of a query: a script runs statement by statement, and the last result streams out.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -68,8 +67,8 @@ impl From<String> for Sql {
 pub(crate) struct ResultStream {
     schema: SchemaRef,
     type_names: Vec<String>,
-    /// Batches that came with the schema.
-    first: VecDeque<RecordBatch>,
+    /// The batch that came with the schema.
+    first: Option<RecordBatch>,
     /// Where the others come from, until the end.
     frames: Option<FrameReceiver>,
     cancel: CancelOnDrop,
@@ -87,7 +86,7 @@ impl ResultStream {
         Self {
             schema: start.schema,
             type_names: start.type_names,
-            first: start.batches.into(),
+            first: start.batch,
             frames: frames.filter(|_| !start.is_all),
             cancel,
             _in_use: in_use,
@@ -104,10 +103,10 @@ impl ResultStream {
         &self.type_names
     }
 
-    /// The memory that its first batches take.
+    /// The memory that its first batch takes.
     pub(crate) fn first_bytes(&self) -> usize {
-        let sizes = self.first.iter().map(RecordBatch::get_array_memory_size);
-        sizes.sum()
+        let first = self.first.as_ref();
+        first.map_or(0, RecordBatch::get_array_memory_size)
     }
 
     /// What stops the statement.
@@ -120,7 +119,7 @@ impl Stream for ResultStream {
     type Item = Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Some(batch) = self.first.pop_front() {
+        if let Some(batch) = self.first.take() {
             return Poll::Ready(Some(Ok(batch)));
         }
         let Some(frames) = &mut self.frames else {

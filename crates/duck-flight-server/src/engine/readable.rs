@@ -28,6 +28,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int8Type, Schema, SchemaRef, i256};
 use num_bigint::{BigInt, Sign};
 
+use super::interval::{check_intervals, has_intervals};
 use super::sql_error::SqlError;
 
 const EXTENSION_NAME: &str = "ARROW:extension:name";
@@ -37,6 +38,7 @@ const EXTENSION_METADATA: &str = "ARROW:extension:metadata";
 pub(super) struct Readable {
     exported: SchemaRef,
     schema: SchemaRef,
+    has_intervals: bool,
 }
 
 /// The extension types of DuckDB's lossless export.
@@ -61,6 +63,7 @@ impl Readable {
             Arc::new(Schema::new(fields))
         };
         Self {
+            has_intervals: has_intervals(&schema),
             exported: exported.clone(),
             schema,
         }
@@ -73,6 +76,9 @@ impl Readable {
 
     /// A batch as clients see it; for most results the batch itself.
     pub(super) fn apply(&self, batch: RecordBatch) -> Result<RecordBatch, SqlError> {
+        if self.has_intervals {
+            check_intervals(&batch)?;
+        }
         if Arc::ptr_eq(&self.exported, &self.schema) {
             return Ok(batch);
         }

@@ -8,6 +8,7 @@ use super::cancel::Cancel;
 use super::commits::Moment;
 use super::ffi::query::{ALONE, Script};
 use super::ffi::{Connection, Pending, Prepared, QueryResult, StatementKind};
+use super::frozen::is_frozen_by_plan;
 use super::lease::Traces;
 use super::pool::{ClientTransaction, Session};
 use super::query::Sql;
@@ -75,6 +76,9 @@ pub(super) fn run_script(
     }
     let mut script = connection.parse(&sql.text)?;
     let (count, mut number, mut rows_changed) = (script.len(), 0, 0);
+    if count > 1 || !begins_like_a_query(&sql.text) {
+        connection.frozen_definitions().note(&sql.text);
+    }
     if count > 1 {
         if traces == Traces::Refused {
             return Err(Error::NeedsConnection);
@@ -400,10 +404,11 @@ impl<'a> Statement<'a> {
         self.connection.keep_plan(sql, plan, moment, is_brief);
     }
 
-    /// Whether the plan may serve the same query again, for as long as nothing is committed. A sample is drawn by its plan.
+    /// Whether the plan may serve the same query again, for as long as nothing is committed.
     fn may_keep_plan(&self) -> bool {
-        let mut samples = ["sample", "tablesample"].iter();
-        self.may_have_plan() && !samples.any(|word| contains_word(&self.sql.text, word))
+        self.may_have_plan()
+            && !self.connection.frozen_definitions().may_be()
+            && !is_frozen_by_plan(&self.sql.text)
     }
 
     /// Whether there can be a plan of the same query: it stands alone, on a connection whose settings stay as they

@@ -30,9 +30,15 @@ pub(super) fn tokens(sql: &str) -> Tokens<'_> {
 /// Whether a word is part of a script, be it as a name in quotes. Where that is not certain, whether it stands in the
 /// script anywhere.
 pub(super) fn contains_word(sql: &str, word: &str) -> bool {
+    contains_any_word(sql, &[word])
+}
+
+/// Whether any of these words is part of a script, as [`contains_word`] tells.
+pub(super) fn contains_any_word(sql: &str, words: &[&str]) -> bool {
+    let is_one = |found: &str| words.iter().any(|word| found.eq_ignore_ascii_case(word));
     let answer = |token| match token {
-        Token::Word(found) => found.eq_ignore_ascii_case(word).then_some(true),
-        Token::Doubt => Some(stands_anywhere(sql, word)),
+        Token::Word(found) => is_one(found).then_some(true),
+        Token::Doubt => Some(words.iter().any(|word| stands_anywhere(sql, word))),
         Token::Text(_) | Token::Digits(_) | Token::Symbol(_) => None,
     };
     tokens(sql).find_map(answer).unwrap_or(false)

@@ -29,6 +29,9 @@ impl PutId {
     }
 }
 
+/// The catalog of temporary tables. Where no catalog is named, DuckDB takes it for one in the place of the schema.
+pub(crate) const TEMPORARY: &str = "temp";
+
 /// What tells a table from others, however its name is written.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct TableKey {
@@ -55,6 +58,11 @@ impl TableKey {
     /// Whether it is one of our own tables.
     pub(super) fn is_own(&self) -> bool {
         self.catalog.is_none() && self.schema == OWN_SCHEMA
+    }
+
+    /// Whether it is a temporary table, of which every connection has its own.
+    pub(super) fn is_temporary(&self) -> bool {
+        self.catalog.as_deref().unwrap_or(&self.schema) == TEMPORARY
     }
 }
 

@@ -17,6 +17,7 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tonic::Status;
 
 use super::Answers;
+use super::cut::cut;
 use crate::engine::{Engine, Place};
 use crate::error::{Error, Result};
 
@@ -35,9 +36,12 @@ pub(super) fn encode(
     schema: SchemaRef,
     batches: impl Stream<Item = Result<RecordBatch>> + Send + 'static,
 ) -> Answers<FlightData> {
+    let batches = batches
+        .map_ok(|batch| stream::iter(cut(batch)).map(Ok::<_, Error>))
+        .try_flatten();
     let messages = FlightDataEncoderBuilder::new()
         .with_schema(schema)
-        // The engine has made batches of a good size; the encoder would split them by their buffers' size.
+        // The encoder would cut them by their buffers' size.
         .with_max_flight_data_size(usize::MAX)
         // The engine has left no dictionaries; looking for some, the encoder trips over lists of unions.
         .with_dictionary_handling(DictionaryHandling::Resend)

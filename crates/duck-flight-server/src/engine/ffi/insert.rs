@@ -24,7 +24,7 @@ use super::{
 };
 
 /// How a statement calls the rows.
-pub(crate) const HANDED_ROWS: &str = "duck_flight_handed_rows()";
+pub(crate) const HANDED_ROWS: &str = "system.main.duck_flight_handed_rows()";
 
 const FUNCTION: &CStr = c"duck_flight_handed_rows";
 

@@ -4,6 +4,7 @@ use arrow_flight::sql::CommandStatementIngest;
 use arrow_flight::sql::{TableDefinitionOptions, TableExistsOption, TableNotExistOption};
 use duck_flight_protocol::{Create, PutOptions, TableName};
 
+use crate::engine::TEMPORARY;
 use crate::error::{Error, Result};
 use crate::flight::decode::Upload;
 use crate::session::{Caller, Sessions};
@@ -30,10 +31,7 @@ pub(super) async fn ingest(
             "unknown option `{option}` of the ingest; there are none"
         )));
     }
-    if command.temporary {
-        table.catalog.get_or_insert_with(|| "temp".into());
-        table.schema.get_or_insert_with(|| "main".into());
-    }
+    let is_temporary = is_temporary(command.temporary, &mut table)?;
     let options = PutOptions {
         create,
         ..PutOptions::new(table)
@@ -42,7 +40,7 @@ pub(super) async fn ingest(
     let place = sessions.ingest_place(caller, transaction).await?;
     let mut rows = upload.rows()?;
     let engine = sessions.engine();
-    if let Some(held) = engine.own_connection(&place, command.temporary).await? {
+    if let Some(held) = engine.own_connection(&place, is_temporary).await? {
         let mut put = engine.put_on(held, options, rows.schema().clone())?;
         while let Some((batch, _)) = engine.wait_for_client(&place, rows.next()).await? {
             put.push(batch.rows).await?;
@@ -55,6 +53,25 @@ pub(super) async fn ingest(
         unit.push(batch).await?;
     }
     Ok(unit.commit().await?.done().await?.rows)
+}
+
+/// Whether the rows go into a temporary table, which is named in full then.
+fn is_temporary(is_asked_for: bool, table: &mut TableName) -> Result<bool> {
+    let is_named = |catalog: &String| catalog.eq_ignore_ascii_case(TEMPORARY);
+    match &table.catalog {
+        None if !is_asked_for => return Ok(false),
+        Some(catalog) if !is_named(catalog) && is_asked_for => {
+            return Err(Error::Malformed(format!(
+                "temporary tables are in the catalog `{TEMPORARY}`, and the ingest names the catalog `{catalog}`: leave the \
+                 catalog out"
+            )));
+        }
+        Some(catalog) if !is_named(catalog) => return Ok(false),
+        _ => {}
+    }
+    table.catalog.get_or_insert_with(|| TEMPORARY.into());
+    table.schema.get_or_insert_with(|| "main".into());
+    Ok(true)
 }
 
 fn create(options: Option<&TableDefinitionOptions>) -> Result<Create> {
