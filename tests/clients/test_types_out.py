@@ -105,7 +105,7 @@ def test_values_are_exact_or_refused(client, sql, expected):
         assert_exact(column, expected)
 
 
-@pytest.mark.parametrize("value", ["to_hours(3000000)", "[to_microseconds(9223372036854775807)]", "{'a': to_hours(-3000000)}"])
+@pytest.mark.parametrize("value", ["to_hours(3000000)", "[to_hours(3000000)]", "{'a': to_hours(-3000000)}"])
 def test_an_interval_that_arrow_cannot_tell_is_refused(client, value):
     with pytest.raises(pa.ArrowInvalid, match="292 years.*VARCHAR"):
         read(client, f"SELECT {value} AS i")

@@ -69,7 +69,7 @@ fn is_temporary(is_asked_for: bool, table: &mut TableName) -> Result<bool> {
         Some(catalog) if !is_named(catalog) => return Ok(false),
         _ => {}
     }
-    table.catalog.get_or_insert_with(|| TEMPORARY.into());
+    table.catalog = Some(TEMPORARY.into());
     table.schema.get_or_insert_with(|| "main".into());
     Ok(true)
 }
