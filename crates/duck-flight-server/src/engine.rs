@@ -91,7 +91,7 @@ use health::Health;
 use large::LargeUnits;
 use mark::Mark;
 use open::{lock_down, open_database, settle_logs};
-use patience::Patience;
+use patience::{Others, Patience};
 use pool::Pool;
 use producers::{Claim, Producers};
 use queue::Queue;
@@ -125,6 +125,7 @@ struct Inner {
     lookups: Pool,
     large_units: LargeUnits,
     large_patience: Patience,
+    budget_patience: Patience,
     writers: Writers,
     checkpointer: Mutex<Option<Checkpointer>>,
     shared: Arc<Shared>,
@@ -181,16 +182,18 @@ impl Engine {
             &database,
             as_it_is,
         )?;
+        let budget = Budget::new(options.ingest_buffer_bytes);
         let inner = Inner {
-            patience: Patience::new(queries.waits(), options.stall_timeout),
+            patience: Patience::new(Others::Jobs(queries.waits()), options.stall_timeout),
             queries,
             express: Express::start()?,
             lookups: Pool::start("catalog", 1, LOOKUPS_WAITING, &database, as_it_is)?,
-            large_patience: Patience::new(large_units.waits(), options.stall_timeout),
+            large_patience: Patience::new(Others::Jobs(large_units.waits()), options.stall_timeout),
+            budget_patience: Patience::new(Others::Units(budget.clone()), options.stall_timeout),
             large_units,
             writers,
             checkpointer: Mutex::new(Some(checkpointer)),
-            budget: Budget::new(options.ingest_buffer_bytes),
+            budget,
             room: RoomWatch::new(&options.database, options.min_free_disk_bytes),
             catalog: catalog::current(&set_up, &shared.lossless)?.0,
             commits: database.commits(),
@@ -513,6 +516,10 @@ impl Engine {
 
     fn large_patience(&self) -> &Patience {
         &self.0.large_patience
+    }
+
+    fn budget_patience(&self) -> &Patience {
+        &self.0.budget_patience
     }
 
     fn large_units(&self) -> &LargeUnits {

@@ -192,6 +192,12 @@ pub enum Error {
         "more than {0} rows of the put do not fit the table, so it was refused; nothing of it was committed"
     )]
     TooManyRejects(usize),
+    /// The rows of a unit that do not fit take more memory than they may.
+    #[error(
+        "the rows of the put that do not fit the table take more than {0} bytes as JSON, so it was refused; nothing of it was \
+         committed"
+    )]
+    RejectsTooLarge(usize),
     /// There is no room for more rows.
     #[error("{0}")]
     NoRoom(String),
@@ -210,7 +216,7 @@ pub enum Error {
     /// A client stood still in the middle of a statement that others waited for.
     #[error(
         "the client took or sent nothing for {} while others waited for its place, so it was ended: \
-         read or send without a pause, or raise --max-queries or --stall-timeout",
+         read or send without a pause, or raise --max-queries, --ingest-buffer or --stall-timeout",
         humantime::format_duration(*.0)
     )]
     Stalled(Duration),
@@ -289,6 +295,7 @@ impl Error {
             | Self::NoSequence(_)
             | Self::NoProducer(_)
             | Self::TooManyRejects(_)
+            | Self::RejectsTooLarge(_)
             | Self::Parameter { .. }
             | Self::ParameterCount { .. }
             | Self::ParametersOfScript
@@ -423,6 +430,7 @@ mod tests {
             (Error::NoSequence(1), Code::InvalidArgument),
             (Error::NoProducer(1), Code::InvalidArgument),
             (Error::TooManyRejects(1), Code::InvalidArgument),
+            (Error::RejectsTooLarge(1), Code::InvalidArgument),
             (Error::NeedsConnection, Code::Internal),
             (Error::SessionBusy, Code::ResourceExhausted),
             (Error::Stalled(Duration::ZERO), Code::ResourceExhausted),
