@@ -7,6 +7,7 @@ mod express;
 mod fairness;
 mod fuzz;
 mod fuzz_sql;
+mod gate;
 mod get;
 mod group;
 mod lifetime;
