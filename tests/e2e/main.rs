@@ -16,6 +16,7 @@ mod malformed;
 mod memory;
 mod mixed;
 mod modes;
+mod peers;
 mod places;
 mod producer;
 mod put;

@@ -82,8 +82,9 @@ pub(super) async fn poll(
         }
         Command::CommandPreparedStatementQuery(query) => {
             let handle = &query.prepared_statement_handle;
-            let (statement, _) = sessions.prepared(caller, handle).await?;
-            (prepared::sql_of(&statement), statement.transaction())
+            let execution = sessions.prepared(caller, handle).await?;
+            let sql = prepared::sql_of(&execution.statement);
+            (sql, execution.transaction)
         }
         // All else is there at once.
         _ => {

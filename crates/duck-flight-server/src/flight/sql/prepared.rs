@@ -19,7 +19,7 @@ use crate::engine::{Description, Parameters, Place, Sql};
 use crate::error::{Error, Result};
 use crate::flight::decode::Upload;
 use crate::flight::get::{as_sent, encoding, sql_text};
-use crate::session::{Caller, PreparedStatement, Sessions};
+use crate::session::{Caller, Execution, PreparedStatement, Sessions};
 
 /// How many bytes of parameters one execution may have.
 const MAX_PARAMETER_BYTES: usize = 64 << 20;
@@ -79,13 +79,16 @@ pub(super) async fn flight_info(
     descriptor: FlightDescriptor,
 ) -> Result<FlightInfo> {
     let handle = &command.prepared_statement_handle;
-    let (statement, place) = sessions.prepared(caller, handle).await?;
+    let Execution {
+        statement,
+        transaction,
+        place,
+    } = sessions.prepared(caller, handle).await?;
     let sql = sql_of(&statement);
     if !statement.description.is_query {
         return run_now(sessions, &place, sql, descriptor).await;
     }
     let schema = current_schema(sessions, &statement, &place).await?;
-    let transaction = statement.transaction();
     let ticket = if sql.parameters.rows() == 0 {
         StatementTicket::query(sql.text, transaction.as_deref())
     } else {
@@ -101,7 +104,9 @@ pub(super) async fn schema(
     command: &CommandPreparedStatementQuery,
 ) -> Result<SchemaRef> {
     let handle = &command.prepared_statement_handle;
-    let (statement, place) = sessions.prepared(caller, handle).await?;
+    let Execution {
+        statement, place, ..
+    } = sessions.prepared(caller, handle).await?;
     let schema = current_schema(sessions, &statement, &place).await?;
     Ok(schema.unwrap_or_else(|| schema_of(&statement.description)))
 }
@@ -113,7 +118,9 @@ pub(super) async fn update(
     handle: &[u8],
     upload: Upload,
 ) -> Result<u64> {
-    let (statement, place) = sessions.prepared(caller, handle).await?;
+    let Execution {
+        statement, place, ..
+    } = sessions.prepared(caller, handle).await?;
     let mut sql = sql_of(&statement);
     if statement.description.parameters.fields().is_empty() {
         // Nothing is to come, and some clients end their stream only once they have the answer.
