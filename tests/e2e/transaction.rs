@@ -199,6 +199,27 @@ async fn what_is_meant_for_a_transaction_that_has_expired_is_not_committed_by_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_begins_no_transaction_beside_one_that_a_statement_has_begun() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    let mut session = client.session().await;
+    let insert = "INSERT INTO t VALUES (1)";
+    session.update("BEGIN", None).await.unwrap();
+    session.update(insert, None).await.unwrap();
+    let second = session.begin().await;
+    assert_refused(second, Code::FailedPrecondition, &["end it first"]);
+    session.update(insert, None).await.unwrap();
+    session.update("COMMIT", None).await.unwrap();
+    assert_eq!(client.count("t").await, 2);
+    let transaction = session.begin().await.unwrap();
+    session.update(insert, Some(&transaction)).await.unwrap();
+    session.commit(&transaction).await.unwrap();
+    assert_eq!(client.count("t").await, 3);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_whose_first_statement_was_given_up_is_one_all_the_same() {
     let server = TestServer::start().await;
     let client = server.client().await;

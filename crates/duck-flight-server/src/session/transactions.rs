@@ -159,7 +159,9 @@ impl Sessions {
             return Ok(handle);
         };
         let mut open = session.transaction.lock();
-        if open.is_some_and(|id| self.0.transactions.get(id).is_some()) {
+        if open.is_some_and(|id| self.0.transactions.get(id).is_some())
+            || session.lease.is_in_transaction()
+        {
             return Err(Error::TransactionOpen);
         }
         self.add(handle, TransactionLease::on(session.lease.clone()), owner)?;
