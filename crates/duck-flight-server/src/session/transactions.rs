@@ -303,6 +303,17 @@ impl Sessions {
         }
     }
 
+    /// Where the catalog is read, whose commands name no transaction: as the caller's statements see it. A transaction
+    /// that has not begun sees what all see, and does not begin for that.
+    pub(crate) fn catalog_place(&self, caller: &Caller) -> Place {
+        match self.meant(caller) {
+            Ok(Meant::One(_, Transaction { lease, .. })) if lease.has_begun() => {
+                Place::Transaction(lease)
+            }
+            _ => caller.place(),
+        }
+    }
+
     /// The place of a transaction, which begins with its first statement.
     async fn begun(&self, transaction: &Transaction) -> Result<Place> {
         self.0.engine.begin(&transaction.lease).await?;
