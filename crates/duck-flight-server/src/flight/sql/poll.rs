@@ -83,7 +83,11 @@ pub(super) async fn poll(
         Command::CommandPreparedStatementQuery(query) => {
             let handle = &query.prepared_statement_handle;
             let execution = sessions.prepared(caller, handle).await?;
-            let sql = prepared::sql_of(&execution.statement);
+            let statement = &execution.statement;
+            let sql = prepared::sql_of(statement);
+            if prepared::runs_never(statement, &sql.parameters)? {
+                return complete(prepared::nothing(sessions, statement, descriptor)?);
+            }
             (sql, execution.transaction)
         }
         // All else is there at once.
