@@ -17,6 +17,7 @@ mod malformed;
 mod memory;
 mod mixed;
 mod modes;
+mod peers;
 mod places;
 mod producer;
 mod put;

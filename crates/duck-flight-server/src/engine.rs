@@ -315,6 +315,10 @@ impl Engine {
         if transaction.has_begun() {
             return Ok(());
         }
+        // Begun by a statement, it would be ended by ours failing.
+        if held.is_in_transaction() {
+            return Err(Error::TransactionOpen);
+        }
         let begun = transaction.clone();
         let answer = query::control(&self.0.queries, held, "BEGIN TRANSACTION", move || {
             begun.set_begun();

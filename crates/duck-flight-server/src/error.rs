@@ -130,6 +130,12 @@ pub enum Error {
         "a statement of the transaction had failed, so it was rolled back instead of committed"
     )]
     TransactionFailed,
+    /// A transaction in which nothing was run for too long.
+    #[error(
+        "the transaction has expired and was rolled back, for nothing was run in it for too long: roll it back and run it \
+         again, or raise --transaction-timeout"
+    )]
+    TransactionExpired,
     /// A statement would end a transaction that a call has begun.
     #[error(
         "this transaction was begun by BeginTransaction: end it by EndTransaction, not by a statement"
@@ -306,6 +312,7 @@ impl Error {
             Self::UnknownSchema(_)
             | Self::NoSession
             | Self::TransactionFailed
+            | Self::TransactionExpired
             | Self::TransactionOpen
             | Self::AlterationTooLate { .. }
             | Self::OpenTransaction
@@ -489,6 +496,7 @@ mod tests {
                 },
                 Code::InvalidArgument,
             ),
+            (Error::TransactionExpired, Code::FailedPrecondition),
             (Error::PutCutShort, Code::Cancelled),
             (Error::EarlierBatchFailed, Code::Cancelled),
             (

@@ -90,12 +90,15 @@ impl Upload {
         })
     }
 
-    /// All rows, where there are any: the values of a statement's parameters.
-    pub(super) async fn all_rows(mut self, max_bytes: usize) -> Result<Vec<RecordBatch>> {
+    /// All rows and their schema, where there is one: the values of a statement's parameters.
+    pub(super) async fn all_rows(
+        mut self,
+        max_bytes: usize,
+    ) -> Result<Option<(SchemaRef, Vec<RecordBatch>)>> {
         if self.first.data_header.is_empty() {
             // A statement without parameters: nothing may follow but the end.
             return match self.messages.next().await? {
-                None => Ok(Vec::new()),
+                None => Ok(None),
                 Some(_) => Err(malformed("rows without a schema before them")),
             };
         }
@@ -108,7 +111,7 @@ impl Upload {
             }
             batches.push(batch.rows);
         }
-        Ok(batches)
+        Ok(Some((rows.schema().clone(), batches)))
     }
 }
 
