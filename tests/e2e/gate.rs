@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use duck_tests::{Client, TestServer, assert_refused};
+use duck_tests::{Client, ServerProcess, TestServer, assert_refused};
 use tonic::Code;
 
 /// Statements that EXPLAIN would run for others to notice, or out of sight of what follows transactions.
@@ -508,4 +508,38 @@ async fn duckdb_offers_no_function_that_nobody_has_thought_about() {
         assert!(is_tested, "{name} is not among the calls that are refused");
     }
     server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_of_a_database_that_is_called_as_the_own_schema_can_be_changed() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("duck_flight.db");
+    let flags = [
+        "--database",
+        database.to_str().unwrap(),
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let mut server = ServerProcess::try_start(&flags).unwrap();
+    let client = server.client().await;
+    for sql in [
+        "CREATE TABLE duck_flight_db.main.t AS SELECT 1 AS i",
+        "UPDATE duck_flight_db.main.t SET i = 2",
+        "INSERT INTO duck_flight_db.main.t VALUES (3)",
+        "DELETE FROM duck_flight_db.main.t WHERE i = 2",
+        "ALTER TABLE duck_flight_db.main.t ADD COLUMN j INTEGER",
+        "CREATE SCHEMA duck_flight_db.s",
+    ] {
+        client.execute(sql).await;
+    }
+    assert_eq!(client.rows("FROM t").await, ["3|NULL"]);
+    for sql in [
+        "DELETE FROM duck_flight_db.duck_flight.sequences",
+        "DROP SCHEMA duck_flight_db.duck_flight CASCADE",
+    ] {
+        let refused = client.try_execute(sql).await;
+        assert_refused(refused, Code::PermissionDenied, &["duck_flight"]);
+    }
+    server.signal("TERM");
+    server.wait();
 }

@@ -302,13 +302,17 @@ async fn a_loaders_proof_fails_for_a_row_that_has_lost_its_time_or_whose_categor
     client.execute("CREATE TABLE kept AS FROM t").await;
     for damage in ["timestamp = NULL", "category = category || 'X'"] {
         client
-            .execute(&format!("UPDATE t SET {damage} WHERE rowid = (SELECT min(rowid) FROM t)"))
+            .execute(&format!(
+                "UPDATE t SET {damage} WHERE rowid = (SELECT min(rowid) FROM t)"
+            ))
             .await;
         let report = run(&server, plan.clone()).await;
         assert_eq!(report.batches, 0, "{report}");
         let proof = report.verification.unwrap();
         assert!(proof.to_string().contains("1 damaged"), "{proof}");
-        client.execute("DELETE FROM t; INSERT INTO t FROM kept").await;
+        client
+            .execute("DELETE FROM t; INSERT INTO t FROM kept")
+            .await;
     }
     let sound = run(&server, plan).await;
     assert!(sound.is_success(), "{sound}");

@@ -22,6 +22,7 @@ mod frames;
 mod frozen;
 mod health;
 mod helpers;
+mod holdings;
 mod ingest;
 mod insert;
 mod interval;
@@ -66,6 +67,7 @@ pub use attach::BLOCK_BYTES;
 pub(crate) use attach::{MAX_ROW_GROUP_ROWS, VECTOR_ROWS};
 pub(crate) use cancel::Cancel;
 pub(crate) use catalog::{Relation, literal};
+pub(crate) use holdings::HeldBytes;
 pub(crate) use ingest::{Committing, Put, SentBatch};
 pub(crate) use large::Large;
 pub(crate) use lease::{Held, InUse, Lease, Place, TransactionLease};
@@ -88,6 +90,7 @@ use commits::Commits;
 use express::Express;
 use ffi::{ArrowOptions, Connection, Database};
 use health::Health;
+use holdings::Holdings;
 use large::LargeUnits;
 use mark::Mark;
 use open::{lock_down, open_database, settle_logs};
@@ -126,6 +129,7 @@ struct Inner {
     large_units: LargeUnits,
     large_patience: Patience,
     budget_patience: Patience,
+    holdings: Holdings,
     writers: Writers,
     checkpointer: Mutex<Option<Checkpointer>>,
     shared: Arc<Shared>,
@@ -194,6 +198,7 @@ impl Engine {
             writers,
             checkpointer: Mutex::new(Some(checkpointer)),
             budget,
+            holdings: Holdings::default(),
             room: RoomWatch::new(&options.database, options.min_free_disk_bytes),
             catalog: catalog::current(&set_up, &shared.lossless)?.0,
             commits: database.commits(),
@@ -222,10 +227,21 @@ impl Engine {
     /// Runs a script to its end, and keeps its last result in memory.
     pub(crate) async fn run(&self, place: &Place, sql: impl Into<Sql>) -> Result<Outcome> {
         let Inner {
-            queries, shared, ..
+            queries,
+            shared,
+            holdings,
+            ..
         } = &*self.0;
-        let result = query::run(queries, &shared.lossless, place, sql.into()).await;
+        let result = query::run(queries, &shared.lossless, holdings, place, sql.into()).await;
         result.map_err(|error| shared.health.observe(error))
+    }
+
+    /// Takes memory for what waits for its client.
+    ///
+    /// # Errors
+    /// When all clients would hold too much.
+    pub(crate) fn hold_bytes(&self, bytes: usize) -> Result<HeldBytes> {
+        self.0.holdings.take(bytes)
     }
 
     /// Runs a script for its effect and answers with the number of rows it changed.

@@ -13,7 +13,6 @@ mod transactions;
 mod waiting;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -25,9 +24,9 @@ pub(crate) use prepared::{Execution, PreparedStatement};
 use running::Running;
 pub(crate) use running::RunningGuard;
 use transactions::{Owner, Transaction};
-pub(crate) use waiting::{HeldBytes, Waiting};
+pub(crate) use waiting::Waiting;
 
-use crate::engine::{Engine, InUse, Lease, Place, ResultStream, Rows, Sql};
+use crate::engine::{Engine, HeldBytes, InUse, Lease, Place, ResultStream, Rows, Sql};
 use crate::error::{Error, Result};
 
 /// How many sessions, transactions, prepared statements and unfetched results there may be.
@@ -64,7 +63,6 @@ struct Inner {
     expired: Handles<Owner>,
     statements: Handles<Arc<PreparedStatement>>,
     results: Handles<Arc<Waiting>>,
-    held_bytes: Arc<AtomicUsize>,
     running: Running,
 }
 
@@ -152,7 +150,6 @@ impl Sessions {
             expired: Handles::new("transaction", MAX_TRANSACTIONS, expiry.session),
             statements: Handles::new("prepared statement", MAX_STATEMENTS, expiry.session),
             results: Handles::new("unfetched result", MAX_RESULTS, RESULT_TIMEOUT),
-            held_bytes: Arc::default(),
             running: Running::default(),
         }))
     }
@@ -250,10 +247,22 @@ impl Sessions {
         self.0.engine.close_lease(&session.lease).await;
     }
 
+    /// Whether another result may be kept. To be asked before a statement runs that changes something: afterwards it is too
+    /// late to refuse.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub(crate) fn check_room_for_result(&self) -> Result<()> {
+        self.0.results.check_room()
+    }
+
     /// Keeps a result until it is fetched.
-    pub(crate) fn keep(&self, rows: Rows) -> Result<Handle> {
-        let _held = self.hold(rows.bytes())?;
-        self.wait(Waiting::Rows { rows, _held })
+    pub(crate) fn keep(&self, rows: Rows) -> Handle {
+        let handle = Handle::new();
+        self.0
+            .results
+            .insert_at_any_rate(handle, Arc::new(Waiting::Rows(rows)));
+        handle
     }
 
     /// Keeps a query, with the values of its parameters, until its result is fetched.
@@ -273,8 +282,12 @@ impl Sessions {
         self.wait(Waiting::Stream { result, _held })
     }
 
-    fn hold(&self, bytes: usize) -> Result<HeldBytes> {
-        HeldBytes::take(&self.0.held_bytes, bytes)
+    /// Takes memory for what waits for its client.
+    ///
+    /// # Errors
+    /// When all would hold too much.
+    pub(crate) fn hold(&self, bytes: usize) -> Result<HeldBytes> {
+        self.0.engine.hold_bytes(bytes)
     }
 
     fn wait(&self, waiting: Waiting) -> Result<Handle> {

@@ -95,6 +95,22 @@ impl<T: Clone> Handles<T> {
         self.replace(handle, value, |_| None::<()>).map(|_| ())
     }
 
+    /// Inserts a thing, be there as many as there may.
+    pub(super) fn insert_at_any_rate(&self, handle: Handle, value: T) {
+        self.entries.lock().insert(handle, Entry::new(value));
+    }
+
+    /// Fails where there are as many as there may be.
+    pub(super) fn check_room(&self) -> Result<()> {
+        if self.len() < self.limit {
+            return Ok(());
+        }
+        Err(Error::TooManyHandles {
+            what: self.what,
+            limit: self.limit,
+        })
+    }
+
     /// Inserts a thing that takes the place of another one at the limit: of one that `spare` ranks. The lowest rank goes
     /// first, of that what nobody ever asked for, of that what has waited the longest.
     pub(super) fn replace<R: Ord>(

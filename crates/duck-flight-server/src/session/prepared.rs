@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 
 use super::peer::{KnownPeer, Peer};
 use super::transactions::{GivenUp, Meant};
-use super::{Caller, Handle, HeldBytes, Session, Sessions};
-use crate::engine::{Description, Parameters, Place};
+use super::{Caller, Handle, Session, Sessions};
+use crate::engine::{Description, HeldBytes, Parameters, Place};
 use crate::error::{Error, Result};
 
 /// A prepared statement.
@@ -106,14 +106,17 @@ impl Sessions {
         }
     }
 
-    /// Binds values to a prepared statement.
-    pub(crate) fn bind(&self, handle: &[u8], parameters: Parameters) -> Result<()> {
+    /// Forgets the values that were bound to a prepared statement, to make room for others.
+    pub(crate) fn unbind(&self, handle: &[u8]) -> Result<()> {
         let (_, statement) = self.0.statements.find(handle)?;
-        // What was bound before makes room first.
-        let mut bound = statement.bound.lock();
-        *bound = None;
-        let held = self.hold(parameters.bytes())?;
-        *bound = Some((parameters, held));
+        *statement.bound.lock() = None;
+        Ok(())
+    }
+
+    /// Binds values to a prepared statement, with the memory they take.
+    pub(crate) fn bind(&self, handle: &[u8], values: (Parameters, HeldBytes)) -> Result<()> {
+        let (_, statement) = self.0.statements.find(handle)?;
+        *statement.bound.lock() = Some(values);
         Ok(())
     }
 

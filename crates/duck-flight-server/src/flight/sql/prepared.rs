@@ -15,7 +15,7 @@ use duck_flight_protocol::PreparedStatementResult;
 
 use super::statement::{info, run_now, schema_of};
 use super::ticket::StatementTicket;
-use crate::engine::{Description, Parameters, Place, Rows, Sql};
+use crate::engine::{Description, HeldBytes, Parameters, Place, Rows, Sql};
 use crate::error::{Error, Result};
 use crate::flight::decode::Upload;
 use crate::flight::get::{as_sent, encoding, sql_text};
@@ -63,9 +63,10 @@ pub(super) async fn bind(
     command: CommandPreparedStatementQuery,
     upload: Upload,
 ) -> Result<DoPutPreparedStatementResult> {
-    let parameters = values(upload).await?;
     let handle = command.prepared_statement_handle;
-    sessions.bind(&handle, parameters)?;
+    sessions.unbind(&handle)?;
+    let values = values(sessions, upload).await?;
+    sessions.bind(&handle, values)?;
     Ok(DoPutPreparedStatementResult {
         prepared_statement_handle: Some(handle),
     })
@@ -129,7 +130,7 @@ pub(super) async fn update(
         // Nothing is to come, and some clients end their stream only once they have the answer.
         return sessions.engine().execute(&place, sql).await;
     }
-    let parameters = values(upload).await?;
+    let (parameters, _held) = values(sessions, upload).await?;
     if parameters.are_sent() {
         sql.parameters = parameters;
     }
@@ -139,12 +140,14 @@ pub(super) async fn update(
     sessions.engine().execute(&place, sql).await
 }
 
-/// The values that a client sends.
-async fn values(upload: Upload) -> Result<Parameters> {
-    let sent = upload.all_rows(MAX_PARAMETER_BYTES).await?;
-    Ok(sent.map_or_else(Parameters::default, |(schema, rows)| {
+/// The values that a client sends, and the memory they take.
+async fn values(sessions: &Sessions, upload: Upload) -> Result<(Parameters, HeldBytes)> {
+    let mut held = sessions.hold(0)?;
+    let sent = upload.all_rows(MAX_PARAMETER_BYTES, &mut held).await?;
+    let parameters = sent.map_or_else(Parameters::default, |(schema, rows)| {
         Parameters::new(schema, rows)
-    }))
+    });
+    Ok((parameters, held))
 }
 
 /// Whether the statement is to run for each of no rows.
@@ -170,7 +173,8 @@ pub(super) fn nothing(
             schema: described.schema.clone(),
             type_names: described.type_names.clone(),
             batches: Vec::new(),
-        })?)
+            held: sessions.hold(0)?,
+        }))
     } else {
         StatementTicket::nothing()
     };
