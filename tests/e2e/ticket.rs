@@ -6,9 +6,13 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, Int8Array, ListArray, PrimitiveArray, RecordBatch, StringArray};
 use arrow::buffer::{Buffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Decimal128Type, Field};
-use arrow_flight::sql::{CommandPreparedStatementQuery, ProstMessageExt};
-use arrow_flight::{CancelStatus, FlightDescriptor};
-use duck_tests::{ServerProcess, TestServer, assert_refused, messages, soon, status};
+use arrow_flight::sql::{
+    ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, Any,
+    CommandPreparedStatementQuery, ProstMessageExt,
+};
+use arrow_flight::{Action, CancelStatus, FlightDescriptor};
+use bytes::Bytes;
+use duck_tests::{Client, ServerProcess, TestServer, assert_refused, messages, soon, status};
 use futures::future::select_all;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use prost::Message;
@@ -133,6 +137,20 @@ async fn a_change_whose_answer_there_is_no_room_for_does_not_happen() {
     server.shutdown().await;
 }
 
+/// Prepares a statement; answers with its handle.
+async fn prepare(client: &Client, sql: &str) -> Bytes {
+    let request = ActionCreatePreparedStatementRequest {
+        query: sql.into(),
+        transaction_id: None,
+    };
+    let action = Action::new("CreatePreparedStatement", request.as_any().encode_to_vec());
+    let answers = client.flight().do_action(action).await.unwrap();
+    let answers: Vec<_> = answers.try_collect().await.unwrap();
+    let result = Any::decode(&*answers[0]).unwrap();
+    let result: ActionCreatePreparedStatementResult = result.unpack().unwrap().unwrap();
+    result.prepared_statement_handle
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn values_that_are_still_being_sent_count_too() {
     let server = TestServer::start().await;
@@ -142,23 +160,21 @@ async fn values_that_are_still_being_sent_count_too() {
     let mut open = Vec::new();
     let refused = soon("the limit", async {
         loop {
-            let sql = "SELECT length(?::VARCHAR)".to_owned();
-            let statement = client.sql().raw().prepare(sql, None).await.unwrap();
             let command = CommandPreparedStatementQuery {
-                prepared_statement_handle: statement.handle().unwrap().clone(),
+                prepared_statement_handle: prepare(&client, "SELECT length(?::VARCHAR)").await,
             };
             let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
-            let mut put = client.open_raw_put();
+            let put = client.open_raw_put();
             for message in messages(descriptor, values.schema_ref(), &[values.clone()], None) {
                 put.send(message).await;
             }
             open.push(put);
+            assert!(open.len() < 20, "600 MB are held");
             let ends = open.iter_mut().map(|put| put.result().boxed());
             let ended = tokio::time::timeout(MOMENT, select_all(ends)).await;
             if let Ok((ended, ..)) = ended {
                 break ended.expect("an answer");
             }
-            assert!(open.len() < 20, "600 MB are held");
         }
     });
     let refused = refused.await;
