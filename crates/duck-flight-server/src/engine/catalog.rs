@@ -188,3 +188,51 @@ impl SeenColumns {
         self.0.lock().remove(table);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::ffi::Database;
+
+    #[test]
+    fn a_change_of_what_arrow_does_not_tell_is_seen() {
+        let database = Database::open(":memory:", &[]).unwrap();
+        let connection = database.connect().unwrap();
+        let types = [
+            "ENUM('a')",
+            "ENUM('b')",
+            "ENUM('a', 'b')",
+            "ENUM('a')[]",
+            "ENUM('a', 'b')[]",
+            "STRUCT(e ENUM('a'))",
+            "STRUCT(e ENUM('b'))",
+            "VARCHAR",
+            "JSON",
+            "UNION(a ENUM('a'), b INTEGER)",
+            "UNION(a ENUM('b'), b INTEGER)",
+        ];
+        let shapes = types.map(|sql_type| {
+            let sql = format!("CREATE OR REPLACE TABLE t (v {sql_type})");
+            connection.execute(&sql).unwrap();
+            let table = TableName {
+                catalog: None,
+                schema: None,
+                table: "t".into(),
+            };
+            let look = || connection.table_columns(&table).unwrap().unwrap();
+            assert!(look() == look(), "{sql_type}");
+            look()
+        });
+        for (one, shape) in shapes.iter().enumerate() {
+            for (other, other_shape) in shapes.iter().enumerate() {
+                assert_eq!(
+                    shape == other_shape,
+                    one == other,
+                    "{}, {}",
+                    types[one],
+                    types[other]
+                );
+            }
+        }
+    }
+}
