@@ -10,7 +10,7 @@ use duckdb::ffi;
 use super::effect::Effect;
 use super::ffi::ColumnShape;
 use super::sql_type::sql_type;
-use super::types::{extension_name, is_text, same_name};
+use super::types::{extension_name, is_text, plain, same_name};
 use crate::error::{Error, Result};
 
 /// The statements after which the table has room for the stream's rows; none where it has already.
@@ -76,15 +76,6 @@ fn widen(column: &ColumnShape, field: &Field, mode: SchemaMode) -> Option<String
         Some(kind) => (Kind::of(old) != Some(kind)).then(|| kind.sql()),
         None if mode == SchemaMode::EvolveText && !is_text(old) => Some("VARCHAR".into()),
         None => None,
-    }
-}
-
-/// A dictionary or runs hold what their values are.
-fn plain(data_type: &DataType) -> &DataType {
-    match data_type {
-        DataType::Dictionary(_, values) => plain(values),
-        DataType::RunEndEncoded(_, values) => plain(values.data_type()),
-        other => other,
     }
 }
 
