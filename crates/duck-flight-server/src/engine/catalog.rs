@@ -235,4 +235,22 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn duckdb_ignores_the_case_of_ascii_letters_only() {
+        let database = Database::open(":memory:", &[]).unwrap();
+        let connection = database.connect().unwrap();
+        let names = ["é", "É", "k", "\u{212a}", "straße", "STRASSE", "i", "İ"];
+        for (index, name) in names.iter().enumerate() {
+            for other in &names[..index] {
+                let sql = format!("CREATE OR REPLACE TABLE t (\"{name}\" INT, \"{other}\" INT)");
+                let is_refused = connection.execute(&sql).is_err();
+                let is_same = crate::engine::types::same_name(name, other);
+                assert_eq!(is_same, is_refused, "{name}, {other}");
+            }
+        }
+        connection
+            .execute("CREATE OR REPLACE TABLE t (a INT, A INT)")
+            .unwrap_err();
+    }
 }

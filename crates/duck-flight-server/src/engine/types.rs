@@ -4,6 +4,7 @@ mod exact;
 mod json;
 mod nested;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, StringArray};
@@ -157,8 +158,28 @@ fn uuid_texts(array: &ArrayRef) -> ArrayRef {
     Arc::new(texts)
 }
 
+/// Whether DuckDB takes two names for one: it ignores the case of ASCII letters only.
 pub(super) fn same_name(one: &str, other: &str) -> bool {
-    one.eq_ignore_ascii_case(other) || one.to_lowercase() == other.to_lowercase()
+    one.eq_ignore_ascii_case(other)
+}
+
+/// Where things stand that have names.
+pub(super) struct Names(HashMap<String, usize>);
+
+impl Names {
+    pub(super) fn new<'a>(names: impl IntoIterator<Item = &'a String>) -> Self {
+        let places = names.into_iter().enumerate();
+        Self(
+            places
+                .map(|(place, name)| (name.to_ascii_lowercase(), place))
+                .collect(),
+        )
+    }
+
+    /// Where the one with this name stands, whatever the case.
+    pub(super) fn place(&self, name: &str) -> Option<usize> {
+        self.0.get(&name.to_ascii_lowercase()).copied()
+    }
 }
 
 /// How a field of the stream becomes a column of the table, and as what DuckDB imports it; or why it cannot.
