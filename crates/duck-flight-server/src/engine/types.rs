@@ -3,6 +3,7 @@
 mod exact;
 mod json;
 mod nested;
+mod row_json;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use duckdb::ffi;
 use super::ffi::ColumnShape;
 use crate::error::{Error, Result};
 use exact::{Cast, Check};
+pub(super) use row_json::row_json;
 
 /// How the values of a stream's column become those of a table's.
 #[derive(Debug)]
