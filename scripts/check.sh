@@ -34,6 +34,6 @@ check_invariants() {
 
 check_invariants
 cargo fmt --all --check
-cargo clippy --quiet --release --workspace --all-targets -- -D warnings
-RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --release --no-deps --workspace
+cargo clippy --quiet --profile testing --workspace --all-targets -- -D warnings
+RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --profile testing --no-deps --workspace
 echo "check: ok"

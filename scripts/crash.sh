@@ -17,6 +17,6 @@ while (($# > 0)); do
 done
 
 # The same packages for both, so that what they share is built once.
-cargo build --quiet --release -p duck-tests -p duck-flight-server --bins
-exec cargo test --quiet --release -p duck-tests -p duck-flight-server --test crash -- \
+cargo build --quiet --profile testing -p duck-tests -p duck-flight-server --bins
+exec cargo test --quiet --profile testing -p duck-tests -p duck-flight-server --test crash -- \
     --exact --nocapture kill::what_was_acknowledged_survives_every_kill_once

@@ -6,9 +6,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh --python
 # All at once, the binaries that the Python tests run included: built by themselves they would have their dependencies
 # with fewer features than the tests, and those would be built twice.
-cargo build --release --workspace --bins --tests
+cargo build --profile testing --workspace --bins --tests
 scripts/check.sh
-cargo test --release --workspace
+cargo test --profile testing --workspace
 .venv/bin/python -m pytest tests/clients
 .venv/bin/python -m pytest bench
 echo "test: ok"

@@ -21,7 +21,7 @@ STOP_SECONDS = 30
 
 def server_binary() -> Path:
     target = Path(os.environ.get("CARGO_TARGET_DIR", "target"))
-    binary = os.environ.get("DUCK_FLIGHT_SERVER_BIN", target / "release" / "duck-flight-server")
+    binary = os.environ.get("DUCK_FLIGHT_SERVER_BIN", target / "testing" / "duck-flight-server")
     return REPOSITORY / binary
 
 

@@ -157,3 +157,17 @@ def test_a_table_made_in_a_transaction_is_shown_to_nobody_else(server, connectio
         assert tables(connection, depth="tables", table_name_filter=table) == {}
         other.commit()
     assert list(tables(connection, depth="tables", table_name_filter=table)) == [table]
+
+
+@pytest.mark.parametrize("options", [None, COOKIES], ids=["plain", "cookies"])
+def test_a_table_made_in_a_transaction_is_shown_to_it(server, connection, table, options):
+    with connect(server, options, autocommit=False) as own:
+        run(own, f"CREATE TABLE {table} (i INTEGER, name VARCHAR)")
+        assert own.adbc_get_table_schema(table).names == ["i", "name"]
+        assert list(tables(own, depth="tables", table_name_filter=table)) == [table]
+        own.rollback()
+        with refused(AdbcStatusCode.NOT_FOUND):
+            own.adbc_get_table_schema(table)
+        # Looking at the catalog begins no transaction, which would not see what comes next.
+        run(connection, f"CREATE TABLE {table} (other INTEGER)")
+        assert own.adbc_get_table_schema(table).names == ["other"]

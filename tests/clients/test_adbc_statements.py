@@ -120,6 +120,26 @@ def test_many_rows_of_parameters_change_many_rows(connection, table):
     assert rows_of(connection, f"SELECT count(*), count(*) FILTER (name = 'new') FROM {table}") == [(1000, 2)]
 
 
+def test_no_rows_of_parameters_run_nothing(connection, table):
+    run(connection, f"CREATE TABLE {table} (i BIGINT)")
+    none = pa.table({"i": pa.array([], pa.int64())})
+    with connection.cursor() as cursor:
+        for _ in range(2):
+            cursor.executemany(f"INSERT INTO {table} VALUES (?)", none)
+            assert cursor.rowcount == 0
+            # Nor are the values that were bound before taken for them.
+            cursor.executemany(f"INSERT INTO {table} VALUES (?)", [(1,)])
+        cursor.execute("SELECT ?::INTEGER AS i", none)
+        result = cursor.fetch_arrow_table()
+        assert result.schema == pa.schema({"i": pa.int32()})
+        assert result.num_rows == 0
+        cursor.execute(f"INSERT INTO {table} VALUES (?) RETURNING i + 1 AS next", none)
+        assert cursor.fetch_arrow_table().schema.names == ["next"]
+    assert count_of(connection, table) == 2
+    with refused(AdbcStatusCode.INVALID_ARGUMENT, "2 parameters and was given 1"):
+        rows_of(connection, "SELECT ?::INTEGER, ?::INTEGER", none)
+
+
 def test_many_rows_of_parameters_take_effect_all_or_nothing(connection, table):
     run(connection, f"CREATE TABLE {table} (i BIGINT PRIMARY KEY)")
     with connection.cursor() as cursor, refused(AdbcStatusCode.INVALID_ARGUMENT, "(?i)duplicate|constraint"):

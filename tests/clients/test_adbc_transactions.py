@@ -1,11 +1,13 @@
 """Transactions through ADBC: separate for each connection, and seen by others only when committed."""
 
+import json
 import threading
 import time
 
+import pyarrow as pa
 import pytest
 from adbc_driver_manager import AdbcStatusCode
-from flight_sql import COOKIES, connect, count_of, refused, rows_of, run, value_of
+from flight_sql import COOKIES, act, connect, count_of, refused, rows_of, run, value_of
 
 # For a statement that would wait for ever.
 LIMITS = {f"adbc.flight.sql.rpc.timeout_seconds.{kind}": "10" for kind in ["fetch", "query", "update"]}
@@ -23,6 +25,13 @@ def open_transaction(server, request):
     yield open_one
     for connection in connections:
         connection.close()
+
+
+def transactions_of(server) -> int:
+    """How many transactions are open."""
+    with server.client() as client:
+        (status,) = act(client, "status", b"")
+    return json.loads(status)["transactions"]
 
 
 def test_a_commit_shows_everything_at_once(open_transaction, connection, table):
@@ -165,6 +174,43 @@ def test_a_prepared_statement_stays_in_its_transaction(open_transaction, connect
     assert count_of(writer, table) == 0
 
 
+def test_a_statement_is_executed_again_in_each_next_transaction(open_transaction, connection, table):
+    run(connection, f"CREATE TABLE {table} (i BIGINT)")
+    writer = open_transaction()
+    with writer.cursor() as cursor:
+        for i in range(3):
+            cursor.execute(f"INSERT INTO {table} VALUES (?)", (i,))
+            assert count_of(connection, table) == i
+            writer.commit()
+        for i in range(3, 6):
+            cursor.executemany(f"INSERT INTO {table} VALUES ($1)", [(i,)])
+            assert count_of(connection, table) == i
+            writer.commit()
+        for _ in range(3):
+            cursor.execute(f"INSERT INTO {table} VALUES (?)", (-1,))
+            writer.rollback()
+        for _ in range(3):
+            cursor.execute(f"SELECT count(*) FROM {table}")
+            assert cursor.fetchall() == [(6,)]
+            writer.rollback()
+        for _ in range(3):
+            with refused(AdbcStatusCode.INVALID_ARGUMENT, "duck"):
+                cursor.execute("SELECT 'duck'::INTEGER")
+                cursor.fetchall()
+            writer.rollback()
+    assert rows_of(connection, f"FROM {table} ORDER BY i") == [(i,) for i in range(6)]
+
+
+def test_a_statement_of_a_transaction_is_executed_again_without_one(open_transaction, connection, table):
+    run(connection, f"CREATE TABLE {table} (i BIGINT)")
+    writer = open_transaction()
+    with writer.cursor() as cursor:
+        cursor.execute(f"INSERT INTO {table} VALUES (?)", (1,))
+        writer.adbc_connection.set_autocommit(True)
+        cursor.execute(f"INSERT INTO {table} VALUES (?)", (2,))
+        assert count_of(connection, table) == 2
+
+
 def test_a_statement_runs_while_a_result_of_the_same_transaction_is_read(open_transaction, connection, table):
     run(connection, f"CREATE TABLE {table} (i BIGINT)")
     own = open_transaction()
@@ -207,8 +253,28 @@ def test_an_abandoned_transaction_is_rolled_back_in_the_end(start_server, table)
             except connection.Error as error:
                 assert "(Aborted" in str(error), error
         assert rows_of(connection, f"FROM {table}") == [(3,)]
-        with refused(AdbcStatusCode.NOT_FOUND, "(?i)transaction"):
+        with refused(AdbcStatusCode.UNKNOWN, "(?i)transaction has expired.*FailedPrecondition"):
             abandoned.commit()
+
+
+def test_a_connection_goes_on_once_its_expired_transaction_is_rolled_back(start_server, table):
+    server = start_server("--transaction-timeout", "1s")
+    with connect(server) as connection, connect(server, autocommit=False) as own, own.cursor() as cursor:
+        run(connection, f"CREATE TABLE {table} (i BIGINT)")
+        for _ in range(2):
+            cursor.execute(f"INSERT INTO {table} VALUES (1)")
+            deadline = time.monotonic() + 30
+            while transactions_of(server) > 0 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            with refused(AdbcStatusCode.UNKNOWN, "(?i)transaction has expired.*FailedPrecondition"):
+                cursor.execute(f"INSERT INTO {table} VALUES (1)")
+            with refused(AdbcStatusCode.UNKNOWN, "(?i)transaction has expired.*FailedPrecondition"):
+                cursor.adbc_ingest(table, pa.table({"i": [2]}), mode="append")
+            own.rollback()
+            assert count_of(connection, table) == 0
+        cursor.execute(f"INSERT INTO {table} VALUES (1)")
+        own.commit()
+        assert count_of(connection, table) == 1
 
 
 def test_many_idle_transactions_hinder_nobody(server, connection):

@@ -87,6 +87,35 @@ def test_no_value_is_bound_as_null(connection):
     assert rows_of(connection, "SELECT ? IS NULL, ?::INTEGER, coalesce(?, 7)", [None, None, None]) == [(True, None, 7)]
 
 
+@pytest.mark.parametrize(
+    ("arrow_type", "duckdb_type"),
+    [
+        (pa.int64(), "BIGINT"),
+        (pa.string(), "VARCHAR"),
+        (pa.decimal128(10, 2), "DECIMAL(10,2)"),
+        (pa.timestamp("us", "UTC"), "TIMESTAMP WITH TIME ZONE"),
+        (pa.list_(pa.int32()), "INTEGER[]"),
+        (pa.struct({"a": pa.int32()}), "STRUCT(a INTEGER)"),
+        (pa.map_(pa.string(), pa.int32()), "MAP(VARCHAR, INTEGER)"),
+        (pa.dictionary(pa.int8(), pa.string()), "VARCHAR"),
+        (pa.null(), '"NULL"'),
+    ],
+    ids=str,
+)
+def test_a_null_has_the_type_of_its_column(connection, arrow_type, duckdb_type):
+    null = pa.nulls(1, arrow_type)
+    rows = rows_of(connection, "SELECT ? AS v, typeof(?)", pa.record_batch([null, null], names=["v", "w"]))
+    assert rows == [(None, duckdb_type)]
+
+
+def test_the_columns_of_a_query_are_the_same_for_a_null(connection):
+    for values in [[1, 2, None], [None, 2], [None, None]]:
+        bound = pa.table({"v": pa.array(values, pa.int64())})
+        result = table_of(connection, "SELECT ? AS v", bound)
+        assert result.schema.types == [pa.int64()]
+        assert result["v"].to_pylist() == values
+
+
 def test_text_is_a_value_and_never_sql(connection, table):
     run(connection, f"CREATE TABLE {table} (name VARCHAR)")
     evil = f"'); DROP TABLE {table}; --"

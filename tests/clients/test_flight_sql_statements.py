@@ -162,6 +162,18 @@ def test_bound_parameters_stay_until_others_are_bound(client):
             ]
 
 
+def test_no_rows_of_parameters_are_not_those_that_were_bound_before(client, table):
+    execute(client, f"CREATE TABLE {table} (i BIGINT)")
+    (handle,) = prepare(client, f"INSERT INTO {table} VALUES (?)")[1]
+    put_command(client, "CommandPreparedStatementQuery", {1: handle}, pa.table({"i": [42]}))
+    none = pa.table({"i": pa.array([], pa.int64())})
+    assert put_command(client, "CommandPreparedStatementUpdate", {1: handle}, none) in ({}, {1: [0]})
+    assert query(client, f"FROM {table}") == []
+    # Without columns nothing is said of them, and they are what was bound.
+    assert put_command(client, "CommandPreparedStatementUpdate", {1: handle}) == {1: [1]}
+    assert query(client, f"FROM {table}") == [{"i": 42}]
+
+
 def test_a_prepared_query_describes_itself_without_running(client, table):
     execute(client, f"CREATE SEQUENCE {table}")
     (handle,) = prepare(client, f"SELECT nextval('{table}') AS n")[1]

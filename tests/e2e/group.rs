@@ -285,3 +285,36 @@ async fn a_snapshot_stays_as_it_is_while_full_groups_are_committed() {
     }
     server.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loaders_proof_fails_for_a_row_that_has_lost_its_time_or_whose_category_has_grown() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let plan = Plan {
+        producer: Some("p".into()),
+        resume: true,
+        verify: true,
+        seed: Some(1),
+        ..plan("t", 1, 3, Commit::Batch)
+    };
+    let sound = run(&server, plan.clone()).await;
+    assert!(sound.is_success(), "{sound}");
+    client.execute("CREATE TABLE kept AS FROM t").await;
+    for damage in ["timestamp = NULL", "category = category || 'X'"] {
+        client
+            .execute(&format!(
+                "UPDATE t SET {damage} WHERE rowid = (SELECT min(rowid) FROM t)"
+            ))
+            .await;
+        let report = run(&server, plan.clone()).await;
+        assert_eq!(report.batches, 0, "{report}");
+        let proof = report.verification.unwrap();
+        assert!(proof.to_string().contains("1 damaged"), "{proof}");
+        client
+            .execute("DELETE FROM t; INSERT INTO t FROM kept")
+            .await;
+    }
+    let sound = run(&server, plan).await;
+    assert!(sound.is_success(), "{sound}");
+    server.shutdown().await;
+}

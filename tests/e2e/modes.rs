@@ -10,6 +10,15 @@ use futures::future::join_all;
 use tokio::sync::Barrier;
 use tonic::Code;
 
+/// A batch of operations on keys, with a value for each.
+fn changes(rows: &[(i64, i64, &str)]) -> RecordBatch {
+    let keys = Int64Array::from_iter_values(rows.iter().map(|row| row.0));
+    let values = Int64Array::from_iter_values(rows.iter().map(|row| row.1));
+    let columns: [(_, ArrayRef); 2] = [("k", Arc::new(keys)), ("v", Arc::new(values))];
+    let ops: Vec<_> = rows.iter().map(|row| row.2).collect();
+    with_ops(&RecordBatch::try_from_iter(columns).unwrap(), &ops)
+}
+
 fn options(json: &str) -> PutOptions {
     serde_json::from_str(json).unwrap()
 }
@@ -371,5 +380,53 @@ async fn loaders_that_evolve_one_table_all_succeed_while_others_read_it() {
         let given = format!("SELECT count({column}) FROM t");
         assert_eq!(client.value::<u64>(&given).await, 500);
     }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_unit_deletes_is_gone_for_the_next_one_however_they_share_commits() {
+    const KEYS: i64 = 200;
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client
+        .execute("CREATE TABLE t (k BIGINT PRIMARY KEY, v BIGINT, kept BIGINT DEFAULT 7)")
+        .await;
+    client
+        .execute(&format!(
+            "INSERT INTO t SELECT range, 0, 5 FROM range({KEYS})"
+        ))
+        .await;
+    let options = options(r#"{"table":"t","mode":"changes","op":"op","commit":"batch"}"#);
+    let units = (0..KEYS).flat_map(|key| [changes(&[(key, 0, "D")]), changes(&[(key, 2, "I")])]);
+    let units: Vec<_> = units.collect();
+    let acks = client.put(&options, &units).await.unwrap();
+    assert_eq!(acks.len(), units.len());
+    let found = client
+        .rows("SELECT count(*), sum(v), min(kept), max(kept) FROM t")
+        .await;
+    assert_eq!(found, [format!("{KEYS}|{}|7|7", 2 * KEYS)]);
+    server.shutdown().await;
+}
+
+/// DuckDB's appender runs its statement in between once it has gathered 204,800 rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_the_rows_with_one_key_the_last_one_counts_in_a_unit_of_any_size() {
+    const KEYS: i64 = 150_000;
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client
+        .execute(&format!(
+            "CREATE TABLE t AS SELECT range AS k, 0::BIGINT AS v, 5::BIGINT AS kept FROM range({KEYS})"
+        ))
+        .await;
+    let options = options(r#"{"table":"t","mode":"changes","key":["k"],"op":"op"}"#);
+    let rows = |value, op| (0..KEYS).map(move |key| (key, value, op));
+    let unit: Vec<_> = rows(1, "D").chain(rows(2, "U")).collect();
+    let acks = client.put(&options, &[changes(&unit)]).await.unwrap();
+    assert_eq!(acks[0].rows, 2 * KEYS.cast_unsigned());
+    let found = client
+        .rows("SELECT count(*), min(v), max(v), count(kept), min(kept) FROM t")
+        .await;
+    assert_eq!(found, [format!("{KEYS}|2|2|{KEYS}|5")]);
     server.shutdown().await;
 }

@@ -226,3 +226,43 @@ async fn a_large_put_that_stands_still_ends_once_others_have_waited_too_long() {
     }
     server.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_puts_that_stand_still_end_once_others_have_waited_too_long_for_their_memory() {
+    let setup = Setup {
+        ingest_buffer_bytes: 4 << 20,
+        stall_timeout: Duration::ZERO,
+        ..Setup::default()
+    };
+    let server = setup.start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    // 1.6 MB: after two of them there is no room for a third.
+    let batch = ints(0..200_000);
+    let mut stalled = Vec::new();
+    for _ in 0..2 {
+        let put = client
+            .open_put(&PutOptions::new("t"), &batch.schema())
+            .await;
+        put.send_batch(&batch).await;
+        stalled.push(put);
+    }
+    let batches = [batch];
+    let ended = soon("the end of one", async {
+        loop {
+            let ends = stalled.iter_mut().map(|put| put.result().boxed());
+            tokio::select! {
+                (ended, ..) = select_all(ends) => return ended,
+                // Until both of them hold their memory.
+                rows = client.append("t", &batches) => assert_eq!(rows.unwrap(), 200_000),
+            }
+        }
+    });
+    assert_stalled(ended.await.expect("an answer"));
+    let appended = soon("room for another one", client.append("t", &batches));
+    assert_eq!(appended.await.unwrap(), 200_000);
+    for put in stalled {
+        put.cancel().await;
+    }
+    server.shutdown().await;
+}

@@ -425,8 +425,15 @@ async fn what_nobody_uses_any_more_is_rolled_back_and_forgotten() {
         }
     };
     soon("the end of what expires", forgotten).await;
+    // Its client is told until it has understood.
+    let words = ["transaction", "expired", "roll it back"];
     let gone = sql.update("UPDATE t SET i = 3", Some(&transaction)).await;
-    assert_refused(gone, Code::NotFound, &["transaction", "expired"]);
+    assert_refused(gone, Code::FailedPrecondition, &words);
+    let commit = sql.commit(&transaction).await;
+    assert_refused(commit, Code::FailedPrecondition, &words);
+    sql.roll_back(&transaction).await.unwrap();
+    let again = sql.roll_back(&transaction).await;
+    assert_refused(again, Code::NotFound, &["transaction"]);
     assert_refused(
         session.try_rows("FROM s", None).await,
         Code::Unauthenticated,

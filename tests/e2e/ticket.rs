@@ -1,16 +1,27 @@
 //! Tickets and what waits behind them: cancelling reaches every run, and what nobody fetches stays bounded.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int8Array, ListArray, PrimitiveArray, RecordBatch, StringArray};
 use arrow::buffer::{Buffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Decimal128Type, Field};
-use arrow_flight::CancelStatus;
-use duck_tests::{ServerProcess, TestServer, assert_refused, soon, status};
-use futures::{StreamExt, TryStreamExt};
+use arrow_flight::sql::{
+    ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, Any,
+    CommandPreparedStatementQuery, ProstMessageExt,
+};
+use arrow_flight::{Action, CancelStatus, FlightDescriptor};
+use bytes::Bytes;
+use duck_tests::{Client, ServerProcess, TestServer, assert_refused, messages, soon, status};
+use futures::future::select_all;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use prost::Message;
 use tonic::Code;
 
 use super::statement::{ENDLESS_ROWS, cancel, kept, poll, query};
+
+/// How long an answer is waited for that may not come.
+const MOMENT: Duration = Duration::from_millis(300);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelling_a_ticket_that_was_fetched_twice_ends_both() {
@@ -91,6 +102,86 @@ async fn the_values_bound_to_many_prepared_statements_have_a_limit_together() {
     assert!(prepared.len() > 2);
     for statement in prepared {
         statement.close().await.ok();
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_whose_answer_there_is_no_room_for_does_not_happen() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    // What does more than read waits until it is fetched.
+    let answers =
+        |megabytes| format!("INSERT INTO t FROM range({megabytes}) RETURNING repeat('x', 1000000)");
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        waiting.push(client.sql().info(&answers(40), None).await.unwrap());
+    }
+    let rows = client.count("t").await;
+    let refused = loop {
+        match client.sql().info(&answers(40), None).await {
+            Ok(info) => waiting.push(info),
+            Err(error) => break error,
+        }
+        assert!(waiting.len() < 10, "400 MB are kept");
+    };
+    assert_refused::<()>(Err(refused), Code::ResourceExhausted, &["unread results"]);
+    let kept = u64::try_from(waiting.len()).unwrap();
+    assert_eq!((rows, client.count("t").await), (160, 40 * kept));
+    for info in &waiting {
+        assert_eq!(client.sql().fetch(info).await.unwrap().len(), 40);
+    }
+    // Once they are fetched there is room again.
+    client.sql().info(&answers(40), None).await.unwrap();
+    server.shutdown().await;
+}
+
+/// Prepares a statement; answers with its handle.
+async fn prepare(client: &Client, sql: &str) -> Bytes {
+    let request = ActionCreatePreparedStatementRequest {
+        query: sql.into(),
+        transaction_id: None,
+    };
+    let action = Action::new("CreatePreparedStatement", request.as_any().encode_to_vec());
+    let answers = client.flight().do_action(action).await.unwrap();
+    let answers: Vec<_> = answers.try_collect().await.unwrap();
+    let result = Any::decode(&*answers[0]).unwrap();
+    let result: ActionCreatePreparedStatementResult = result.unpack().unwrap().unwrap();
+    result.prepared_statement_handle
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_are_still_being_sent_count_too() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let text: ArrayRef = Arc::new(StringArray::from_iter_values(["x".repeat(30_000_000)]));
+    let values = RecordBatch::try_from_iter([("s", text)]).unwrap();
+    let mut open = Vec::new();
+    let refused = soon("the limit", async {
+        loop {
+            let command = CommandPreparedStatementQuery {
+                prepared_statement_handle: prepare(&client, "SELECT length(?::VARCHAR)").await,
+            };
+            let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+            let put = client.open_raw_put();
+            for message in messages(descriptor, values.schema_ref(), &[values.clone()], None) {
+                put.send(message).await;
+            }
+            open.push(put);
+            assert!(open.len() < 20, "600 MB are held");
+            let ends = open.iter_mut().map(|put| put.result().boxed());
+            let ended = tokio::time::timeout(MOMENT, select_all(ends)).await;
+            if let Ok((ended, ..)) = ended {
+                break ended.expect("an answer");
+            }
+        }
+    });
+    let refused = refused.await;
+    assert_refused(refused.map(|_| ()), Code::ResourceExhausted, &["limit"]);
+    assert!(open.len() > 6, "{}", open.len());
+    for put in open {
+        put.cancel().await;
     }
     server.shutdown().await;
 }

@@ -8,16 +8,20 @@ use arrow_flight::sql::{
 };
 use arrow_flight::{Action, FlightDescriptor};
 use bytes::Bytes;
+use duck_flight_server::Expiry;
 use duck_tests::{
-    OpenPut, SqlClient, TestServer, assert_refused, ingest_into, ints, messages, soon,
+    Answer, OpenPut, Setup, SqlClient, TestServer, assert_refused, ingest_into, ints, messages,
+    soon,
 };
 use prost::Message;
 use tonic::Code;
 
-/// An update of a prepared INSERT, of whose rows of values none has been sent.
-async fn begin_insert(sql: &mut SqlClient, transaction: Option<&Bytes>) -> OpenPut {
+use super::statement::kept;
+
+/// Prepares a statement; answers with its handle.
+async fn prepare(sql: &mut SqlClient, query: &str, transaction: Option<&Bytes>) -> Bytes {
     let request = ActionCreatePreparedStatementRequest {
-        query: "INSERT INTO t VALUES (?)".into(),
+        query: query.into(),
         transaction_id: transaction.cloned(),
     };
     let request = request.as_any().encode_to_vec();
@@ -29,8 +33,13 @@ async fn begin_insert(sql: &mut SqlClient, transaction: Option<&Bytes>) -> OpenP
         .unpack()
         .unwrap()
         .unwrap();
+    prepared.prepared_statement_handle
+}
+
+/// An update by a prepared statement, of whose rows of values none has been sent.
+async fn begin_update(sql: &SqlClient, prepared_statement_handle: Bytes) -> OpenPut {
     let command = CommandPreparedStatementUpdate {
-        prepared_statement_handle: prepared.prepared_statement_handle,
+        prepared_statement_handle,
     };
     let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
     let put = sql.open_raw_put();
@@ -38,6 +47,23 @@ async fn begin_insert(sql: &mut SqlClient, transaction: Option<&Bytes>) -> OpenP
         put.send(message).await;
     }
     put
+}
+
+/// Runs a prepared statement for one row of values.
+async fn run_for(sql: &SqlClient, handle: &Bytes, value: i64) -> Answer<()> {
+    let mut put = begin_update(sql, handle.clone()).await;
+    put.send_batch(&ints([value])).await;
+    put.end().await;
+    let answer = soon("an answer", put.result()).await.unwrap();
+    answer.map(|_| ())
+}
+
+const INSERT: &str = "INSERT INTO t VALUES (?)";
+
+/// An update of a prepared INSERT, of whose rows of values none has been sent.
+async fn begin_insert(sql: &mut SqlClient, transaction: Option<&Bytes>) -> OpenPut {
+    let handle = prepare(sql, INSERT, transaction).await;
+    begin_update(sql, handle).await
 }
 
 /// A statement that is not answered within this time waits for its connection.
@@ -81,6 +107,115 @@ async fn a_statement_that_comes_once_its_transaction_has_ended_does_not_run() {
         assert_refused(answer, Code::NotFound, &["transaction"]);
         assert_eq!(client.count("t").await, 0);
     }
+    server.shutdown().await;
+}
+
+/// Drivers keep a statement when they end its transaction, and run it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_statement_goes_on_in_the_next_transaction_or_in_none() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    for mut sql in [client.sql(), client.session().await] {
+        client.execute("DELETE FROM t").await;
+        let first = sql.begin().await.unwrap();
+        let handle = prepare(&mut sql, INSERT, Some(&first)).await;
+        run_for(&sql, &handle, 1).await.unwrap();
+        sql.commit(&first).await.unwrap();
+        assert_eq!(client.rows("FROM t").await, ["1"]);
+        let second = sql.begin().await.unwrap();
+        run_for(&sql, &handle, 2).await.unwrap();
+        assert_eq!(client.rows("FROM t").await, ["1"]);
+        sql.roll_back(&second).await.unwrap();
+        assert_eq!(client.rows("FROM t").await, ["1"]);
+        run_for(&sql, &handle, 3).await.unwrap();
+        assert_eq!(client.rows("FROM t ORDER BY i").await, ["1", "3"]);
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_statement_does_not_run_where_its_next_transaction_is_not_certain() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    let mut sql = client.sql();
+    let first = sql.begin().await.unwrap();
+    let handle = prepare(&mut sql, INSERT, Some(&first)).await;
+    sql.commit(&first).await.unwrap();
+    let (one, other) = (sql.begin().await.unwrap(), sql.begin().await.unwrap());
+    let words = ["prepared statement", "anew"];
+    let ambiguous = run_for(&sql, &handle, 1).await;
+    assert_refused(ambiguous, Code::NotFound, &words);
+    sql.roll_back(&one).await.unwrap();
+    // Over another connection it may be of a client that has lost this one, and its transaction's.
+    let stranger = server.client().await.sql();
+    let elsewhere = run_for(&stranger, &handle, 2).await;
+    assert_refused(elsewhere, Code::NotFound, &words);
+    run_for(&sql, &handle, 3).await.unwrap();
+    assert_eq!(client.count("t").await, 0);
+    sql.commit(&other).await.unwrap();
+    assert_eq!(client.rows("FROM t").await, ["3"]);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_meant_for_a_transaction_that_has_expired_is_not_committed_by_itself() {
+    let setup = Setup {
+        expiry: Expiry {
+            session: Duration::from_secs(3600),
+            transaction: Duration::from_millis(500),
+        },
+        ..Setup::default()
+    };
+    let server = setup.start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    for mut sql in [client.sql(), client.session().await] {
+        let transaction = sql.begin().await.unwrap();
+        let handle = prepare(&mut sql, INSERT, Some(&transaction)).await;
+        run_for(&sql, &handle, 1).await.unwrap();
+        let expired = async {
+            while kept(&client, "transactions").await > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon("the end of the transaction", expired).await;
+        let ingest = sql.ingest("t", None, vec![ints([2])]).await;
+        assert_refused(ingest, Code::FailedPrecondition, &["expired"]);
+        let run = run_for(&sql, &handle, 3).await;
+        assert_refused(run, Code::FailedPrecondition, &["expired"]);
+        assert_eq!(client.count("t").await, 0);
+        sql.roll_back(&transaction).await.unwrap();
+        let next = sql.begin().await.unwrap();
+        run_for(&sql, &handle, 4).await.unwrap();
+        sql.ingest("t", None, vec![ints([5])]).await.unwrap();
+        assert_eq!(client.count("t").await, 0);
+        sql.commit(&next).await.unwrap();
+        assert_eq!(client.rows("FROM t ORDER BY i").await, ["4", "5"]);
+        client.execute("DELETE FROM t").await;
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_begins_no_transaction_beside_one_that_a_statement_has_begun() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    let mut session = client.session().await;
+    let insert = "INSERT INTO t VALUES (1)";
+    session.update("BEGIN", None).await.unwrap();
+    session.update(insert, None).await.unwrap();
+    let second = session.begin().await;
+    assert_refused(second, Code::FailedPrecondition, &["end it first"]);
+    session.update(insert, None).await.unwrap();
+    session.update("COMMIT", None).await.unwrap();
+    assert_eq!(client.count("t").await, 2);
+    let transaction = session.begin().await.unwrap();
+    session.update(insert, Some(&transaction)).await.unwrap();
+    session.commit(&transaction).await.unwrap();
+    assert_eq!(client.count("t").await, 3);
     server.shutdown().await;
 }
 

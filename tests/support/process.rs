@@ -321,7 +321,7 @@ fn binary() -> PathBuf {
     let binary = profile.join("duck-flight-server");
     assert!(
         binary.exists(),
-        "{} is missing: build it with `cargo build --release -p duck-flight-server`",
+        "{} is missing: build it with `cargo build --profile testing --workspace --bins`",
         binary.display()
     );
     binary

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
 /// Stands between one client and a server, and can be cut: both sides then see a connection that is gone.
@@ -19,13 +19,26 @@ impl Wire {
     /// # Panics
     /// When there is no port for it.
     pub async fn to(address: &str) -> Self {
+        Self::from("127.0.0.1:0".parse().expect("an address"), address).await
+    }
+
+    /// As [`Wire::to`]; the server sees its client at the address `from`, also once another wire was cut that had it.
+    ///
+    /// # Panics
+    /// When there is no port for it.
+    pub async fn from(from: SocketAddr, address: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let server = address.to_owned();
+        let server = address.parse().expect("an address");
         Self {
             address: listener.local_addr().expect("bound"),
             carrying: tokio::spawn(async move {
                 let (mut near, _) = listener.accept().await.expect("a client");
-                let mut far = TcpStream::connect(server).await.expect("a server");
+                let far = TcpSocket::new_v4().expect("a socket");
+                far.set_reuseaddr(true).expect("an option");
+                // Closed, it leaves nothing that keeps its address.
+                far.set_zero_linger().expect("an option");
+                far.bind(from).expect("a free address");
+                let mut far = far.connect(server).await.expect("a server");
                 copy_bidirectional(&mut near, &mut far).await.ok();
             }),
         }

@@ -22,6 +22,7 @@ mod frames;
 mod frozen;
 mod health;
 mod helpers;
+mod holdings;
 mod ingest;
 mod insert;
 mod interval;
@@ -66,6 +67,7 @@ pub use attach::BLOCK_BYTES;
 pub(crate) use attach::{MAX_ROW_GROUP_ROWS, VECTOR_ROWS};
 pub(crate) use cancel::Cancel;
 pub(crate) use catalog::{Relation, literal};
+pub(crate) use holdings::HeldBytes;
 pub(crate) use ingest::{Committing, Put, SentBatch};
 pub(crate) use large::Large;
 pub(crate) use lease::{Held, InUse, Lease, Place, TransactionLease};
@@ -88,10 +90,11 @@ use commits::Commits;
 use express::Express;
 use ffi::{ArrowOptions, Connection, Database};
 use health::Health;
+use holdings::Holdings;
 use large::LargeUnits;
 use mark::Mark;
 use open::{lock_down, open_database, settle_logs};
-use patience::Patience;
+use patience::{Others, Patience};
 use pool::Pool;
 use producers::{Claim, Producers};
 use queue::Queue;
@@ -125,6 +128,8 @@ struct Inner {
     lookups: Pool,
     large_units: LargeUnits,
     large_patience: Patience,
+    budget_patience: Patience,
+    holdings: Holdings,
     writers: Writers,
     checkpointer: Mutex<Option<Checkpointer>>,
     shared: Arc<Shared>,
@@ -181,16 +186,19 @@ impl Engine {
             &database,
             as_it_is,
         )?;
+        let budget = Budget::new(options.ingest_buffer_bytes);
         let inner = Inner {
-            patience: Patience::new(queries.waits(), options.stall_timeout),
+            patience: Patience::new(Others::Jobs(queries.waits()), options.stall_timeout),
             queries,
             express: Express::start()?,
             lookups: Pool::start("catalog", 1, LOOKUPS_WAITING, &database, as_it_is)?,
-            large_patience: Patience::new(large_units.waits(), options.stall_timeout),
+            large_patience: Patience::new(Others::Jobs(large_units.waits()), options.stall_timeout),
+            budget_patience: Patience::new(Others::Units(budget.clone()), options.stall_timeout),
             large_units,
             writers,
             checkpointer: Mutex::new(Some(checkpointer)),
-            budget: Budget::new(options.ingest_buffer_bytes),
+            budget,
+            holdings: Holdings::default(),
             room: RoomWatch::new(&options.database, options.min_free_disk_bytes),
             catalog: catalog::current(&set_up, &shared.lossless)?.0,
             commits: database.commits(),
@@ -219,10 +227,21 @@ impl Engine {
     /// Runs a script to its end, and keeps its last result in memory.
     pub(crate) async fn run(&self, place: &Place, sql: impl Into<Sql>) -> Result<Outcome> {
         let Inner {
-            queries, shared, ..
+            queries,
+            shared,
+            holdings,
+            ..
         } = &*self.0;
-        let result = query::run(queries, &shared.lossless, place, sql.into()).await;
+        let result = query::run(queries, &shared.lossless, holdings, place, sql.into()).await;
         result.map_err(|error| shared.health.observe(error))
+    }
+
+    /// Takes memory for what waits for its client.
+    ///
+    /// # Errors
+    /// When all clients would hold too much.
+    pub(crate) fn hold_bytes(&self, bytes: usize) -> Result<HeldBytes> {
+        self.0.holdings.take(bytes)
     }
 
     /// Runs a script for its effect and answers with the number of rows it changed.
@@ -311,6 +330,10 @@ impl Engine {
         // Another request may have been faster.
         if transaction.has_begun() {
             return Ok(());
+        }
+        // Begun by a statement, it would be ended by ours failing.
+        if held.is_in_transaction() {
+            return Err(Error::TransactionOpen);
         }
         let begun = transaction.clone();
         let answer = query::control(&self.0.queries, held, "BEGIN TRANSACTION", move || {
@@ -513,6 +536,10 @@ impl Engine {
 
     fn large_patience(&self) -> &Patience {
         &self.0.large_patience
+    }
+
+    fn budget_patience(&self) -> &Patience {
+        &self.0.budget_patience
     }
 
     fn large_units(&self) -> &LargeUnits {

@@ -130,6 +130,12 @@ pub enum Error {
         "a statement of the transaction had failed, so it was rolled back instead of committed"
     )]
     TransactionFailed,
+    /// A transaction in which nothing was run for too long.
+    #[error(
+        "the transaction has expired and was rolled back, for nothing was run in it for too long: roll it back and run it \
+         again, or raise --transaction-timeout"
+    )]
+    TransactionExpired,
     /// A statement would end a transaction that a call has begun.
     #[error(
         "this transaction was begun by BeginTransaction: end it by EndTransaction, not by a statement"
@@ -192,6 +198,12 @@ pub enum Error {
         "more than {0} rows of the put do not fit the table, so it was refused; nothing of it was committed"
     )]
     TooManyRejects(usize),
+    /// The rows of a unit that do not fit take more memory than they may.
+    #[error(
+        "the rows of the put that do not fit the table take more than {0} bytes as JSON, so it was refused; nothing of it was \
+         committed"
+    )]
+    RejectsTooLarge(usize),
     /// There is no room for more rows.
     #[error("{0}")]
     NoRoom(String),
@@ -210,7 +222,7 @@ pub enum Error {
     /// A client stood still in the middle of a statement that others waited for.
     #[error(
         "the client took or sent nothing for {} while others waited for its place, so it was ended: \
-         read or send without a pause, or raise --max-queries or --stall-timeout",
+         read or send without a pause, or raise --max-queries, --ingest-buffer or --stall-timeout",
         humantime::format_duration(*.0)
     )]
     Stalled(Duration),
@@ -289,6 +301,7 @@ impl Error {
             | Self::NoSequence(_)
             | Self::NoProducer(_)
             | Self::TooManyRejects(_)
+            | Self::RejectsTooLarge(_)
             | Self::Parameter { .. }
             | Self::ParameterCount { .. }
             | Self::ParametersOfScript
@@ -299,6 +312,7 @@ impl Error {
             Self::UnknownSchema(_)
             | Self::NoSession
             | Self::TransactionFailed
+            | Self::TransactionExpired
             | Self::TransactionOpen
             | Self::AlterationTooLate { .. }
             | Self::OpenTransaction
@@ -423,6 +437,7 @@ mod tests {
             (Error::NoSequence(1), Code::InvalidArgument),
             (Error::NoProducer(1), Code::InvalidArgument),
             (Error::TooManyRejects(1), Code::InvalidArgument),
+            (Error::RejectsTooLarge(1), Code::InvalidArgument),
             (Error::NeedsConnection, Code::Internal),
             (Error::SessionBusy, Code::ResourceExhausted),
             (Error::Stalled(Duration::ZERO), Code::ResourceExhausted),
@@ -481,6 +496,7 @@ mod tests {
                 },
                 Code::InvalidArgument,
             ),
+            (Error::TransactionExpired, Code::FailedPrecondition),
             (Error::PutCutShort, Code::Cancelled),
             (Error::EarlierBatchFailed, Code::Cancelled),
             (

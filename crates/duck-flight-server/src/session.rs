@@ -6,26 +6,27 @@
 //! it gets a connection of its own (see [`Place::Own`]).
 
 mod handles;
+mod peer;
 mod prepared;
 mod running;
+mod transactions;
 mod waiting;
 
-use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use futures::future::join_all;
 use parking_lot::Mutex;
 
 pub(crate) use handles::{Handle, Handles};
-pub(crate) use prepared::PreparedStatement;
+pub(crate) use peer::Peer;
+pub(crate) use prepared::{Execution, PreparedStatement};
 use running::Running;
 pub(crate) use running::RunningGuard;
-pub(crate) use waiting::{HeldBytes, Waiting};
+use transactions::{Owner, Transaction};
+pub(crate) use waiting::Waiting;
 
-use crate::engine::{Engine, Held, InUse, Lease, Place, ResultStream, Rows, Sql, TransactionLease};
+use crate::engine::{Engine, HeldBytes, InUse, Lease, Place, ResultStream, Rows, Sql};
 use crate::error::{Error, Result};
 
 /// How many sessions, transactions, prepared statements and unfetched results there may be.
@@ -37,22 +38,15 @@ const MAX_RESULTS: usize = 100_000;
 /// How long a result waits to be fetched.
 pub(crate) const RESULT_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How long a transaction lasts that was never used. It holds nothing up, and a driver that has one open all the time
-/// cannot go on without it.
-const UNUSED_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-
 /// How often what has expired is looked for, at the most and at the least.
 const SWEEP_INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
-
-/// How many connections on which a cookie was offered are remembered.
-const MAX_OFFERED: usize = 100_000;
 
 /// When what clients leave behind expires.
 #[derive(Debug, Clone, Copy)]
 pub struct Expiry {
     /// A session or prepared statement that nobody uses.
     pub session: Duration,
-    /// A transaction in which nothing is run.
+    /// A transaction in which nothing is run any more, or whose client has left before anything was.
     pub transaction: Duration,
 }
 
@@ -65,12 +59,11 @@ struct Inner {
     expiry: Expiry,
     sessions: Handles<Session>,
     transactions: Handles<Transaction>,
+    /// Transactions that have expired, and that their clients have not ended yet.
+    expired: Handles<Owner>,
     statements: Handles<Arc<PreparedStatement>>,
     results: Handles<Arc<Waiting>>,
-    held_bytes: Arc<AtomicUsize>,
     running: Running,
-    /// Connections on which a cookie was offered.
-    offered: Mutex<HashSet<SocketAddr>>,
 }
 
 /// A client's session. Clones share it.
@@ -81,22 +74,12 @@ pub(crate) struct Session {
     transaction: Arc<Mutex<Option<Handle>>>,
 }
 
-/// A transaction of a client's. Clones share it.
-#[derive(Clone)]
-struct Transaction {
-    /// It begins with its first statement: drivers begin one long before they use it.
-    lease: TransactionLease,
-    session: Option<Session>,
-    /// Who began it, where they have no session.
-    peer: Option<SocketAddr>,
-}
-
 /// Who sends a request.
 #[derive(Clone, Default)]
 pub(crate) struct Caller {
     session: Option<Session>,
     /// The other end of the connection.
-    peer: Option<SocketAddr>,
+    peer: Option<Peer>,
     /// Keeps the session alive.
     _in_use: Option<Arc<InUse>>,
 }
@@ -127,6 +110,11 @@ impl Session {
     pub(crate) fn is_kept(&self) -> bool {
         self.lease.is_open()
     }
+
+    /// Whether nobody would miss it: another one like it is a call away.
+    fn is_spare(&self) -> bool {
+        !self.is_kept() && !self.lease.is_busy() && self.transaction.lock().is_none()
+    }
 }
 
 impl Caller {
@@ -135,7 +123,7 @@ impl Caller {
         let in_use = session.as_ref().map(|session| session.lease.in_use());
         Self {
             session,
-            peer: self.peer,
+            peer: self.peer.clone(),
             _in_use: in_use.map(Arc::new),
         }
     }
@@ -159,11 +147,10 @@ impl Sessions {
             expiry,
             sessions: Handles::new("session", MAX_SESSIONS, expiry.session),
             transactions: Handles::new("transaction", MAX_TRANSACTIONS, expiry.session),
+            expired: Handles::new("transaction", MAX_TRANSACTIONS, expiry.session),
             statements: Handles::new("prepared statement", MAX_STATEMENTS, expiry.session),
             results: Handles::new("unfetched result", MAX_RESULTS, RESULT_TIMEOUT),
-            held_bytes: Arc::default(),
             running: Running::default(),
-            offered: Mutex::default(),
         }))
     }
 
@@ -179,7 +166,7 @@ impl Sessions {
     ///
     /// # Errors
     /// When the session it shows has ended, and something may have been lost with it.
-    pub(crate) fn caller(&self, proof: Option<Proof>, peer: Option<SocketAddr>) -> Result<Caller> {
+    pub(crate) fn caller(&self, proof: Option<Proof>, peer: Option<Peer>) -> Result<Caller> {
         let sessions = &self.0.sessions;
         let session = match proof {
             None => None,
@@ -198,17 +185,15 @@ impl Sessions {
 
     /// Takes note that the caller is offered a cookie.
     pub(crate) fn offer(&self, caller: &Caller) {
-        let mut offered = self.0.offered.lock();
-        if offered.len() >= MAX_OFFERED {
-            offered.clear();
+        if let Some(peer) = &caller.peer {
+            peer.offer_cookie();
         }
-        offered.extend(caller.peer);
     }
 
     /// Fails for a caller that was offered a cookie and shows none: it would not be in a session that was opened for it.
     pub(crate) fn check_cookies(&self, caller: &Caller) -> Result<()> {
-        let was_offered = |peer: &SocketAddr| self.0.offered.lock().contains(peer);
-        match caller.session().is_none() && caller.peer.as_ref().is_some_and(was_offered) {
+        let was_offered = caller.peer.as_ref().is_some_and(Peer::was_offered_cookie);
+        match caller.session().is_none() && was_offered {
             true => Err(Error::NoSession),
             false => Ok(()),
         }
@@ -221,7 +206,9 @@ impl Sessions {
 
     fn open_as(&self, id: Handle) -> Result<Session> {
         let session = Session::new(id);
-        self.0.sessions.insert(id, session.clone())?;
+        // At the limit, one that holds nothing makes room.
+        let spare = |other: &Session| other.is_spare().then_some(());
+        self.0.sessions.replace(id, session.clone(), spare)?;
         Ok(session)
     }
 
@@ -232,33 +219,18 @@ impl Sessions {
             self.0.sessions.remove(session.id);
             return self.end_session(session).await;
         }
-        let Some(peer) = caller.peer else { return };
-        let of_peer = |transaction: &Transaction| transaction.peer == Some(peer);
-        for (_, transaction) in self.0.transactions.remove_if(of_peer) {
-            transaction.lease.set_ended();
-            self.0
-                .engine
-                .close_lease(transaction.lease.connection())
-                .await;
+        if let Some(peer) = &caller.peer {
+            self.end_transactions_of(peer).await;
         }
     }
 
     /// Ends everything that is kept for clients: what is open is rolled back.
     pub(crate) async fn end_all(&self) {
         let Inner {
-            engine,
-            sessions,
-            transactions,
-            results,
-            ..
+            sessions, results, ..
         } = &*self.0;
         drop(results.remove_if(|_| true));
-        let transactions = transactions.remove_if(|_| true);
-        let ended = transactions.iter().map(|(_, transaction)| {
-            transaction.lease.set_ended();
-            engine.close_lease(transaction.lease.connection())
-        });
-        join_all(ended).await;
+        self.end_transactions().await;
         let sessions = sessions.remove_if(|_| true);
         join_all(
             sessions
@@ -269,114 +241,28 @@ impl Sessions {
     }
 
     async fn end_session(&self, session: &Session) {
-        let transaction = session.transaction.lock().take();
-        if let Some(transaction) = transaction.and_then(|id| self.0.transactions.remove(id)) {
-            transaction.lease.set_ended();
-        }
+        self.end_transaction_of(session);
         let of_session = |statement: &Arc<PreparedStatement>| statement.session == Some(session.id);
         drop(self.0.statements.remove_if(of_session));
         self.0.engine.close_lease(&session.lease).await;
     }
 
-    /// Where the caller's statement runs: in the transaction it names, in its session's, or in none.
-    pub(crate) async fn place(&self, caller: &Caller, transaction: Option<&[u8]>) -> Result<Place> {
-        let of_session = || {
-            caller
-                .session()
-                .and_then(|session| *session.transaction.lock())
-        };
-        match transaction.filter(|id| !id.is_empty()) {
-            Some(id) => {
-                let (_, transaction) = self.0.transactions.find(id)?;
-                self.begun(&transaction).await
-            }
-            None => match of_session().and_then(|id| self.0.transactions.get(id)) {
-                Some(transaction) => self.begun(&transaction).await,
-                None => Ok(caller.place()),
-            },
-        }
-    }
-
-    /// Where the rows of an ingest go in.
+    /// Whether another result may be kept. To be asked before a statement runs that changes something: afterwards it is too
+    /// late to refuse.
     ///
-    /// ADBC's driver names no transaction with an ingest, though it has one open all the time unless told otherwise.
-    /// A caller without a session is therefore taken to mean the one transaction that was begun on its connection.
-    pub(crate) async fn ingest_place(
-        &self,
-        caller: &Caller,
-        transaction: Option<&[u8]>,
-    ) -> Result<Place> {
-        let is_named = transaction.is_some_and(|id| !id.is_empty());
-        if let (None, false, Some(peer)) = (caller.session(), is_named, caller.peer) {
-            let of_peer = |transaction: &Transaction| transaction.peer == Some(peer);
-            if let [transaction] = self.0.transactions.matching(of_peer).as_slice() {
-                return self.begun(transaction).await;
-            }
-        }
-        self.place(caller, transaction).await
-    }
-
-    /// The place of a transaction, which begins with its first statement.
-    async fn begun(&self, transaction: &Transaction) -> Result<Place> {
-        self.0.engine.begin(&transaction.lease).await?;
-        Ok(Place::Transaction(transaction.lease.clone()))
-    }
-
-    /// Begins a transaction. In a session it is the session's, with its temporary tables and settings.
-    pub(crate) fn begin(&self, caller: &Caller) -> Result<Handle> {
-        let handle = Handle::new();
-        let session = caller.session().cloned();
-        let lease = session.as_ref().map(|session| session.lease.clone());
-        let transaction = Transaction {
-            lease: TransactionLease::on(lease.unwrap_or_default()),
-            session: session.clone(),
-            peer: caller.peer.filter(|_| session.is_none()),
-        };
-        if let Some(session) = &session {
-            let mut open = session.transaction.lock();
-            if open.is_some_and(|id| self.0.transactions.get(id).is_some()) {
-                return Err(Error::TransactionOpen);
-            }
-            self.0.transactions.insert(handle, transaction)?;
-            *open = Some(handle);
-        } else {
-            self.0.transactions.insert(handle, transaction)?;
-        }
-        Ok(handle)
-    }
-
-    /// Ends a transaction. Once no statement runs in it any more it is over whatever comes of it: a commit that fails
-    /// has rolled back.
-    pub(crate) async fn end(&self, id: &[u8], commit: bool) -> Result<()> {
-        let (handle, transaction) = self.0.transactions.find(id)?;
-        let held = self.0.engine.hold(&transaction.lease).await?;
-        self.finish(handle, &transaction, held, commit).await
-    }
-
-    async fn finish(
-        &self,
-        handle: Handle,
-        transaction: &Transaction,
-        held: Held,
-        commit: bool,
-    ) -> Result<()> {
-        let engine = &self.0.engine;
-        let ending = engine.end(held, &transaction.lease, commit)?;
-        self.0.transactions.remove(handle);
-        if let Some(session) = &transaction.session {
-            session.transaction.lock().take_if(|open| *open == handle);
-        }
-        let outcome = ending.await;
-        if transaction.session.is_none() {
-            engine.close_lease(transaction.lease.connection()).await;
-        }
-        outcome
+    /// # Errors
+    /// When there are too many.
+    pub(crate) fn check_room_for_result(&self) -> Result<()> {
+        self.0.results.check_room()
     }
 
     /// Keeps a result until it is fetched.
-    pub(crate) fn keep(&self, rows: Rows) -> Result<Handle> {
-        let _held = self.hold(rows.bytes())?;
-        self.wait(Waiting::Rows { rows, _held })
+    pub(crate) fn keep(&self, rows: Rows) -> Handle {
+        let handle = Handle::new();
+        self.0
+            .results
+            .insert_at_any_rate(handle, Arc::new(Waiting::Rows(rows)));
+        handle
     }
 
     /// Keeps a query, with the values of its parameters, until its result is fetched.
@@ -396,8 +282,12 @@ impl Sessions {
         self.wait(Waiting::Stream { result, _held })
     }
 
-    fn hold(&self, bytes: usize) -> Result<HeldBytes> {
-        HeldBytes::take(&self.0.held_bytes, bytes)
+    /// Takes memory for what waits for its client.
+    ///
+    /// # Errors
+    /// When all would hold too much.
+    pub(crate) fn hold(&self, bytes: usize) -> Result<HeldBytes> {
+        self.0.engine.hold_bytes(bytes)
     }
 
     fn wait(&self, waiting: Waiting) -> Result<Handle> {
@@ -459,29 +349,11 @@ impl Sessions {
         let Inner {
             expiry,
             sessions,
-            transactions,
             statements,
             results,
             ..
         } = &*self.0;
-        let patience = |transaction: &Transaction| match transaction.lease.has_begun() {
-            true => expiry.transaction,
-            false => UNUSED_TRANSACTION_TIMEOUT.max(expiry.session),
-        };
-        let is_busy = |transaction: &Transaction| transaction.lease.connection().is_busy();
-        for (handle, transaction) in transactions.expired(is_busy, patience) {
-            // A request may have come in between: held, there is none.
-            let Some(held) = self.0.engine.try_hold(&transaction.lease) else {
-                continue;
-            };
-            if !transactions.is_expired(handle, patience) {
-                continue;
-            }
-            tracing::info!("a transaction is rolled back: nothing was run in it for too long");
-            if let Err(error) = self.finish(handle, &transaction, held, false).await {
-                tracing::debug!(%error, "an expired transaction has not ended");
-            }
-        }
+        self.expire_transactions(expiry.transaction).await;
         for (_, session) in sessions.expire(|session| session.lease.is_busy()) {
             self.end_session(&session).await;
         }

@@ -21,7 +21,7 @@ pub(crate) struct Digest {
     pub(crate) rows: i64,
     /// The sum of all values; `None` when SQL finds none that is a number.
     pub(crate) values: Option<i64>,
-    /// The sum of each row's value times its category's letter.
+    /// The sum of each row's value times its category's letter. SQL leaves out a row that has no time, or no single letter.
     pub(crate) pairs: Option<i64>,
     /// The earliest and the latest time, in microseconds.
     pub(crate) times: [Option<i64>; 2],
@@ -63,7 +63,8 @@ impl Digest {
              CAST(sum(steps % {PAIR_MODULUS} * letter) % {MODULUS} AS BIGINT) AS pair_sum, \
              min(micros) AS first_micros, max(micros) AS last_micros \
              FROM (SELECT batch_id, TRY_CAST(floor(\"value\" * {steps}::DOUBLE) AS BIGINT) AS steps, \
-             ascii(category) AS letter, epoch_us(\"timestamp\") AS micros \
+             CASE WHEN length(category) = 1 AND \"timestamp\" IS NOT NULL THEN ascii(category) END AS letter, \
+             epoch_us(\"timestamp\") AS micros \
              FROM {table} WHERE {condition}) GROUP BY batch_id"
         )
     }

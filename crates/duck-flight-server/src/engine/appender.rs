@@ -19,6 +19,10 @@ use crate::error::{Error, Result};
 /// The temporary table of a connection for rows that are looked at before they go into their table.
 pub(super) const STAGED: &str = "temp.main.duck_flight_staged";
 
+/// So many rows an appender gathers for one run of its statement; with more it runs it in between
+/// (`BaseAppender::DEFAULT_FLUSH_COUNT`).
+const GATHERED_ROWS: u64 = 204_800;
+
 /// Brings batches of one plan to one table.
 pub(super) struct TableWriter<'a> {
     connection: &'a Connection,
@@ -30,6 +34,8 @@ pub(super) struct TableWriter<'a> {
     /// The schema with an ordinal, where the order of rows matters.
     ordinals: Option<SchemaRef>,
     rows: u64,
+    /// Whether any of them deletes.
+    deletes: bool,
 }
 
 impl<'a> TableWriter<'a> {
@@ -54,6 +60,7 @@ impl<'a> TableWriter<'a> {
             importer: connection.importer(&schema)?,
             ordinals: ordered.then_some(schema),
             rows: 0,
+            deletes: false,
         })
     }
 
@@ -93,7 +100,17 @@ impl<'a> TableWriter<'a> {
             importer: connection.importer(&schema)?,
             ordinals: Some(schema),
             rows: 0,
+            deletes: false,
         })
+    }
+
+    /// Whether another unit of so many rows may be applied with those that were appended, by one run of the statement. Of
+    /// the rows with one key only the last one counts then: where it lacks columns, those of a row that it deletes before
+    /// would stay.
+    pub(super) fn takes(&self, plan: &Plan, rows: u64) -> bool {
+        self.plan.is_same(plan)
+            && (!plan.is_keyed() || self.rows + rows <= GATHERED_ROWS)
+            && !(self.deletes && plan.is_partial())
     }
 
     /// Appends the batches of a unit.
@@ -119,6 +136,7 @@ impl<'a> TableWriter<'a> {
             }
             None => batch,
         };
+        self.deletes |= self.plan.deletes_any(batch);
         let rows = batch.num_rows();
         for start in (0..rows).step_by(MAX_CHUNK_ROWS) {
             let slice = batch.slice(start, MAX_CHUNK_ROWS.min(rows - start));
@@ -137,6 +155,30 @@ impl<'a> TableWriter<'a> {
             appender.flush()?;
         }
         Ok(())
+    }
+
+    /// Applies the rows of a unit, in the open transaction, as one: by way of a temporary table where they are more than an
+    /// appender gathers.
+    pub(super) fn apply_unit(
+        connection: &'a Connection,
+        table: &'a TableName,
+        plan: &Arc<Plan>,
+        batches: &[RecordBatch],
+        rows: u64,
+    ) -> Result<()> {
+        let mut staged = Self::stage(connection, table, plan)?;
+        staged.append_unit(batches)?;
+        staged.finish()?;
+        for sql in plan.statements(connection, table, STAGED, rows) {
+            connection.execute(&sql)?;
+        }
+        connection.execute(&format!("DROP TABLE {STAGED}"))?;
+        Ok(())
+    }
+
+    /// Whether a unit of so many rows must be applied by [`TableWriter::apply_unit`].
+    pub(super) fn is_too_large(plan: &Plan, rows: u64) -> bool {
+        plan.is_keyed() && rows > GATHERED_ROWS
     }
 
     /// Appends the rows of a unit that DuckDB can cast; answers with the others, in their order.

@@ -1,7 +1,10 @@
 //! The budget: how many bytes of rows may wait for their commit, over all puts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The budget is counted in these, so that it fits the semaphore's range. No unit counts less than one.
@@ -12,6 +15,20 @@ const GRAIN_BYTES: usize = 1024;
 pub(super) struct Budget {
     grains: Arc<Semaphore>,
     total: u32,
+    waiting: Arc<Mutex<Waiting>>,
+}
+
+/// Who waits for a part, and since when.
+#[derive(Default)]
+struct Waiting {
+    next: u64,
+    since: BTreeMap<u64, Instant>,
+}
+
+/// Somebody who waits, until this is dropped.
+struct Waiter {
+    waiting: Arc<Mutex<Waiting>>,
+    number: u64,
 }
 
 impl Budget {
@@ -20,6 +37,7 @@ impl Budget {
         Self {
             grains: Arc::new(Semaphore::new(total as usize)),
             total,
+            waiting: Arc::default(),
         }
     }
 
@@ -36,11 +54,39 @@ impl Budget {
         if grains(bytes) > self.total {
             return None;
         }
+        if let Some(permit) = self.take_now(bytes) {
+            return Some(permit);
+        }
+        let _waiter = self.wait();
         self.grains
             .clone()
             .acquire_many_owned(grains(bytes))
             .await
             .ok()
+    }
+
+    fn wait(&self) -> Waiter {
+        let mut waiting = self.waiting.lock();
+        let number = waiting.next;
+        waiting.next += 1;
+        waiting.since.insert(number, Instant::now());
+        Waiter {
+            waiting: self.waiting.clone(),
+            number,
+        }
+    }
+
+    /// How long the one who has waited longest for a part has done so.
+    pub(super) fn longest_wait(&self) -> Duration {
+        let waiting = self.waiting.lock();
+        let first = waiting.since.values().next();
+        first.map_or(Duration::ZERO, Instant::elapsed)
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.waiting.lock().since.remove(&self.number);
     }
 }
 

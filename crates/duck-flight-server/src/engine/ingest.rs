@@ -20,9 +20,9 @@ use super::evolve::alterations;
 use super::large::Large;
 use super::lease::Place;
 use super::plan::Plan;
-use super::rejects::Reject;
+use super::rejects::{Reject, RejectedBytes};
 use super::sql_type::create_table_sql;
-use super::unit::{Committed, TableKey, Target, Unit};
+use super::unit::{Answer, Committed, TableKey, Target, Unit};
 use crate::error::{Error, Result};
 
 /// From this size on a unit has a transaction of its own.
@@ -220,6 +220,7 @@ struct Small {
     sent: Vec<RecordBatch>,
     cast: Vec<RecordBatch>,
     rejects: Vec<Reject>,
+    rejected_bytes: RejectedBytes,
     bytes: usize,
     budget: Option<OwnedSemaphorePermit>,
 }
@@ -288,21 +289,19 @@ impl UnitBuilder<'_> {
         }
     }
 
-    /// Waits for the client to go on. A large unit is given up when it keeps others waiting for too long.
+    /// Waits for the client to go on. A unit is given up when it keeps others waiting for too long, for the budget or for
+    /// a transaction.
     pub(crate) async fn wait_for_client<T>(
         &self,
         next: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        match &self.state {
-            State::Small(_) => next.await,
-            State::Large(_) => {
-                self.put
-                    .engine
-                    .large_patience()
-                    .bear(&Place::Any, next)
-                    .await
-            }
-        }
+        let engine = &self.put.engine;
+        let patience = match &self.state {
+            State::Small(small) if small.budget.is_none() => return next.await,
+            State::Small(_) => engine.budget_patience(),
+            State::Large(_) => engine.large_patience(),
+        };
+        patience.bear(&Place::Any, next).await
     }
 
     /// Hands the unit over to be committed.
@@ -311,19 +310,19 @@ impl UnitBuilder<'_> {
             State::Large(large) => Ok(large.commit().await),
             State::Small(small) => {
                 let place = self.put.places(1).await?;
-                let (answer, committing) = oneshot::channel();
+                let (sender, committing) = oneshot::channel();
+                let target = self.put.target.clone();
                 let plan = self.put.plan.clone();
                 let unit = Unit {
-                    put: self.put.target.clone(),
+                    put: target.clone(),
                     sequence: self.sequence,
                     cast: plan.map(|plan| (plan, small.cast)),
                     sent: small.sent,
                     rows: self.rows,
                     rejects: small.rejects,
                     is_first: self.is_first,
-                    answer,
+                    answer: Answer::new(target, sender, Some(place)),
                     _budget: small.budget,
-                    _place: Some(place),
                 };
                 self.put.engine.submit(unit)?;
                 Ok(Committing(committing))
@@ -342,7 +341,7 @@ impl Put {
     /// Makes or changes the table in a commit of its own: while a long transaction does so, nobody else can put
     /// into it.
     async fn make_table(&self) -> Result<()> {
-        let (answer, made) = oneshot::channel();
+        let (sender, made) = oneshot::channel();
         self.engine.submit(Unit {
             put: self.target.clone(),
             sequence: None,
@@ -351,9 +350,8 @@ impl Put {
             rejects: Vec::new(),
             rows: 0,
             is_first: false,
-            answer,
+            answer: Answer::new(self.target.clone(), sender, None),
             _budget: None,
-            _place: None,
         })?;
         Committing(made).done().await.map(|_| ())
     }
@@ -389,6 +387,7 @@ impl Small {
         self.sent.push(batch.clone());
         if let Some(plan) = plan {
             let sifted = put.cast(plan, &batch, rows_before)?;
+            self.rejected_bytes.add(&sifted.rejects)?;
             self.rejects.extend(sifted.rejects);
             self.cast.push(sifted.cast);
         }
@@ -399,6 +398,7 @@ impl Small {
     fn cast_again(&mut self, put: &Target, plan: Option<&Plan>) -> Result<()> {
         self.cast.clear();
         self.rejects.clear();
+        self.rejected_bytes = RejectedBytes::default();
         let mut rows = 0;
         for batch in std::mem::take(&mut self.sent) {
             let rows_before = rows;

@@ -16,8 +16,8 @@ use super::plan::Plan;
 use super::pool::{ClientTransaction, Pool, Session};
 use super::producers::{Claim, Producers, Standing};
 use super::queue::Turn;
-use super::rejects::{Reject, Sifted};
-use super::unit::{Committed, TableKey, Target};
+use super::rejects::{Reject, RejectedBytes, Sifted};
+use super::unit::{Answer, Committed, TableKey, Target};
 use super::writer::{Shared, resolve};
 use super::{Engine, transaction};
 use crate::error::{Error, Result};
@@ -54,6 +54,7 @@ impl Large {
     ) -> Result<Self> {
         let (steps, receiver) = mpsc::channel(BATCHES_WAITING);
         let (sender, answer) = oneshot::channel();
+        let giving = Answer::new(put.clone(), sender, Some(places));
         let mut unit = LargeUnit {
             put: put.clone(),
             sequence,
@@ -63,12 +64,7 @@ impl Large {
         };
         engine.large_units().submit(move |session| {
             let outcome = unit.write(&session.connection);
-            let outcome = outcome.map_err(|error| unit.shared.observe(error));
-            if outcome.is_err() {
-                unit.put.fail();
-            }
-            sender.send(outcome).ok();
-            drop(places);
+            giving.give(outcome.map_err(|error| unit.shared.observe(error)));
         })?;
         Ok(Self { steps, answer })
     }
@@ -245,9 +241,10 @@ impl LargeUnit {
         })?;
         let plan = Arc::new(Plan::new(&put.schema, &columns, &put.effect)?);
         let mut staged = TableWriter::stage(connection, &put.table, &plan)?;
-        let mut all_rejects = Vec::new();
+        let (mut all_rejects, mut bytes) = (Vec::new(), RejectedBytes::default());
         let rows = self.each_batch(|batch, rows_before| {
             let Sifted { cast, rejects } = put.cast(&plan, batch, rows_before)?;
+            bytes.add(&rejects)?;
             all_rejects.extend(rejects);
             if all_rejects.len() > MAX_REJECTS {
                 return Err(Error::TooManyRejects(MAX_REJECTS));

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 
 use super::cancel::Cancel;
-use super::pool::Session;
+use super::pool::{ClientTransaction, Session};
 use crate::error::{Error, Result};
 
 /// How long a request waits for the one before it on the same connection.
@@ -210,6 +210,13 @@ impl Lease {
         self.0.is_open.load(Ordering::SeqCst)
     }
 
+    /// Whether a statement of the client's has left a transaction open, as far as that can be told: not while a request
+    /// has the connection.
+    pub(crate) fn is_in_transaction(&self) -> bool {
+        let slot = self.0.connection.try_lock();
+        slot.is_ok_and(|slot| is_in_transaction(slot.as_ref()))
+    }
+
     /// Whether a request of the client's goes on at present.
     pub(crate) fn is_busy(&self) -> bool {
         self.0.users.load(Ordering::SeqCst) > 0 || self.0.connection.try_lock().is_err()
@@ -380,7 +387,16 @@ impl Drop for Waiting<'_> {
     }
 }
 
+fn is_in_transaction(session: Option<&Session>) -> bool {
+    session.is_some_and(|session| session.transaction != ClientTransaction::None)
+}
+
 impl Held {
+    /// Whether a transaction is open on the connection.
+    pub(super) fn is_in_transaction(&self) -> bool {
+        is_in_transaction(self.slot.as_ref())
+    }
+
     /// The connection, opened beside `other` where it is not yet.
     pub(super) fn session(&mut self, other: &Session) -> Result<&mut Session> {
         if self.slot.is_none() {

@@ -9,39 +9,72 @@ use super::ffi::value::Value;
 use super::ffi::{Parameter, Prepared};
 use crate::error::{Error, Result};
 
-/// Rows of values, a column for each parameter. None at all for a statement that has no parameters.
+/// Rows of values, a column for each parameter: as many as the statement is to run times. By default none were sent, and
+/// it runs once.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Parameters(Arc<[RecordBatch]>);
+pub(crate) struct Parameters(Option<Sent>);
+
+/// Rows that a client has sent; there may be none among them.
+#[derive(Debug, Clone)]
+struct Sent {
+    schema: SchemaRef,
+    batches: Arc<[RecordBatch]>,
+}
 
 impl Parameters {
-    /// Takes batches of one schema.
-    pub(crate) fn new(batches: Vec<RecordBatch>) -> Self {
+    /// Takes batches of this schema. Without columns there are no values in them.
+    pub(crate) fn new(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
+        if schema.fields().is_empty() {
+            return Self::default();
+        }
         let batches = batches.into_iter().filter(|batch| batch.num_rows() > 0);
-        Self(batches.collect())
+        let batches = batches.collect();
+        Self(Some(Sent { schema, batches }))
+    }
+
+    /// Whether any were sent, be it none at all.
+    pub(crate) fn are_sent(&self) -> bool {
+        self.0.is_some()
     }
 
     /// The memory they take.
     pub(crate) fn bytes(&self) -> usize {
-        self.0.iter().map(RecordBatch::get_array_memory_size).sum()
+        let batches = self.batches().iter();
+        batches.map(RecordBatch::get_array_memory_size).sum()
     }
 
     /// How many rows there are.
     pub(crate) fn rows(&self) -> usize {
-        self.0.iter().map(RecordBatch::num_rows).sum()
+        self.batches().iter().map(RecordBatch::num_rows).sum()
     }
 
-    /// Calls `run` for each row, with the row bound; once where there are no rows.
+    /// Fails where they are not as many columns as that.
+    pub(crate) fn check_columns(&self, wanted: usize) -> Result<()> {
+        let given = self.0.as_ref().map(|sent| sent.schema.fields().len());
+        match given {
+            Some(given) if given != wanted => Err(Error::ParameterCount { wanted, given }),
+            _ => Ok(()),
+        }
+    }
+
+    fn batches(&self) -> &[RecordBatch] {
+        self.0.as_ref().map_or(&[], |sent| &sent.batches)
+    }
+
+    /// Calls `run` for each row, with the row bound; once where none were sent.
     pub(super) fn for_each(
         &self,
         statement: &Prepared<'_>,
         mut run: impl FnMut() -> Result<()>,
     ) -> Result<()> {
-        let Some(first) = self.0.first() else {
+        let Some(Sent { schema, batches }) = &self.0 else {
             return run();
         };
-        let columns = columns_in_order(&statement.parameters()?, &first.schema())?;
+        let parameters = statement.parameters()?;
+        self.check_columns(parameters.len())?;
+        let columns = columns_in_order(&parameters, schema);
         let mut number = 0;
-        for batch in &*self.0 {
+        for batch in &**batches {
             for row in 0..batch.num_rows() {
                 number += 1;
                 let values = Value::of_row(batch, &columns, row);
@@ -58,17 +91,13 @@ impl Parameters {
 }
 
 /// The column of each parameter: by name where all parameters have one that the columns know, else by place.
-fn columns_in_order(parameters: &[Parameter], schema: &Schema) -> Result<Vec<usize>> {
-    let (wanted, given) = (parameters.len(), schema.fields().len());
-    if wanted != given {
-        return Err(Error::ParameterCount { wanted, given });
-    }
+fn columns_in_order(parameters: &[Parameter], schema: &Schema) -> Vec<usize> {
     let by_name = parameters.iter().map(|parameter| {
         let is_number = parameter.name.bytes().all(|byte| byte.is_ascii_digit());
         (!is_number).then(|| schema.index_of(&parameter.name).ok())?
     });
     let by_name: Option<Vec<_>> = by_name.collect();
-    Ok(by_name.unwrap_or_else(|| (0..wanted).collect()))
+    by_name.unwrap_or_else(|| (0..parameters.len()).collect())
 }
 
 /// The schema that values for these parameters should have. One whose type its value decides is text: drivers

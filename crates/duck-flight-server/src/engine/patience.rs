@@ -1,7 +1,7 @@
 //! What a client that keeps a place for statements busy without doing anything may cost the others.
 //!
 //! A result that is not read, and an ingest that does not go on, keep one of the `--max-queries` places. That harms
-//! nobody until all of them are taken. Once a statement has waited for a place for a while, results that nobody
+//! nobody until all of them are taken. So does a put that holds memory for rows which others want. Once a statement has waited for a place for a while, results that nobody
 //! reads are read ahead into memory, as far as there is room; and what has stood still for longer than the patience is
 //! ended.
 
@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Wake};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use super::budget::Budget;
 use super::lease::Place;
 use super::pool::Waits;
 use crate::error::{Error, Result};
@@ -24,13 +25,32 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long others bear with what stands still. Clones share the queue of those others.
 #[derive(Clone)]
 pub(super) struct Patience {
-    waits: Waits,
+    others: Others,
     limit: Duration,
 }
 
+/// Those who wait.
+#[derive(Clone)]
+pub(super) enum Others {
+    /// For a thread of a pool.
+    Jobs(Waits),
+    /// For a part of the memory for rows.
+    Units(Budget),
+}
+
+impl Others {
+    /// How long the one who has waited longest has done so.
+    fn longest_wait(&self) -> Duration {
+        match self {
+            Self::Jobs(waits) => waits.longest(),
+            Self::Units(budget) => budget.longest_wait(),
+        }
+    }
+}
+
 impl Patience {
-    pub(super) fn new(waits: Waits, limit: Duration) -> Self {
-        Self { waits, limit }
+    pub(super) fn new(others: Others, limit: Duration) -> Self {
+        Self { others, limit }
     }
 
     /// Something begins to stand still.
@@ -70,8 +90,8 @@ pub(super) struct Stall {
 impl Stall {
     /// Whether a statement has waited for a while for the place that this one keeps.
     pub(super) fn is_in_the_way(&self) -> bool {
-        let Patience { waits, .. } = &self.patience;
-        self.since.elapsed() >= CROWDED_AFTER && waits.longest() >= CROWDED_AFTER
+        let Patience { others, .. } = &self.patience;
+        self.since.elapsed() >= CROWDED_AFTER && others.longest_wait() >= CROWDED_AFTER
     }
 
     /// Fails once it has been in the way for too long.

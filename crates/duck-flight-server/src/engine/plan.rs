@@ -124,6 +124,18 @@ impl Plan {
         self.op.is_some()
     }
 
+    /// Whether the table has columns that are not given.
+    pub(super) fn is_partial(&self) -> bool {
+        let takes_values = |column: &&ColumnShape| !column.is_generated;
+        self.columns.len() < self.table.iter().filter(takes_values).count()
+    }
+
+    /// Whether any row of a batch that [`Plan::apply`] has made deletes.
+    pub(super) fn deletes_any(&self, batch: &RecordBatch) -> bool {
+        // The flag follows the values.
+        self.has_op() && batch.column(self.columns.len()).as_boolean().true_count() > 0
+    }
+
     /// The columns of the table that are given, in the table's order.
     pub(super) fn given(&self) -> impl Iterator<Item = &ColumnShape> {
         self.columns.iter().map(|column| &self.table[column.place])

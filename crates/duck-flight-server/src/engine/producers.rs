@@ -112,6 +112,7 @@ struct State {
 
 /// An open stream's claim to be its producer.
 pub(super) struct Claim {
+    producers: Producers,
     key: ProducerKey,
     state: Arc<Mutex<State>>,
     stream: u64,
@@ -148,7 +149,14 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.state.lock().open -= 1;
+        let mut states = self.producers.0.states.lock();
+        let mut state = self.state.lock();
+        state.open -= 1;
+        // Nothing is known of a producer that has committed nothing; and one that was forgotten is another's by now.
+        let is_kept = |kept: &Arc<_>| Arc::ptr_eq(kept, &self.state);
+        if state.open == 0 && state.last == 0 && states.get(&self.key).is_some_and(is_kept) {
+            states.remove(&self.key);
+        }
     }
 }
 
@@ -223,7 +231,12 @@ impl Producers {
         let stream = open.stream;
         drop(open);
         drop(states);
-        Ok(Claim { key, state, stream })
+        Ok(Claim {
+            producers: self.clone(),
+            key,
+            state,
+            stream,
+        })
     }
 
     /// Whether all units of a group are new, in the turn of the group. One that is not fails the group, which is

@@ -15,6 +15,7 @@ use super::commits::{Commits, Moment};
 use super::express::Express;
 use super::ffi::{Prepared, QueryResult, StatementKind};
 use super::frames::{FrameReceiver, channel};
+use super::holdings::{HeldBytes, Holdings};
 use super::lease::{Held, InUse, Place, Seat, Traces};
 use super::parameters::{self, Parameters};
 use super::patience::Patience;
@@ -148,14 +149,8 @@ pub(crate) struct Rows {
     pub(crate) schema: SchemaRef,
     pub(crate) type_names: Vec<String>,
     pub(crate) batches: Vec<RecordBatch>,
-}
-
-impl Rows {
     /// The memory they take.
-    pub(crate) fn bytes(&self) -> usize {
-        let sizes = self.batches.iter().map(RecordBatch::get_array_memory_size);
-        sizes.sum()
-    }
+    pub(crate) held: HeldBytes,
 }
 
 /// What is known of a script before it runs.
@@ -247,15 +242,17 @@ pub(super) async fn query(
 pub(super) async fn run(
     pool: &Pool,
     lossless: &Arc<Lossless>,
+    holdings: &Holdings,
     place: &Place,
     sql: Sql,
 ) -> Result<Outcome> {
-    let lossless = lossless.clone();
+    let (lossless, holdings) = (lossless.clone(), holdings.clone());
     run_on(pool, place, move |session, traces, cancel| {
-        let mut rows = None;
+        let mut gathered = Collected::new(&holdings);
         let rows_changed = run_script(session, traces, &sql, cancel, |result| {
-            collect(result, &lossless, cancel, &mut rows)
+            gathered.add(result, &lossless, cancel)
         })?;
+        let rows = gathered.rows;
         Ok(Outcome { rows_changed, rows })
     })
     .await
@@ -390,35 +387,52 @@ pub(super) fn control(
     Ok(waiting)
 }
 
-/// Gathers the rows of a result, where it has any.
-fn collect(
-    result: QueryResult<'_>,
-    lossless: &Lossless,
-    cancel: &Cancel,
-    rows: &mut Option<Rows>,
-) -> Result<()> {
-    if !result.has_rows() {
-        return drain(result, cancel);
-    }
-    let mut found = result.into_batches(&lossless.options)?;
-    let readable = Readable::new(found.schema());
-    let rows = rows.get_or_insert_with(|| Rows {
-        schema: readable.schema().clone(),
-        type_names: found.type_names(),
-        batches: Vec::new(),
-    });
-    if rows.schema != *readable.schema() {
-        return Err(Error::SchemaChanged);
-    }
-    let mut bytes = rows.bytes();
-    while let Some(batch) = found.next_batch()? {
-        cancel.check()?;
-        let batch = readable.apply(batch)?;
-        bytes += batch.get_array_memory_size();
-        if bytes > HELD_BYTES {
-            return Err(Error::ResultTooLarge(HELD_BYTES));
+/// The rows of a statement, gathered in memory.
+struct Collected<'a> {
+    holdings: &'a Holdings,
+    rows: Option<Rows>,
+    bytes: usize,
+}
+
+impl<'a> Collected<'a> {
+    fn new(holdings: &'a Holdings) -> Self {
+        Self {
+            holdings,
+            rows: None,
+            bytes: 0,
         }
-        rows.batches.push(batch);
     }
-    cancel.check()
+
+    /// Adds the rows of a result, where it has any. What fails here is rolled back; later it is too late to refuse.
+    fn add(&mut self, result: QueryResult<'_>, lossless: &Lossless, cancel: &Cancel) -> Result<()> {
+        if !result.has_rows() {
+            return drain(result, cancel);
+        }
+        let mut found = result.into_batches(&lossless.options)?;
+        let readable = Readable::new(found.schema());
+        let rows = match &mut self.rows {
+            Some(rows) => rows,
+            none => none.insert(Rows {
+                schema: readable.schema().clone(),
+                type_names: found.type_names(),
+                batches: Vec::new(),
+                held: self.holdings.take(0)?,
+            }),
+        };
+        if rows.schema != *readable.schema() {
+            return Err(Error::SchemaChanged);
+        }
+        while let Some(batch) = found.next_batch()? {
+            cancel.check()?;
+            let batch = readable.apply(batch)?;
+            let bytes = batch.get_array_memory_size();
+            self.bytes += bytes;
+            if self.bytes > HELD_BYTES {
+                return Err(Error::ResultTooLarge(HELD_BYTES));
+            }
+            rows.held.grow(bytes)?;
+            rows.batches.push(batch);
+        }
+        cancel.check()
+    }
 }

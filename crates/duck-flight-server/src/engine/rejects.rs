@@ -27,6 +27,9 @@ pub(super) const CREATE_SQL: &str = "
         data JSON
     );";
 
+/// What the rows of a unit that do not fit may take as JSON: they wait in memory for its commit.
+const MAX_BYTES: usize = 64 << 20;
+
 /// A row that does not fit its table.
 #[derive(Debug, Clone)]
 pub(super) struct Reject {
@@ -48,12 +51,28 @@ impl Reject {
     }
 }
 
+/// What rejects of one unit take together, bounded.
+#[derive(Default)]
+pub(super) struct RejectedBytes(usize);
+
+impl RejectedBytes {
+    pub(super) fn add(&mut self, rejects: &[Reject]) -> Result<()> {
+        let bytes = |reject: &Reject| reject.data.len() + reject.reason.len();
+        self.0 += rejects.iter().map(bytes).sum::<usize>();
+        if self.0 > MAX_BYTES {
+            return Err(Error::RejectsTooLarge(MAX_BYTES));
+        }
+        Ok(())
+    }
+}
+
 /// Casts a batch; rows that do not fit are put aside. `rows_before` are the rows of the unit before the batch.
 pub(super) fn sift(plan: &Plan, batch: &RecordBatch, rows_before: u64) -> Result<Sifted> {
     let mut sieve = Sieve {
         plan,
         cast: Vec::new(),
         rejects: Vec::new(),
+        bytes: RejectedBytes::default(),
     };
     sieve.sift(batch, rows_before)?;
     let cast = match sieve.cast.len() {
@@ -78,6 +97,7 @@ struct Sieve<'a> {
     plan: &'a Plan,
     cast: Vec<RecordBatch>,
     rejects: Vec<Reject>,
+    bytes: RejectedBytes,
 }
 
 impl Sieve<'_> {
@@ -99,8 +119,9 @@ impl Sieve<'_> {
             }
             Error::Value { column, reason, .. } => {
                 let reason = format!("column `{column}`: {reason}");
-                self.rejects
-                    .push(Reject::new(batch, 0, rows_before, reason));
+                let reject = Reject::new(batch, 0, rows_before, reason);
+                self.bytes.add(std::slice::from_ref(&reject))?;
+                self.rejects.push(reject);
                 Ok(())
             }
             other => Err(other),
@@ -165,5 +186,28 @@ impl Rejects {
         let batch = RecordBatch::try_new(self.schema.clone(), columns)
             .map_err(|error| Error::Malformed(error.to_string()))?;
         self.table.append(connection, &batch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rejects_of_a_unit_are_bounded() {
+        let reject = |bytes| Reject {
+            row: 1,
+            reason: "r".into(),
+            data: "x".repeat(bytes),
+        };
+        let mut bytes = RejectedBytes::default();
+        let half = [reject(MAX_BYTES / 2 - 1)];
+        bytes.add(&half).unwrap();
+        bytes.add(&half).unwrap();
+        let error = bytes.add(&[reject(0)]).unwrap_err();
+        assert!(
+            matches!(error, Error::RejectsTooLarge(MAX_BYTES)),
+            "{error}"
+        );
     }
 }

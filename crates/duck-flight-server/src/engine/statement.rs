@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::admission::{OWN_TABLES, admit};
+use super::admission::{Gate, OWN_TABLES, creates_temporary, may_explain_definition};
 use super::cancel::Cancel;
 use super::commits::Moment;
 use super::ffi::query::{ALONE, Script};
@@ -13,7 +13,7 @@ use super::lease::Traces;
 use super::pool::{ClientTransaction, Session};
 use super::query::Sql;
 use super::sql_error::SqlErrorKind;
-use super::tokens::{Token, begins_with, contains_word, count_pairs, tokens};
+use super::tokens::{begins_with, contains_word, count_pairs};
 use super::transaction_that;
 use crate::error::{Error, Result};
 
@@ -61,9 +61,11 @@ pub(super) fn run_script(
         }
         None => None,
     };
+    let gate = Gate::new(&sql.text);
     let statement = |index, is_alone| Statement {
         connection,
         sql,
+        gate: &gate,
         cancel,
         traces,
         index,
@@ -119,6 +121,7 @@ pub(super) fn run_script(
 struct Statement<'a> {
     connection: &'a Connection,
     sql: &'a Sql,
+    gate: &'a Gate<'a>,
     cancel: &'a Cancel,
     traces: Traces,
     index: u64,
@@ -287,7 +290,7 @@ impl<'a> Statement<'a> {
         let says = |word| contains_word(&self.sql.text, word);
         let is_untold = match kind {
             StatementKind::Rows => answers_with_rows,
-            StatementKind::Explain => says("analyze"),
+            StatementKind::Explain => says("analyze") || says("analyse"),
             StatementKind::Other => says("execute") || says("copy"),
             StatementKind::Definition => says("table") && says("as"),
             _ => false,
@@ -437,7 +440,13 @@ impl<'a> Statement<'a> {
             if !belongs_in_transaction(kind) {
                 return Ok(None);
             }
-            if matches!(kind, StatementKind::Definition | StatementKind::Alteration) {
+            let defines = match kind {
+                StatementKind::Definition | StatementKind::Alteration => true,
+                // With ANALYZE it runs the statement.
+                StatementKind::Explain => may_explain_definition(&self.sql.text),
+                _ => false,
+            };
+            if defines {
                 defining = Some(self.connection.definitions().read());
             }
             self.run_prepared(&statement, dirty, consume).map(Some)
@@ -520,7 +529,7 @@ impl<'a> Statement<'a> {
 
     fn start(&self, statement: &Prepared<'a>, dirty: &mut bool) -> Result<Pending<'a>> {
         let kind = statement.kind();
-        let leaves_traces = admit(kind, &self.sql.text)?;
+        let leaves_traces = self.gate.admit(kind)?;
         if kind == StatementKind::Transaction && self.traces == Traces::KeptInTransaction {
             return Err(Error::TransactionByCall);
         }
@@ -563,24 +572,9 @@ fn is_for_session(kind: StatementKind, sql: &str) -> bool {
     match kind {
         StatementKind::Set => true,
         StatementKind::Other => begins_with(sql, &["prepare"]),
-        StatementKind::Definition => creates_temporary(sql),
+        StatementKind::Definition | StatementKind::Explain => creates_temporary(sql),
         _ => false,
     }
-}
-
-/// Whether a CREATE makes something temporary.
-fn creates_temporary(sql: &str) -> bool {
-    let is = |token, word: &str| matches!(token, Some(Token::Word(found)) if found.eq_ignore_ascii_case(word));
-    let mut tokens = tokens(sql);
-    if !is(tokens.next(), "create") {
-        return false;
-    }
-    let mut kind = tokens.next();
-    if is(kind, "or") {
-        // OR REPLACE
-        kind = tokens.nth(1);
-    }
-    is(kind, "temp") || is(kind, "temporary")
 }
 
 /// Whether a statement of this kind runs in a transaction of ours where the client has none.

@@ -7,16 +7,61 @@
 /// A part of a script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Token<'a> {
-    /// A keyword or a name, without its quotes where it has any; a quote inside of them stays doubled.
+    /// A keyword, or a name without quotes.
     Word(&'a str),
+    /// A name, without its quotes; a quote inside of them stays doubled.
+    Name(&'a str),
     /// A literal text, without its quotes.
     Text(&'a str),
+    /// A literal text with escapes, without its quotes: what it says is another text.
+    Escaped(&'a str),
     /// A whole number, or a part of another.
     Digits(&'a str),
     /// Any other character.
     Symbol(char),
     /// Nothing is certain from here on: the last token.
     Doubt,
+}
+
+impl<'a> Token<'a> {
+    /// Whether it is this keyword.
+    pub(super) fn is(self, keyword: &str) -> bool {
+        matches!(self, Token::Word(word) if word.eq_ignore_ascii_case(keyword))
+    }
+
+    /// Whether it is one of these keywords.
+    pub(super) fn is_any(self, keywords: &[&str]) -> bool {
+        keywords.iter().any(|keyword| self.is(keyword))
+    }
+
+    /// The name that it may be.
+    pub(super) fn name(self) -> Option<&'a str> {
+        match self {
+            Token::Word(name) | Token::Name(name) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+/// The statements of a script, each as the tokens from its first one on. In doubt the last one begins with it, or holds it.
+pub(super) fn statements(sql: &str) -> impl Iterator<Item = Tokens<'_>> {
+    let mut rest = tokens(sql);
+    let mut has_ended = true;
+    std::iter::from_fn(move || {
+        loop {
+            let from_here = rest.clone();
+            if rest.next()? == Token::Symbol(';') {
+                has_ended = true;
+            } else if std::mem::take(&mut has_ended) {
+                return Some(from_here);
+            }
+        }
+    })
+}
+
+/// Whether every token of a script is certain.
+pub(super) fn is_certain(sql: &str) -> bool {
+    tokens(sql).all(|token| token != Token::Doubt)
 }
 
 /// The tokens of a script, without white space and comments.
@@ -36,10 +81,9 @@ pub(super) fn contains_word(sql: &str, word: &str) -> bool {
 /// Whether any of these words is part of a script, as [`contains_word`] tells.
 pub(super) fn contains_any_word(sql: &str, words: &[&str]) -> bool {
     let is_one = |found: &str| words.iter().any(|word| found.eq_ignore_ascii_case(word));
-    let answer = |token| match token {
-        Token::Word(found) => is_one(found).then_some(true),
+    let answer = |token: Token<'_>| match token {
         Token::Doubt => Some(words.iter().any(|word| stands_anywhere(sql, word))),
-        Token::Text(_) | Token::Digits(_) | Token::Symbol(_) => None,
+        _ => is_one(token.name()?).then_some(true),
     };
     tokens(sql).find_map(answer).unwrap_or(false)
 }
@@ -52,24 +96,20 @@ fn stands_anywhere(sql: &str, word: &str) -> bool {
 
 /// Whether a script begins with one of these words.
 pub(super) fn begins_with(sql: &str, words: &[&str]) -> bool {
-    match tokens(sql).next() {
-        Some(Token::Word(first)) => words.iter().any(|word| first.eq_ignore_ascii_case(word)),
-        _ => false,
-    }
+    let first = tokens(sql).next();
+    first.is_some_and(|first| first.is_any(words))
 }
 
-/// How often a word is part of a script, and how often another one follows it at once. `None` where that is not certain.
+/// How often a keyword is part of a script, and how often another one follows it at once. `None` where that is not certain.
 pub(super) fn count_pairs(sql: &str, word: &str, next: &str) -> Option<(usize, usize)> {
     let (mut words, mut pairs) = (0, 0);
     let mut was_word = false;
     for token in tokens(sql) {
-        let found = match token {
-            Token::Doubt => return None,
-            Token::Word(found) => found,
-            Token::Text(_) | Token::Digits(_) | Token::Symbol(_) => "",
-        };
-        pairs += usize::from(was_word && found.eq_ignore_ascii_case(next));
-        was_word = found.eq_ignore_ascii_case(word);
+        if token == Token::Doubt {
+            return None;
+        }
+        pairs += usize::from(was_word && token.is(next));
+        was_word = token.is(word);
         words += usize::from(was_word);
     }
     Some((words, pairs))
@@ -109,6 +149,7 @@ fn after_comment(sql: &str) -> &str {
 }
 
 /// See [`tokens`].
+#[derive(Clone)]
 pub(super) struct Tokens<'a> {
     rest: &'a str,
     /// Whether the last token was a text with escapes. One that stands behind it may be its continuation, escapes and
@@ -126,7 +167,7 @@ impl<'a> Iterator for Tokens<'a> {
         let token = match first {
             '\'' if is_after_escapes => None,
             '\'' => self.quoted(Token::Text),
-            '"' => self.quoted(Token::Word),
+            '"' => self.quoted(Token::Name),
             '$' => self.dollar(),
             '0'..='9' => self.number(),
             _ if is_name(first) => self.word(),
@@ -145,6 +186,25 @@ impl<'a> Iterator for Tokens<'a> {
 }
 
 impl<'a> Tokens<'a> {
+    /// The tokens up to the end of the statement.
+    pub(super) fn until_end(self) -> impl Iterator<Item = Token<'a>> {
+        self.take_while(|token| *token != Token::Symbol(';'))
+    }
+
+    /// Takes the next token where it is one of these keywords.
+    pub(super) fn accept(&mut self, keywords: &[&str]) -> bool {
+        let is_one = self.peek().is_some_and(|token| token.is_any(keywords));
+        if is_one {
+            self.next();
+        }
+        is_one
+    }
+
+    /// The token that comes next.
+    pub(super) fn peek(&self) -> Option<Token<'a>> {
+        self.clone().next()
+    }
+
     fn take(&mut self, bytes: usize) -> &'a str {
         let (taken, rest) = self.rest.split_at(bytes);
         self.rest = rest;
@@ -200,7 +260,12 @@ impl<'a> Tokens<'a> {
         if word.eq_ignore_ascii_case("e") && self.rest.starts_with('\'') {
             return self.text_with_escapes();
         }
-        Some(Token::Word(word))
+        // A name or a text of Unicode escapes could be any.
+        let is_escaped = word.eq_ignore_ascii_case("u")
+            && ["&'", "&\""]
+                .iter()
+                .any(|quote| self.rest.starts_with(quote));
+        (!is_escaped).then_some(Token::Word(word))
     }
 
     /// A text in which a backslash takes the meaning from what follows.
@@ -218,7 +283,7 @@ impl<'a> Tokens<'a> {
         let inside = self.take(end);
         self.take(1);
         self.is_after_escapes = true;
-        Some(Token::Text(inside))
+        Some(Token::Escaped(inside))
     }
 
     fn end_of_name(&self) -> usize {
@@ -244,12 +309,12 @@ mod tests {
     use crate::engine::open::open_database;
 
     fn words(sql: &str) -> Vec<&str> {
-        let word = |token| match token {
-            Token::Word(word) => Some(word),
-            Token::Doubt => Some("?"),
-            _ => None,
-        };
-        tokens(sql).filter_map(word).collect()
+        tokens(sql)
+            .filter_map(|token| match token {
+                Token::Doubt => Some("?"),
+                _ => token.name(),
+            })
+            .collect()
     }
 
     #[test]
@@ -300,6 +365,9 @@ mod tests {
             // DuckDB takes the first for `SELECT` where it does not know the name.
             ("éSELECT 1", vec!["?"]),
             ("a😀$$ b", vec!["a", "?"]),
+            // Escapes of Unicode.
+            ("a, U&\"\\0061\"", vec!["a", "?"]),
+            ("u&'\\0061'", vec!["?"]),
         ] {
             assert_eq!(words(sql), found, "{sql}");
         }
@@ -315,6 +383,34 @@ mod tests {
         assert!(!contains_word("SELECT 'nextval'", "nextval"));
         assert!(contains_word("SELECT 'nextval' AS \u{a0}x", "nextval"));
         assert!(!contains_word("SELECT next_nextval AS \u{a0}x", "nextval"));
+    }
+
+    #[test]
+    fn a_name_in_quotes_is_no_keyword() {
+        assert!(!begins_with("\"select\" 1", &["select"]));
+        assert_eq!(
+            count_pairs("RENAME \"to\" TO b", "rename", "to"),
+            Some((1, 0))
+        );
+        assert_eq!(tokens("u & 'a'").next(), Some(Token::Word("u")));
+        assert_eq!(tokens("u&1").next(), Some(Token::Word("u")));
+    }
+
+    #[test]
+    fn a_statement_ends_where_the_next_one_begins() {
+        let firsts = |sql: &'static str| statements(sql).map(|mut tokens| tokens.next().unwrap());
+        let found: Vec<_> = firsts(";; a b ; 'x;' -- ;\n; \"c\"; é").collect();
+        let expected = [
+            Token::Word("a"),
+            Token::Text("x;"),
+            Token::Name("c"),
+            Token::Doubt,
+        ];
+        assert_eq!(found, expected);
+        let all: Vec<_> = statements("a b; c")
+            .map(|tokens| tokens.until_end().count())
+            .collect();
+        assert_eq!(all, [2, 1]);
     }
 
     #[test]
@@ -359,7 +455,7 @@ mod tests {
     }
 
     /// How many statements the scanner sees. `None` in doubt.
-    fn statements(sql: &str) -> Option<u64> {
+    fn count(sql: &str) -> Option<u64> {
         let (mut count, mut is_empty) = (0, true);
         for token in tokens(sql) {
             match token {
@@ -399,7 +495,7 @@ mod tests {
         let connection = connection();
         let compared = Cell::new(0);
         proptest!(ProptestConfig::with_cases(20_000), |(sql in script())| {
-            if let (Some(count), Ok(script)) = (statements(&sql), connection.parse(&sql)) {
+            if let (Some(count), Ok(script)) = (count(&sql), connection.parse(&sql)) {
                 compared.set(compared.get() + 1);
                 prop_assert_eq!(count, script.len());
             }

@@ -14,7 +14,7 @@ use super::constraints::Offence;
 use super::effect::Effect;
 use super::plan::Plan;
 use super::producers::{Claim, OWN_SCHEMA, Standing};
-use super::rejects::{Reject, Sifted, sift};
+use super::rejects::{Reject, RejectedBytes, Sifted, sift};
 use super::types::same_name;
 use crate::error::{Error, Result};
 
@@ -152,6 +152,46 @@ pub(crate) struct Committed {
     pub(crate) rejected: u64,
 }
 
+/// The one answer to a unit. Without one, because whoever was to give it is lost, the put has failed: the units that follow
+/// must not be committed behind a gap.
+pub(super) struct Answer {
+    put: Arc<Target>,
+    sender: Option<oneshot::Sender<Result<Committed>>>,
+    /// A place, or all, among the units of the put that are under way: a large one waits for all of them. Freed last.
+    _places: Option<OwnedSemaphorePermit>,
+}
+
+impl Answer {
+    pub(super) fn new(
+        put: Arc<Target>,
+        sender: oneshot::Sender<Result<Committed>>,
+        places: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        Self {
+            put,
+            sender: Some(sender),
+            _places: places,
+        }
+    }
+
+    pub(super) fn give(mut self, outcome: Result<Committed>) {
+        if outcome.is_err() {
+            self.put.fail();
+        }
+        if let Some(sender) = self.sender.take() {
+            sender.send(outcome).ok();
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if self.sender.is_some() {
+            self.put.fail();
+        }
+    }
+}
+
 /// Rows that are committed as a whole, on their way to a writer.
 pub(super) struct Unit {
     pub(super) put: Arc<Target>,
@@ -166,11 +206,9 @@ pub(super) struct Unit {
     pub(super) rejects: Vec<Reject>,
     /// Whether `create: always` and `create: replace` are this unit's to do.
     pub(super) is_first: bool,
-    pub(super) answer: oneshot::Sender<Result<Committed>>,
+    pub(super) answer: Answer,
     /// Freed once the unit is committed or refused.
     pub(super) _budget: Option<OwnedSemaphorePermit>,
-    /// A place among the units of the put that are under way: a large one waits for all of them.
-    pub(super) _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Unit {
@@ -197,7 +235,7 @@ impl Unit {
                     duplicate: true,
                     rejected: 0,
                 };
-                self.answer.send(Ok(committed)).ok();
+                self.answer.give(Ok(committed));
                 return None;
             }
         };
@@ -213,13 +251,12 @@ impl Unit {
             duplicate: false,
             rejected,
         };
-        self.answer.send(Ok(committed)).ok();
+        self.answer.give(Ok(committed));
     }
 
     /// Says why it was not committed.
     pub(super) fn refuse(self, error: Error) {
-        self.put.fail();
-        self.answer.send(Err(error)).ok();
+        self.answer.give(Err(error));
     }
 
     /// Casts the rows for a table that is another than the one they were cast for.
@@ -267,6 +304,7 @@ impl Unit {
             rows = end;
         }
         self.rejects.extend(aside);
+        RejectedBytes::default().add(&self.rejects)?;
         self.rejects.sort_by_key(|reject| reject.row);
         Ok(())
     }
@@ -311,6 +349,30 @@ fn find_row(batches: &[RecordBatch], row: u64) -> Option<(&RecordBatch, usize, u
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_unit_that_nobody_answers_has_failed_its_put() {
+        let table = TableName {
+            catalog: None,
+            schema: None,
+            table: "t".into(),
+        };
+        let key = TableKey::new(&table, "own");
+        let schema = Arc::new(arrow::datatypes::Schema::empty());
+        let options = PutOptions::new(table);
+        let put = Arc::new(Target::new(&options, key, Effect::Append, None, schema));
+        let answer = |outcome: Option<Result<Committed>>| {
+            let (sender, mut answered) = oneshot::channel();
+            let answer = Answer::new(put.clone(), sender, None);
+            match outcome {
+                Some(outcome) => answer.give(outcome),
+                None => drop(answer),
+            }
+            (answered.try_recv().is_ok(), put.has_failed())
+        };
+        assert_eq!(answer(Some(Ok(Committed::default()))), (true, false));
+        assert_eq!(answer(None), (false, true));
+    }
 
     #[test]
     fn rows_are_found_between_those_put_aside() {

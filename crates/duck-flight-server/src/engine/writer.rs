@@ -400,8 +400,13 @@ impl Writer {
             let Some((plan, batches)) = unit.cast.as_ref().filter(|_| unit.rows > 0) else {
                 continue;
             };
+            if TableWriter::is_too_large(plan, unit.rows) {
+                open.take().map_or(Ok(()), TableWriter::finish)?;
+                TableWriter::apply_unit(connection, table, plan, batches, unit.rows)?;
+                continue;
+            }
             let writer = match open.take() {
-                Some(writer) if writer.plan.is_same(plan) => open.insert(writer),
+                Some(writer) if writer.takes(plan, unit.rows) => open.insert(writer),
                 other => {
                     other.map_or(Ok(()), TableWriter::finish)?;
                     open.insert(TableWriter::open(connection, table, plan, rows)?)

@@ -20,7 +20,7 @@ use tonic::Streaming;
 
 use super::size;
 use crate::drain::{Drain, Stage};
-use crate::engine::SentBatch;
+use crate::engine::{HeldBytes, SentBatch};
 use crate::error::{Error, Result};
 
 /// How much larger than the largest message a message may become when it is decompressed.
@@ -90,12 +90,17 @@ impl Upload {
         })
     }
 
-    /// All rows, where there are any: the values of a statement's parameters.
-    pub(super) async fn all_rows(mut self, max_bytes: usize) -> Result<Vec<RecordBatch>> {
+    /// All rows and their schema, where there is one: the values of a statement's parameters. They are added to what is held
+    /// for clients.
+    pub(super) async fn all_rows(
+        mut self,
+        max_bytes: usize,
+        held: &mut HeldBytes,
+    ) -> Result<Option<(SchemaRef, Vec<RecordBatch>)>> {
         if self.first.data_header.is_empty() {
             // A statement without parameters: nothing may follow but the end.
             return match self.messages.next().await? {
-                None => Ok(Vec::new()),
+                None => Ok(None),
                 Some(_) => Err(malformed("rows without a schema before them")),
             };
         }
@@ -106,9 +111,10 @@ impl Upload {
             if bytes > max_bytes {
                 return Err(Error::TooManyParameters(max_bytes));
             }
+            held.grow(batch.bytes)?;
             batches.push(batch.rows);
         }
-        Ok(batches)
+        Ok(Some((rows.schema().clone(), batches)))
     }
 }
 

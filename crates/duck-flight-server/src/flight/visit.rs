@@ -13,7 +13,7 @@ use tonic::{Request, Response};
 
 use super::Answers;
 use crate::error::Result;
-use crate::session::{Caller, Handle, Proof, Session, Sessions};
+use crate::session::{Caller, Handle, Peer, Proof, Session, Sessions};
 
 /// What our tokens begin with; others are somebody else's business.
 const TOKEN_PREFIX: &str = "duck-flight-";
@@ -33,8 +33,9 @@ impl Visit {
     pub(super) fn new<T>(sessions: &Sessions, request: &Request<T>) -> Result<Self> {
         let metadata = request.metadata();
         let proof = token(metadata).or_else(|| cookie(metadata));
+        let peer = request.extensions().get::<Peer>().cloned();
         Ok(Self {
-            caller: sessions.caller(proof, request.remote_addr())?,
+            caller: sessions.caller(proof, peer)?,
             proof,
             opened: None,
         })

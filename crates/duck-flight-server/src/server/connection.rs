@@ -9,9 +9,10 @@ use futures::future::{BoxFuture, Fuse};
 use futures::{FutureExt, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
+use tonic::transport::server::{Connected, TcpIncoming};
 
 use crate::drain::{Drain, Stage};
+use crate::session::Peer;
 
 /// The connections that clients open. When the way down comes to that, those that are still open are cut.
 pub(super) fn connections(
@@ -25,6 +26,7 @@ pub(super) fn connections(
         Ok(Connection {
             stream: Socket::new(stream?),
             cut: drain.reaches(Stage::Cut).boxed().fuse(),
+            peer: Peer::default(),
         })
     })
 }
@@ -33,13 +35,15 @@ pub(super) fn connections(
 pub(super) struct Connection {
     stream: Socket<TcpStream>,
     cut: Fuse<BoxFuture<'static, ()>>,
+    peer: Peer,
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    /// Stands in the extensions of each request.
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
     }
 }
 

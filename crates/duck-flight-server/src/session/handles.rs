@@ -51,9 +51,25 @@ pub(crate) struct Handles<T> {
 struct Entry<T> {
     value: T,
     last_used: Instant,
+    /// Whether anybody has asked for it.
+    was_used: bool,
 }
 
 impl<T> Entry<T> {
+    fn new(value: T) -> Self {
+        Self {
+            value,
+            last_used: Instant::now(),
+            was_used: false,
+        }
+    }
+
+    fn used(&mut self) -> &T {
+        self.last_used = Instant::now();
+        self.was_used = true;
+        &self.value
+    }
+
     /// Whether it has waited longer than that. In use, it starts to wait anew.
     fn has_waited(&mut self, patience: Duration, is_in_use: impl Fn(&T) -> bool) -> bool {
         if is_in_use(&self.value) {
@@ -76,24 +92,55 @@ impl<T: Clone> Handles<T> {
     }
 
     pub(crate) fn insert(&self, handle: Handle, value: T) -> Result<()> {
+        self.replace(handle, value, |_| None::<()>).map(|_| ())
+    }
+
+    /// Inserts a thing, be there as many as there may.
+    pub(super) fn insert_at_any_rate(&self, handle: Handle, value: T) {
+        self.entries.lock().insert(handle, Entry::new(value));
+    }
+
+    /// Fails where there are as many as there may be.
+    pub(super) fn check_room(&self) -> Result<()> {
+        if self.len() < self.limit {
+            return Ok(());
+        }
+        Err(Error::TooManyHandles {
+            what: self.what,
+            limit: self.limit,
+        })
+    }
+
+    /// Inserts a thing that takes the place of another one at the limit: of one that `spare` ranks. The lowest rank goes
+    /// first, of that what nobody ever asked for, of that what has waited the longest.
+    pub(super) fn replace<R: Ord>(
+        &self,
+        handle: Handle,
+        value: T,
+        spare: impl Fn(&T) -> Option<R>,
+    ) -> Result<Option<(Handle, T)>> {
         let mut entries = self.entries.lock();
+        let mut replaced = None;
         if entries.len() >= self.limit {
-            return Err(Error::TooManyHandles {
+            let ranked = entries.iter().filter_map(|(handle, entry)| {
+                let rank = spare(&entry.value)?;
+                Some(((rank, entry.was_used, entry.last_used), *handle))
+            });
+            let least = ranked.min_by(|(one, _), (other, _)| one.cmp(other));
+            let (_, least) = least.ok_or(Error::TooManyHandles {
                 what: self.what,
                 limit: self.limit,
-            });
+            })?;
+            replaced = entries.remove(&least).map(|entry| (least, entry.value));
         }
-        let last_used = Instant::now();
-        entries.insert(handle, Entry { value, last_used });
-        Ok(())
+        entries.insert(handle, Entry::new(value));
+        Ok(replaced)
     }
 
     /// The thing of a handle, which is used now.
     pub(crate) fn get(&self, handle: Handle) -> Option<T> {
         let mut entries = self.entries.lock();
-        let entry = entries.get_mut(&handle)?;
-        entry.last_used = Instant::now();
-        Some(entry.value.clone())
+        entries.get_mut(&handle).map(|entry| entry.used().clone())
     }
 
     /// The thing that a client names by these bytes.
@@ -109,13 +156,12 @@ impl<T: Clone> Handles<T> {
     }
 
     /// What matches, each used now.
-    pub(crate) fn matching(&self, matches: impl Fn(&T) -> bool) -> Vec<T> {
+    pub(super) fn matching(&self, matches: impl Fn(&T) -> bool) -> Vec<(Handle, T)> {
         let mut entries = self.entries.lock();
-        let found = entries.values_mut().filter(|entry| matches(&entry.value));
-        let found = found.map(|entry| {
-            entry.last_used = Instant::now();
-            entry.value.clone()
-        });
+        let found = entries
+            .iter_mut()
+            .filter(|(_, entry)| matches(&entry.value))
+            .map(|(handle, entry)| (*handle, entry.used().clone()));
         found.collect()
     }
 
@@ -136,26 +182,25 @@ impl<T: Clone> Handles<T> {
         expired.collect()
     }
 
-    /// What has expired, which stays; what is in use starts to wait anew. `patience` is how long each waits.
-    pub(crate) fn expired(
+    /// What has waited longer than that, which stays; what is in use starts to wait anew.
+    pub(super) fn expired(
         &self,
+        patience: Duration,
         is_in_use: impl Fn(&T) -> bool,
-        patience: impl Fn(&T) -> Duration,
     ) -> Vec<(Handle, T)> {
         let mut entries = self.entries.lock();
         let expired = entries.iter_mut().filter_map(|(handle, entry)| {
-            let patience = patience(&entry.value);
             let has_expired = entry.has_waited(patience, &is_in_use);
             has_expired.then(|| (*handle, entry.value.clone()))
         });
         expired.collect()
     }
 
-    /// Whether it is there, and has expired.
-    pub(crate) fn is_expired(&self, handle: Handle, patience: impl Fn(&T) -> Duration) -> bool {
+    /// Whether it is there, and has waited longer than that.
+    pub(super) fn is_expired(&self, handle: Handle, patience: Duration) -> bool {
         let entries = self.entries.lock();
         let entry = entries.get(&handle);
-        entry.is_some_and(|entry| entry.last_used.elapsed() > patience(&entry.value))
+        entry.is_some_and(|entry| entry.last_used.elapsed() > patience)
     }
 
     pub(crate) fn len(&self) -> usize {

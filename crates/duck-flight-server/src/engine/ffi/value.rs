@@ -7,7 +7,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::*;
 use duckdb::ffi;
 
-use super::arrow_type::decimal_scale;
+use super::arrow_type::{decimal_scale, logical_type};
 use super::{Result, SqlError, SqlErrorKind};
 use nested::{Extent, nested};
 use temporal::temporal;
@@ -33,8 +33,11 @@ impl Value {
         let schema = batch.schema_ref();
         let mut extent = Extent::default();
         let values = columns.iter().map(|&column| {
-            let field = schema.field(column);
-            value(field, batch.column(column), row, &mut extent)
+            let (field, array) = (schema.field(column), batch.column(column));
+            if array.is_null(row) {
+                return Ok(Self::null_of(field));
+            }
+            value(field, array, row, &mut extent)
         });
         values.collect()
     }
@@ -42,6 +45,27 @@ impl Value {
     fn null() -> Self {
         // SAFETY: takes nothing; freed by `drop`.
         Self(unsafe { ffi::duckdb_create_null_value() })
+    }
+
+    /// A NULL of the type that the field's other values have, where DuckDB has that type: a statement's columns may
+    /// depend on it.
+    fn null_of(field: &Field) -> Self {
+        let holder = Fields::from(vec![field.clone().with_name("null")]);
+        let holder = Field::new("", DataType::Struct(holder), true);
+        let Ok(holder) = logical_type(&holder, 0) else {
+            return Self::null();
+        };
+        // The C API makes a NULL of a type only as part of another value.
+        let mut child = Self::null();
+        // SAFETY: the type is a struct of one field, and there is one value, both live; DuckDB copies them.
+        let holder = unsafe { ffi::duckdb_create_struct_value(holder.0, &raw mut child.0) };
+        if holder.is_null() {
+            return child;
+        }
+        let holder = Self(holder);
+        // SAFETY: the value is a live struct of one field, which is copied.
+        let typed = unsafe { ffi::duckdb_get_struct_child(holder.0, 0) };
+        if typed.is_null() { child } else { Self(typed) }
     }
 
     /// Takes over a value DuckDB made, which is null where it could not.

@@ -48,7 +48,7 @@ pub(super) async fn get(
         Command::CommandGetXdbcTypeInfo(command) => xdbc_type_info(command.data_type)?,
         command => {
             let request = request(command).ok_or_else(|| misplaced(command, "DoGet"))?;
-            let place = sessions.place(caller, None).await?;
+            let place = sessions.catalog_place(caller);
             sessions.engine().catalog(&place, request).await?
         }
     };

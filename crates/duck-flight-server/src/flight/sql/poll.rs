@@ -82,8 +82,13 @@ pub(super) async fn poll(
         }
         Command::CommandPreparedStatementQuery(query) => {
             let handle = &query.prepared_statement_handle;
-            let (statement, _) = sessions.prepared(caller, handle).await?;
-            (prepared::sql_of(&statement), statement.transaction())
+            let execution = sessions.prepared(caller, handle).await?;
+            let statement = &execution.statement;
+            let sql = prepared::sql_of(statement);
+            if prepared::runs_never(statement, &sql.parameters)? {
+                return complete(prepared::nothing(sessions, statement, descriptor)?);
+            }
+            (sql, execution.transaction)
         }
         // All else is there at once.
         _ => {

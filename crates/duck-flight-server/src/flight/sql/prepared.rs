@@ -15,11 +15,11 @@ use duck_flight_protocol::PreparedStatementResult;
 
 use super::statement::{info, run_now, schema_of};
 use super::ticket::StatementTicket;
-use crate::engine::{Description, Parameters, Place, Sql};
+use crate::engine::{Description, HeldBytes, Parameters, Place, Rows, Sql};
 use crate::error::{Error, Result};
 use crate::flight::decode::Upload;
 use crate::flight::get::{as_sent, encoding, sql_text};
-use crate::session::{Caller, PreparedStatement, Sessions};
+use crate::session::{Caller, Execution, PreparedStatement, Sessions};
 
 /// How many bytes of parameters one execution may have.
 const MAX_PARAMETER_BYTES: usize = 64 << 20;
@@ -63,9 +63,10 @@ pub(super) async fn bind(
     command: CommandPreparedStatementQuery,
     upload: Upload,
 ) -> Result<DoPutPreparedStatementResult> {
-    let parameters = Parameters::new(upload.all_rows(MAX_PARAMETER_BYTES).await?);
     let handle = command.prepared_statement_handle;
-    sessions.bind(&handle, parameters)?;
+    sessions.unbind(&handle)?;
+    let values = values(sessions, upload).await?;
+    sessions.bind(&handle, values)?;
     Ok(DoPutPreparedStatementResult {
         prepared_statement_handle: Some(handle),
     })
@@ -79,17 +80,23 @@ pub(super) async fn flight_info(
     descriptor: FlightDescriptor,
 ) -> Result<FlightInfo> {
     let handle = &command.prepared_statement_handle;
-    let (statement, place) = sessions.prepared(caller, handle).await?;
+    let Execution {
+        statement,
+        transaction,
+        place,
+    } = sessions.prepared(caller, handle).await?;
     let sql = sql_of(&statement);
+    if runs_never(&statement, &sql.parameters)? {
+        return nothing(sessions, &statement, descriptor);
+    }
     if !statement.description.is_query {
         return run_now(sessions, &place, sql, descriptor).await;
     }
     let schema = current_schema(sessions, &statement, &place).await?;
-    let transaction = statement.transaction();
-    let ticket = if sql.parameters.rows() == 0 {
-        StatementTicket::query(sql.text, transaction.as_deref())
-    } else {
+    let ticket = if sql.parameters.are_sent() {
         StatementTicket::waiting(sessions.keep_query(sql, transaction)?)
+    } else {
+        StatementTicket::query(sql.text, transaction.as_deref())
     };
     info(descriptor, schema.as_deref(), &ticket, -1)
 }
@@ -101,7 +108,9 @@ pub(super) async fn schema(
     command: &CommandPreparedStatementQuery,
 ) -> Result<SchemaRef> {
     let handle = &command.prepared_statement_handle;
-    let (statement, place) = sessions.prepared(caller, handle).await?;
+    let Execution {
+        statement, place, ..
+    } = sessions.prepared(caller, handle).await?;
     let schema = current_schema(sessions, &statement, &place).await?;
     Ok(schema.unwrap_or_else(|| schema_of(&statement.description)))
 }
@@ -113,17 +122,63 @@ pub(super) async fn update(
     handle: &[u8],
     upload: Upload,
 ) -> Result<u64> {
-    let (statement, place) = sessions.prepared(caller, handle).await?;
+    let Execution {
+        statement, place, ..
+    } = sessions.prepared(caller, handle).await?;
     let mut sql = sql_of(&statement);
     if statement.description.parameters.fields().is_empty() {
         // Nothing is to come, and some clients end their stream only once they have the answer.
         return sessions.engine().execute(&place, sql).await;
     }
-    let parameters = Parameters::new(upload.all_rows(MAX_PARAMETER_BYTES).await?);
-    if parameters.rows() > 0 {
+    let (parameters, _held) = values(sessions, upload).await?;
+    if parameters.are_sent() {
         sql.parameters = parameters;
     }
+    if runs_never(&statement, &sql.parameters)? {
+        return Ok(0);
+    }
     sessions.engine().execute(&place, sql).await
+}
+
+/// The values that a client sends, and the memory they take.
+async fn values(sessions: &Sessions, upload: Upload) -> Result<(Parameters, HeldBytes)> {
+    let mut held = sessions.hold(0)?;
+    let sent = upload.all_rows(MAX_PARAMETER_BYTES, &mut held).await?;
+    let parameters = sent.map_or_else(Parameters::default, |(schema, rows)| {
+        Parameters::new(schema, rows)
+    });
+    Ok((parameters, held))
+}
+
+/// Whether the statement is to run for each of no rows.
+pub(super) fn runs_never(statement: &PreparedStatement, parameters: &Parameters) -> Result<bool> {
+    if !parameters.are_sent() || parameters.rows() > 0 {
+        return Ok(false);
+    }
+    let wanted = statement.description.parameters.fields().len();
+    parameters.check_columns(wanted)?;
+    Ok(true)
+}
+
+/// The result of a statement that runs for no row of values: its columns, and no rows.
+pub(super) fn nothing(
+    sessions: &Sessions,
+    statement: &PreparedStatement,
+    descriptor: FlightDescriptor,
+) -> Result<FlightInfo> {
+    let described = &statement.description;
+    let schema = schema_of(described);
+    let ticket = if described.has_rows {
+        StatementTicket::waiting(sessions.keep(Rows {
+            schema: described.schema.clone(),
+            type_names: described.type_names.clone(),
+            batches: Vec::new(),
+            held: sessions.hold(0)?,
+        }))
+    } else {
+        StatementTicket::nothing()
+    };
+    info(descriptor, Some(&schema), &ticket, 0)
 }
 
 /// The statement with the values that were bound last.

@@ -70,6 +70,7 @@ pub(super) async fn run_now(
     sql: Sql,
     descriptor: FlightDescriptor,
 ) -> Result<FlightInfo> {
+    sessions.check_room_for_result()?;
     let outcome = sessions.engine().run(place, sql).await?;
     let Some(rows) = outcome.rows else {
         let changed = i64::try_from(outcome.rows_changed).unwrap_or(i64::MAX);
@@ -78,7 +79,7 @@ pub(super) async fn run_now(
     };
     let schema = with_types(&rows.schema, &rows.type_names);
     let count: usize = rows.batches.iter().map(|batch| batch.num_rows()).sum();
-    let ticket = StatementTicket::waiting(sessions.keep(rows)?);
+    let ticket = StatementTicket::waiting(sessions.keep(rows));
     let count = i64::try_from(count).unwrap_or(i64::MAX);
     info(descriptor, Some(&schema), &ticket, count)
 }
@@ -135,7 +136,7 @@ pub(super) async fn get(
         Some(Work::Waiting(_)) => {
             let waiting = sessions.fetch(id)?;
             match &*waiting {
-                Waiting::Rows { rows, .. } => Ok(rows_answer(rows, waiting.clone())),
+                Waiting::Rows(rows) => Ok(rows_answer(rows, waiting.clone())),
                 Waiting::Query {
                     sql, transaction, ..
                 } => run(sessions, caller, id, sql.clone(), transaction.as_deref()).await,

@@ -1,0 +1,73 @@
+//! The memory of what waits for its client: unread results, prepared statements and their values.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::error::{Error, Result};
+
+/// How many bytes all of it may take.
+const MAX_HELD_BYTES: usize = 256 << 20;
+
+/// What all clients hold together.
+#[derive(Clone, Default)]
+pub(super) struct Holdings(Arc<AtomicUsize>);
+
+/// A part of it, until this is dropped.
+pub(crate) struct HeldBytes {
+    all: Holdings,
+    bytes: usize,
+}
+
+impl Holdings {
+    /// Takes a part.
+    ///
+    /// # Errors
+    /// When all would hold too much.
+    pub(super) fn take(&self, bytes: usize) -> Result<HeldBytes> {
+        let mut held = HeldBytes {
+            all: self.clone(),
+            bytes: 0,
+        };
+        held.grow(bytes)?;
+        Ok(held)
+    }
+}
+
+impl HeldBytes {
+    /// Takes more.
+    ///
+    /// # Errors
+    /// When all would hold too much.
+    pub(crate) fn grow(&mut self, bytes: usize) -> Result<()> {
+        self.bytes += bytes;
+        if self.all.0.fetch_add(bytes, Ordering::Relaxed) + bytes > MAX_HELD_BYTES {
+            return Err(Error::TooMuchHeld(MAX_HELD_BYTES));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for HeldBytes {
+    fn drop(&mut self) {
+        self.all.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_or_dropped_is_held_no_longer() {
+        let all = Holdings::default();
+        let mut half = all.take(MAX_HELD_BYTES / 2).unwrap();
+        half.grow(MAX_HELD_BYTES / 4).unwrap();
+        assert!(all.take(MAX_HELD_BYTES / 2).is_err());
+        let quarter = all.take(MAX_HELD_BYTES / 4).unwrap();
+        assert!(all.take(1).is_err());
+        drop(half);
+        assert!(all.take(MAX_HELD_BYTES).is_err());
+        drop(quarter);
+        assert!(all.take(MAX_HELD_BYTES).is_ok());
+    }
+}

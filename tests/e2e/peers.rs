@@ -1,0 +1,186 @@
+//! Network connections: which client is which, what is left of those that are gone, and who makes room for whom.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use arrow_flight::Action;
+use bytes::Bytes;
+use duck_flight_protocol::ACTION_SET_SESSION_OPTIONS;
+use duck_flight_server::Expiry;
+use duck_tests::{Client, Setup, SqlClient, TestServer, Wire, assert_refused, ints, soon};
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::net::TcpListener;
+use tonic::Code;
+
+use super::statement::kept;
+
+/// How many sessions, and how many transactions, there may be.
+const LIMIT: usize = 10_000;
+
+/// How many calls a flood makes at a time.
+const AT_ONCE: usize = 32;
+
+/// An address that is free.
+async fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap()
+}
+
+async fn client_from(from: SocketAddr, server: &TestServer) -> (Wire, Client) {
+    let wire = Wire::from(from, server.address()).await;
+    let client = Client::connect(&wire.address()).await;
+    (wire, client)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_not_taken_for_the_one_before_it_at_its_address() {
+    let server = TestServer::start().await;
+    let watcher = server.client().await;
+    watcher.execute("CREATE TABLE t (i BIGINT)").await;
+    let from = free_address().await;
+    let (wire, gone) = client_from(from, &server).await;
+    // It is offered a cookie, too.
+    gone.sql().begin().await.unwrap();
+    wire.cut().await;
+    let (wire, next) = client_from(from, &server).await;
+    let set = Action::new(ACTION_SET_SESSION_OPTIONS, "");
+    let set = next.sql().raw().do_action(tonic::Request::new(set)).await;
+    set.unwrap().message().await.unwrap();
+    let mut sql = next.sql();
+    assert_eq!(sql.ingest("t", None, vec![ints([1])]).await.unwrap(), 1);
+    assert_eq!(watcher.count("t").await, 1);
+    // With a transaction of its own, that is the one that it means.
+    let transaction = sql.begin().await.unwrap();
+    sql.ingest("t", None, vec![ints([2])]).await.unwrap();
+    assert_eq!(watcher.count("t").await, 1);
+    sql.roll_back(&transaction).await.unwrap();
+    assert_eq!(watcher.count("t").await, 1);
+    wire.cut().await;
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_was_never_used_lasts_as_long_as_its_connection() {
+    let patience = Duration::from_millis(200);
+    let setup = Setup {
+        expiry: Expiry {
+            session: Duration::from_secs(3600),
+            transaction: patience,
+        },
+        ..Setup::default()
+    };
+    let server = setup.start().await;
+    let watcher = server.client().await;
+    let mut staying = server.client().await.sql();
+    let transaction = staying.begin().await.unwrap();
+    let mut leaving = server.client().await.sql();
+    leaving.begin().await.unwrap();
+    tokio::time::sleep(4 * patience).await;
+    assert_eq!(kept(&watcher, "transactions").await, 2);
+    drop(leaving);
+    let forgotten = async {
+        while kept(&watcher, "transactions").await > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("the end of what was left behind", forgotten).await;
+    assert_eq!(staying.rows("SELECT 42", Some(&transaction)).await, ["42"]);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_has_lost_its_connection_goes_on_with_its_transaction_over_another() {
+    let server = TestServer::start().await;
+    let watcher = server.client().await;
+    watcher.execute("CREATE TABLE t (i BIGINT)").await;
+    let from = free_address().await;
+    let (wire, client) = client_from(from, &server).await;
+    let transaction = client.sql().begin().await.unwrap();
+    let insert = "INSERT INTO t VALUES (1)";
+    client
+        .sql()
+        .update(insert, Some(&transaction))
+        .await
+        .unwrap();
+    wire.cut().await;
+    let mut again = server.client().await.sql();
+    again.update(insert, Some(&transaction)).await.unwrap();
+    again.ingest("t", None, vec![ints([2])]).await.unwrap();
+    assert_eq!(watcher.count("t").await, 0);
+    again.commit(&transaction).await.unwrap();
+    assert_eq!(watcher.count("t").await, 3);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_that_hold_nothing_make_room_for_others() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut holding = client.session().await;
+    holding
+        .update("CREATE TEMP TABLE own AS SELECT 1 AS i", None)
+        .await
+        .unwrap();
+    let mut in_transaction = client.session().await;
+    let transaction = in_transaction.begin().await.unwrap();
+    let mut used = client.session().await;
+    assert_eq!(used.rows("SELECT 1", None).await, ["1"]);
+    let sessions = stream::iter(0..LIMIT).map(|_| client.session());
+    let mut sessions: Vec<SqlClient> = sessions.buffered(AT_ONCE).collect().await;
+    assert_eq!(kept(&client, "sessions").await, LIMIT as u64);
+    // The ones that were never used go first, and of them the oldest.
+    let mut displaced = 0;
+    for session in &mut sessions[..2 * AT_ONCE] {
+        if let Err(error) = session.try_rows("SELECT 1", None).await {
+            assert_refused::<()>(Err(error), Code::Unauthenticated, &["connect again"]);
+            displaced += 1;
+        }
+    }
+    assert_eq!(displaced, 3);
+    let newest = sessions.last_mut().unwrap();
+    assert_eq!(newest.rows("SELECT 1", None).await, ["1"]);
+    assert_eq!(used.rows("SELECT 1", None).await, ["1"]);
+    assert_eq!(holding.rows("FROM own", None).await, ["1"]);
+    in_transaction.commit(&transaction).await.unwrap();
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_that_were_never_used_make_room_for_others() {
+    let server = TestServer::start().await;
+    let watcher = server.client().await;
+    watcher.execute("CREATE TABLE t (i BIGINT)").await;
+    let (mut used, mut idle) = (server.client().await.sql(), server.client().await.sql());
+    let in_use = used.begin().await.unwrap();
+    let insert = "INSERT INTO t VALUES (1)";
+    used.update(insert, Some(&in_use)).await.unwrap();
+    let not_yet = idle.begin().await.unwrap();
+    let flooding = server.client().await.sql();
+    let begun = stream::iter(0..LIMIT).map(|_| {
+        let mut sql = flooding.clone();
+        async move { sql.begin().await }
+    });
+    let begun: Vec<Bytes> = begun.buffered(AT_ONCE).try_collect().await.unwrap();
+    assert_eq!(kept(&watcher, "transactions").await, LIMIT as u64);
+    // A client with too many makes room with its own.
+    idle.update(insert, Some(&not_yet)).await.unwrap();
+    idle.commit(&not_yet).await.unwrap();
+    used.commit(&in_use).await.unwrap();
+    assert_eq!(watcher.count("t").await, 2);
+    let mut flooding = flooding;
+    let mut displaced = 0;
+    for transaction in &begun[..2 * AT_ONCE] {
+        let commit = flooding.commit(transaction).await;
+        if commit.is_err() {
+            assert_refused(commit, Code::FailedPrecondition, &["expired"]);
+            flooding.roll_back(transaction).await.unwrap();
+            displaced += 1;
+        }
+    }
+    assert_eq!(displaced, 2);
+    let newest = begun.last().unwrap();
+    flooding.update(insert, Some(newest)).await.unwrap();
+    flooding.commit(newest).await.unwrap();
+    assert_eq!(watcher.count("t").await, 3);
+    server.shutdown().await;
+}
