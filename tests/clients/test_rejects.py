@@ -359,3 +359,10 @@ def test_the_first_row_that_does_not_fit_is_named(client, table, kind):
     with pytest.raises(pa.ArrowInvalid, match=named):
         send(client, data, table=table)
     assert rows(client, table) == []
+
+
+def test_numbers_that_json_has_no_value_for_are_told_as_text(client, table):
+    execute(client, f"CREATE TABLE {table} (i INTEGER, f DOUBLE, g DOUBLE)")
+    data = pa.table({"i": [2**40], "f": [float("nan")], "g": [1.5]})
+    assert put_aside(client, table, data)["rejected"] == 1
+    assert json.loads(rejects(client, table)[0]["data"]) == {"i": 2**40, "f": "NaN", "g": 1.5}

@@ -7,8 +7,10 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from conftest import execute, put, query, read
+from puts import Stream, send
 from pyarrow import flight, ipc
 
 # More than two of DuckDB's vectors, and not a multiple of one.
@@ -251,3 +253,175 @@ def test_nulls_in_a_column_that_says_it_has_none_are_stored_or_refused(client, t
         assert query(client, f"SELECT * FROM {table}") == [{"i": 1}, {"i": None}]
     except pa.ArrowInvalid:
         assert query(client, f"SELECT * FROM {table}") == []
+
+
+def dictionary_union(rows: int) -> tuple[pa.Array, list[str]]:
+    """A sparse union of a dictionary and numbers, and its values as DuckDB writes them."""
+    kinds = pa.array([row % 2 for row in range(rows)], pa.int8())
+    words = [f"d{row % 50}" for row in range(rows)]
+    union = pa.UnionArray.from_sparse(kinds, [pa.array(words).dictionary_encode(), pa.array(range(rows))], ["w", "n"])
+    return union, [str(row) if row % 2 else word for row, word in enumerate(words)]
+
+
+@pytest.mark.parametrize("kind", ["list", "fixed_size_list", "map", "struct"])
+def test_dictionaries_in_unions_inside_others_come_back_as_they_were_sent(client, table, kind):
+    union, texts = dictionary_union(ROWS)
+    offsets = pa.array(range(ROWS + 1), pa.int32())
+    match kind:
+        case "list":
+            gauge, shape = pa.ListArray.from_arrays(offsets, union), "[{}]"
+        case "fixed_size_list":
+            gauge, shape = pa.FixedSizeListArray.from_arrays(union, 1), "[{}]"
+        case "map":
+            gauge, shape = pa.MapArray.from_arrays(offsets, pa.array(["k"] * ROWS), union), "{{k={}}}"
+        case _:
+            gauge, shape = pa.StructArray.from_arrays([union], ["k"]), "{{'k': {}}}"
+    put(client, table, pa.table({"id": range(ROWS), "gauge": gauge}))
+    back = query(client, f"SELECT gauge::VARCHAR AS gauge FROM {table} ORDER BY id")
+    assert [row["gauge"] for row in back] == [shape.format(text) for text in texts]
+
+
+def nanos(*values: int) -> pa.Array:
+    return pa.array(values, pa.timestamp("ns"))
+
+
+FAR = date(9999, 1, 1)
+
+# What would become another value on its way into the column.
+LOSSES = [
+    ("FLOAT", pa.array([1e300])),
+    ("FLOAT", pa.array(["1e300"])),
+    ("FLOAT", pa.array([Decimal(16777217)])),
+    ("DOUBLE", pa.array([Decimal("1234567890123456789.0123456789")])),
+    ("DECIMAL(10, 2)", pa.array([Decimal("1.005")], pa.decimal32(9, 4))),
+    ("DECIMAL(10, 2)", pa.array([Decimal("1.005")], pa.decimal64(10, 4))),
+    ("DECIMAL(10, 2)", pa.array([Decimal("1.005")]).dictionary_encode()),
+    ("DECIMAL(10, 2)", pa.array(["1.005"])),
+    ("INTEGER", pa.array([Decimal("1.5")], pa.decimal64(10, 4))),
+    ("INTEGER", pa.array([1.5]).dictionary_encode()),
+    ("INTEGER", pc.run_end_encode(pa.array([1.5]))),
+    ("HUGEINT", pa.array(["1.5"])),
+    ("BIGNUM", pa.array(["1.5"])),
+    ("TIMESTAMP", nanos(1001).dictionary_encode()),
+    ("TIMESTAMP", pc.run_end_encode(nanos(1001))),
+    ("TIMESTAMP_NS", pa.array([FAR])),
+    ("TIMESTAMP_NS", pa.array([FAR], pa.date64())),
+    ("TIMESTAMP", pa.array([150_000_000], pa.date32())),
+    ("DATE", pa.array(["2020-01-01 12:34:56"])),
+    ("TIMESTAMP", pa.array(["2020-01-01 12:34:56.1234567"])),
+    ("TIMESTAMP_S", pa.array(["2020-01-01 12:34:56.5"])),
+    ("TIMESTAMPTZ", pa.array(["2020-01-01 12:34:56.1234567Z"])),
+    ("TIME", pa.array(["12:34:56.1234567"])),
+    ("JSON", pa.array(["{bad"])),
+    ("JSON", pa.array(["{bad"]).dictionary_encode()),
+    ("INTEGER[]", pa.array([[1.5]])),
+    ("INTEGER[2]", pa.array([[1, 1.5]])),
+    ("TIMESTAMP[]", pa.array([[1001]], pa.list_(pa.timestamp("ns")))),
+    ("DECIMAL(10, 2)[]", pa.array([[Decimal("1.005")]])),
+    ("DOUBLE[]", pa.array([[2**53 + 1]])),
+    ("JSON[]", pa.array([["{bad"]])),
+    ("MAP(VARCHAR, INTEGER)", pa.array([[("a", 1.5)]], pa.map_(pa.string(), pa.float64()))),
+    ("STRUCT(a INTEGER)", pa.array([{"a": 1.5}])),
+    ("STRUCT(a INTEGER)[]", pa.array([[{"a": 1.5}]])),
+]
+
+
+@pytest.mark.parametrize(("sql_type", "gauge"), LOSSES, ids=str)
+def test_a_value_that_would_become_another_one_is_refused_with_its_row(client, table, sql_type, gauge):
+    execute(client, f"CREATE TABLE {table} (gauge {sql_type})")
+    # Behind rows that fit.
+    data = pa.table({"gauge": pa.concat_arrays([pa.nulls(2, gauge.type), gauge])})
+    with pytest.raises(pa.ArrowInvalid, match="row 3, column `gauge`"):
+        put(client, table, data)
+    assert query(client, f"SELECT count(*) AS n FROM {table}") == [{"n": 0}]
+
+
+@pytest.mark.parametrize(
+    ("sql_type", "gauge", "text"),
+    [
+        ("FLOAT", pa.array([0.1, math.inf]), ["0.1", "inf"]),
+        ("FLOAT", pa.array(["-inf"]), ["-inf"]),
+        ("DOUBLE", pa.array([Decimal("1234.56")]), ["1234.56"]),
+        ("DECIMAL(10, 2)", pa.array(["1.500", "-15"]), ["1.50", "-15.00"]),
+        ("HUGEINT", pa.array(["12.0"]), ["12"]),
+        ("TIMESTAMP", pa.array([FAR]), ["9999-01-01 00:00:00"]),
+        ("DATE", pa.array(["2020-01-01 00:00:00"]), ["2020-01-01"]),
+        ("TIMESTAMP", pa.array(["2020-01-01 12:34:56.123456000"]), ["2020-01-01 12:34:56.123456"]),
+        ("JSON", pa.array(['{"a": NaN}', "[1, 2]", None]), ['{"a": NaN}', "[1, 2]", None]),
+        ("INTEGER[]", pa.array([[1.0, 2.0], None]), ["[1, 2]", None]),
+        ("UUID[]", pa.array([[str(UUIDS[1])]]), [f"[{UUIDS[1]}]"]),
+        ("HUGEINT[]", pa.array([[2**62]]), [f"[{2**62}]"]),
+        ("BOOLEAN[]", pa.array([["true", None]]), ["[true, NULL]"]),
+        ("STRUCT(a INTEGER, b INTEGER)", pa.array([{"B": 1}]), ["{'a': NULL, 'b': 1}"]),
+        ("MAP(VARCHAR, INTEGER)", pa.array([{"a": 1, "b": 2}]), ["{a=1, b=2}"]),
+        ("INTEGER[2]", pa.array([[1, 2]]), ["[1, 2]"]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_value_that_fits_is_cast(client, table, sql_type, gauge, text):
+    execute(client, f"CREATE TABLE {table} (gauge {sql_type})")
+    put(client, table, pa.table({"gauge": gauge}))
+    assert [row["v"] for row in query(client, f"SELECT gauge::VARCHAR AS v FROM {table}")] == text
+
+
+def test_a_field_that_the_table_lacks_is_refused_by_name(client, table):
+    execute(client, f"CREATE TABLE {table} (gauge STRUCT(a INTEGER))")
+    with pytest.raises(pa.ArrowInvalid, match="column `gauge`: the table has no field `b`"):
+        put(client, table, pa.table({"gauge": pa.array([{"a": 1, "b": 2}])}))
+
+
+def test_json_is_checked_in_a_table_made_for_it(client, table):
+    field = pa.field("gauge", pa.string(), metadata={"ARROW:extension:name": "arrow.json"})
+    for text in ["{bad", "", "{'a': 1}"]:
+        with pytest.raises(pa.ArrowInvalid, match="is not JSON"):
+            put(client, table, pa.table([pa.array(["{}", text])], schema=pa.schema([field])))
+
+
+def test_bits_of_duckdb_in_a_list_keep_all_their_bytes(client, table):
+    opaque = pa.opaque(pa.binary(), "bit", "DuckDB")
+    values = pa.ExtensionArray.from_storage(opaque, pa.array([b"\x01ab", b"\x00c"], pa.binary()))
+    gauge = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), values)
+    put(client, table, pa.table({"gauge": gauge}))
+    assert [row["gauge"] for row in query(client, f"SELECT * FROM {table}")] == [[b"\x01ab"], [b"\x00c"]]
+
+
+def test_list_views_of_structs_weigh_what_they_hold(client, table):
+    values = [[{"a": row, "b": f"text {row}"}, {"a": row, "b": None}] for row in range(ROWS)]
+    round_trip(client, table, pa.array(values, pa.list_view(pa.struct([("a", pa.int64()), ("b", pa.string())]))))
+
+
+@pytest.mark.parametrize("options", [{}, {"on_error": "reject"}], ids=str)
+@pytest.mark.parametrize(
+    ("before", "after", "value"),
+    [("INTEGER", "BIGINT", 3_000_000_000), ("ENUM('a')", "ENUM('a', 'b')", "b"), ("DATE", "VARCHAR", "no date")],
+)
+def test_a_column_that_a_client_has_altered_is_seen_by_the_next_put(client, table, before, after, value, options):
+    execute(client, f"CREATE TABLE {table} (v {before})")
+    nothing = pa.table({"v": pa.array([None], pa.array([value]).type)})
+    assert send(client, nothing, table=table) == {"rows": 1, "duplicate": False}
+    execute(client, f"ALTER TABLE {table} ALTER v TYPE {after}")
+    data = pa.table({"v": [value]})
+    assert send(client, data, table=table, **options) == {"rows": 1, "duplicate": False}
+    assert query(client, f"SELECT v FROM {table} WHERE v IS NOT NULL") == [{"v": value}]
+
+
+def test_a_column_that_a_client_has_altered_is_seen_by_a_put_that_is_open(client, table):
+    execute(client, f"CREATE TABLE {table} (v INTEGER)")
+    stream = Stream(client, pa.schema([("v", pa.int64())]), table=table)
+    assert stream.send([{"v": 1}])["rows"] == 1
+    execute(client, f"CREATE OR REPLACE TABLE {table} (v BIGINT)")
+    assert stream.send([{"v": 1}, {"v": 2**40}])["rows"] == 2
+    stream.close()
+    assert query(client, f"SELECT v FROM {table} ORDER BY v") == [{"v": 1}, {"v": 2**40}]
+
+
+def test_names_that_differ_in_the_case_of_letters_beyond_ascii_are_two(client, table):
+    execute(client, f'CREATE TABLE {table} ("é" INTEGER, "É" INTEGER)')
+    put(client, table, pa.table({"É": [1], "é": [2]}))
+    put(client, table, pa.table({"É": [3]}))
+    assert query(client, f'SELECT "é", "É" FROM {table} ORDER BY "É"') == [{"é": 2, "É": 1}, {"é": None, "É": 3}]
+    options = {"producer": f"of {table}", "sequence": 5}
+    for name in [f"{table}_é", f"{table}_É"]:
+        assert send(client, pa.table({"v": [1]}), table=name, **options)["duplicate"] is False
+        assert send(client, pa.table({"v": [1]}), table=name.upper().replace("É", name[-1]), **options)["duplicate"]
+        assert query(client, f'SELECT count(*) AS n FROM "{name}"') == [{"n": 1}]

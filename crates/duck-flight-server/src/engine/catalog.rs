@@ -188,3 +188,69 @@ impl SeenColumns {
         self.0.lock().remove(table);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::ffi::Database;
+
+    #[test]
+    fn a_change_of_what_arrow_does_not_tell_is_seen() {
+        let database = Database::open(":memory:", &[]).unwrap();
+        let connection = database.connect().unwrap();
+        let types = [
+            "ENUM('a')",
+            "ENUM('b')",
+            "ENUM('a', 'b')",
+            "ENUM('a')[]",
+            "ENUM('a', 'b')[]",
+            "STRUCT(e ENUM('a'))",
+            "STRUCT(e ENUM('b'))",
+            "VARCHAR",
+            "JSON",
+            "UNION(a ENUM('a'), b INTEGER)",
+            "UNION(a ENUM('b'), b INTEGER)",
+        ];
+        let shapes = types.map(|sql_type| {
+            let sql = format!("CREATE OR REPLACE TABLE t (v {sql_type})");
+            connection.execute(&sql).unwrap();
+            let table = TableName {
+                catalog: None,
+                schema: None,
+                table: "t".into(),
+            };
+            let look = || connection.table_columns(&table).unwrap().unwrap();
+            assert!(look() == look(), "{sql_type}");
+            look()
+        });
+        for (one, shape) in shapes.iter().enumerate() {
+            for (other, other_shape) in shapes.iter().enumerate() {
+                assert_eq!(
+                    shape == other_shape,
+                    one == other,
+                    "{}, {}",
+                    types[one],
+                    types[other]
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn duckdb_ignores_the_case_of_ascii_letters_only() {
+        let database = Database::open(":memory:", &[]).unwrap();
+        let connection = database.connect().unwrap();
+        let names = ["é", "É", "k", "\u{212a}", "straße", "STRASSE", "i", "İ"];
+        for (index, name) in names.iter().enumerate() {
+            for other in &names[..index] {
+                let sql = format!("CREATE OR REPLACE TABLE t (\"{name}\" INT, \"{other}\" INT)");
+                let is_refused = connection.execute(&sql).is_err();
+                let is_same = crate::engine::types::same_name(name, other);
+                assert_eq!(is_same, is_refused, "{name}, {other}");
+            }
+        }
+        connection
+            .execute("CREATE OR REPLACE TABLE t (a INT, A INT)")
+            .unwrap_err();
+    }
+}

@@ -10,7 +10,7 @@ use duckdb::ffi;
 use super::effect::Effect;
 use super::ffi::ColumnShape;
 use super::sql_type::sql_type;
-use super::types::{extension_name, is_text, same_name};
+use super::types::{Names, extension_name, is_text, plain};
 use crate::error::{Error, Result};
 
 /// The statements after which the table has room for the stream's rows; none where it has already.
@@ -25,13 +25,12 @@ pub(super) fn alterations(
     if mode == SchemaMode::Match {
         return Ok(statements);
     }
+    let names = Names::new(columns.iter().map(|column| column.field.name()));
     for field in stream.fields() {
         if !effect.concerns(field.name()) {
             continue;
         }
-        let column = columns
-            .iter()
-            .find(|column| same_name(column.field.name(), field.name()));
+        let column = names.place(field.name()).map(|place| &columns[place]);
         let (table, name) = (table.to_sql(), quote(field.name()));
         match column {
             None => {
@@ -76,15 +75,6 @@ fn widen(column: &ColumnShape, field: &Field, mode: SchemaMode) -> Option<String
         Some(kind) => (Kind::of(old) != Some(kind)).then(|| kind.sql()),
         None if mode == SchemaMode::EvolveText && !is_text(old) => Some("VARCHAR".into()),
         None => None,
-    }
-}
-
-/// A dictionary or runs hold what their values are.
-fn plain(data_type: &DataType) -> &DataType {
-    match data_type {
-        DataType::Dictionary(_, values) => plain(values),
-        DataType::RunEndEncoded(_, values) => plain(values.data_type()),
-        other => other,
     }
 }
 

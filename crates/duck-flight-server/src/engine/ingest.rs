@@ -117,6 +117,20 @@ impl Put {
         outcome
     }
 
+    /// Looks at the table again, and makes another plan if its columns are others now; false if they are not.
+    async fn look_again(&mut self) -> Result<bool> {
+        let Some(plan) = self.plan.clone() else {
+            return Ok(false);
+        };
+        self.engine.forget_columns(&self.target.table);
+        let columns = self.engine.columns(&self.target.table).await?;
+        if columns.as_ref().is_some_and(|columns| plan.fits(columns)) {
+            return Ok(false);
+        }
+        self.plan_for(columns)?;
+        Ok(true)
+    }
+
     fn plan_for(&mut self, columns: Option<Columns>) -> Result<()> {
         let Target {
             table,
@@ -170,6 +184,7 @@ impl Put {
             sequence,
             is_first,
             rows: 0,
+            looked_again: false,
             state: State::Small(Small::default()),
         })
     }
@@ -185,11 +200,13 @@ async fn effect(engine: &Engine, options: &PutOptions) -> Result<Effect> {
 
 /// A unit that is growing. Dropped before [`UnitBuilder::commit`], it leaves nothing behind.
 pub(crate) struct UnitBuilder<'a> {
-    put: &'a Put,
+    put: &'a mut Put,
     sequence: Option<u64>,
     is_first: bool,
     /// Rows that were sent.
     rows: u64,
+    /// Whether the table was looked at again for rows that do not fit it.
+    looked_again: bool,
     state: State,
 }
 
@@ -224,16 +241,15 @@ impl UnitBuilder<'_> {
         let rows_before = self.rows;
         self.rows += batch.rows.num_rows() as u64;
         if let State::Small(small) = &mut self.state {
-            let plan = self.put.plan.as_deref();
             if self.rows < LARGE_UNIT_ROWS
                 && small
                     .make_room(&self.put.engine.budget(), batch.bytes)
                     .await
             {
-                return small.add(&self.put.target, plan, batch.rows, rows_before);
+                return self.add(batch.rows, rows_before).await;
             }
             let Small { sent, .. } = std::mem::take(small);
-            let Put { engine, target, .. } = self.put;
+            let Put { engine, target, .. } = &*self.put;
             let makes_anew = self.is_first && target.makes_anew();
             if self.put.plan.is_none() && !makes_anew {
                 self.put.make_table().await?;
@@ -248,6 +264,28 @@ impl UnitBuilder<'_> {
         match &mut self.state {
             State::Large(large) => large.push(batch.rows).await,
             State::Small(_) => Err(Error::WorkerLost),
+        }
+    }
+
+    /// Adds a batch to a small unit. Where rows do not fit, the table may have changed since it was last seen.
+    async fn add(&mut self, batch: RecordBatch, rows_before: u64) -> Result<()> {
+        let State::Small(small) = &mut self.state else {
+            return Err(Error::WorkerLost);
+        };
+        let rejects_before = small.rejects.len();
+        let plan = self.put.plan.as_deref();
+        let outcome = small.add(&self.put.target, plan, batch, rows_before);
+        let is_misfit = match &outcome {
+            Ok(()) => small.rejects.len() > rejects_before,
+            Err(error) => matches!(error, Error::Value { .. }),
+        };
+        // Once for a unit, for a client may send nothing but rows that do not fit.
+        if !is_misfit || std::mem::replace(&mut self.looked_again, true) {
+            return outcome;
+        }
+        match self.put.look_again().await? {
+            true => small.cast_again(&self.put.target, self.put.plan.as_deref()),
+            false => outcome,
         }
     }
 
@@ -346,13 +384,27 @@ impl Small {
         batch: RecordBatch,
         rows_before: u64,
     ) -> Result<()> {
+        self.sent.push(batch.clone());
         if let Some(plan) = plan {
             let sifted = put.cast(plan, &batch, rows_before)?;
             self.rejected_bytes.add(&sifted.rejects)?;
             self.rejects.extend(sifted.rejects);
             self.cast.push(sifted.cast);
         }
-        self.sent.push(batch);
+        Ok(())
+    }
+
+    /// Casts all batches by another plan; without one they are cast once the table is as it should be.
+    fn cast_again(&mut self, put: &Target, plan: Option<&Plan>) -> Result<()> {
+        self.cast.clear();
+        self.rejects.clear();
+        self.rejected_bytes = RejectedBytes::default();
+        let mut rows = 0;
+        for batch in std::mem::take(&mut self.sent) {
+            let rows_before = rows;
+            rows += batch.num_rows() as u64;
+            self.add(put, plan, batch, rows_before)?;
+        }
         Ok(())
     }
 }

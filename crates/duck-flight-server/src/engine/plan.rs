@@ -10,7 +10,7 @@ use duck_flight_protocol::TableName;
 use super::effect::{self, DELETES, Effect};
 use super::ffi::ColumnShape;
 use super::ffi::Connection;
-use super::types::{ColumnCast, is_text, same_name};
+use super::types::{ColumnCast, Names, is_text};
 use crate::error::{Error, Result};
 
 /// How the batches of one stream become rows of one table.
@@ -45,6 +45,8 @@ impl Plan {
     ) -> Result<Self> {
         let mut columns: Vec<PlannedColumn> = Vec::with_capacity(stream.fields().len());
         let mut op = None;
+        let names = Names::new(table.iter().map(|column| column.field.name()));
+        let mut is_given = vec![false; table.len()];
         for (source, field) in stream.fields().iter().enumerate() {
             if effect.is_op(field.name()) {
                 if op.replace(source).is_some() {
@@ -55,11 +57,10 @@ impl Plan {
             if !effect.concerns(field.name()) {
                 continue;
             }
-            let place = table
-                .iter()
-                .position(|column| same_name(column.field.name(), field.name()))
+            let place = names
+                .place(field.name())
                 .ok_or_else(|| unknown_column(field, table))?;
-            if columns.iter().any(|other| other.place == place) {
+            if std::mem::replace(&mut is_given[place], true) {
                 return Err(given_twice(field));
             }
             columns.push(PlannedColumn {
@@ -72,7 +73,7 @@ impl Plan {
             return Err(missing_column(name, "`op`"));
         }
         columns.sort_by_key(|column| column.place);
-        let key = places_of_key(effect, &columns)?;
+        let key = places_of_key(effect, &names, &columns)?;
         if columns.is_empty() {
             return Err(Error::Columns("the stream's schema has no columns".into()));
         }
@@ -191,13 +192,14 @@ impl Plan {
 }
 
 /// Where the key's columns stand among the given ones.
-fn places_of_key(effect: &Effect, columns: &[PlannedColumn]) -> Result<Vec<usize>> {
+fn places_of_key(effect: &Effect, table: &Names, columns: &[PlannedColumn]) -> Result<Vec<usize>> {
     let place = |name: &String| {
+        let place = table.place(name)?;
         columns
-            .iter()
-            .position(|column| same_name(column.values.target().name(), name))
-            .ok_or_else(|| missing_column(name, "key"))
+            .binary_search_by_key(&place, |column| column.place)
+            .ok()
     };
+    let place = |name: &String| place(name).ok_or_else(|| missing_column(name, "key"));
     effect.key().iter().map(place).collect()
 }
 

@@ -55,6 +55,22 @@ const HAS_DEFAULT_SQL: &str = "
 /// Makes such a table what it is now.
 const DROP_DEFAULT_SQL: &str = "ALTER TABLE duck_flight.sequences ALTER committed_at DROP DEFAULT";
 
+/// Names as they are told apart now, where an earlier version wrote them down with letters beyond ASCII in lower case, too,
+/// and there is one table that they can mean.
+const SPELL_SQL: &str = "
+    UPDATE duck_flight.sequences AS old SET \"schema\" = spelled.\"schema\", \"table\" = spelled.\"table\"
+    FROM (
+        SELECT system.main.lower(schema_name) AS low_schema, system.main.lower(table_name) AS low_table,
+            system.main.min(system.main.translate(
+                schema_name, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ', 'abcdefghijklmnopqrstuvwxyz')) AS \"schema\",
+            system.main.min(system.main.translate(
+                table_name, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ', 'abcdefghijklmnopqrstuvwxyz')) AS \"table\"
+        FROM system.main.duckdb_tables() WHERE database_name = system.main.current_database()
+        GROUP BY low_schema, low_table HAVING system.main.count_star() = 1
+    ) AS spelled
+    WHERE old.\"schema\" = low_schema AND old.\"table\" = low_table
+        AND (old.\"schema\" <> spelled.\"schema\" OR old.\"table\" <> spelled.\"table\")";
+
 /// Rows that are no producer's last, which the engine deletes once there are many.
 const COMPACT_SQL: &str = "
     DELETE FROM duck_flight.sequences AS old
@@ -158,6 +174,7 @@ pub(super) enum Standing {
 impl Producers {
     /// Reads how far all producers have come.
     pub(super) fn load(connection: &Connection, lossless: &Lossless) -> Result<Self> {
+        connection.execute(SPELL_SQL)?;
         let found = rows(
             connection,
             lossless,

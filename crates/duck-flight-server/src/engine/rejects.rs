@@ -5,12 +5,12 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow::json::LineDelimitedWriter;
 
 use super::ffi::Connection;
 use super::own_table::OwnTable;
 use super::plan::Plan;
 use super::producers::Claim;
+use super::types::row_json;
 use super::unit::Target;
 use crate::error::{Error, Result};
 
@@ -46,7 +46,7 @@ impl Reject {
         Self {
             row: rows_before + index as u64 + 1,
             reason,
-            data: to_json(&batch.slice(index, 1)),
+            data: row_json(&batch.slice(index, 1)),
         }
     }
 }
@@ -125,23 +125,6 @@ impl Sieve<'_> {
                 Ok(())
             }
             other => Err(other),
-        }
-    }
-}
-
-fn to_json(row: &RecordBatch) -> String {
-    let mut json = Vec::new();
-    let written = LineDelimitedWriter::new(&mut json).write(row);
-    match (written, String::from_utf8(json)) {
-        (Ok(()), Ok(json)) => json.trim_end().to_owned(),
-        // A type that has no JSON is told as text.
-        _ => {
-            let values = row.schema_ref().fields().iter().zip(row.columns());
-            let object = values.map(|(field, column)| {
-                let value = arrow::util::display::array_value_to_string(column, 0);
-                (field.name().clone(), value.unwrap_or_default().into())
-            });
-            serde_json::Value::Object(object.collect()).to_string()
         }
     }
 }

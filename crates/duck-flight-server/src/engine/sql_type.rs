@@ -1,11 +1,13 @@
 //! The table that a stream without one gets: which SQL type each of its columns becomes.
 
+use std::collections::HashSet;
+
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit, UnionMode};
 use duck_flight_protocol::quote;
 
 use super::effect::Effect;
 use super::plan::given_twice;
-use super::types::{extension_name, is_text, same_name};
+use super::types::{extension_name, is_text};
 use crate::error::{Error, Result};
 
 /// The largest precision of a DuckDB decimal.
@@ -20,14 +22,13 @@ pub(super) fn create_table_sql(
     effect: &Effect,
 ) -> Result<String> {
     let mut columns = Vec::with_capacity(stream.fields().len() + 1);
-    for (index, field) in stream.fields().iter().enumerate() {
+    let mut names = HashSet::with_capacity(stream.fields().len());
+    for field in stream.fields() {
+        let is_new = names.insert(field.name().to_ascii_lowercase());
         if effect.is_op(field.name()) {
             continue;
         }
-        if stream.fields()[..index]
-            .iter()
-            .any(|other| same_name(other.name(), field.name()))
-        {
+        if !is_new {
             return Err(given_twice(field));
         }
         let sql_type = sql_type(field)

@@ -15,6 +15,7 @@ use super::effect::Effect;
 use super::plan::Plan;
 use super::producers::{Claim, OWN_SCHEMA, Standing};
 use super::rejects::{Reject, RejectedBytes, Sifted, sift};
+use super::types::same_name;
 use crate::error::{Error, Result};
 
 /// A put, as long as the server runs.
@@ -32,7 +33,7 @@ impl PutId {
 /// The catalog of temporary tables. Where no catalog is named, DuckDB takes it for one in the place of the schema.
 pub(crate) const TEMPORARY: &str = "temp";
 
-/// What tells a table from others, however its name is written.
+/// What tells a table from others, however its name is written: DuckDB ignores the case of ASCII letters only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct TableKey {
     /// `None` for the server's own database.
@@ -44,14 +45,14 @@ pub(super) struct TableKey {
 impl TableKey {
     /// The key of a table, as it is named in a database called `own_catalog`.
     pub(super) fn new(table: &TableName, own_catalog: &str) -> Self {
-        let catalog = table.catalog.as_ref().map(|name| name.to_lowercase());
+        let catalog = table.catalog.as_ref();
+        let schema = table.schema.as_deref().unwrap_or("main");
         Self {
-            catalog: catalog.filter(|name| *name != own_catalog.to_lowercase()),
-            schema: table
-                .schema
-                .as_ref()
-                .map_or("main".into(), |name| name.to_lowercase()),
-            table: table.table.to_lowercase(),
+            catalog: catalog
+                .filter(|name| !same_name(name, own_catalog))
+                .map(|name| name.to_ascii_lowercase()),
+            schema: schema.to_ascii_lowercase(),
+            table: table.table.to_ascii_lowercase(),
         }
     }
 

@@ -1,7 +1,9 @@
 //! How large a batch becomes once every value stands for itself.
 
-use arrow::array::{Array, ArrayData, AsArray, make_array};
-use arrow::datatypes::{DataType, Int16Type, Int32Type, Int64Type, RunEndIndexType};
+use arrow::array::{Array, ArrayData, ArrayRef, AsArray, make_array};
+use arrow::datatypes::{
+    ArrowNativeType, DataType, Int16Type, Int32Type, Int64Type, RunEndIndexType,
+};
 
 /// The length of the longest array in a column, its children included.
 pub(super) fn longest(data: &ArrayData) -> usize {
@@ -47,20 +49,47 @@ pub(super) fn spelled_out_bytes(data: &ArrayData) -> usize {
         },
         DataType::ListView(_) => {
             let list = array.as_list_view::<i32>();
-            let values = sum(list.sizes().iter().map(|size| size.unsigned_abs()));
-            values.saturating_mul(value_sizes(&list.values().to_data()).largest())
+            list_view_bytes(list.offsets(), list.sizes(), list.values())
         }
         DataType::LargeListView(_) => {
             let list = array.as_list_view::<i64>();
-            let sizes = list
-                .sizes()
-                .iter()
-                .map(|size| usize::try_from(*size).unwrap_or(usize::MAX));
-            let values = sizes.fold(0, usize::saturating_add);
-            values.saturating_mul(value_sizes(&list.values().to_data()).largest())
+            list_view_bytes(list.offsets(), list.sizes(), list.values())
         }
         _ => children(),
     }
+}
+
+/// The bytes of the values that views show: no view has more than its size of the largest value, and all of them no
+/// more than all values as often as views share one.
+fn list_view_bytes<O: ArrowNativeType>(offsets: &[O], sizes: &[O], values: &ArrayRef) -> usize {
+    let count = sizes
+        .iter()
+        .fold(0_usize, |count, size| count.saturating_add(size.as_usize()));
+    let value_sizes = value_sizes(&values.to_data());
+    let by_largest = count.saturating_mul(value_sizes.largest());
+    let by_sharing = most_views_of_one(offsets, sizes).saturating_mul(value_sizes.all());
+    by_largest.min(by_sharing)
+}
+
+/// How many views show the value that most of them show.
+fn most_views_of_one<O: ArrowNativeType>(offsets: &[O], sizes: &[O]) -> usize {
+    let views = offsets.iter().zip(sizes);
+    let spans = views
+        .map(|(offset, size)| (offset.as_usize(), size.as_usize()))
+        .filter(|(_, size)| *size > 0)
+        .map(|(offset, size)| (offset, offset.saturating_add(size)));
+    let (mut starts, mut ends): (Vec<_>, Vec<_>) = spans.unzip();
+    starts.sort_unstable();
+    ends.sort_unstable();
+    let mut ended = 0;
+    let mut most = 0;
+    for (begun, start) in starts.iter().enumerate() {
+        while ends.get(ended).is_some_and(|end| end <= start) {
+            ended += 1;
+        }
+        most = most.max(begun + 1 - ended);
+    }
+    most
 }
 
 fn run_bytes<R: RunEndIndexType>(array: &dyn Array) -> usize {
@@ -78,29 +107,42 @@ fn run_bytes<R: RunEndIndexType>(array: &dyn Array) -> usize {
     bytes
 }
 
-fn num_end(end: impl arrow::datatypes::ArrowNativeType) -> usize {
+fn num_end(end: impl ArrowNativeType) -> usize {
     end.as_usize()
 }
 
 /// The bytes of each value of an array.
 enum Sizes {
     Each(Vec<usize>),
-    /// An upper bound for every one.
-    AtMost(usize),
+    /// Each of so many has as many bytes.
+    Same {
+        size: usize,
+        count: usize,
+    },
+    /// Upper bound for all together, and so for every one.
+    Together(usize),
 }
 
 impl Sizes {
     fn of(&self, index: usize) -> usize {
         match self {
             Self::Each(sizes) => sizes.get(index).copied().unwrap_or(0),
-            Self::AtMost(size) => *size,
+            Self::Same { size, .. } | Self::Together(size) => *size,
         }
     }
 
     fn largest(&self) -> usize {
         match self {
             Self::Each(sizes) => sizes.iter().copied().max().unwrap_or(0),
-            Self::AtMost(size) => *size,
+            Self::Same { size, .. } | Self::Together(size) => *size,
+        }
+    }
+
+    fn all(&self) -> usize {
+        match self {
+            Self::Each(sizes) => sizes.iter().copied().fold(0, usize::saturating_add),
+            Self::Same { size, count } => size.saturating_mul(*count),
+            Self::Together(size) => *size,
         }
     }
 }
@@ -128,13 +170,16 @@ fn value_sizes(data: &ArrayData) -> Sizes {
                 .collect(),
         ),
         other => match other.primitive_width() {
-            Some(width) => Sizes::AtMost(width),
-            // Nested values: no one is larger than all together.
-            None => Sizes::AtMost(
-                array
-                    .get_array_memory_size()
-                    .saturating_add(spelled_out_bytes(data)),
-            ),
+            Some(size) => Sizes::Same {
+                size,
+                count: data.len(),
+            },
+            None => {
+                // Arrays that were read from one message share its buffer, which each would count as its own.
+                let held = data.get_slice_memory_size();
+                let held = held.unwrap_or_else(|_| array.get_array_memory_size());
+                Sizes::Together(held.saturating_add(spelled_out_bytes(data)))
+            }
         },
     }
 }
@@ -143,4 +188,45 @@ fn sum(lengths: impl Iterator<Item = u32>) -> usize {
     lengths
         .map(|length| length as usize)
         .fold(0, usize::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ListViewArray, StringArray, StructArray};
+    use arrow::datatypes::Field;
+
+    use super::*;
+
+    /// List views of the members of structs that hold a text each.
+    fn list_views(texts: &[&str], offsets: Vec<i32>, sizes: Vec<i32>) -> ArrayData {
+        let texts: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
+        let field = Arc::new(Field::new("s", DataType::Utf8, true));
+        let structs = StructArray::from(vec![(field, texts)]);
+        let element = Arc::new(Field::new("item", structs.data_type().clone(), true));
+        let (offsets, sizes) = (offsets.into(), sizes.into());
+        ListViewArray::new(element, offsets, sizes, Arc::new(structs), None).to_data()
+    }
+
+    #[test]
+    fn views_that_share_nothing_count_their_values_once() {
+        let texts = ["some text"; 1000];
+        let each = (0..500).map(|view| view * 2);
+        let data = list_views(&texts, each.clone().collect(), vec![2; 500]);
+        let bytes = spelled_out_bytes(&data);
+        assert!((9000..20_000).contains(&bytes), "{bytes}");
+        // In any order.
+        let data = list_views(&texts, each.rev().collect(), vec![2; 500]);
+        assert_eq!(spelled_out_bytes(&data), bytes);
+    }
+
+    #[test]
+    fn a_value_that_many_views_show_counts_for_each() {
+        let large = "x".repeat(1000);
+        let mut texts = vec!["a"; 999];
+        texts.push(&large);
+        let data = list_views(&texts, vec![999; 1000], vec![1; 1000]);
+        assert!(spelled_out_bytes(&data) >= 1_000_000);
+    }
 }

@@ -4,7 +4,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch, StructArray};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
 use duck_flight_protocol::{TableName, quote};
 use duckdb::ffi;
@@ -25,12 +25,16 @@ pub(crate) const ROWS: &str = "duck_flight_rows";
 /// A column of a table: its name and the Arrow type DuckDB exports it as.
 #[derive(Clone)]
 pub(crate) struct ColumnShape {
-    pub(crate) field: arrow::datatypes::FieldRef,
+    pub(crate) field: FieldRef,
     /// The type as DuckDB knows it, for comparisons and messages.
     pub(crate) type_id: u32,
     /// Whether its values are computed, so that none can be given. Known from a look-up alone, see
     /// [`Connection::mark_generated`].
     pub(crate) is_generated: bool,
+    /// Whether its values are JSON, which to DuckDB is text by another name.
+    pub(crate) is_json: bool,
+    /// Whether the Arrow type tells all about the type.
+    is_plain: bool,
     logical: Arc<LogicalType>,
 }
 
@@ -54,21 +58,52 @@ impl ColumnShape {
         &self.logical
     }
 
+    /// What stands inside its values: a list's elements, a struct's fields, a union's members, a map's keys and values.
+    pub(crate) fn children(&self) -> Vec<Self> {
+        let fields: Vec<&FieldRef> = match self.field.data_type() {
+            DataType::List(element)
+            | DataType::LargeList(element)
+            | DataType::ListView(element)
+            | DataType::LargeListView(element)
+            | DataType::FixedSizeList(element, _) => vec![element],
+            DataType::Map(entries, _) => match entries.data_type() {
+                DataType::Struct(pair) => pair.iter().collect(),
+                _ => Vec::new(),
+            },
+            DataType::Struct(fields) => fields.iter().collect(),
+            DataType::Union(members, _) => members.iter().map(|(_, member)| member).collect(),
+            _ => Vec::new(),
+        };
+        let types = self.logical.children().into_iter();
+        let children = fields.into_iter().zip(types);
+        children
+            .map(|(field, (_, logical))| Self::new(field.clone(), logical))
+            .collect()
+    }
+
+    fn new(field: FieldRef, logical: LogicalType) -> Self {
+        Self {
+            field,
+            type_id: logical.id(),
+            is_generated: false,
+            is_json: logical.is_json(),
+            is_plain: logical.is_plain(),
+            logical: Arc::new(logical),
+        }
+    }
+
     fn of(name: &str, data_type: DataType, type_id: ffi::duckdb_type) -> Self {
         // SAFETY: the id is one of a plain type; the type is freed by its wrapper.
         let logical = LogicalType(unsafe { ffi::duckdb_create_logical_type(type_id) });
-        Self {
-            field: Arc::new(Field::new(name, data_type, true)),
-            type_id,
-            is_generated: false,
-            logical: Arc::new(logical),
-        }
+        Self::new(Arc::new(Field::new(name, data_type, true)), logical)
     }
 }
 
 impl PartialEq for ColumnShape {
     fn eq(&self, other: &Self) -> bool {
-        self.type_id == other.type_id && self.field == other.field
+        self.type_id == other.type_id
+            && self.field == other.field
+            && (self.is_plain && other.is_plain || self.logical.is_equal(&other.logical))
     }
 }
 
@@ -207,7 +242,7 @@ fn column_shape(options: &ArrowOptions, name: &str, logical: LogicalType) -> Res
     let (mut types, mut names) = ([logical.0], [c_name.as_ptr()]);
     // SAFETY: one live type and one NUL-terminated name; the schema struct has the layout of the C data
     // interface and is released by its own drop.
-    let type_id = unsafe {
+    unsafe {
         check(ffi::duckdb_to_arrow_schema(
             options.0,
             types.as_mut_ptr(),
@@ -215,16 +250,10 @@ fn column_shape(options: &ArrowOptions, name: &str, logical: LogicalType) -> Res
             1,
             (&raw mut c_schema).cast(),
         ))?;
-        ffi::duckdb_get_type_id(logical.0)
-    };
+    }
     let schema =
         Schema::try_from(&c_schema).map_err(|error| SqlError::internal(error.to_string()))?;
-    Ok(ColumnShape {
-        field: schema.fields()[0].clone(),
-        type_id,
-        is_generated: false,
-        logical: Arc::new(logical),
-    })
+    Ok(ColumnShape::new(schema.fields()[0].clone(), logical))
 }
 
 struct TableNames {
@@ -318,7 +347,8 @@ impl ArrowImporter<'_> {
     /// Turns a batch of at most [`MAX_CHUNK_ROWS`] rows into a chunk that shares its buffers.
     ///
     /// The batch must have the importer's schema, with no extension type that DuckDB converts while it
-    /// imports (`arrow.bool8`): DuckDB frees the array after the first such column. `types::plan` sees to it.
+    /// imports (`arrow.bool8`): DuckDB frees the array after the first such column. [`types`](crate::engine::types)
+    /// sees to it.
     pub(crate) fn import(&mut self, batch: &RecordBatch) -> Result<DataChunk> {
         debug_assert!(batch.num_rows() <= MAX_CHUNK_ROWS);
         let rows = batch.num_rows();

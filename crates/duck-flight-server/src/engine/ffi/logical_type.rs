@@ -21,7 +21,7 @@ impl Drop for LogicalType {
 }
 
 impl LogicalType {
-    fn id(&self) -> ffi::duckdb_type {
+    pub(super) fn id(&self) -> ffi::duckdb_type {
         // SAFETY: the type is live or null, which has the id of no type.
         unsafe { ffi::duckdb_get_type_id(self.0) }
     }
@@ -56,8 +56,44 @@ impl LogicalType {
         self.is_plain() && other.is_plain() && self.name() == other.name()
     }
 
+    /// Whether they are one type, to the values of enums.
+    pub(super) fn is_equal(&self, other: &Self) -> bool {
+        let (children, others) = (self.children(), other.children());
+        self.id() == other.id()
+            && self.alias() == other.alias()
+            && self.enum_size() == other.enum_size()
+            && self.enum_values().eq(other.enum_values())
+            && children.len() == others.len()
+            && children
+                .iter()
+                .zip(&others)
+                .all(|((name, child), (other_name, other))| {
+                    name == other_name && child.is_equal(other)
+                })
+    }
+
+    /// Whether it is text that is JSON.
+    pub(super) fn is_json(&self) -> bool {
+        self.id() == ffi::DUCKDB_TYPE_DUCKDB_TYPE_VARCHAR && self.alias() == "JSON"
+    }
+
+    fn enum_size(&self) -> u32 {
+        if self.id() != ffi::DUCKDB_TYPE_DUCKDB_TYPE_ENUM {
+            return 0;
+        }
+        // SAFETY: the type is a live enum.
+        unsafe { ffi::duckdb_enum_dictionary_size(self.0) }
+    }
+
+    fn enum_values(&self) -> impl Iterator<Item = String> {
+        (0..self.enum_size()).map(|index| {
+            // SAFETY: the type is a live enum with so many values; each comes back owned.
+            unsafe { take_text(ffi::duckdb_enum_dictionary_value(self.0, index.into())) }
+        })
+    }
+
     /// Whether the name tells all about the type.
-    fn is_plain(&self) -> bool {
+    pub(super) fn is_plain(&self) -> bool {
         let is_special = matches!(
             self.id(),
             ffi::DUCKDB_TYPE_DUCKDB_TYPE_INVALID
@@ -75,7 +111,7 @@ impl LogicalType {
     }
 
     /// The types inside, with their names where they have some.
-    fn children(&self) -> Vec<(String, Self)> {
+    pub(super) fn children(&self) -> Vec<(String, Self)> {
         let unnamed = |child| (String::new(), Self(child));
         // SAFETY: the type is live; children and names come back owned and are freed by their wrappers.
         unsafe {
