@@ -120,7 +120,10 @@ mod tests {
 
     #[test]
     fn a_small_batch_stays_whole() {
-        assert_eq!(cut_rows(&batch(texts(std::iter::repeat_n(5, 1000)))), [1000]);
+        assert_eq!(
+            cut_rows(&batch(texts(std::iter::repeat_n(5, 1000)))),
+            [1000]
+        );
         assert_eq!(cut_rows(&batch(texts([]))), [0]);
     }
 
