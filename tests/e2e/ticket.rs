@@ -1,5 +1,6 @@
 //! Tickets and what waits behind them: cancelling reaches every run, and what nobody fetches stays bounded.
 
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -165,7 +166,7 @@ async fn values_that_are_still_being_sent_count_too() {
             };
             let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
             let put = client.open_raw_put();
-            for message in messages(descriptor, values.schema_ref(), &[values.clone()], None) {
+            for message in messages(descriptor, values.schema_ref(), from_ref(&values), None) {
                 put.send(message).await;
             }
             open.push(put);
