@@ -143,9 +143,11 @@ fn name_of(file: &Path) -> String {
     };
     let name = first(&name, '.').and_then(|name| first(&name, '?'));
     let name = name.as_deref().unwrap_or(OWN_SCHEMA);
-    let is_reserved =
-        matches!(name, "main" | "temp" | "system") || name.eq_ignore_ascii_case(OWN_SCHEMA);
-    if is_reserved {
+    let is_name = |reserved: &str| name.eq_ignore_ascii_case(reserved);
+    if ["main", "temp", "system", OWN_SCHEMA]
+        .into_iter()
+        .any(is_name)
+    {
         format!("{name}_db")
     } else {
         name.to_owned()
@@ -167,6 +169,7 @@ mod tests {
             ("Memory.db", "Memory"),
             (".hidden.db", "hidden"),
             (".main.db", "main_db"),
+            ("Temp.db", "Temp_db"),
             ("duck_flight.db", "duck_flight_db"),
             ("Duck_Flight.duckdb", "Duck_Flight_db"),
             ("duck_flight_2.db", "duck_flight_2"),
