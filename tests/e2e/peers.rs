@@ -75,8 +75,22 @@ async fn a_transaction_that_was_never_used_lasts_as_long_as_its_connection() {
     let transaction = staying.begin().await.unwrap();
     let mut leaving = server.client().await.sql();
     leaving.begin().await.unwrap();
-    tokio::time::sleep(4 * patience).await;
+    // One that was begun later and used: once it has expired, the others would have, too.
+    let mut using = server.client().await.sql();
+    let used = using.begin().await.unwrap();
+    assert_eq!(using.rows("SELECT 42", Some(&used)).await, ["42"]);
+    let expired = async {
+        while kept(&watcher, "transactions").await > 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("the end of the one that was used", expired).await;
     assert_eq!(kept(&watcher, "transactions").await, 2);
+    assert_refused(
+        using.try_rows("SELECT 42", Some(&used)).await,
+        Code::FailedPrecondition,
+        &["expired"],
+    );
     drop(leaving);
     let forgotten = async {
         while kept(&watcher, "transactions").await > 1 {

@@ -169,9 +169,7 @@ impl<'a> TableWriter<'a> {
         let mut staged = Self::stage(connection, table, plan)?;
         staged.append_unit(batches)?;
         staged.finish()?;
-        for sql in plan.statements(connection, table, STAGED, rows) {
-            connection.execute(&sql)?;
-        }
+        plan.apply_staged(connection, table, rows)?;
         connection.execute(&format!("DROP TABLE {STAGED}"))?;
         Ok(())
     }

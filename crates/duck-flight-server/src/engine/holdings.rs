@@ -34,6 +34,11 @@ impl Holdings {
 }
 
 impl HeldBytes {
+    /// How large the part is.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Takes more.
     ///
     /// # Errors

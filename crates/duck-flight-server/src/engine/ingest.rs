@@ -20,9 +20,8 @@ use super::evolve::alterations;
 use super::large::Large;
 use super::lease::Place;
 use super::plan::Plan;
-use super::rejects::{Reject, RejectedBytes};
 use super::sql_type::create_table_sql;
-use super::unit::{Answer, Committed, TableKey, Target, Unit};
+use super::unit::{Answer, CastRows, Committed, TableKey, Target, Unit};
 use crate::error::{Error, Result};
 
 /// From this size on a unit has a transaction of its own.
@@ -218,9 +217,7 @@ enum State {
 #[derive(Default)]
 struct Small {
     sent: Vec<RecordBatch>,
-    cast: Vec<RecordBatch>,
-    rejects: Vec<Reject>,
-    rejected_bytes: RejectedBytes,
+    cast: CastRows,
     bytes: usize,
     budget: Option<OwnedSemaphorePermit>,
 }
@@ -272,21 +269,29 @@ impl UnitBuilder<'_> {
         let State::Small(small) = &mut self.state else {
             return Err(Error::WorkerLost);
         };
-        let rejects_before = small.rejects.len();
-        let plan = self.put.plan.as_deref();
-        let outcome = small.add(&self.put.target, plan, batch, rows_before);
+        let rejects_before = small.cast.rejects.len();
+        small.sent.push(batch.clone());
+        let Some(plan) = self.put.plan.as_deref() else {
+            // They are cast once the table is as it should be.
+            return Ok(());
+        };
+        let outcome = small.cast.add(&self.put.target, plan, &batch, rows_before);
         let is_misfit = match &outcome {
-            Ok(()) => small.rejects.len() > rejects_before,
+            Ok(()) => small.cast.rejects.len() > rejects_before,
             Err(error) => matches!(error, Error::Value { .. }),
         };
         // Once for a unit, for a client may send nothing but rows that do not fit.
         if !is_misfit || std::mem::replace(&mut self.looked_again, true) {
             return outcome;
         }
-        match self.put.look_again().await? {
-            true => small.cast_again(&self.put.target, self.put.plan.as_deref()),
-            false => outcome,
+        if !self.put.look_again().await? {
+            return outcome;
         }
+        small.cast = match &self.put.plan {
+            Some(plan) => CastRows::of(&self.put.target, plan, &small.sent)?,
+            None => CastRows::default(),
+        };
+        Ok(())
     }
 
     /// Waits for the client to go on. A unit is given up when it keeps others waiting for too long, for the budget or for
@@ -316,10 +321,10 @@ impl UnitBuilder<'_> {
                 let unit = Unit {
                     put: target.clone(),
                     sequence: self.sequence,
-                    cast: plan.map(|plan| (plan, small.cast)),
+                    cast: plan.map(|plan| (plan, small.cast.batches)),
                     sent: small.sent,
                     rows: self.rows,
-                    rejects: small.rejects,
+                    rejects: small.cast.rejects,
                     is_first: self.is_first,
                     answer: Answer::new(target, sender, Some(place)),
                     _budget: small.budget,
@@ -375,36 +380,5 @@ impl Small {
             none => *none = Some(permit),
         }
         true
-    }
-
-    fn add(
-        &mut self,
-        put: &Target,
-        plan: Option<&Plan>,
-        batch: RecordBatch,
-        rows_before: u64,
-    ) -> Result<()> {
-        self.sent.push(batch.clone());
-        if let Some(plan) = plan {
-            let sifted = put.cast(plan, &batch, rows_before)?;
-            self.rejected_bytes.add(&sifted.rejects)?;
-            self.rejects.extend(sifted.rejects);
-            self.cast.push(sifted.cast);
-        }
-        Ok(())
-    }
-
-    /// Casts all batches by another plan; without one they are cast once the table is as it should be.
-    fn cast_again(&mut self, put: &Target, plan: Option<&Plan>) -> Result<()> {
-        self.cast.clear();
-        self.rejects.clear();
-        self.rejected_bytes = RejectedBytes::default();
-        let mut rows = 0;
-        for batch in std::mem::take(&mut self.sent) {
-            let rows_before = rows;
-            rows += batch.num_rows() as u64;
-            self.add(put, plan, batch, rows_before)?;
-        }
-        Ok(())
     }
 }

@@ -272,9 +272,7 @@ impl LargeUnit {
     ) -> Result<()> {
         let _hold = self.shared.queue.hold(&self.put.key);
         transaction(connection, |connection| {
-            for sql in plan.statements(connection, &self.put.table, STAGED, rows) {
-                connection.execute(&sql)?;
-            }
+            plan.apply_staged(connection, &self.put.table, rows)?;
             self.shared
                 .rejects
                 .write(connection, &self.put, self.sequence, rejects)?;

@@ -7,6 +7,7 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use duck_flight_protocol::TableName;
 
+use super::appender::STAGED;
 use super::effect::{self, DELETES, Effect};
 use super::ffi::ColumnShape;
 use super::ffi::Connection;
@@ -157,6 +158,19 @@ impl Plan {
         let may_fill_row_group = rows >= connection.row_group_rows();
         self.effect
             .statements(table, source, &columns, &key, may_fill_row_group)
+    }
+
+    /// Applies `rows` rows of [`STAGED`], or fewer, in the open transaction.
+    pub(super) fn apply_staged(
+        &self,
+        connection: &Connection,
+        table: &TableName,
+        rows: u64,
+    ) -> Result<()> {
+        for sql in self.statements(connection, table, STAGED, rows) {
+            connection.execute(&sql)?;
+        }
+        Ok(())
     }
 
     /// Casts a batch of the stream. `rows_before` are the rows of the unit before this batch, for errors.

@@ -391,7 +391,6 @@ pub(super) fn control(
 struct Collected<'a> {
     holdings: &'a Holdings,
     rows: Option<Rows>,
-    bytes: usize,
 }
 
 impl<'a> Collected<'a> {
@@ -399,7 +398,6 @@ impl<'a> Collected<'a> {
         Self {
             holdings,
             rows: None,
-            bytes: 0,
         }
     }
 
@@ -426,8 +424,7 @@ impl<'a> Collected<'a> {
             cancel.check()?;
             let batch = readable.apply(batch)?;
             let bytes = batch.get_array_memory_size();
-            self.bytes += bytes;
-            if self.bytes > HELD_BYTES {
+            if rows.held.bytes() + bytes > HELD_BYTES {
                 return Err(Error::ResultTooLarge(HELD_BYTES));
             }
             rows.held.grow(bytes)?;

@@ -141,6 +141,41 @@ impl Target {
     }
 }
 
+/// The rows of a unit as its table takes them, without those put aside, which are bounded.
+#[derive(Default)]
+pub(super) struct CastRows {
+    pub(super) batches: Vec<RecordBatch>,
+    pub(super) rejects: Vec<Reject>,
+    rejected_bytes: RejectedBytes,
+}
+
+impl CastRows {
+    /// Casts all batches of a unit.
+    pub(super) fn of(put: &Target, plan: &Plan, sent: &[RecordBatch]) -> Result<Self> {
+        let (mut cast, mut rows) = (Self::default(), 0);
+        for batch in sent {
+            cast.add(put, plan, batch, rows)?;
+            rows += batch.num_rows() as u64;
+        }
+        Ok(cast)
+    }
+
+    /// Casts another batch. `rows_before` are the rows of the unit before it.
+    pub(super) fn add(
+        &mut self,
+        put: &Target,
+        plan: &Plan,
+        batch: &RecordBatch,
+        rows_before: u64,
+    ) -> Result<()> {
+        let Sifted { cast, rejects } = put.cast(plan, batch, rows_before)?;
+        self.rejected_bytes.add(&rejects)?;
+        self.rejects.extend(rejects);
+        self.batches.push(cast);
+        Ok(())
+    }
+}
+
 /// What a commit answers.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Committed {
@@ -261,16 +296,9 @@ impl Unit {
 
     /// Casts the rows for a table that is another than the one they were cast for.
     pub(super) fn replan(&mut self, plan: &Arc<Plan>) -> Result<()> {
-        let mut cast = Vec::with_capacity(self.sent.len());
-        let mut rows = 0;
-        self.rejects.clear();
-        for sent in &self.sent {
-            let sifted = self.put.cast(plan, sent, rows)?;
-            self.rejects.extend(sifted.rejects);
-            cast.push(sifted.cast);
-            rows += sent.num_rows() as u64;
-        }
-        self.cast = Some((plan.clone(), cast));
+        let cast = CastRows::of(&self.put, plan, &self.sent)?;
+        self.rejects = cast.rejects;
+        self.cast = Some((plan.clone(), cast.batches));
         Ok(())
     }
 

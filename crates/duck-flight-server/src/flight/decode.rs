@@ -91,7 +91,7 @@ impl Upload {
     }
 
     /// All rows and their schema, where there is one: the values of a statement's parameters. They are added to what is held
-    /// for clients.
+    /// for it, which comes to no more than `max_bytes`.
     pub(super) async fn all_rows(
         mut self,
         max_bytes: usize,
@@ -105,10 +105,9 @@ impl Upload {
             };
         }
         let mut rows = self.rows()?;
-        let (mut batches, mut bytes) = (Vec::new(), 0);
+        let mut batches = Vec::new();
         while let Some((batch, _)) = rows.next().await? {
-            bytes += batch.bytes;
-            if bytes > max_bytes {
+            if held.bytes() + batch.bytes > max_bytes {
                 return Err(Error::TooManyParameters(max_bytes));
             }
             held.grow(batch.bytes)?;

@@ -102,13 +102,17 @@ impl<T: Clone> Handles<T> {
 
     /// Fails where there are as many as there may be.
     pub(super) fn check_room(&self) -> Result<()> {
-        if self.len() < self.limit {
-            return Ok(());
+        match self.len() < self.limit {
+            true => Ok(()),
+            false => Err(self.too_many()),
         }
-        Err(Error::TooManyHandles {
+    }
+
+    fn too_many(&self) -> Error {
+        Error::TooManyHandles {
             what: self.what,
             limit: self.limit,
-        })
+        }
     }
 
     /// Inserts a thing that takes the place of another one at the limit: of one that `spare` ranks. The lowest rank goes
@@ -127,10 +131,7 @@ impl<T: Clone> Handles<T> {
                 Some(((rank, entry.was_used, entry.last_used), *handle))
             });
             let least = ranked.min_by(|(one, _), (other, _)| one.cmp(other));
-            let (_, least) = least.ok_or(Error::TooManyHandles {
-                what: self.what,
-                limit: self.limit,
-            })?;
+            let (_, least) = least.ok_or_else(|| self.too_many())?;
             replaced = entries.remove(&least).map(|entry| (least, entry.value));
         }
         entries.insert(handle, Entry::new(value));
