@@ -1,11 +1,19 @@
 //! Memory stays bounded, whatever clients do. The real binary, and Linux, which says how much it has.
 #![cfg(target_os = "linux")]
 
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use arrow_flight::decode::FlightRecordBatchStream;
+use bytes::Bytes;
 use duck_flight_protocol::{Commit, PutOptions};
 use duck_tests::{Client, ServerProcess, numbered, soon};
 use futures::StreamExt;
-use futures::future::join_all;
+use futures::future::{join_all, select_all};
+use tonic::codegen::{Body, Service, http};
+use tonic::transport::Endpoint;
+use tonic::{Code, Status};
 
 const MIB: u64 = 1 << 20;
 
@@ -212,5 +220,124 @@ async fn open_puts_that_never_end_keep_memory_bounded_and_hinder_nobody() {
         put.cancel().await;
     }
     assert_eq!(client.count("t").await, 1000);
+    server.stop();
+}
+
+/// A body that begins messages, and never ends.
+struct Endless(VecDeque<Bytes>);
+
+impl Endless {
+    /// The beginning of a message.
+    fn message(length: u32, sent: usize) -> Self {
+        const PART: usize = 1 << 20;
+        let header = [&[0][..], &length.to_be_bytes()].concat();
+        let part = Bytes::from(vec![0; PART]);
+        let parts = (0..sent / PART).map(|_| part.clone());
+        Self(std::iter::once(Bytes::from(header)).chain(parts).collect())
+    }
+}
+
+impl Body for Endless {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+        match self.0.pop_front() {
+            Some(bytes) => Poll::Ready(Some(Ok(http_body::Frame::data(bytes)))),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// A call of `method` whose message never comes to its end, until the server does not bear it any more.
+async fn half_a_call(address: String, method: &str) -> Code {
+    let endpoint = Endpoint::new(format!("http://{address}")).unwrap();
+    let mut channel = endpoint.connect().await.unwrap();
+    let request = http::Request::post(format!(
+        "http://{address}/arrow.flight.protocol.FlightService/{method}"
+    ))
+    .header("content-type", "application/grpc")
+    .header("te", "trailers")
+    .body(tonic::body::Body::new(Endless::message(60 << 20, 59 << 20)))
+    .unwrap();
+    std::future::poll_fn(|context| channel.poll_ready(context))
+        .await
+        .unwrap();
+    let response = channel.call(request).await.unwrap();
+    let status = Status::from_header_map(response.headers()).expect("an error");
+    status.code()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_messages_that_never_end_keep_memory_bounded_and_hinder_nobody_for_long() {
+    const CALLS: usize = 64;
+    let server = ServerProcess::start(&["--memory-limit", LIMIT, "--stall-timeout", "200ms"]);
+    let calls = (0..CALLS).map(|call| {
+        let method = if call % 2 == 0 { "DoPut" } else { "DoGet" };
+        let address = server.address().to_owned();
+        tokio::spawn(async move { half_a_call(address, method).await })
+    });
+    let calls: Vec<_> = calls.collect();
+    // Four have room, and lose it to those that wait.
+    let (ended, _, calls) = soon("the end of one", select_all(calls)).await;
+    assert_eq!(ended.unwrap(), Code::ResourceExhausted);
+    let client = server.client().await;
+    assert_eq!(
+        client.append("t", &[numbered(0, 1000)]).await.unwrap(),
+        1000
+    );
+    let large = [numbered(1, 500_000)];
+    let put = client.append("t", &large);
+    assert_eq!(soon("a large put", put).await.unwrap(), 500_000);
+    let peak = server.peak_memory_bytes();
+    // What the messages of four may take, and what HTTP/2 holds of a stream that is not read.
+    let room = 4 * 64 * MIB + 64 * 9 * MIB;
+    assert!(peak < BESIDE_BYTES + room, "{} MiB", peak / MIB);
+    calls.iter().for_each(tokio::task::JoinHandle::abort);
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_puts_that_want_more_room_than_there_is_all_come_through() {
+    const PUTS: i64 = 24;
+    const ROWS: i64 = 400_000;
+    let flags = [
+        "--memory-limit",
+        LIMIT,
+        "--max-message-size",
+        "8MiB",
+        "--ingest-buffer",
+        "16MiB",
+    ];
+    let server = ServerProcess::start(&flags);
+    let puts = (0..PUTS).map(|number| {
+        let address = server.address().to_owned();
+        async move {
+            let client = Client::connect(&address).await;
+            let commit = if number % 3 == 0 {
+                Commit::Batch
+            } else {
+                Commit::Stream
+            };
+            let options = PutOptions {
+                commit,
+                ..PutOptions::new("t")
+            };
+            // A small batch first: its memory is held while the others come in.
+            let first = numbered(number * 10, 100);
+            let others = (1..=3 + number % 5).map(|batch| numbered(number * 10 + batch, ROWS));
+            let batches: Vec<_> = std::iter::once(first).chain(others).collect();
+            let acks = client.put(&options, &batches).await.unwrap();
+            let rows: u64 = acks.iter().map(|ack| ack.rows).sum();
+            let sent: usize = batches.iter().map(|batch| batch.num_rows()).sum();
+            assert_eq!(rows, sent as u64);
+            rows
+        }
+    });
+    let rows: u64 = soon("all acks", join_all(puts)).await.iter().sum();
+    assert_eq!(server.client().await.count("t").await, rows);
     server.stop();
 }

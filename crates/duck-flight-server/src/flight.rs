@@ -118,7 +118,8 @@ impl FlightService for FrontDoor {
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoPutStream>, Status> {
         let visit = self.visit(&request)?;
-        let messages = Messages::new(request.into_inner(), &self.drain);
+        let intake = request.extensions().get().cloned().unwrap_or_default();
+        let messages = Messages::new(request.into_inner(), intake, &self.drain);
         let (descriptor, upload) = Upload::open(messages, self.max_message_bytes).await?;
         if let Some(command) = sql::command(&descriptor.cmd)? {
             let acks = self.sql.put(&visit.caller, command, upload).await?;

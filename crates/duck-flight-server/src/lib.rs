@@ -30,6 +30,7 @@ mod drain;
 mod engine;
 mod error;
 mod flight;
+mod intake;
 mod server;
 mod session;
 

@@ -1,20 +1,19 @@
 //! Serving: the transport's settings, and the way down.
 
+mod body;
 mod connection;
 mod deadline;
+mod inflow;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::num::NonZeroUsize;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
-use bytes::Bytes;
 use futures::future::{BoxFuture, Either, MapOk};
 use futures::{FutureExt, TryFutureExt};
-use http_body::{Body, Frame, SizeHint};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -25,10 +24,12 @@ use tower::{Layer, Service};
 use crate::config::Config;
 use crate::drain::{Drain, Stage};
 use crate::engine::{Engine, STACK_BYTES};
-use crate::error::Error;
 use crate::flight::FrontDoor;
+use crate::intake::Intake;
 use crate::session::Sessions;
+use body::RequestBody;
 use connection::connections;
+use inflow::Inflow;
 
 /// How much a client may send ahead of what was read: on one stream, and on one connection.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
@@ -95,7 +96,8 @@ pub async fn serve(
     let (stages, drain) = Drain::new();
     let front_door = FrontDoor::new(sessions.clone(), config.max_message_bytes, drain.clone());
     let sweeping = front_door.sweep();
-    let serving = transport(listener, front_door, config.max_message_bytes, &drain);
+    let inflow = Inflow::new(config.max_message_bytes, config.engine.stall_timeout);
+    let serving = transport(listener, front_door, inflow, &drain);
     tokio::select! {
         served = serving => served?,
         never = way_down(shutdown, stages, config.shutdown_grace) => match never {},
@@ -123,8 +125,9 @@ pub async fn serve_flight(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     let (stages, drain) = Drain::new();
+    let inflow = Inflow::new(max_message_bytes, Duration::MAX);
     tokio::select! {
-        served = transport(listener, service, max_message_bytes, &drain) => Ok(served?),
+        served = transport(listener, service, inflow, &drain) => Ok(served?),
         never = way_down(shutdown, stages, Duration::ZERO) => match never {},
     }
 }
@@ -133,11 +136,11 @@ pub async fn serve_flight(
 fn transport<S: FlightService>(
     listener: TcpListener,
     service: S,
-    max_message_bytes: usize,
+    inflow: Inflow,
     drain: &Drain,
 ) -> impl Future<Output = Result<(), tonic::transport::Error>> + use<S> {
     let service = FlightServiceServer::new(service)
-        .max_decoding_message_size(max_message_bytes)
+        .max_decoding_message_size(inflow.max_message_bytes())
         .max_encoding_message_size(usize::MAX);
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -148,7 +151,7 @@ fn transport<S: FlightService>(
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .layer(WholeRequestsLayer)
+        .layer(RequestsLayer(inflow))
         .add_service(service)
         .serve_with_incoming_shutdown(
             connections(listener, drain),
@@ -172,26 +175,28 @@ async fn way_down(
     std::future::pending().await
 }
 
-/// Tells a request that was cut short apart from one that ended.
-///
-/// hyper reports a stream that its client reset with CANCEL as if it had ended, and tonic turns what is left
-/// of the difference into a clean end too; a cancelled put would be committed. Below both, the body still
-/// knows whether the client's END_STREAM has come.
+/// Looks after requests before tonic reads them: their bytes, and the time they are given.
 #[derive(Clone)]
-struct WholeRequestsLayer;
+struct RequestsLayer(Inflow);
 
-impl<S> Layer<S> for WholeRequestsLayer {
-    type Service = WholeRequests<S>;
+impl<S> Layer<S> for RequestsLayer {
+    type Service = Requests<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        WholeRequests(inner)
+        Requests {
+            inner,
+            inflow: self.0.clone(),
+        }
     }
 }
 
 #[derive(Clone)]
-struct WholeRequests<S>(S);
+struct Requests<S> {
+    inner: S,
+    inflow: Inflow,
+}
 
-impl<S, B> Service<http::Request<tonic::body::Body>> for WholeRequests<S>
+impl<S, B> Service<http::Request<tonic::body::Body>> for Requests<S>
 where
     S: Service<http::Request<tonic::body::Body>, Response = http::Response<B>>,
     S::Future: Send + 'static,
@@ -206,13 +211,17 @@ where
     >;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(context)
+        self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<tonic::body::Body>) -> Self::Future {
         let time = deadline::of(request.headers());
-        let request = request.map(|body| tonic::body::Body::new(WholeBody(body)));
-        let call = self.0.call(request);
+        let intake = Intake::default();
+        request.extensions_mut().insert(intake.clone());
+        let inflow = self.inflow.clone();
+        let request =
+            request.map(|body| tonic::body::Body::new(RequestBody::new(body, inflow, intake)));
+        let call = self.inner.call(request);
         let call = match time {
             None => Either::Left(call),
             Some(time) => Either::Right(deadline::within(time, call).boxed()),
@@ -230,33 +239,4 @@ fn name_the_limit<B>(mut response: http::Response<B>) -> http::Response<B> {
         *code = http::HeaderValue::from_static("8");
     }
     response
-}
-
-/// A body that fails where it was cut short.
-struct WholeBody(tonic::body::Body);
-
-impl Body for WholeBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        // tonic takes the code CANCELLED for a clean end, so the error has another one on its way up.
-        let cut_short = || Status::aborted(Error::PutCutShort.to_string());
-        match Pin::new(&mut self.0).poll_frame(context) {
-            Poll::Ready(None) if !self.0.is_end_stream() => Poll::Ready(Some(Err(cut_short()))),
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(cut_short()))),
-            other => other,
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
-    }
 }

@@ -23,6 +23,7 @@ use super::plan::Plan;
 use super::sql_type::create_table_sql;
 use super::unit::{Answer, CastRows, Committed, TableKey, Target, Unit};
 use crate::error::{Error, Result};
+use crate::intake::Standing;
 
 /// From this size on a unit has a transaction of its own.
 const LARGE_UNIT_BYTES: usize = 32 << 20;
@@ -253,6 +254,7 @@ impl UnitBuilder<'_> {
             }
             let places = self.put.places(PLACES).await?;
             let mut large = Large::start(engine, target, self.sequence, self.is_first, places)?;
+            large.started().await;
             for batch in sent {
                 large.push(batch).await?;
             }
@@ -292,6 +294,15 @@ impl UnitBuilder<'_> {
             None => CastRows::default(),
         };
         Ok(())
+    }
+
+    /// What it holds while it waits for its client.
+    pub(crate) fn standing(&self) -> Standing {
+        match &self.state {
+            State::Small(small) if small.budget.is_none() => Standing::Idle,
+            State::Small(_) => Standing::Holding,
+            State::Large(_) => Standing::Writing,
+        }
     }
 
     /// Waits for the client to go on. A unit is given up when it keeps others waiting for too long, for the budget or for

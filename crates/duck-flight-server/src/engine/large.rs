@@ -33,6 +33,7 @@ pub(super) type LargeUnits = Pool;
 
 /// A unit that is being written in a transaction of its own, or in a client's.
 pub(crate) struct Large {
+    started: oneshot::Receiver<()>,
     steps: mpsc::Sender<Step>,
     answer: oneshot::Receiver<Result<Committed>>,
 }
@@ -62,11 +63,17 @@ impl Large {
             shared: engine.shared().clone(),
             steps: receiver,
         };
+        let (start, started) = oneshot::channel();
         engine.large_units().submit(move |session| {
+            start.send(()).ok();
             let outcome = unit.write(&session.connection);
             giving.give(outcome.map_err(|error| unit.shared.observe(error)));
         })?;
-        Ok(Self { steps, answer })
+        Ok(Self {
+            started,
+            steps,
+            answer,
+        })
     }
 
     /// Starts a put on a client's own connection: in the transaction that is open there, or in one of its own.
@@ -80,7 +87,9 @@ impl Large {
         let (steps, receiver) = mpsc::channel(BATCHES_WAITING);
         let (sender, answer) = oneshot::channel();
         let shared = engine.shared().clone();
+        let (start, started) = oneshot::channel();
         engine.queries().submit(move |thread| {
+            start.send(()).ok();
             let health = shared.health.clone();
             let outcome = held.session(thread).and_then(|session| {
                 let table = session.full_name(&shared.lossless, options.table.clone())?;
@@ -99,7 +108,17 @@ impl Large {
                 .send(outcome.map_err(|error| health.observe(error)))
                 .ok();
         })?;
-        Ok(Self { steps, answer })
+        Ok(Self {
+            started,
+            steps,
+            answer,
+        })
+    }
+
+    /// Waits until a thread writes it: what were read meanwhile would count nowhere.
+    pub(crate) async fn started(&mut self) {
+        // One that never starts has an answer that says why.
+        (&mut self.started).await.ok();
     }
 
     /// Adds a batch; fails when the transaction has failed.

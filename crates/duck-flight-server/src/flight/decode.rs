@@ -22,6 +22,7 @@ use super::size;
 use crate::drain::{Drain, Stage};
 use crate::engine::{HeldBytes, SentBatch};
 use crate::error::{Error, Result};
+use crate::intake::{Intake, Standing};
 
 /// How much larger than the largest message a message may become when it is decompressed.
 const MAX_EXPANSION: usize = 8;
@@ -32,6 +33,7 @@ const FREE_VALUES: usize = 1 << 20;
 /// The messages of a put as they come, until the server is on its way down.
 pub(super) struct Messages {
     stream: Streaming<FlightData>,
+    intake: Intake,
     drain: Drain,
     end: Fuse<BoxFuture<'static, ()>>,
 }
@@ -106,7 +108,7 @@ impl Upload {
         }
         let mut rows = self.rows()?;
         let mut batches = Vec::new();
-        while let Some((batch, _)) = rows.next().await? {
+        while let Some((batch, _)) = rows.next(Standing::Idle).await? {
             if held.bytes() + batch.bytes > max_bytes {
                 return Err(Error::TooManyParameters(max_bytes));
             }
@@ -129,8 +131,10 @@ impl PutStream {
         *end = drain.reaches(Stage::Finishing).boxed().fuse();
     }
 
-    /// The next batch and its `app_metadata`, or `None` once the client has ended the stream.
-    pub(super) async fn next(&mut self) -> Result<Option<(SentBatch, Bytes)>> {
+    /// The next batch and its `app_metadata`, or `None` once the client has ended the stream. `standing` is that of the put
+    /// that waits for it.
+    pub(super) async fn next(&mut self, standing: Standing) -> Result<Option<(SentBatch, Bytes)>> {
+        self.messages.intake.tell(standing);
         while let Some(message) = self.messages.next().await? {
             if let Some(batch) = guarded(|| self.decoder.decode(&message))? {
                 return Ok(Some((batch, message.app_metadata)));
@@ -141,9 +145,10 @@ impl PutStream {
 }
 
 impl Messages {
-    pub(super) fn new(stream: Streaming<FlightData>, drain: &Drain) -> Self {
+    pub(super) fn new(stream: Streaming<FlightData>, intake: Intake, drain: &Drain) -> Self {
         Self {
             stream,
+            intake,
             drain: drain.clone(),
             end: drain.reaches(Stage::Ending).boxed().fuse(),
         }

@@ -10,6 +10,7 @@ use super::Answers;
 use super::decode::{PutStream, Upload};
 use crate::engine::{Committed, Committing, Engine, Put};
 use crate::error::{Error, Result};
+use crate::intake::Standing;
 
 /// How many units of a stream may wait for their acks; then the stream is read no further.
 const ACKS_WAITING: usize = 256;
@@ -42,7 +43,7 @@ pub(super) async fn put(
 /// The whole stream is one unit, with one ack at its end.
 async fn put_stream(mut put: Put, mut batches: PutStream, sequence: Option<u64>) -> Result<Ack> {
     let mut unit = put.unit(sequence).await?;
-    while let Some((batch, _)) = unit.wait_for_client(batches.next()).await? {
+    while let Some((batch, _)) = unit.wait_for_client(batches.next(unit.standing())).await? {
         unit.push(batch).await?;
     }
     Ok(ack(unit.commit().await?.done().await?, sequence))
@@ -83,7 +84,7 @@ async fn read_batches(
     batches.end_with_the_server();
     let has_producer = put.last_sequence().is_some();
     let mut units: u64 = 0;
-    while let Some((batch, metadata)) = batches.next().await? {
+    while let Some((batch, metadata)) = batches.next(Standing::Idle).await? {
         units += 1;
         let sequence = sequence(&metadata, has_producer, units)?;
         let mut unit = put.unit(sequence).await?;

@@ -7,6 +7,7 @@ use duck_flight_protocol::{Create, PutOptions, TableName};
 use crate::engine::TEMPORARY;
 use crate::error::{Error, Result};
 use crate::flight::decode::Upload;
+use crate::intake::Standing;
 use crate::session::{Caller, Sessions};
 
 /// Puts rows into a table, all or nothing; answers with their number.
@@ -42,14 +43,18 @@ pub(super) async fn ingest(
     let engine = sessions.engine();
     if let Some(held) = engine.own_connection(&place, is_temporary).await? {
         let mut put = engine.put_on(held, options, rows.schema().clone())?;
-        while let Some((batch, _)) = engine.wait_for_client(&place, rows.next()).await? {
+        put.started().await;
+        while let Some((batch, _)) = engine
+            .wait_for_client(&place, rows.next(Standing::Writing))
+            .await?
+        {
             put.push(batch.rows).await?;
         }
         return Ok(put.commit().await.done().await?.rows);
     }
     let mut put = engine.put(&options, rows.schema().clone()).await?;
     let mut unit = put.unit(None).await?;
-    while let Some((batch, _)) = unit.wait_for_client(rows.next()).await? {
+    while let Some((batch, _)) = unit.wait_for_client(rows.next(unit.standing())).await? {
         unit.push(batch).await?;
     }
     Ok(unit.commit().await?.done().await?.rows)

@@ -1,0 +1,167 @@
+//! Room for large messages while they come in.
+//!
+//! A message is gathered in memory until all of it is there, and a client may send one on each of its streams. So what is
+//! there of a large one waits for room, and keeps it until its request is read further: by then its rows are counted
+//! in the memory for rows, or gone.
+//!
+//! Nobody may wait here who holds what those with room wait for. A put in the middle of a unit holds memory for rows: it
+//! waits only while too many others of its kind read beyond the room. One that is written holds a transaction, of which
+//! there are few: it never waits.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep};
+
+use super::FRAME_BYTES;
+use crate::error::Error;
+use crate::intake::Standing;
+
+/// A message of up to so many bytes is read without asking: not more than HTTP/2 holds of a stream anyway.
+const SMALL_BYTES: usize = FRAME_BYTES as usize;
+
+/// There is room for so many messages of the largest size.
+const LARGEST_MESSAGES: usize = 4;
+
+/// So many messages more are read for puts in the middle of a unit, whatever their size.
+const BEYOND: usize = 16;
+
+/// Room is counted in these, so that it fits the semaphore's range.
+const GRAIN_BYTES: usize = 1024;
+
+/// How often a message that does not go on looks whether others wait for its room.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A patience so long that the clock could not count it is cut to this.
+const LONGEST: Duration = Duration::from_secs(1 << 30);
+
+/// The server's room for large messages. Clones share it.
+#[derive(Clone)]
+pub(super) struct Inflow {
+    grains: Arc<Semaphore>,
+    beyond: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+    max_message_bytes: usize,
+    patience: Duration,
+}
+
+impl Inflow {
+    /// Room for messages of at most `max_message_bytes`. One that stands still for longer than `patience`, while others
+    /// wait for its room, loses it.
+    pub(super) fn new(max_message_bytes: usize, patience: Duration) -> Self {
+        let largest = grains(max_message_bytes) as usize;
+        Self {
+            grains: Arc::new(Semaphore::new(largest * LARGEST_MESSAGES)),
+            beyond: Arc::new(Semaphore::new(BEYOND)),
+            waiting: Arc::default(),
+            max_message_bytes,
+            patience: patience.min(LONGEST),
+        }
+    }
+
+    /// The largest message that is read, in bytes.
+    pub(super) fn max_message_bytes(&self) -> usize {
+        self.max_message_bytes
+    }
+
+    /// Whether a message of so many bytes needs room. One that is larger than the limit is refused without.
+    pub(super) fn concerns(&self, bytes: usize) -> bool {
+        bytes > SMALL_BYTES && bytes <= self.max_message_bytes
+    }
+
+    /// Waits for the room of a message, as far as its request's standing allows.
+    pub(super) async fn take(self, standing: Standing, bytes: usize) -> Room {
+        if standing == Standing::Writing {
+            return Room {
+                _permit: None,
+                stall: None,
+            };
+        }
+        let grains = grains(bytes);
+        let permit = match self.grains.clone().try_acquire_many_owned(grains) {
+            Ok(permit) => Some(permit),
+            Err(_) => self.wait(standing, grains).await,
+        };
+        Room {
+            _permit: permit,
+            stall: Some(Stall {
+                look: Box::pin(tokio::time::sleep(self.patience)),
+                waiting: self.waiting,
+                patience: self.patience,
+            }),
+        }
+    }
+
+    async fn wait(&self, standing: Standing, grains: u32) -> Option<OwnedSemaphorePermit> {
+        let _waiter = Waiter::new(&self.waiting);
+        let room = self.grains.clone().acquire_many_owned(grains);
+        if standing == Standing::Idle {
+            return room.await.ok();
+        }
+        tokio::select! {
+            biased;
+            permit = room => permit.ok(),
+            permit = self.beyond.clone().acquire_owned() => permit.ok(),
+        }
+    }
+}
+
+fn grains(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(GRAIN_BYTES)).unwrap_or(u32::MAX)
+}
+
+/// Somebody who waits for room, until this is dropped.
+struct Waiter(Arc<AtomicUsize>);
+
+impl Waiter {
+    fn new(waiting: &Arc<AtomicUsize>) -> Self {
+        waiting.fetch_add(1, Ordering::AcqRel);
+        Self(waiting.clone())
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The room of a message, until this is dropped.
+pub(super) struct Room {
+    _permit: Option<OwnedSemaphorePermit>,
+    stall: Option<Stall>,
+}
+
+/// How long a message has stood still.
+struct Stall {
+    look: Pin<Box<Sleep>>,
+    waiting: Arc<AtomicUsize>,
+    patience: Duration,
+}
+
+impl Room {
+    /// Says that the message goes on.
+    pub(super) fn moved(&mut self) {
+        if let Some(stall) = &mut self.stall {
+            stall.look.as_mut().reset(Instant::now() + stall.patience);
+        }
+    }
+
+    /// Ready once the message has stood still for too long while others wait for its room.
+    pub(super) fn poll_stalled(&mut self, context: &mut Context<'_>) -> Poll<Error> {
+        let Some(stall) = &mut self.stall else {
+            return Poll::Pending;
+        };
+        loop {
+            ready!(stall.look.as_mut().poll(context));
+            if stall.waiting.load(Ordering::Acquire) > 0 {
+                return Poll::Ready(Error::Stalled(stall.patience));
+            }
+            stall.look.as_mut().reset(Instant::now() + LOOK);
+        }
+    }
+}
