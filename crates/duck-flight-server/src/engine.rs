@@ -46,6 +46,7 @@ mod query;
 mod queue;
 mod readable;
 mod rejects;
+mod replay;
 mod room;
 mod sql_error;
 mod sql_type;
@@ -163,6 +164,7 @@ impl Engine {
         set_up.execute(producers::CREATE_SQL)?;
         set_up.execute(rejects::CREATE_SQL)?;
         frozen::look(&set_up, &lossless)?;
+        replay::look(&set_up)?;
         let (bell, rings) = CheckpointBell::new(set_up.row_group_rows());
         let shared = Arc::new(Shared {
             queue: Arc::<Queue>::default(),

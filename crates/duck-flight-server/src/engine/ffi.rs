@@ -45,6 +45,7 @@ use super::attach::MAX_ROW_GROUP_ROWS;
 use super::commits::Commits;
 use super::frozen::FrozenDefinitions;
 use super::helpers::{Helpers, Stay};
+use super::replay::Indexes;
 use super::sql_error::{SqlError, SqlErrorKind};
 
 pub(crate) type Result<T> = std::result::Result<T, SqlError>;
@@ -58,6 +59,7 @@ struct DatabaseHandle {
     helpers: OnceLock<Helpers>,
     definitions: RwLock<()>,
     frozen_definitions: FrozenDefinitions,
+    indexes: Indexes,
     commits: Arc<Commits>,
     row_group_rows: OnceLock<u64>,
 }
@@ -94,6 +96,7 @@ impl Database {
                 helpers: OnceLock::new(),
                 definitions: RwLock::default(),
                 frozen_definitions: FrozenDefinitions::default(),
+                indexes: Indexes::default(),
                 commits: Arc::default(),
                 row_group_rows: OnceLock::new(),
             })));
@@ -204,6 +207,11 @@ impl Connection {
     /// Whether views and macros of the database decide by their plan what each run should.
     pub(super) fn frozen_definitions(&self) -> &FrozenDefinitions {
         &self.database.0.frozen_definitions
+    }
+
+    /// Whether the database may have indexes that statements have made.
+    pub(super) fn indexes(&self) -> &Indexes {
+        &self.database.0.indexes
     }
 
     /// The commits of the database, of which every connection tells.

@@ -19,7 +19,7 @@ use super::queue::Turn;
 use super::rejects::{Reject, RejectedBytes, Sifted};
 use super::unit::{Answer, Committed, TableKey, Target};
 use super::writer::{Shared, resolve};
-use super::{Engine, transaction};
+use super::{Engine, replay, transaction};
 use crate::error::{Error, Result};
 
 /// How many batches of a large unit may wait for its transaction.
@@ -180,6 +180,7 @@ impl LargeUnit {
         } else {
             transaction(connection, |connection| {
                 let committed = self.append(connection, &put)?;
+                self.secure(connection, committed.rows)?;
                 self.finish(connection, &mut turn)?;
                 Ok(committed)
             })?
@@ -196,9 +197,17 @@ impl LargeUnit {
         let put = self.put.clone();
         let connection = &session.connection;
         if session.transaction == ClientTransaction::None {
-            return transaction(connection, |connection| self.append(connection, &put));
+            return transaction(connection, |connection| {
+                let committed = self.append(connection, &put)?;
+                self.secure(connection, committed.rows)?;
+                Ok(committed)
+            });
         }
-        let outcome = self.append(connection, &put);
+        let rows_written = session.rows_written;
+        let outcome = self.append(connection, &put).and_then(|committed| {
+            self.secure(connection, rows_written.saturating_add(committed.rows))?;
+            Ok(committed)
+        });
         if outcome.is_err() {
             connection.spoil_transaction();
             session.transaction = ClientTransaction::Doubtful;
@@ -292,11 +301,18 @@ impl LargeUnit {
         let _hold = self.shared.queue.hold(&self.put.key);
         transaction(connection, |connection| {
             plan.apply_staged(connection, &self.put.table, rows)?;
+            self.secure(connection, rows)?;
             self.shared
                 .rejects
                 .write(connection, &self.put, self.sequence, rejects)?;
             self.finish(connection, turn)
         })
+    }
+
+    /// Makes sure that the open transaction, which has written so many rows, can be replayed.
+    fn secure(&self, connection: &Connection, rows: u64) -> Result<()> {
+        let Target { table, effect, .. } = &*self.put;
+        replay::secure_put(connection, table, rows, effect.is_keyed())
     }
 
     /// The end of the transaction, up to its commit: in its turn, if the unit is to be committed at all.

@@ -12,6 +12,7 @@ use super::frozen::is_frozen_by_plan;
 use super::lease::Traces;
 use super::pool::{ClientTransaction, Session};
 use super::query::Sql;
+use super::replay;
 use super::sql_error::SqlErrorKind;
 use super::tokens::{begins_with, contains_word, count_pairs};
 use super::transaction_that;
@@ -80,6 +81,7 @@ pub(super) fn run_script(
     let (count, mut number, mut rows_changed) = (script.len(), 0, 0);
     if count > 1 || !begins_like_a_query(&sql.text) {
         connection.frozen_definitions().note(&sql.text);
+        connection.indexes().note(&sql.text);
     }
     if count > 1 {
         if traces == Traces::Refused {
@@ -233,6 +235,9 @@ impl<'a> Statement<'a> {
             let (kind, rows_changed) = self.run_prepared(&statement, dirty, &mut consume)?;
             let written = self.rows_written(kind, rows_changed, answers_with_rows);
             *rows_written = rows_written.saturating_add(written);
+            if written > 0 {
+                replay::secure_statement(self.connection, &self.sql.text, *rows_written, false)?;
+            }
             if ends {
                 *transaction = ClientTransaction::None;
             }
@@ -449,7 +454,15 @@ impl<'a> Statement<'a> {
             if defines {
                 defining = Some(self.connection.definitions().read());
             }
-            self.run_prepared(&statement, dirty, consume).map(Some)
+            let mut answers_with_rows = false;
+            let mut consume = |result: QueryResult<'_>| {
+                answers_with_rows = result.has_rows();
+                consume(result)
+            };
+            let (kind, rows_changed) = self.run_prepared(&statement, dirty, &mut consume)?;
+            let written = self.rows_written(kind, rows_changed, answers_with_rows);
+            replay::secure_statement(connection, &self.sql.text, written, true)?;
+            Ok(Some((kind, rows_changed)))
         };
         let changes = |outcome: &Option<(StatementKind, u64)>| {
             outcome.is_some_and(|(kind, _)| kind != StatementKind::Select)

@@ -12,6 +12,7 @@
 //! Whatever could get in another group's way is done in the group's turn, when no other group is open: making
 //! and altering tables, and changing rows that are there.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -35,7 +36,7 @@ use super::queue::{Queue, SECOND_WRITER_ROWS, Turn};
 use super::rejects::Rejects;
 use super::sql_type::create_table_sql;
 use super::unit::{Target, Unit};
-use super::{Health, Lossless, transaction};
+use super::{Health, Lossless, replay, transaction};
 use crate::error::{Error, Result};
 
 /// How often a unit is tried again when a client's DDL got in its way, and how long it waits each time for the
@@ -156,9 +157,29 @@ impl Writer {
         }
         transaction(&self.connection, |connection| {
             self.append(connection, group, || turn.wait())?;
+            self.secure(connection, group)?;
             turn.wait();
             self.finish(connection, group)
         })
+    }
+
+    /// Makes sure that a group's transaction can be replayed.
+    fn secure(&self, connection: &Connection, group: &[Unit]) -> Result<()> {
+        let all: u64 = group.iter().map(|unit| unit.rows).sum();
+        if all < connection.row_group_rows() {
+            return Ok(());
+        }
+        let mut tables: HashMap<&TableName, (u64, bool)> = HashMap::new();
+        for unit in group {
+            let (rows, is_keyed) = tables.entry(&unit.put.table).or_default();
+            *rows += unit.rows;
+            *is_keyed |= unit.put.effect.is_keyed();
+        }
+        tables
+            .into_iter()
+            .try_for_each(|(table, (rows, is_keyed))| {
+                replay::secure_put(connection, table, rows, is_keyed)
+            })
     }
 
     /// The end of a group's transaction, up to its commit, in its turn.
@@ -190,7 +211,8 @@ impl Writer {
             return Ok(false);
         }
         let mut identities = group.iter().filter_map(Unit::identity).peekable();
-        if identities.peek().is_none() && rows < SECOND_WRITER_ROWS {
+        let fills_row_group = rows >= inserts.connection.row_group_rows();
+        if identities.peek().is_none() && rows < SECOND_WRITER_ROWS && !fills_row_group {
             // The INSERT alone is a transaction in itself, and cheaper than one that is begun and committed.
             turn.wait();
             self.check(group)?;
@@ -199,6 +221,7 @@ impl Writer {
         }
         transaction(inserts.connection, |_| {
             inserts.run(table)?;
+            self.secure(inserts.connection, group)?;
             turn.wait();
             self.check(group)?;
             self.shared.producers.insert(inserts, identities)
@@ -286,6 +309,7 @@ impl Writer {
         self.alter_tables(group)?;
         transaction(&self.connection, |connection| {
             self.append(connection, group, || ())?;
+            self.secure(connection, group)?;
             self.finish(connection, group)
         })
     }

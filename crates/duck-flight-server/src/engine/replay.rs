@@ -1,0 +1,211 @@
+//! Commits that the next start can replay.
+//!
+//! What a transaction has written to the file in whole row groups, DuckDB 1.5.5 logs as the places of their blocks. To replay that
+//! spoils indexes (`ReplayRowGroupData`): one that CREATE INDEX has made is given all columns for its own, so that the
+//! start fails, or the index has other values; and where a row of the transaction has a key that it has deleted before, the
+//! key leads nowhere. A transaction that deletes one of its own new rows is logged row by row instead, and replayed well.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use duck_flight_protocol::{TableName, quote};
+
+use super::catalog::text;
+use super::ffi::{ArrowOptions, Connection};
+use super::sql_error::SqlError;
+use super::tokens::{Token, begins_with, contains_word, tokens};
+use super::types::same_name;
+use crate::error::Result;
+
+/// The number of the first row that a transaction has not committed yet (DuckDB's `MAX_ROW_ID`).
+const FIRST_NEW_ROW: u64 = 36_028_797_018_960_000;
+
+/// The tables that have an index which a statement has made.
+const INDEXED_SQL: &str = "
+    SELECT DISTINCT database_name, schema_name, table_name FROM system.main.duckdb_indexes()";
+
+/// The tables that have any index, be it a constraint's.
+const KEYED_SQL: &str = "
+    SELECT database_name, schema_name, table_name FROM system.main.duckdb_indexes()
+    UNION
+    SELECT database_name, schema_name, table_name FROM system.main.duckdb_constraints()
+    WHERE constraint_type IN ('PRIMARY KEY', 'UNIQUE', 'FOREIGN KEY')";
+
+/// Whether CREATE INDEX may have made any. Once it is so it stays so.
+#[derive(Default)]
+pub(super) struct Indexes(AtomicBool);
+
+impl Indexes {
+    fn may_be(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Takes note of a script that may make one. To be called before it runs.
+    pub(super) fn note(&self, sql: &str) {
+        if contains_word(sql, "index") {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// Looks at what is there already.
+pub(super) fn look(connection: &Connection) -> Result<()> {
+    if !tables(connection, INDEXED_SQL)?.is_empty() {
+        connection.indexes().note("index");
+    }
+    Ok(())
+}
+
+/// Makes sure that the open transaction can be replayed, in which a put has written `rows` rows to a table, or fewer.
+/// `is_keyed` where it has deleted or changed some, too.
+pub(super) fn secure_put(
+    connection: &Connection,
+    table: &TableName,
+    rows: u64,
+    is_keyed: bool,
+) -> Result<()> {
+    if rows < connection.row_group_rows() {
+        return Ok(());
+    }
+    let is_it = |other: &TableName| {
+        let schema = table.schema.as_deref().unwrap_or("main");
+        same_name(&other.table, &table.table)
+            && other
+                .schema
+                .as_deref()
+                .is_some_and(|other| same_name(other, schema))
+    };
+    if is_keyed
+        || connection.indexes().may_be() && tables(connection, INDEXED_SQL)?.iter().any(is_it)
+    {
+        log_row_by_row(connection, table)?;
+    }
+    Ok(())
+}
+
+/// Makes sure that the open transaction can be replayed, in which a client's statements, this one the last, have written
+/// `rows` rows. `is_alone` where there was no other.
+pub(super) fn secure_statement(
+    connection: &Connection,
+    sql: &str,
+    rows: u64,
+    is_alone: bool,
+) -> Result<()> {
+    if rows < connection.row_group_rows() {
+        return Ok(());
+    }
+    let only_adds = is_alone
+        && begins_with(sql, &["insert"])
+        && !contains_word(sql, "conflict")
+        && !contains_word(sql, "replace");
+    let at_risk = match only_adds {
+        true if !connection.indexes().may_be() => return Ok(()),
+        true => INDEXED_SQL,
+        false => KEYED_SQL,
+    };
+    let targets = targets(sql);
+    for table in tables(connection, at_risk)? {
+        let is_target = |targets: Vec<&str>| {
+            let is_it = |name: &str| same_name(&name.replace("\"\"", "\""), &table.table);
+            targets.into_iter().any(is_it)
+        };
+        if targets.clone().is_none_or(is_target) {
+            log_row_by_row(connection, &table)?;
+        }
+    }
+    Ok(())
+}
+
+fn tables(connection: &Connection, sql: &str) -> Result<Vec<TableName>> {
+    let options = ArrowOptions::of(connection);
+    let statement = connection.parse(sql)?.last_statement();
+    let statement = statement.ok_or_else(|| SqlError::internal("a statement was not parsed"))??;
+    let mut batches = statement.execute()?.into_batches(&options)?;
+    let mut tables = Vec::new();
+    while let Some(found) = batches.next_batch()? {
+        let table = |row| TableName {
+            catalog: Some(text(found.column(0), row)),
+            schema: Some(text(found.column(1), row)),
+            table: text(found.column(2), row),
+        };
+        tables.extend((0..found.num_rows()).map(table));
+    }
+    Ok(tables)
+}
+
+/// The names of the tables that a statement may write to, without their qualifiers; `None` where that is not certain.
+fn targets(sql: &str) -> Option<Vec<&str>> {
+    let mut targets = Vec::new();
+    let mut tokens = tokens(sql);
+    let mut last = Token::Symbol(';');
+    while let Some(token) = tokens.next() {
+        let is_before_target =
+            token.is_any(&["into", "update", "truncate"]) || last.is("delete") && token.is("from");
+        if token == Token::Doubt || token.is("execute") {
+            return None;
+        }
+        last = token;
+        if !is_before_target {
+            continue;
+        }
+        while tokens.accept(&["only", "table"]) {}
+        let mut name = tokens.clone().next()?.name();
+        let mut ahead = tokens.clone().skip(1);
+        while ahead.next() == Some(Token::Symbol('.')) {
+            name = ahead.next()?.name();
+        }
+        targets.extend(name);
+    }
+    Some(targets)
+}
+
+/// Puts the last new row of a table in its own place, where the transaction may have written a row group of it: to update a
+/// column of an index is to delete the row and to insert it.
+fn log_row_by_row(connection: &Connection, table: &TableName) -> Result<()> {
+    let Some(mut columns) = connection.table_columns(table)? else {
+        return Ok(());
+    };
+    connection.mark_generated(table, &mut columns);
+    let values: Vec<_> = columns
+        .iter()
+        .filter(|column| !column.is_generated)
+        .map(|column| format!("{0} = {0}", quote(column.field.name())))
+        .collect();
+    let last_of_row_group = FIRST_NEW_ROW + connection.row_group_rows() - 1;
+    connection.execute(&format!(
+        "UPDATE {table} SET {values} \
+         WHERE rowid = (SELECT system.main.max(rowid) FROM {table} WHERE rowid >= {last_of_row_group})",
+        table = table.to_sql(),
+        values = values.join(", "),
+    ))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_that_a_statement_writes_to_are_found() {
+        for (sql, tables) in [
+            ("INSERT INTO t FROM s", &["t"][..]),
+            (
+                "insert or replace into a.b.\"T x\" (i) values (1)",
+                &["T x"],
+            ),
+            (
+                "WITH c AS (FROM s) MERGE INTO main . t USING s ON true",
+                &["t"],
+            ),
+            ("UPDATE t SET i = 1", &["t"]),
+            ("DELETE FROM s.t WHERE i IN (FROM u)", &["t"]),
+            ("TRUNCATE TABLE t", &["t"]),
+            ("EXPLAIN ANALYZE INSERT INTO t VALUES (1)", &["t"]),
+            ("INSERT INTO t; INSERT INTO u", &["t", "u"]),
+            ("SELECT 'insert into t' -- update u", &[]),
+        ] {
+            assert_eq!(targets(sql).unwrap(), tables, "{sql}");
+        }
+        assert_eq!(targets("EXECUTE p"), None);
+        assert_eq!(targets("INSERT INTO t SELECT é"), None);
+    }
+}
