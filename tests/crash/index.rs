@@ -66,7 +66,8 @@ impl Step {
             Upsert { from, rows, n } => upsert(client, from, rows, n).await,
             Upserts { puts } => {
                 for round in 0..3 {
-                    let puts = (0..puts).map(|put| upsert(client, put * 2000, 2000, round * 1_000_000));
+                    let puts =
+                        (0..puts).map(|put| upsert(client, put * 2000, 2000, round * 1_000_000));
                     join_all(puts).await;
                 }
             }

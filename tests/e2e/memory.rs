@@ -2,12 +2,15 @@
 #![cfg(target_os = "linux")]
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use arrow::array::{ArrayRef, Int32Array, RecordBatch};
 use arrow_flight::decode::FlightRecordBatchStream;
 use bytes::Bytes;
-use duck_flight_protocol::{Commit, PutOptions};
+use duck_flight_protocol::{Commit, PutOptions, SchemaMode};
 use duck_tests::{Client, ServerProcess, numbered, soon};
 use futures::StreamExt;
 use futures::future::{join_all, select_all};
@@ -339,5 +342,30 @@ async fn large_puts_that_want_more_room_than_there_is_all_come_through() {
     });
     let rows: u64 = soon("all acks", join_all(puts)).await.iter().sum();
     assert_eq!(server.client().await.count("t").await, rows);
+    server.stop();
+}
+
+/// A row of so many columns.
+fn wide(columns: Range<u32>) -> RecordBatch {
+    let value: ArrayRef = Arc::new(Int32Array::from(vec![1]));
+    RecordBatch::try_from_iter(columns.map(|column| (format!("c{column}"), value.clone()))).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_given_hundreds_of_columns_keeps_memory_bounded() {
+    let server = ServerProcess::start(&["--memory-limit", LIMIT]);
+    let client = server.client().await;
+    client.append("t", &[wide(0..3000)]).await.unwrap();
+    let options = PutOptions {
+        schema: SchemaMode::Evolve,
+        ..PutOptions::new("t")
+    };
+    client.put(&options, &[wide(2999..3400)]).await.unwrap();
+    let sums = client
+        .rows("SELECT sum(c0), sum(c2999), sum(c3399) FROM t")
+        .await;
+    assert_eq!(sums, ["1|2|1"]);
+    let peak = server.peak_memory_bytes();
+    assert!(peak < LIMIT_BYTES + BESIDE_BYTES, "{} MiB", peak / MIB);
     server.stop();
 }

@@ -139,6 +139,12 @@ fn refine(kind: SqlErrorKind, message: &str) -> SqlErrorKind {
         {
             SqlErrorKind::Exhausted
         }
+        // So does one that finds no memory.
+        SqlErrorKind::Transaction
+            if says("failed to pin block") || says("could not allocate block") =>
+        {
+            SqlErrorKind::Exhausted
+        }
         kind => kind,
     }
 }
@@ -211,6 +217,10 @@ mod tests {
             of_a_commit(
                 "Failed to commit: Could not write file \"a.wal\": No space left on device"
             ),
+            SqlErrorKind::Exhausted
+        );
+        assert_eq!(
+            of_a_commit("Failed to commit: failed to pin block of size 128.0 KiB"),
             SqlErrorKind::Exhausted
         );
     }

@@ -44,6 +44,9 @@ use crate::error::{Error, Result};
 const CONFLICT_TRIES: u32 = 20;
 const CONFLICT_WAIT: Duration = Duration::from_millis(20);
 
+/// So many changes of a table share a transaction: DuckDB keeps a whole table of column objects for each until its end.
+const ALTERATIONS_AT_ONCE: usize = 32;
+
 /// What all that commit units have in common.
 pub(super) struct Shared {
     pub(super) queue: Arc<Queue>,
@@ -328,32 +331,18 @@ impl Writer {
         }
     }
 
-    /// Gives tables room for the rows of puts that may change them: in a transaction of its own, in turn.
+    /// Gives tables room for the rows of puts that may change them: in transactions of their own, in turn.
     fn alter_tables(&self, group: &[Unit]) -> Result<()> {
         for unit in group {
             let put = &unit.put;
             if put.schema_mode == SchemaMode::Match {
                 continue;
             }
-            let altered = transaction(&self.connection, |connection| {
-                let Some(columns) = connection.table_columns(&put.table)? else {
-                    return Ok(false);
-                };
-                if unit
-                    .cast
-                    .as_ref()
-                    .is_some_and(|(plan, _)| plan.fits(&columns))
-                {
-                    return Ok(false);
+            for _ in 0..=put.schema.fields().len() / ALTERATIONS_AT_ONCE {
+                let alter = |connection| alter_table(connection, unit);
+                if !transaction(&self.connection, alter)? {
+                    break;
                 }
-                let (schema, mode) = (&put.schema, put.schema_mode);
-                let statements = alterations(&put.table, &columns, schema, &put.effect, mode)?;
-                for sql in &statements {
-                    connection.execute(sql)?;
-                }
-                Ok(!statements.is_empty())
-            })?;
-            if altered {
                 self.shared.seen.forget(&put.table);
             }
         }
@@ -440,6 +429,29 @@ impl Writer {
         }
         open.map_or(Ok(()), TableWriter::finish)
     }
+}
+
+/// Gives the table of a unit that may change it room for its rows, or a part of that; true where it has altered anything.
+fn alter_table(connection: &Connection, unit: &Unit) -> Result<bool> {
+    let Target {
+        table,
+        schema,
+        effect,
+        schema_mode,
+        ..
+    } = &*unit.put;
+    let Some(columns) = connection.table_columns(table)? else {
+        return Ok(false);
+    };
+    let cast = unit.cast.as_ref();
+    if cast.is_some_and(|(plan, _)| plan.fits(&columns)) {
+        return Ok(false);
+    }
+    let statements = alterations(table, &columns, schema, effect, *schema_mode)?;
+    for sql in statements.iter().take(ALTERATIONS_AT_ONCE) {
+        connection.execute(sql)?;
+    }
+    Ok(!statements.is_empty())
 }
 
 /// Whether a unit is written only in its turn: one that makes or changes its table, or rows that are there.
