@@ -51,6 +51,7 @@ mod rejects;
 mod room;
 mod sql_error;
 mod sql_type;
+mod staged;
 mod statement;
 mod stored;
 mod tokens;

@@ -7,7 +7,9 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use duck_flight_protocol::TableName;
 
+use super::Lossless;
 use super::appender::STAGED;
+use super::constraints::constraints;
 use super::effect::{self, DELETES, Effect, ORDINAL};
 use super::ffi::ColumnShape;
 use super::ffi::Connection;
@@ -186,6 +188,20 @@ impl Plan {
             connection.execute(&sql)?;
         }
         Ok(())
+    }
+
+    /// Whether rows that this has cast may be refused by their table, for a value or for a constraint.
+    pub(super) fn may_be_refused(
+        &self,
+        connection: &Connection,
+        lossless: &Lossless,
+        table: &TableName,
+    ) -> Result<bool> {
+        let given: Vec<_> = self.given().collect();
+        if !connection.takes_uncast(&self.schema, &given)? {
+            return Ok(true);
+        }
+        Ok(!constraints(connection, lossless, table)?.is_empty())
     }
 
     /// Casts a batch of the stream. `rows_before` are the rows of the unit before this batch, for errors.
