@@ -156,6 +156,17 @@ impl Effect {
     }
 }
 
+/// Refuses columns with the names of those that go with rows that are gathered.
+pub(super) fn check_names<'a>(names: impl IntoIterator<Item = &'a String>) -> Result<()> {
+    let is_own = |name: &&String| [ORDINAL, DELETES].iter().any(|own| same_name(own, name));
+    match names.into_iter().find(is_own) {
+        None => Ok(()),
+        Some(name) => Err(Error::Columns(format!(
+            "the server itself uses the name of column `{name}` where rows have a key or may be put aside: rename the column"
+        ))),
+    }
+}
+
 /// The condition that rows `one` and `other` have the same key.
 pub(super) fn same_key(key: &[&str], one: &str, other: &str) -> String {
     let same = key

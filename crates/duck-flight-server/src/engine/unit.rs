@@ -10,11 +10,13 @@ use arrow::datatypes::SchemaRef;
 use duck_flight_protocol::{Create, OnError, PutOptions, SchemaMode, TableName};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::appender::STAGED;
 use super::effect::Effect;
 use super::offences::Offence;
 use super::plan::Plan;
 use super::producers::{Claim, OWN_SCHEMA, Standing};
 use super::rejects::{Reject, RejectedBytes, Sifted, sift};
+use super::stored::AT_FAULT;
 use super::types::same_name;
 use crate::error::{Error, Result};
 
@@ -59,6 +61,14 @@ impl TableKey {
     /// Whether it is one of our own tables.
     pub(super) fn is_own(&self) -> bool {
         self.catalog.is_none() && self.schema == OWN_SCHEMA
+    }
+
+    /// Whether it has the name of a temporary table that the writers use: to them they would be one.
+    pub(super) fn is_scratch(&self) -> bool {
+        [STAGED, AT_FAULT].iter().any(|scratch| {
+            let (_, name) = scratch.rsplit_once('.').unwrap_or_default();
+            name == self.table
+        })
     }
 
     /// Whether it is a temporary table, of which every connection has its own.
