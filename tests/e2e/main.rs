@@ -21,6 +21,7 @@ mod peers;
 mod places;
 mod producer;
 mod put;
+mod rejects;
 mod session;
 mod shutdown;
 mod statement;

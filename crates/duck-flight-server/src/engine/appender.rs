@@ -7,11 +7,12 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use duck_flight_protocol::{TableName, quote};
 
-use super::constraints::Offence;
+use super::catalog::qualified;
 use super::effect::{DELETES, ORDINAL};
 use super::ffi;
 use super::ffi::append::{DataChunk, MAX_CHUNK_ROWS, ROWS};
 use super::ffi::{Appender, ArrowImporter, ColumnShape, Connection};
+use super::offences::Offence;
 use super::plan::Plan;
 use super::sql_error::SqlError;
 use crate::error::{Error, Result};
@@ -85,7 +86,7 @@ impl<'a> TableWriter<'a> {
             "CREATE OR REPLACE TEMP TABLE {} AS SELECT {} FROM {} LIMIT 0",
             STAGED.rsplit('.').next().unwrap_or(STAGED),
             columns.join(", "),
-            table.to_sql()
+            qualified(table)
         ))?;
         let sql = format!(
             "INSERT INTO {STAGED} SELECT {} FROM {ROWS}",
@@ -179,21 +180,22 @@ impl<'a> TableWriter<'a> {
         plan.is_keyed() && rows > GATHERED_ROWS
     }
 
-    /// Appends the rows of a unit that DuckDB can cast; answers with the others, in their order.
-    pub(super) fn sift(&mut self, batches: &[RecordBatch]) -> Result<Vec<Offence>> {
-        let mut misfits = Vec::new();
-        let mut rows_before = 0;
-        for batch in batches {
-            let rows = batch.num_rows();
-            let batch = match &self.ordinals {
-                Some(schema) => number(batch, schema, rows_before)?,
-                None => batch.clone(),
-            };
-            for start in (0..rows).step_by(MAX_CHUNK_ROWS) {
-                let slice = batch.slice(start, MAX_CHUNK_ROWS.min(rows - start));
-                self.sift_chunk(&slice, rows_before + start as u64, &mut misfits)?;
+    /// Appends the rows of a batch that DuckDB can cast; answers with the others, in their order. `rows_before` are the rows
+    /// of the unit before it: ordinals count those that are left out, too.
+    pub(super) fn sift(&mut self, batch: &RecordBatch, rows_before: u64) -> Result<Vec<Offence>> {
+        let numbered;
+        let batch = match &self.ordinals {
+            Some(schema) => {
+                numbered = number(batch, schema, rows_before)?;
+                &numbered
             }
-            rows_before += rows as u64;
+            None => batch,
+        };
+        let mut misfits = Vec::new();
+        let rows = batch.num_rows();
+        for start in (0..rows).step_by(MAX_CHUNK_ROWS) {
+            let slice = batch.slice(start, MAX_CHUNK_ROWS.min(rows - start));
+            self.sift_chunk(&slice, rows_before + start as u64, &mut misfits)?;
         }
         Ok(misfits)
     }
@@ -220,11 +222,12 @@ impl<'a> TableWriter<'a> {
             let rest = slice.slice(half, rows - half);
             return self.sift_chunk(&rest, rows_before + half as u64, misfits);
         }
-        let column = slice.schema_ref().field(index).name().clone();
+        let column = slice.schema_ref().field(index).name().as_str();
+        let misfit = misfit(slice, 0, index, &error);
         misfits.push(Offence {
             row: rows_before,
-            reason: format!("column `{column}`: {}", misfit(slice, 0, index, &error)),
-            columns: column,
+            columns: column.into(),
+            reason: format!("column `{column}`: {misfit}").into(),
         });
         Ok(())
     }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
-use duck_flight_protocol::TableName;
+use duck_flight_protocol::{TableName, quote};
 use parking_lot::Mutex;
 
-use super::ffi::{ColumnShape, Connection};
+use super::ffi::{ColumnShape, Connection, Prepared};
 use super::lease::Place;
 use super::pool::Pool;
 use super::producers::OWN_SCHEMA;
@@ -140,11 +140,24 @@ pub(crate) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
+/// A table's name as SQL, with its schema: so it is no other relation of a statement.
+pub(super) fn qualified(table: &TableName) -> String {
+    let schema = table.schema.as_deref().unwrap_or("main");
+    let parts = [table.catalog.as_deref(), Some(schema), Some(&table.table)];
+    let quoted: Vec<_> = parts.into_iter().flatten().map(quote).collect();
+    quoted.join(".")
+}
+
 /// Runs one of the engine's own small queries. It calls functions by their full names, for a client may have made a
 /// macro of the same name.
 pub(super) fn rows(connection: &Connection, lossless: &Lossless, sql: &str) -> Result<RecordBatch> {
     let statement = connection.parse(sql)?.last_statement();
     let statement = statement.ok_or_else(|| SqlError::internal("a statement was not parsed"))??;
+    fetch(statement, lossless)
+}
+
+/// Runs one of them that is prepared.
+pub(super) fn fetch(statement: Prepared<'_>, lossless: &Lossless) -> Result<RecordBatch> {
     let mut batches = statement.execute()?.into_batches(&lossless.options)?;
     let mut all = Vec::new();
     while let Some(batch) = batches.next_batch()? {

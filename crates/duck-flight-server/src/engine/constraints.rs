@@ -1,119 +1,85 @@
-//! Which rows of a unit break a constraint of their table: DuckDB's error tells the first, and not its number.
-//!
-//! The rows go into a temporary table, and each constraint becomes a query over it. What a query cannot tell
-//! (foreign keys, constraints on columns that are not given) is left to DuckDB's own error.
+//! The constraints of a table: what DuckDB's catalog says a row must be like.
 
-use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::UInt64Type;
+use arrow::array::RecordBatch;
 use duck_flight_protocol::{TableName, quote};
 
 use super::Lossless;
-use super::appender::{STAGED, TableWriter};
-use super::catalog::{literal, rows, text};
-use super::effect::{DELETES, Effect, ORDINAL};
+use super::catalog::{literal, qualified, rows, text};
 use super::ffi::Connection;
-use super::plan::Plan;
 use super::types::same_name;
-use super::unit::Target;
 use crate::error::Result;
 
-/// A row that breaks a constraint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Offence {
-    /// Its place in the unit, from 0.
-    pub(super) row: u64,
-    /// The columns of the constraint.
-    pub(super) columns: String,
-    pub(super) reason: String,
+/// What a row must be like to be in its table.
+pub(super) struct Constraint {
+    pub(super) kind: Kind,
+    /// The columns that it looks at in a row; empty where they are not known.
+    names: Vec<String>,
+    /// The columns that it is about, for people.
+    pub(super) columns: Arc<str>,
+    /// What is wrong with a row that breaks it.
+    pub(super) reason: Arc<str>,
 }
 
-/// The rows of a unit that break a constraint, in their order, each once; or, where there are some, those that
-/// DuckDB cannot cast.
-///
-/// To be called outside of a transaction; leaves nothing behind.
-pub(super) fn offences(
-    connection: &Connection,
-    lossless: &Lossless,
-    put: &Target,
-    plan: &Arc<Plan>,
-    batches: &[RecordBatch],
-) -> Result<Vec<Offence>> {
-    connection.begin()?;
-    let outcome = TableWriter::stage(connection, &put.table, plan).and_then(|mut staged| {
-        let misfits = staged.sift(batches)?;
-        if !misfits.is_empty() {
-            return Ok(misfits);
-        }
-        staged.finish()?;
-        find(connection, lossless, put, plan)
-    });
-    // The temporary table goes with the transaction.
-    connection.roll_back();
-    outcome
+/// What kind of constraint it is. Expressions and names are SQL.
+pub(super) enum Kind {
+    /// This is not true of any row.
+    Never(String),
+    /// No two rows have the same values of these expressions, none of them NULL.
+    Unique(Vec<String>),
+    /// Without a NULL among these columns, there is such a row of the other table.
+    Refers(Reference),
+    /// A row that another table refers to stays.
+    Referred(Reference),
 }
 
-fn find(
-    connection: &Connection,
-    lossless: &Lossless,
-    put: &Target,
-    plan: &Plan,
-) -> Result<Vec<Offence>> {
-    let mut offences: Vec<Offence> = Vec::new();
-    let is_given = |name: &String| {
-        plan.given()
-            .any(|column| same_name(column.field.name(), name))
-    };
-    let mut constraints = constraints(connection, lossless, &put.table)?;
-    constraints.retain(|constraint| constraint.columns.iter().all(is_given));
-    for constraint in &constraints {
-        let Some(sql) = constraint.sql(&put.table, &put.effect) else {
-            continue;
-        };
-        let found = rows(connection, lossless, &sql)?;
-        let ordinals = found.column(0).as_primitive::<UInt64Type>();
-        offences.extend(ordinals.values().iter().map(|&row| constraint.offence(row)));
+impl Constraint {
+    /// Whether it is known to look at such columns only.
+    pub(super) fn is_about(&self, columns: impl Fn(&String) -> bool) -> bool {
+        match self.kind {
+            // It looks at the row that is there.
+            Kind::Referred(_) => true,
+            _ => !self.names.is_empty() && self.names.iter().all(columns),
+        }
     }
-    if put.effect == Effect::Append {
-        constraints.retain(Constraint::is_unique);
-        let at_fault = offences.iter().map(|offence| offence.row).collect();
-        offences.extend(repetitions(connection, lossless, &constraints, &at_fault)?);
-    }
-    offences.sort_by_key(|offence| offence.row);
-    offences.dedup_by_key(|offence| offence.row);
-    Ok(offences)
 }
 
-/// Rows with a key of another row before them. One that is at fault itself takes no key from others.
-fn repetitions(
+/// Columns of a table that are equal to those of another one.
+pub(super) struct Reference {
+    pub(super) columns: Vec<String>,
+    pub(super) other: String,
+    pub(super) other_columns: Vec<String>,
+}
+
+impl Reference {
+    /// The condition that row `one` of the table and row `other` of the other one belong together.
+    pub(super) fn is_met(&self, one: &str, other: &str) -> String {
+        let columns = self.columns.iter().zip(&self.other_columns);
+        let same = columns.map(|(column, its)| format!("{one}.{column} = {other}.{its}"));
+        same.collect::<Vec<_>>().join(" AND ")
+    }
+}
+
+/// All constraints of a table that DuckDB checks, in the order in which they were made; those of its unique indexes are
+/// the last.
+pub(super) fn constraints(
     connection: &Connection,
     lossless: &Lossless,
-    unique: &[Constraint],
-    at_fault: &HashSet<u64>,
-) -> Result<Vec<Offence>> {
-    // A key is its constraint and the first row that has it.
-    let mut keys: BTreeMap<u64, Vec<(usize, u64)>> = BTreeMap::new();
-    for (index, constraint) in unique.iter().enumerate() {
-        let found = rows(connection, lossless, &constraint.repeated_sql())?;
-        let ordinals = |column| found.column(column).as_primitive::<UInt64Type>().values();
-        for (&row, &first) in ordinals(0).iter().zip(ordinals(1)) {
-            keys.entry(row).or_default().push((index, first));
+    table: &TableName,
+) -> Result<Vec<Constraint>> {
+    let described = describe(connection, lossless, table)?;
+    let mut constraints = Vec::new();
+    for row in described.iter() {
+        if same_name(&row.table, &table.table) {
+            constraints.extend(row.constraint(table));
+        }
+        if same_name(&row.referenced, &table.table) {
+            constraints.push(row.referred(table));
         }
     }
-    let mut taken = HashSet::new();
-    let mut offences = Vec::new();
-    for (row, keys) in keys {
-        if at_fault.contains(&row) {
-            continue;
-        }
-        match keys.iter().find(|key| taken.contains(*key)) {
-            Some((index, _)) => offences.push(unique[*index].offence(row)),
-            None => taken.extend(keys),
-        }
-    }
-    Ok(offences)
+    constraints.extend(unique_indexes(connection, lossless, table)?);
+    Ok(constraints)
 }
 
 /// The columns of a table's primary key, in their order; `None` where it has none.
@@ -122,111 +88,152 @@ pub(super) fn primary_key(
     lossless: &Lossless,
     table: &TableName,
 ) -> Result<Option<Vec<String>>> {
-    let constraints = constraints(connection, lossless, table)?;
-    let key = constraints
+    let described = describe(connection, lossless, table)?;
+    let key = described
         .into_iter()
-        .find(|constraint| constraint.kind == "PRIMARY KEY");
+        .find(|row| row.kind == "PRIMARY KEY" && same_name(&row.table, &table.table));
     Ok(key.map(|key| key.columns))
 }
 
-struct Constraint {
+/// A constraint as DuckDB describes it.
+struct Described {
+    table: String,
     kind: String,
     text: String,
     columns: Vec<String>,
     expression: String,
+    /// The table that a foreign key refers to; empty where there is none.
+    referenced: String,
+    referenced_columns: Vec<String>,
 }
 
-fn constraints(
+/// The constraints of a table, and the foreign keys that refer to it. DuckDB's do so within one schema.
+fn describe(
     connection: &Connection,
     lossless: &Lossless,
     table: &TableName,
-) -> Result<Vec<Constraint>> {
+) -> Result<Vec<Described>> {
     let sql = format!(
-        "SELECT constraint_type, constraint_text, system.main.array_to_string(constraint_column_names, system.main.chr(0)),
-             coalesce(expression, '')
+        "SELECT table_name, constraint_type, constraint_text,
+             system.main.array_to_string(constraint_column_names, system.main.chr(0)),
+             coalesce(expression, ''), coalesce(referenced_table, ''),
+             system.main.array_to_string(referenced_column_names, system.main.chr(0))
          FROM system.main.duckdb_constraints()
-         WHERE system.main.lower(table_name) = system.main.lower({table})
-             AND system.main.lower(schema_name) = system.main.lower({schema})
+         WHERE (system.main.lower(table_name) = system.main.lower({name})
+                OR system.main.lower(referenced_table) = system.main.lower({name})) AND {place}
+         ORDER BY table_oid, constraint_index",
+        name = literal(&table.table),
+        place = is_in_schema(table),
+    );
+    let found = rows(connection, lossless, &sql)?;
+    let described = |row| Described {
+        table: text(found.column(0), row),
+        kind: text(found.column(1), row),
+        text: text(found.column(2), row),
+        columns: texts(&found, 3, row),
+        expression: text(found.column(4), row),
+        referenced: text(found.column(5), row),
+        referenced_columns: texts(&found, 6, row),
+    };
+    Ok((0..found.num_rows()).map(described).collect())
+}
+
+/// The condition that something in the catalog is in the schema of a table.
+pub(super) fn is_in_schema(table: &TableName) -> String {
+    format!(
+        "system.main.lower(schema_name) = system.main.lower({schema})
              AND system.main.lower(database_name) = system.main.lower({catalog})",
-        table = literal(&table.table),
         schema = literal(table.schema.as_deref().unwrap_or("main")),
         catalog = table
             .catalog
             .as_deref()
             .map_or("system.main.current_database()".to_owned(), literal),
-    );
-    let found = rows(connection, lossless, &sql)?;
-    let constraint = |row| Constraint {
-        kind: text(found.column(0), row),
-        text: text(found.column(1), row),
-        columns: text(found.column(2), row)
-            .split('\0')
-            .map(str::to_owned)
-            .collect(),
-        expression: text(found.column(3), row),
-    };
-    Ok((0..found.num_rows()).map(constraint).collect())
+    )
 }
 
-impl Constraint {
-    fn is_unique(&self) -> bool {
-        matches!(self.kind.as_str(), "PRIMARY KEY" | "UNIQUE")
-    }
-
-    fn offence(&self, row: u64) -> Offence {
-        Offence {
-            row,
-            columns: self.columns.join(", "),
-            reason: format!("breaks the table's {}", self.text),
-        }
-    }
-
-    /// The query for the ordinals of staged rows that break it, each by itself.
-    fn sql(&self, table: &TableName, effect: &Effect) -> Option<String> {
-        let unless_deleted = match effect {
-            // What is deleted breaks nothing, whatever else its row says.
-            Effect::Delete { .. } => return None,
-            Effect::Changes { .. } => format!(" AND NOT {DELETES}"),
-            Effect::Append | Effect::Upsert { .. } => String::new(),
+impl Described {
+    /// What it demands of the rows of its own table.
+    fn constraint(&self, table: &TableName) -> Option<Constraint> {
+        let kind = match self.kind.as_str() {
+            "NOT NULL" => Kind::Never(format!("{} IS NULL", quote(self.columns.first()?))),
+            "CHECK" => Kind::Never(format!("NOT ({})", self.expression)),
+            "PRIMARY KEY" | "UNIQUE" => Kind::Unique(quoted(&self.columns)),
+            "FOREIGN KEY" => Kind::Refers(Reference {
+                columns: quoted(&self.columns),
+                other: beside(table, &self.referenced),
+                other_columns: quoted(&self.referenced_columns),
+            }),
+            _ => return None,
         };
-        match self.kind.as_str() {
-            "NOT NULL" => Some(format!(
-                "SELECT {ORDINAL} FROM {STAGED} WHERE {} IS NULL{unless_deleted}",
-                quote(self.columns.first()?)
-            )),
-            "CHECK" => Some(format!(
-                "SELECT {ORDINAL} FROM {STAGED} WHERE NOT ({}){unless_deleted}",
-                self.expression
-            )),
-            // Elsewhere a row with a key that is there replaces the other one.
-            _ if self.is_unique() && *effect == Effect::Append => {
-                let same: Vec<_> = self
-                    .columns
-                    .iter()
-                    .map(|name| format!("old.{0} = new.{0}", quote(name)))
-                    .collect();
-                Some(format!(
-                    "SELECT {ORDINAL} FROM {STAGED} AS new SEMI JOIN {} AS old ON {}",
-                    table.to_sql(),
-                    same.join(" AND ")
-                ))
-            }
-            _ => None,
-        }
+        Some(Constraint {
+            kind,
+            names: self.columns.clone(),
+            columns: self.columns.join(", ").into(),
+            reason: format!("breaks the table's {}", self.text).into(),
+        })
     }
 
-    /// The query for the ordinals of staged rows that share their key, each with that of the first such row.
-    fn repeated_sql(&self) -> String {
-        let columns: Vec<_> = self.columns.iter().map(|name| quote(name)).collect();
-        let is_null: Vec<_> = columns
-            .iter()
-            .map(|name| format!("{name} IS NULL"))
-            .collect();
-        format!(
-            "SELECT {ORDINAL}, system.main.min({ORDINAL}) OVER same_key FROM {STAGED} WHERE NOT ({nulls})
-             WINDOW same_key AS (PARTITION BY {key}) QUALIFY system.main.count_star() OVER same_key > 1",
-            nulls = is_null.join(" OR "),
-            key = columns.join(", "),
-        )
+    /// What it demands, as a foreign key, of the rows of the table that it refers to.
+    fn referred(&self, table: &TableName) -> Constraint {
+        let reason = format!("table `{}` refers to its row: {}", self.table, self.text);
+        Constraint {
+            kind: Kind::Referred(Reference {
+                columns: quoted(&self.referenced_columns),
+                other: beside(table, &self.table),
+                other_columns: quoted(&self.columns),
+            }),
+            names: Vec::new(),
+            columns: self.referenced_columns.join(", ").into(),
+            reason: reason.into(),
+        }
     }
+}
+
+fn unique_indexes(
+    connection: &Connection,
+    lossless: &Lossless,
+    table: &TableName,
+) -> Result<Vec<Constraint>> {
+    let sql = format!(
+        "SELECT table_name, index_name,
+             system.main.array_to_string(CAST(expressions AS VARCHAR[]), system.main.chr(0))
+         FROM system.main.duckdb_indexes()
+         WHERE is_unique AND system.main.lower(table_name) = system.main.lower({name}) AND {place}
+         ORDER BY index_oid",
+        name = literal(&table.table),
+        place = is_in_schema(table),
+    );
+    let found = rows(connection, lossless, &sql)?;
+    let index = |row| {
+        let expressions = texts(&found, 2, row);
+        let name = text(found.column(1), row);
+        Constraint {
+            names: Vec::new(),
+            columns: expressions.join(", ").into(),
+            reason: format!("breaks the table's UNIQUE INDEX {}", quote(&name)).into(),
+            kind: Kind::Unique(expressions),
+        }
+    };
+    let is_of_table = |row: &usize| same_name(&text(found.column(0), *row), &table.table);
+    let rows = (0..found.num_rows()).filter(is_of_table);
+    Ok(rows.map(index).collect())
+}
+
+/// A list of texts that was joined by zeros.
+fn texts(found: &RecordBatch, column: usize, row: usize) -> Vec<String> {
+    let joined = text(found.column(column), row);
+    let parts = joined.split('\0').filter(|part| !part.is_empty());
+    parts.map(str::to_owned).collect()
+}
+
+fn quoted(names: &[String]) -> Vec<String> {
+    names.iter().map(|name| quote(name)).collect()
+}
+
+/// Another table of the same schema, as SQL.
+fn beside(table: &TableName, other: &str) -> String {
+    qualified(&TableName {
+        table: other.to_owned(),
+        ..table.clone()
+    })
 }

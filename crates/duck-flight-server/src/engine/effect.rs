@@ -2,6 +2,7 @@
 
 use duck_flight_protocol::{Mode, PutOptions, TableName, quote};
 
+use super::catalog::qualified;
 use super::types::same_name;
 use crate::error::{Error, Result};
 
@@ -91,20 +92,19 @@ impl Effect {
         key: &[&str],
         may_fill_row_group: bool,
     ) -> Vec<String> {
-        let into = table.to_sql();
+        let into = qualified(table);
         let list = |prefix: &str| {
             let columns = columns
                 .iter()
                 .map(|name| format!("{prefix}{}", quote(name)));
             columns.collect::<Vec<_>>().join(", ")
         };
-        let same_key = key
-            .iter()
-            .map(|name| format!("old.{0} = new.{0}", quote(name)))
-            .collect::<Vec<_>>()
-            .join(" AND ");
+        let same_key = same_key(key, "old", "new");
         if matches!(self, Self::Append) {
-            return vec![format!("INSERT INTO {into} ({}) FROM {source}", list(""))];
+            let names = list("");
+            return vec![format!(
+                "INSERT INTO {into} ({names}) SELECT {names} FROM {source}"
+            )];
         }
         if matches!(self, Self::Delete { .. }) {
             let sql = format!("DELETE FROM {into} AS old USING {source} AS new WHERE {same_key}");
@@ -154,6 +154,25 @@ impl Effect {
             "{merge} WHEN NOT MATCHED{unless_deleted} THEN INSERT ({names}) VALUES ({values})"
         )]
     }
+}
+
+/// Refuses columns with the names of those that go with rows that are gathered.
+pub(super) fn check_names<'a>(names: impl IntoIterator<Item = &'a String>) -> Result<()> {
+    let is_own = |name: &&String| [ORDINAL, DELETES].iter().any(|own| same_name(own, name));
+    match names.into_iter().find(is_own) {
+        None => Ok(()),
+        Some(name) => Err(Error::Columns(format!(
+            "the server itself uses the name of column `{name}` where rows have a key or may be put aside: rename the column"
+        ))),
+    }
+}
+
+/// The condition that rows `one` and `other` have the same key.
+pub(super) fn same_key(key: &[&str], one: &str, other: &str) -> String {
+    let same = key
+        .iter()
+        .map(|name| format!("{one}.{0} = {other}.{0}", quote(name)));
+    same.collect::<Vec<_>>().join(" AND ")
 }
 
 fn pairs(key: &[String]) -> impl Iterator<Item = (&String, &String)> {

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::Engine;
 use super::budget::Budget;
 use super::catalog::Columns;
-use super::effect::Effect;
+use super::effect::{Effect, check_names};
 use super::evolve::alterations;
 use super::large::Large;
 use super::lease::Place;
@@ -95,6 +95,11 @@ impl Put {
                 "tables of the schema duck_flight are the server's own; they can be read, not put into",
             ));
         }
+        if key.is_scratch() {
+            return Err(Error::Forbidden(
+                "the server gathers rows in temporary tables called duck_flight_staged and duck_flight_at_fault: choose another name",
+            ));
+        }
         Ok(())
     }
 
@@ -139,6 +144,11 @@ impl Put {
             effect,
             ..
         } = &*self.target;
+        if effect.is_keyed() || self.target.rejects {
+            let stream = schema.fields().iter().map(|field| field.name());
+            let shapes = columns.iter().flat_map(|columns| columns.iter());
+            check_names(stream.chain(shapes.map(|column| column.field.name())))?;
+        }
         // What a put makes anew it makes once, with its first unit.
         let create = match create {
             Create::Always | Create::Replace if self.begun => Create::IfMissing,

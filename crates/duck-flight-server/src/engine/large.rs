@@ -16,7 +16,9 @@ use super::plan::Plan;
 use super::pool::{ClientTransaction, Pool, Session};
 use super::producers::{Claim, Producers, Standing};
 use super::queue::Turn;
-use super::rejects::{Reject, RejectedBytes, Sifted};
+use super::rejects::Sifted;
+use super::staged::StagedRows;
+use super::stored::AT_FAULT;
 use super::unit::{Answer, Committed, TableKey, Target};
 use super::writer::{Shared, resolve};
 use super::{Engine, replay, transaction};
@@ -24,9 +26,6 @@ use crate::error::{Error, Result};
 
 /// How many batches of a large unit may wait for its transaction.
 const BATCHES_WAITING: usize = 2;
-
-/// How many rows a large unit that changes rows may put aside: they wait in memory for its commit.
-const MAX_REJECTS: usize = 1_000_000;
 
 /// Where large units are written: few at a time, for each has a transaction that may take long.
 pub(super) type LargeUnits = Pool;
@@ -167,23 +166,20 @@ impl LargeUnit {
         }
         let mut turn = None;
         let before = self.shared.mark.before();
-        // A table that the unit itself makes anew is nobody else's before the commit.
-        let makes_anew = self.is_first && put.makes_anew();
-        let committed = if put.effect.is_keyed() && !makes_anew {
-            let staged = self.stage(connection, &put);
-            let committed = staged.and_then(|(plan, committed, rejects)| {
-                self.apply_staged(connection, &plan, committed.rows, &rejects, &mut turn)?;
-                Ok(committed)
-            });
-            connection.execute(&format!("DROP TABLE IF EXISTS {STAGED}"))?;
-            committed?
-        } else {
-            transaction(connection, |connection| {
+        let committed = match self.gathering_plan(connection)? {
+            Some(plan) => {
+                let committed = self.gather_and_apply(connection, plan, &mut turn);
+                connection.execute(&format!(
+                    "DROP TABLE IF EXISTS {STAGED}; DROP TABLE IF EXISTS {AT_FAULT}"
+                ))?;
+                committed?
+            }
+            None => transaction(connection, |connection| {
                 let committed = self.append(connection, &put)?;
                 self.secure(connection, committed.rows)?;
                 self.finish(connection, &mut turn)?;
                 Ok(committed)
-            })?
+            })?,
         };
         // Still in its turn, which ends with the function.
         Producers::advance(self.identity());
@@ -257,56 +253,50 @@ impl LargeUnit {
         })
     }
 
-    /// Gathers rows that change others in a temporary table: so the transaction that conflicts with other loaders
-    /// begins only when all rows are there.
-    fn stage(
-        &mut self,
-        connection: &Connection,
-        put: &Target,
-    ) -> Result<(Arc<Plan>, Committed, Vec<Reject>)> {
+    /// How rows are gathered that may be in the way of others, or at fault; `None` where they are written as they come.
+    fn gathering_plan(&self, connection: &Connection) -> Result<Option<Arc<Plan>>> {
+        let put = &self.put;
+        // A table that the unit itself makes anew is nobody else's before the commit, and takes all its rows.
+        let makes_anew = self.is_first && put.makes_anew();
+        if makes_anew || !put.effect.is_keyed() && !put.rejects {
+            return Ok(None);
+        }
         let columns = transaction(connection, |connection| {
             resolve(connection, put, self.is_first, || ())
         })?;
         let plan = Arc::new(Plan::new(&put.schema, &columns, &put.effect)?);
-        let mut staged = TableWriter::stage(connection, &put.table, &plan)?;
-        let (mut all_rejects, mut bytes) = (Vec::new(), RejectedBytes::default());
-        let rows = self.each_batch(|batch, rows_before| {
-            let Sifted { cast, rejects } = put.cast(&plan, batch, rows_before)?;
-            bytes.add(&rejects)?;
-            all_rejects.extend(rejects);
-            if all_rejects.len() > MAX_REJECTS {
-                return Err(Error::TooManyRejects(MAX_REJECTS));
-            }
-            staged.append(&cast, rows_before)
-        })?;
-        staged.finish()?;
-        let rejected = all_rejects.len() as u64;
-        let committed = Committed {
-            rows: rows - rejected,
-            duplicate: false,
-            rejected,
-        };
-        Ok((plan, committed, all_rejects))
+        let is_gathered = put.effect.is_keyed()
+            || plan.may_be_refused(connection, &self.shared.lossless, &put.table)?;
+        Ok(is_gathered.then_some(plan))
     }
 
-    /// Applies the staged rows while no other loader changes rows of the table.
-    fn apply_staged(
-        &self,
+    /// Gathers the rows as they come; applies them, without those at fault, once all are there.
+    fn gather_and_apply(
+        &mut self,
         connection: &Connection,
-        plan: &Plan,
-        rows: u64,
-        rejects: &[Reject],
+        plan: Arc<Plan>,
         turn: &mut Option<Turn>,
-    ) -> Result<()> {
-        let _hold = self.shared.queue.hold(&self.put.key);
-        transaction(connection, |connection| {
-            plan.apply_staged(connection, &self.put.table, rows)?;
-            self.secure(connection, rows)?;
+    ) -> Result<Committed> {
+        let put = self.put.clone();
+        let mut staged = TableWriter::stage(connection, &put.table, &plan)?;
+        let mut rows = StagedRows::new(plan);
+        self.each_batch(|batch, _| rows.add(&mut staged, &put, batch))?;
+        staged.finish()?;
+        // No other loader changes rows of the table meanwhile.
+        let is_keyed = put.effect.is_keyed();
+        let _hold = is_keyed.then(|| self.shared.queue.hold(&put.key));
+        let lossless = &self.shared.lossless;
+        rows.apply(connection, lossless, &put, |connection, rows| {
+            rows.plan
+                .apply_staged(connection, &put.table, rows.sent())?;
+            self.secure(connection, rows.sent())?;
+            let rejects = rows.rejects();
             self.shared
                 .rejects
-                .write(connection, &self.put, self.sequence, rejects)?;
+                .write(connection, &put, self.sequence, rejects)?;
             self.finish(connection, turn)
-        })
+        })?;
+        Ok(rows.committed())
     }
 
     /// Makes sure that the open transaction, which has written so many rows, can be replayed.

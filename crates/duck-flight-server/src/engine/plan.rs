@@ -7,8 +7,10 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use duck_flight_protocol::TableName;
 
+use super::Lossless;
 use super::appender::STAGED;
-use super::effect::{self, DELETES, Effect};
+use super::constraints::constraints;
+use super::effect::{self, DELETES, Effect, ORDINAL};
 use super::ffi::ColumnShape;
 use super::ffi::Connection;
 use super::types::{ColumnCast, Names, is_text};
@@ -142,6 +144,17 @@ impl Plan {
         self.columns.iter().map(|column| &self.table[column.place])
     }
 
+    /// The columns by which rows are told; none where they are only added.
+    pub(super) fn key_columns(&self) -> Vec<&str> {
+        let name = |&place: &usize| self.columns[place].values.target().name().as_str();
+        self.key.iter().map(name).collect()
+    }
+
+    /// The condition that rows `one` and `other` have the same key.
+    pub(super) fn same_key(&self, one: &str, other: &str) -> String {
+        effect::same_key(&self.key_columns(), one, other)
+    }
+
     /// The statements that apply `rows` rows of `source`, or fewer, one after another.
     pub(super) fn statements(
         &self,
@@ -154,7 +167,7 @@ impl Plan {
             .given()
             .map(|column| column.field.name().as_str())
             .collect();
-        let key: Vec<_> = self.key.iter().map(|&place| columns[place]).collect();
+        let key = self.key_columns();
         let may_fill_row_group = rows >= connection.row_group_rows();
         self.effect
             .statements(table, source, &columns, &key, may_fill_row_group)
@@ -167,10 +180,28 @@ impl Plan {
         table: &TableName,
         rows: u64,
     ) -> Result<()> {
-        for sql in self.statements(connection, table, STAGED, rows) {
+        let source = match self.is_keyed() {
+            true => STAGED.to_owned(),
+            false => format!("{STAGED} ORDER BY {ORDINAL}"),
+        };
+        for sql in self.statements(connection, table, &source, rows) {
             connection.execute(&sql)?;
         }
         Ok(())
+    }
+
+    /// Whether rows that this has cast may be refused by their table, for a value or for a constraint.
+    pub(super) fn may_be_refused(
+        &self,
+        connection: &Connection,
+        lossless: &Lossless,
+        table: &TableName,
+    ) -> Result<bool> {
+        let given: Vec<_> = self.given().collect();
+        if !connection.takes_uncast(&self.schema, &given)? {
+            return Ok(true);
+        }
+        Ok(!constraints(connection, lossless, table)?.is_empty())
     }
 
     /// Casts a batch of the stream. `rows_before` are the rows of the unit before this batch, for errors.

@@ -30,6 +30,9 @@ pub(super) const CREATE_SQL: &str = "
 /// What the rows of a unit that do not fit may take as JSON: they wait in memory for its commit.
 const MAX_BYTES: usize = 64 << 20;
 
+/// How many rows of a unit may be put aside after they were gathered.
+pub(super) const MAX_REJECTS: usize = 1_000_000;
+
 /// A row that does not fit its table.
 #[derive(Debug, Clone)]
 pub(super) struct Reject {

@@ -10,11 +10,13 @@ use arrow::datatypes::SchemaRef;
 use duck_flight_protocol::{Create, OnError, PutOptions, SchemaMode, TableName};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::constraints::Offence;
+use super::appender::STAGED;
 use super::effect::Effect;
+use super::offences::Offence;
 use super::plan::Plan;
 use super::producers::{Claim, OWN_SCHEMA, Standing};
 use super::rejects::{Reject, RejectedBytes, Sifted, sift};
+use super::stored::AT_FAULT;
 use super::types::same_name;
 use crate::error::{Error, Result};
 
@@ -59,6 +61,14 @@ impl TableKey {
     /// Whether it is one of our own tables.
     pub(super) fn is_own(&self) -> bool {
         self.catalog.is_none() && self.schema == OWN_SCHEMA
+    }
+
+    /// Whether it has the name of a temporary table that the writers use: to them they would be one.
+    pub(super) fn is_scratch(&self) -> bool {
+        [STAGED, AT_FAULT].iter().any(|scratch| {
+            let (_, name) = scratch.rsplit_once('.').unwrap_or_default();
+            name == self.table
+        })
     }
 
     /// Whether it is a temporary table, of which every connection has its own.
@@ -308,13 +318,14 @@ impl Unit {
             return Ok(());
         };
         let mut aside = Vec::with_capacity(offences.len());
-        for (offence, row) in offences.iter().zip(places(&self.rejects, offences)) {
+        let numbers = self.rejects.iter().map(|reject| reject.row);
+        for (offence, row) in offences.iter().zip(places(numbers, offences)) {
             if let Some((batch, index, rows_before)) = find_row(&self.sent, row) {
                 aside.push(Reject::new(
                     batch,
                     index,
                     rows_before,
-                    offence.reason.clone(),
+                    offence.reason.to_string(),
                 ));
             }
         }
@@ -336,21 +347,29 @@ impl Unit {
         self.rejects.sort_by_key(|reject| reject.row);
         Ok(())
     }
+}
 
-    /// The error of a unit that is refused for a row that breaks a constraint.
-    pub(super) fn offence_error(&self, offence: &Offence, error: &Error) -> Error {
-        Error::Value {
-            row: 1 + places(&self.rejects, slice::from_ref(offence)).sum::<u64>(),
-            column: offence.columns.clone(),
-            reason: format!("{}: {error}", offence.reason),
-        }
+/// The error of a unit that is refused for a row that breaks a constraint; its place counts without the rows of these
+/// numbers.
+pub(super) fn offence_error(
+    aside: impl Iterator<Item = u64>,
+    offence: &Offence,
+    error: &Error,
+) -> Error {
+    Error::Value {
+        row: 1 + places(aside, slice::from_ref(offence)).sum::<u64>(),
+        column: offence.columns.to_string(),
+        reason: format!("{}: {error}", offence.reason),
     }
 }
 
-/// The places in the unit, from 0, of rows that are counted among those that were not put aside. Both are in
-/// order, and rejects count from 1.
-fn places(rejects: &[Reject], offences: &[Offence]) -> impl Iterator<Item = u64> {
-    let mut aside = rejects.iter().map(|reject| reject.row - 1).peekable();
+/// The places in the unit, from 0, of rows that are counted without some that were put aside: those of these numbers, from
+/// 1. Both are in order.
+pub(super) fn places(
+    aside: impl Iterator<Item = u64>,
+    offences: &[Offence],
+) -> impl Iterator<Item = u64> {
+    let mut aside = aside.map(|number| number - 1).peekable();
     let mut before = 0;
     offences.iter().map(move |offence| {
         while aside.next_if(|row| *row <= offence.row + before).is_some() {
@@ -404,19 +423,14 @@ mod tests {
 
     #[test]
     fn rows_are_found_between_those_put_aside() {
-        let reject = |row| Reject {
-            row,
-            reason: String::new(),
-            data: String::new(),
-        };
         // Of rows 0 to 5, the rows 0 and 2 are put aside: 1, 3, 4 and 5 are left.
-        let rejects = [reject(1), reject(3)];
+        let numbers = [1, 3];
         let offences = (0..4).map(|row| Offence {
             row,
-            columns: String::new(),
-            reason: String::new(),
+            columns: "".into(),
+            reason: "".into(),
         });
-        let places: Vec<_> = places(&rejects, &offences.collect::<Vec<_>>()).collect();
+        let places: Vec<_> = places(numbers.into_iter(), &offences.collect::<Vec<_>>()).collect();
         assert_eq!(places, [1, 3, 4, 5]);
     }
 }

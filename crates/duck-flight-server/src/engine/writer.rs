@@ -29,13 +29,14 @@ use super::evolve::alterations;
 use super::ffi::{Connection, Database};
 use super::insert::Inserts;
 use super::mark::{Before, Mark};
+use super::offences::offences;
 use super::plan::Plan;
 use super::pool::STACK_BYTES;
 use super::producers::Producers;
 use super::queue::{Queue, SECOND_WRITER_ROWS, Turn};
 use super::rejects::Rejects;
 use super::sql_type::create_table_sql;
-use super::unit::{Target, Unit};
+use super::unit::{Target, Unit, offence_error};
 use super::{Health, Lossless, replay, transaction};
 use crate::error::{Error, Result};
 
@@ -290,11 +291,11 @@ impl Writer {
             return Err(error);
         }
         let lossless = &self.shared.lossless;
-        let offences =
-            super::constraints::offences(&self.connection, lossless, &unit.put, plan, batches);
+        let offences = offences(&self.connection, lossless, &unit.put, plan, batches);
         let offences = match offences {
             Ok(offences) if !offences.is_empty() => offences,
             Ok(_) => return Err(error),
+            Err(failure @ Error::TooManyRejects(_)) if unit.put.rejects => return Err(failure),
             Err(failure) => {
                 tracing::debug!(error = %failure, "the rows at fault were not found");
                 return Err(error);
@@ -303,7 +304,8 @@ impl Writer {
         if unit.put.rejects {
             unit.put_aside(&offences)
         } else {
-            Err(unit.offence_error(&offences[0], &error))
+            let aside = unit.rejects.iter().map(|reject| reject.row);
+            Err(offence_error(aside, &offences[0], &error))
         }
     }
 

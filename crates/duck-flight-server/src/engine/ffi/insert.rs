@@ -75,6 +75,16 @@ impl Connection {
         Err(SqlError::internal("DuckDB takes no table function"))
     }
 
+    /// Whether batches of this schema have the very types of these columns, so that DuckDB casts nothing.
+    pub(crate) fn takes_uncast(
+        &self,
+        schema: &SchemaRef,
+        columns: &[&ColumnShape],
+    ) -> Result<bool> {
+        let types = types(&mut self.importer(schema)?, schema, columns.len())?;
+        Ok(are_same(&types, columns))
+    }
+
     /// Prepares a statement that inserts batches of this schema, which it reads from [`HANDED_ROWS`], into columns of
     /// these types. `None` where DuckDB would have to cast: a plan's cast does not say which value is at fault.
     pub(crate) fn insert(
@@ -84,12 +94,8 @@ impl Connection {
         columns: &[&ColumnShape],
     ) -> Result<Option<Insert<'_>>> {
         let mut importer = self.importer(schema)?;
-        let types = importer
-            .import(&RecordBatch::new_empty(schema.clone()))?
-            .types(columns.len());
-        let is_same =
-            |(given, column): (&LogicalType, &&ColumnShape)| given.is_same(column.logical());
-        if !types.iter().zip(columns).all(is_same) {
+        let types = types(&mut importer, schema, columns.len())?;
+        if !are_same(&types, columns) {
             return Ok(None);
         }
         let handover = Arc::new(Handover {
@@ -115,6 +121,21 @@ impl Connection {
         let message = unsafe { text(ffi::duckdb_prepare_error(insert.raw)) };
         Err(SqlError::from_message(&message))
     }
+}
+
+/// The types in which the first columns of a batch are imported.
+fn types(
+    importer: &mut ArrowImporter<'_>,
+    schema: &SchemaRef,
+    count: usize,
+) -> Result<Vec<LogicalType>> {
+    let empty = importer.import(&RecordBatch::new_empty(schema.clone()))?;
+    Ok(empty.types(count))
+}
+
+fn are_same(types: &[LogicalType], columns: &[&ColumnShape]) -> bool {
+    let is_same = |(given, column): (&LogicalType, &&ColumnShape)| given.is_same(column.logical());
+    types.iter().zip(columns).all(is_same)
 }
 
 fn names(schema: &Schema) -> Result<Vec<CString>> {
