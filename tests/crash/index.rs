@@ -252,3 +252,57 @@ async fn a_large_put_survives_beside_an_index() {
     let steps = [Sql(PLAIN), Sql("CREATE INDEX i ON t (c)"), large, small];
     assert_survives("a large put", &steps).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_is_made_while_row_groups_come_in_survives() {
+    for acks_before in 0..4 {
+        let server = ServerProcess::start(&[]);
+        let client = server.client().await;
+        client.execute(PLAIN).await;
+        let (acked, mut acks) = tokio::sync::watch::channel(0);
+        let loaders = (0..2).map(|loader| {
+            let (address, acked) = (server.address().to_owned(), acked.clone());
+            tokio::spawn(async move {
+                let client = Client::connect(&address).await;
+                for put in 0.. {
+                    let rows = [batch((2 * put + loader) * MANY, MANY, 0)];
+                    if client.append("t", &rows).await.is_err() {
+                        return;
+                    }
+                    acked.send_modify(|count| *count += 1);
+                }
+            })
+        });
+        let loaders: Vec<_> = loaders.collect();
+        let mut some = async |count| {
+            let before = *acks.borrow_and_update();
+            let enough = acks.wait_for(|now| *now >= before + count);
+            soon("acks", enough).await.unwrap();
+        };
+        some(1 + acks_before).await;
+        client.execute("CREATE INDEX i ON t (c)").await;
+        some(2).await;
+        let directory = server.kill();
+        join_all(loaders).await;
+        let acked = *acked.borrow();
+        let server = ServerProcess::start_in(directory, &[]);
+        let client = server.client().await;
+        let count = client.count("t").await;
+        assert!(
+            count >= acked * MANY.unsigned_abs(),
+            "{count} of {acked} puts"
+        );
+        for id in [0, 1, MANY, MANY + 20_479, 2 * MANY - 1] {
+            let by_index = format!("SELECT id FROM t WHERE c = 's{id}'");
+            let by_scan = format!("SELECT id FROM t WHERE id = {id}");
+            assert_eq!(client.rows(&by_index).await, client.rows(&by_scan).await);
+        }
+        assert_eq!(
+            client
+                .rows("SELECT count(*) - count(DISTINCT id) FROM t")
+                .await,
+            ["0"]
+        );
+        server.stop();
+    }
+}

@@ -17,11 +17,12 @@ use super::pool::{ClientTransaction, Pool, Session};
 use super::producers::{Claim, Producers, Standing};
 use super::queue::Turn;
 use super::rejects::Sifted;
+use super::replay::{self, Steady};
 use super::staged::StagedRows;
 use super::stored::AT_FAULT;
 use super::unit::{Answer, Committed, TableKey, Target};
 use super::writer::{Shared, resolve};
-use super::{Engine, replay, transaction};
+use super::{Engine, transaction};
 use crate::error::{Error, Result};
 
 /// How many batches of a large unit may wait for its transaction.
@@ -166,6 +167,7 @@ impl LargeUnit {
         }
         let mut turn = None;
         let before = self.shared.mark.before();
+        let mut steady = None;
         let committed = match self.gathering_plan(connection)? {
             Some(plan) => {
                 let committed = self.gather_and_apply(connection, plan, &mut turn);
@@ -176,7 +178,8 @@ impl LargeUnit {
             }
             None => transaction(connection, |connection| {
                 let committed = self.append(connection, &put)?;
-                self.secure(connection, committed.rows)?;
+                let steady = steady.insert(connection.indexes().steady());
+                self.secure(connection, committed.rows, steady)?;
                 self.finish(connection, &mut turn)?;
                 Ok(committed)
             })?,
@@ -193,15 +196,18 @@ impl LargeUnit {
         let put = self.put.clone();
         let connection = &session.connection;
         if session.transaction == ClientTransaction::None {
+            let mut steady = None;
             return transaction(connection, |connection| {
                 let committed = self.append(connection, &put)?;
-                self.secure(connection, committed.rows)?;
+                let steady = steady.insert(connection.indexes().steady());
+                self.secure(connection, committed.rows, steady)?;
                 Ok(committed)
             });
         }
         let rows_written = session.rows_written;
         let outcome = self.append(connection, &put).and_then(|committed| {
-            self.secure(connection, rows_written.saturating_add(committed.rows))?;
+            let rows = rows_written.saturating_add(committed.rows);
+            self.secure(connection, rows, &connection.indexes().steady())?;
             Ok(committed)
         });
         if outcome.is_err() {
@@ -285,11 +291,12 @@ impl LargeUnit {
         // No other loader changes rows of the table meanwhile.
         let is_keyed = put.effect.is_keyed();
         let _hold = is_keyed.then(|| self.shared.queue.hold(&put.key));
+        let steady = connection.indexes().steady();
         let lossless = &self.shared.lossless;
         rows.apply(connection, lossless, &put, |connection, rows| {
             rows.plan
                 .apply_staged(connection, &put.table, rows.sent())?;
-            self.secure(connection, rows.sent())?;
+            self.secure(connection, rows.sent(), &steady)?;
             let rejects = rows.rejects();
             self.shared
                 .rejects
@@ -300,9 +307,9 @@ impl LargeUnit {
     }
 
     /// Makes sure that the open transaction, which has written so many rows, can be replayed.
-    fn secure(&self, connection: &Connection, rows: u64) -> Result<()> {
+    fn secure(&self, connection: &Connection, rows: u64, steady: &Steady<'_>) -> Result<()> {
         let Target { table, effect, .. } = &*self.put;
-        replay::secure_put(connection, table, rows, effect.is_keyed())
+        replay::secure_put(connection, table, rows, effect.is_keyed(), steady)
     }
 
     /// The end of the transaction, up to its commit: in its turn, if the unit is to be committed at all.

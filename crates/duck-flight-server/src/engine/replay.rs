@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use duck_flight_protocol::{TableName, quote};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::catalog::text;
 use super::ffi::{ArrowOptions, Connection};
@@ -30,65 +31,91 @@ const KEYED_SQL: &str = "
     SELECT database_name, schema_name, table_name FROM system.main.duckdb_constraints()
     WHERE constraint_type IN ('PRIMARY KEY', 'UNIQUE', 'FOREIGN KEY')";
 
-/// Whether CREATE INDEX may have made any. Once it is so it stays so.
+/// All tables.
+const ALL_SQL: &str = "
+    SELECT database_name, schema_name, table_name FROM system.main.duckdb_tables() WHERE NOT internal";
+
+/// What is known of the indexes that CREATE INDEX makes.
 #[derive(Default)]
-pub(super) struct Indexes(AtomicBool);
+pub(super) struct Indexes {
+    /// Whether there may be any. Once it is so it stays so.
+    may_be: AtomicBool,
+    making: RwLock<()>,
+}
+
+/// While it lives no index is made, but for one that is being made already: then it is not certain which tables have one.
+pub(super) struct Steady<'a>(Option<RwLockReadGuard<'a, ()>>);
 
 impl Indexes {
-    fn may_be(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    /// Keeps scripts from making an index, from a look for indexes until the commit.
+    pub(super) fn steady(&self) -> Steady<'_> {
+        Steady(self.making.try_read())
     }
 
-    /// Takes note of a script that may make one. To be called before it runs.
+    /// Takes note of a script that may make an index. To be called before it runs.
     pub(super) fn note(&self, sql: &str) {
         if contains_word(sql, "index") {
-            self.0.store(true, Ordering::Release);
+            self.may_be.store(true, Ordering::Release);
         }
+    }
+
+    /// To be held while a statement runs that may make an index, and until its commit.
+    pub(super) fn making(&self, sql: &str) -> Option<RwLockWriteGuard<'_, ()>> {
+        contains_word(sql, "index").then(|| self.making.write())
+    }
+
+    fn may_be(&self) -> bool {
+        self.may_be.load(Ordering::Acquire)
+    }
+}
+
+impl Steady<'_> {
+    fn is_certain(&self) -> bool {
+        self.0.is_some()
     }
 }
 
 /// Looks at what is there already.
 pub(super) fn look(connection: &Connection) -> Result<()> {
-    if !tables(connection, INDEXED_SQL)?.is_empty() {
-        connection.indexes().note("index");
-    }
+    let is_any = !tables(connection, INDEXED_SQL)?.is_empty();
+    connection.indexes().may_be.store(is_any, Ordering::Release);
     Ok(())
 }
 
 /// Makes sure that the open transaction can be replayed, in which a put has written `rows` rows to a table, or fewer.
-/// `is_keyed` where it has deleted or changed some, too.
+/// `is_keyed` where it has deleted or changed some, too. `steady` must live until the commit.
 pub(super) fn secure_put(
     connection: &Connection,
     table: &TableName,
     rows: u64,
     is_keyed: bool,
+    steady: &Steady<'_>,
 ) -> Result<()> {
     if rows < connection.row_group_rows() {
         return Ok(());
     }
     let is_it = |other: &TableName| {
         let schema = table.schema.as_deref().unwrap_or("main");
-        same_name(&other.table, &table.table)
-            && other
-                .schema
-                .as_deref()
-                .is_some_and(|other| same_name(other, schema))
+        let is_schema = |other: &str| same_name(other, schema);
+        same_name(&other.table, &table.table) && other.schema.as_deref().is_some_and(is_schema)
     };
-    if is_keyed
-        || connection.indexes().may_be() && tables(connection, INDEXED_SQL)?.iter().any(is_it)
-    {
-        log_row_by_row(connection, table)?;
+    let is_at_risk = is_keyed
+        || !steady.is_certain()
+        || connection.indexes().may_be() && tables(connection, INDEXED_SQL)?.iter().any(is_it);
+    match is_at_risk {
+        true => log_row_by_row(connection, table),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// Makes sure that the open transaction can be replayed, in which a client's statements, this one the last, have written
-/// `rows` rows. `is_alone` where there was no other.
+/// `rows` rows. `is_alone` where there was no other. `steady` should live until the commit.
 pub(super) fn secure_statement(
     connection: &Connection,
     sql: &str,
     rows: u64,
     is_alone: bool,
+    steady: &Steady<'_>,
 ) -> Result<()> {
     if rows < connection.row_group_rows() {
         return Ok(());
@@ -97,18 +124,17 @@ pub(super) fn secure_statement(
         && begins_with(sql, &["insert"])
         && !contains_word(sql, "conflict")
         && !contains_word(sql, "replace");
-    let at_risk = match only_adds {
-        true if !connection.indexes().may_be() => return Ok(()),
-        true => INDEXED_SQL,
-        false => KEYED_SQL,
+    let at_risk = match (steady.is_certain(), only_adds) {
+        (false, _) => ALL_SQL,
+        (true, false) => KEYED_SQL,
+        (true, true) if connection.indexes().may_be() => INDEXED_SQL,
+        (true, true) => return Ok(()),
     };
     let targets = targets(sql);
     for table in tables(connection, at_risk)? {
-        let is_target = |targets: Vec<&str>| {
-            let is_it = |name: &str| same_name(&name.replace("\"\"", "\""), &table.table);
-            targets.into_iter().any(is_it)
-        };
-        if targets.clone().is_none_or(is_target) {
+        let is_it = |name: &&str| same_name(&name.replace("\"\"", "\""), &table.table);
+        let is_target = |targets: &Vec<&str>| targets.iter().any(is_it);
+        if targets.as_ref().is_none_or(is_target) {
             log_row_by_row(connection, &table)?;
         }
     }

@@ -236,7 +236,9 @@ impl<'a> Statement<'a> {
             let written = self.rows_written(kind, rows_changed, answers_with_rows);
             *rows_written = rows_written.saturating_add(written);
             if written > 0 {
-                replay::secure_statement(self.connection, &self.sql.text, *rows_written, false)?;
+                let steady = self.connection.indexes().steady();
+                let (sql, rows) = (&self.sql.text, *rows_written);
+                replay::secure_statement(self.connection, sql, rows, false, &steady)?;
             }
             if ends {
                 *transaction = ClientTransaction::None;
@@ -435,7 +437,7 @@ impl<'a> Statement<'a> {
         dirty: &mut bool,
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<(StatementKind, u64)> {
-        let mut defining = None;
+        let (mut defining, mut steady) = (None, None);
         let work = |connection: &Connection| {
             // Not longer than this: an interrupt that hit the roll back would leave the transaction open, and the
             // next client in it.
@@ -452,7 +454,11 @@ impl<'a> Statement<'a> {
                 _ => false,
             };
             if defines {
-                defining = Some(self.connection.definitions().read());
+                let indexes = self.connection.indexes();
+                defining = Some((
+                    self.connection.definitions().read(),
+                    indexes.making(&self.sql.text),
+                ));
             }
             let mut answers_with_rows = false;
             let mut consume = |result: QueryResult<'_>| {
@@ -461,14 +467,15 @@ impl<'a> Statement<'a> {
             };
             let (kind, rows_changed) = self.run_prepared(&statement, dirty, &mut consume)?;
             let written = self.rows_written(kind, rows_changed, answers_with_rows);
-            replay::secure_statement(connection, &self.sql.text, written, true)?;
+            let steady = steady.insert(self.connection.indexes().steady());
+            replay::secure_statement(connection, &self.sql.text, written, true, steady)?;
             Ok(Some((kind, rows_changed)))
         };
         let changes = |outcome: &Option<(StatementKind, u64)>| {
             outcome.is_some_and(|(kind, _)| kind != StatementKind::Select)
         };
         let inside = transaction_that(changes, self.connection, work)?;
-        drop(defining);
+        drop((defining, steady));
         match inside {
             Some(outcome) => Ok(outcome),
             // It is about transactions, or about the session: neither belongs inside one.

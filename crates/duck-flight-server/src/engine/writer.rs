@@ -35,9 +35,10 @@ use super::pool::STACK_BYTES;
 use super::producers::Producers;
 use super::queue::{Queue, SECOND_WRITER_ROWS, Turn};
 use super::rejects::Rejects;
+use super::replay::{self, Steady};
 use super::sql_type::create_table_sql;
 use super::unit::{Target, Unit, offence_error};
-use super::{Health, Lossless, replay, transaction};
+use super::{Health, Lossless, transaction};
 use crate::error::{Error, Result};
 
 /// How often a unit is tried again when a client's DDL got in its way, and how long it waits each time for the
@@ -159,16 +160,17 @@ impl Writer {
             turn.wait();
             self.alter_tables(group)?;
         }
+        let steady = self.connection.indexes().steady();
         transaction(&self.connection, |connection| {
             self.append(connection, group, || turn.wait())?;
-            self.secure(connection, group)?;
+            self.secure(connection, group, &steady)?;
             turn.wait();
             self.finish(connection, group)
         })
     }
 
     /// Makes sure that a group's transaction can be replayed.
-    fn secure(&self, connection: &Connection, group: &[Unit]) -> Result<()> {
+    fn secure(&self, connection: &Connection, group: &[Unit], steady: &Steady<'_>) -> Result<()> {
         let all: u64 = group.iter().map(|unit| unit.rows).sum();
         if all < connection.row_group_rows() {
             return Ok(());
@@ -182,7 +184,7 @@ impl Writer {
         tables
             .into_iter()
             .try_for_each(|(table, (rows, is_keyed))| {
-                replay::secure_put(connection, table, rows, is_keyed)
+                replay::secure_put(connection, table, rows, is_keyed, steady)
             })
     }
 
@@ -223,9 +225,10 @@ impl Writer {
             inserts.run(table)?;
             return Ok(true);
         }
+        let steady = inserts.connection.indexes().steady();
         transaction(inserts.connection, |_| {
             inserts.run(table)?;
-            self.secure(inserts.connection, group)?;
+            self.secure(inserts.connection, group, &steady)?;
             turn.wait();
             self.check(group)?;
             self.shared.producers.insert(inserts, identities)
@@ -312,9 +315,10 @@ impl Writer {
     /// Commits units in the turn of their group.
     fn try_commit(&self, group: &mut [Unit]) -> Result<()> {
         self.alter_tables(group)?;
+        let steady = self.connection.indexes().steady();
         transaction(&self.connection, |connection| {
             self.append(connection, group, || ())?;
-            self.secure(connection, group)?;
+            self.secure(connection, group, &steady)?;
             self.finish(connection, group)
         })
     }
