@@ -47,6 +47,7 @@ mod queue;
 mod readable;
 mod rejects;
 mod room;
+mod running;
 mod sql_error;
 mod sql_type;
 mod statement;
@@ -100,6 +101,7 @@ use producers::{Claim, Producers};
 use queue::Queue;
 use rejects::Rejects;
 use room::RoomWatch;
+use running::Running;
 use unit::{TableKey, Unit};
 use writer::{Shared, Writers};
 
@@ -130,6 +132,7 @@ struct Inner {
     large_patience: Patience,
     budget_patience: Patience,
     holdings: Holdings,
+    running: Running,
     writers: Writers,
     checkpointer: Mutex<Option<Checkpointer>>,
     shared: Arc<Shared>,
@@ -199,6 +202,7 @@ impl Engine {
             checkpointer: Mutex::new(Some(checkpointer)),
             budget,
             holdings: Holdings::default(),
+            running: Running::default(),
             room: RoomWatch::new(&options.database, options.min_free_disk_bytes),
             catalog: catalog::current(&set_up, &shared.lossless)?.0,
             commits: database.commits(),
@@ -219,8 +223,10 @@ impl Engine {
             shared,
             ..
         } = &*self.0;
+        let runs = self.0.running.begin();
         let lossless = &shared.lossless;
         let result = query::query(queries, express, patience, lossless, place, sql.into()).await;
+        let result = result.map(|stream| stream.counted_by(runs));
         result.map_err(|error| shared.health.observe(error))
     }
 
@@ -232,8 +238,14 @@ impl Engine {
             holdings,
             ..
         } = &*self.0;
+        let _runs = self.0.running.begin();
         let result = query::run(queries, &shared.lossless, holdings, place, sql.into()).await;
         result.map_err(|error| shared.health.observe(error))
+    }
+
+    /// How many statements run, or wait for their turn.
+    pub(crate) fn running(&self) -> usize {
+        self.0.running.count()
     }
 
     /// Takes memory for what waits for its client.
@@ -246,6 +258,7 @@ impl Engine {
 
     /// Runs a script for its effect and answers with the number of rows it changed.
     pub(crate) async fn execute(&self, place: &Place, sql: impl Into<Sql>) -> Result<u64> {
+        let _runs = self.0.running.begin();
         let result = query::execute(&self.0.queries, place, sql.into()).await;
         result.map_err(|error| self.0.shared.health.observe(error))
     }

@@ -23,6 +23,7 @@ use super::pool::{Pool, Session};
 use super::progress::Progress;
 use super::pump::{Frame, Pump, Start};
 use super::readable::Readable;
+use super::running::Runs;
 use super::sql_error::SqlErrorKind;
 use super::statement::{drain, run_script};
 use super::tokens::contains_word;
@@ -75,6 +76,7 @@ pub(crate) struct ResultStream {
     cancel: CancelOnDrop,
     /// Keeps the client's session alive.
     _in_use: Option<InUse>,
+    _runs: Option<Runs>,
 }
 
 impl ResultStream {
@@ -91,6 +93,15 @@ impl ResultStream {
             frames: frames.filter(|_| !start.is_all),
             cancel,
             _in_use: in_use,
+            _runs: None,
+        }
+    }
+
+    /// The same, counted among the statements that run for as long as it lives.
+    pub(super) fn counted_by(self, runs: Runs) -> Self {
+        Self {
+            _runs: Some(runs),
+            ..self
         }
     }
 
