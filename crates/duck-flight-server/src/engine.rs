@@ -58,6 +58,7 @@ mod unit;
 mod writer;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -107,6 +108,10 @@ use writer::{Shared, Writers};
 
 /// How many statements may wait for each connection.
 const WAITING_PER_CONNECTION: usize = 64;
+
+/// How long statements that were cancelled may take to end before the server ends without them: DuckDB does not look
+/// everywhere whether it was interrupted.
+pub(crate) const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many writers share the commits: one appends while another waits for the disk.
 const WRITERS: usize = 2;
@@ -449,11 +454,12 @@ impl Engine {
         self.0.shared.health.failed().await
     }
 
-    /// Finishes what was begun, checkpoints and closes the database. Blocks.
+    /// Finishes what was begun, checkpoints and closes the database. Blocks. Where a statement goes on although it was
+    /// cancelled, the database stays as it is: what was acknowledged is in the log.
     pub(crate) fn close(&self) {
-        self.0.queries.stop();
-        self.0.large_units.stop();
-        self.0.lookups.stop();
+        let have_ended = self.0.queries.stop(Some(Instant::now() + STOP_PATIENCE));
+        self.0.large_units.stop(None);
+        self.0.lookups.stop(None);
         self.0.writers.stop();
         let checkpointer = self
             .0
@@ -463,6 +469,13 @@ impl Engine {
             .take();
         if let Some(checkpointer) = checkpointer {
             checkpointer.stop();
+        }
+        if !have_ended {
+            tracing::warn!(
+                "a statement that was cancelled does not end, so it is left behind, and no checkpoint is made; what was \
+                 acknowledged is in the log, which is replayed at the next start"
+            );
+            return;
         }
         let database = self
             .0

@@ -24,6 +24,9 @@ pub(crate) const STACK_BYTES: usize = 16 << 20;
 const MANY_AT_ONCE: usize = 2;
 const CROWDED_FOR: Duration = Duration::from_millis(10);
 
+/// How often threads that are to end are looked at.
+const STOP_LOOK: Duration = Duration::from_millis(1);
+
 type Job = Box<dyn FnOnce(&mut Session) + Send>;
 
 /// A fixed set of threads, one connection more, and the requests that wait for a thread. Whoever runs something takes
@@ -291,8 +294,9 @@ impl Pool {
         waiting.await.map_err(|_| Error::WorkerLost)?
     }
 
-    /// Finishes the queued jobs, ends the threads and closes the connections. Blocks.
-    pub(super) fn stop(&self) {
+    /// Finishes the queued jobs, ends the threads and closes the connections. Blocks. Answers whether all had ended by the
+    /// deadline, where there is one; those that had not go on, and keep their connections.
+    pub(super) fn stop(&self, deadline: Option<Instant>) -> bool {
         self.queue.close();
         let threads: Vec<_> = self
             .threads
@@ -300,10 +304,18 @@ impl Pool {
             .unwrap_or_else(PoisonError::into_inner)
             .drain(..)
             .collect();
+        let have_ended = || threads.iter().all(JoinHandle::is_finished);
+        while !have_ended() {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return false;
+            }
+            std::thread::sleep(STOP_LOOK);
+        }
         for thread in threads {
             thread.join().ok();
         }
         self.queue.close_sessions();
+        true
     }
 }
 
@@ -428,7 +440,7 @@ mod tests {
             let alone = pool.alone().unwrap();
             assert_eq!(alone.run(|session| Some(is_marked(session))), Some(true));
         }
-        pool.stop();
+        assert!(pool.stop(None));
     }
 
     #[test]
@@ -441,7 +453,7 @@ mod tests {
         assert!(pool.alone().is_none());
         drop(end);
         settle(&pool);
-        pool.stop();
+        assert!(pool.stop(None));
         assert!(pool.alone().is_none());
     }
 
@@ -451,7 +463,7 @@ mod tests {
         let alone = pool.alone().unwrap();
         drop([begin(&pool), begin(&pool)]);
         drop(alone);
-        pool.stop();
+        assert!(pool.stop(None));
     }
 
     #[test]
@@ -462,7 +474,15 @@ mod tests {
         drop(jobs);
         settle(&pool);
         assert!(came.elapsed() >= CROWDED_FOR);
-        pool.stop();
+        assert!(pool.stop(None));
+    }
+
+    #[test]
+    fn a_job_that_does_not_end_is_left_behind() {
+        let pool = pool(2);
+        let end = begin(&pool);
+        assert!(!pool.stop(Some(Instant::now())));
+        drop(end);
     }
 
     #[test]
@@ -481,6 +501,6 @@ mod tests {
             run(&pool, |session| session.connection.execute("FROM mark")).is_err(),
             "it is another one"
         );
-        pool.stop();
+        assert!(pool.stop(None));
     }
 }
