@@ -143,6 +143,7 @@ impl Database {
             commit: OnceCell::new(),
             plans: RefCell::default(),
             chunks_fetched: Cell::default(),
+            rows_fetched: Cell::default(),
             database: self.clone(),
         })
     }
@@ -187,6 +188,7 @@ pub(crate) struct Connection {
     plans: RefCell<plans::Plans>,
     /// Of the last result.
     chunks_fetched: Cell<u64>,
+    rows_fetched: Cell<u64>,
     // After `raw`, so that the database outlives the connection.
     database: Database,
 }
