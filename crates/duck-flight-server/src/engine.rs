@@ -18,6 +18,7 @@ mod effect;
 mod evolve;
 mod express;
 mod ffi;
+mod files;
 mod frames;
 mod frozen;
 mod health;
@@ -164,9 +165,11 @@ impl Engine {
     pub fn open(options: &EngineOptions) -> Result<Self> {
         let mark = Mark::open(&options.database)?;
         let opened = open_database(options).inspect_err(|_| mark.restore())?;
+        mark.keep_locked();
         let (database, lossless) = (opened.database, Arc::new(opened.lossless));
         let set_up = database.connect()?;
         set_up.make_handover()?;
+        set_up.make_file_refusal()?;
         settle_logs(&set_up, &options.database)?;
         set_up.execute(producers::CREATE_SQL)?;
         set_up.execute(rejects::CREATE_SQL)?;

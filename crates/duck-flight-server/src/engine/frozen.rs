@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Lossless;
+use super::admission::may_read_files;
 use super::catalog::{rows, text};
 use super::ffi::Connection;
 use super::tokens::contains_any_word;
@@ -57,6 +58,9 @@ pub(super) fn look(connection: &Connection, lossless: &Lossless) -> Result<()> {
     for row in 0..found.num_rows() {
         let definition = text(found.column(0), row);
         connection.frozen_definitions().note(&definition);
+        if may_read_files(&definition) {
+            connection.note_definitions_that_read_files();
+        }
     }
     Ok(())
 }

@@ -16,8 +16,9 @@ use super::ffi::{Connection, Database};
 use super::frames::ReadAhead;
 use crate::error::{Error, Result};
 
-/// Parsing, planning and nested expressions go deep: DuckDB counts on more stack than a Rust thread has by default.
-pub(crate) const STACK_BYTES: usize = 16 << 20;
+/// Parsing, planning and nested values go as deep as a client sends them, and DuckDB looks at no bound: what does not fit
+/// ends the process. Only what was used takes memory.
+pub(crate) const STACK_BYTES: usize = 64 << 20;
 
 /// Where a job comes while so many others wait or run, more are taken to come for a while: then threads of the pool get
 /// more done than one of the network, which would better read what they ask.
@@ -341,7 +342,7 @@ fn run_unless_panic<T>(session: &mut Session, job: impl FnOnce(&mut Session) -> 
 impl Session {
     fn open(database: &Database) -> Result<Self> {
         Ok(Self {
-            connection: database.connect()?,
+            connection: database.connect_for_clients()?,
             dirty: false,
             transaction: ClientTransaction::None,
             rows_written: 0,
@@ -391,6 +392,7 @@ mod tests {
 
     fn pool(size: usize) -> Pool {
         let database = Database::open(":memory:", &[]).unwrap();
+        database.connect().unwrap().make_file_refusal().unwrap();
         Pool::start("test", size, 8, &database, |_| Ok(())).unwrap()
     }
 

@@ -10,6 +10,7 @@ use futures::Stream;
 use tokio::sync::oneshot;
 
 use super::Lossless;
+use super::admission::check_before_planning;
 use super::cancel::{Cancel, CancelOnDrop};
 use super::commits::{Commits, Moment};
 use super::express::Express;
@@ -292,6 +293,7 @@ pub(super) async fn describe(
     {
         return Ok(described);
     }
+    check_before_planning(&sql)?;
     let lossless = lossless.clone();
     run_on(pool, place, move |session, _, cancel| {
         let _watch = cancel.watch(&session.connection);

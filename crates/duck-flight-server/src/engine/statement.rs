@@ -3,7 +3,9 @@
 
 use std::time::Instant;
 
-use super::admission::{Gate, OWN_TABLES, creates_temporary, may_explain_definition};
+use super::admission::{
+    Gate, OWN_TABLES, check_before_planning, creates_temporary, may_explain_definition,
+};
 use super::cancel::Cancel;
 use super::catalog::{literal, text};
 use super::commits::Moment;
@@ -81,6 +83,7 @@ pub(super) fn run_script(
     {
         return Ok(rows_changed);
     }
+    check_before_planning(&sql.text)?;
     let mut script = connection.parse(&sql.text)?;
     let (count, mut number, mut rows_changed) = (script.len(), 0, 0);
     if count > 1 || !begins_like_a_query(&sql.text) {
