@@ -150,3 +150,27 @@ async fn statements_without_measure_do_not_end_the_server() {
     assert!(client.flight().do_get(ticket).await.is_ok());
     server.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_of_fifty_thousand_levels_do_not_end_the_server() {
+    let mut server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    let objects = "repeat('{\"a\":', 50000) || '1' || repeat('}', 50000)";
+    let lists = "repeat('[', 50000) || repeat(']', 50000)";
+    client
+        .execute(&format!("CREATE TABLE j AS SELECT ({objects})::JSON AS v"))
+        .await;
+    for sql in [
+        "SELECT json_structure(v) FROM j".to_owned(),
+        format!("SELECT json_structure({lists})"),
+        format!("SELECT json_contains({lists}, '1')"),
+        format!("SELECT variant_typeof(({lists})::JSON::VARIANT)"),
+        format!("SELECT length(json_merge_patch({objects}, {objects}))"),
+        format!("SELECT json_transform({lists}, {lists})"),
+    ] {
+        client.try_rows(&sql).await.ok();
+        assert!(server.is_alive(), "{sql}: {}", server.stderr());
+    }
+    assert_eq!(client.rows("SELECT 1").await, ["1"]);
+    server.stop();
+}

@@ -158,6 +158,32 @@ const REFUSED_CALLS: &[(&str, &str)] = &[
     ("enable_logging()", "logging"),
     ("disable_logging()", "logging"),
     ("truncate_duckdb_logs()", "logging"),
+    ("check_peg_parser(repeat('(', 100000))", "check_peg_parser"),
+    ("sql_auto_complete('select (')", "sql_auto_complete"),
+    ("arrow_scan(0, 0, 0)", "files"),
+    ("arrow_scan_dumb(0, 0, 0)", "files"),
+    ("glob('*')", "files"),
+    ("parquet_bloom_probe('x', 'a', 1)", "files"),
+    ("parquet_file_metadata('x')", "files"),
+    ("parquet_full_metadata('x')", "files"),
+    ("parquet_kv_metadata('x')", "files"),
+    ("parquet_metadata('x')", "files"),
+    ("parquet_scan('x')", "files"),
+    ("parquet_schema('x')", "files"),
+    ("Read_Blob(['x'])", "files"),
+    ("read_csv('x', header = true)", "files"),
+    ("read_csv_auto('x')", "files"),
+    ("read_duckdb('x')", "files"),
+    ("read_json('x')", "files"),
+    ("read_json_auto('x')", "files"),
+    ("read_json_objects('x')", "files"),
+    ("read_json_objects_auto('x')", "files"),
+    ("read_ndjson('x')", "files"),
+    ("read_ndjson_auto('x')", "files"),
+    ("read_ndjson_objects('x')", "files"),
+    ("read_parquet('x')", "files"),
+    ("read_text('x')", "files"),
+    ("sniff_csv('x')", "files"),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -333,10 +359,8 @@ async fn no_client_keeps_a_secret_on_the_server() {
 
 /// The table functions that DuckDB offers, each thought about: what it reads, and whom else it might change.
 const TABLE_FUNCTIONS: &[&str] = &[
-    "arrow_scan",
-    "arrow_scan_dumb",
-    "check_peg_parser",
     "checkpoint",
+    "duck_flight_files",
     "duck_flight_handed_rows",
     "duckdb_approx_database_count",
     "duckdb_columns",
@@ -367,17 +391,9 @@ const TABLE_FUNCTIONS: &[&str] = &[
     "duckdb_variables",
     "duckdb_views",
     "generate_series",
-    "glob",
     "icu_calendar_names",
     "json_each",
     "json_tree",
-    "parquet_bloom_probe",
-    "parquet_file_metadata",
-    "parquet_full_metadata",
-    "parquet_kv_metadata",
-    "parquet_metadata",
-    "parquet_scan",
-    "parquet_schema",
     "pg_timezone_names",
     "pragma_collations",
     "pragma_database_size",
@@ -390,6 +406,38 @@ const TABLE_FUNCTIONS: &[&str] = &[
     "pragma_version",
     "query_table",
     "range",
+    "repeat",
+    "repeat_row",
+    "seq_scan",
+    "summary",
+    "test_all_types",
+    "test_vector_types",
+    "unnest",
+    "which_secret",
+];
+
+/// The table functions that the gate refuses.
+const REFUSED_TABLE_FUNCTIONS: &[&str] = &[
+    "arrow_scan",
+    "arrow_scan_dumb",
+    "check_peg_parser",
+    "disable_logging",
+    "disable_peg_parser",
+    "disable_profiling",
+    "enable_logging",
+    "enable_peg_parser",
+    "enable_profiling",
+    "force_checkpoint",
+    "glob",
+    "json_execute_serialized_sql",
+    "parquet_bloom_probe",
+    "parquet_file_metadata",
+    "parquet_full_metadata",
+    "parquet_kv_metadata",
+    "parquet_metadata",
+    "parquet_scan",
+    "parquet_schema",
+    "query",
     "read_blob",
     "read_csv",
     "read_csv_auto",
@@ -403,29 +451,8 @@ const TABLE_FUNCTIONS: &[&str] = &[
     "read_ndjson_objects",
     "read_parquet",
     "read_text",
-    "repeat",
-    "repeat_row",
-    "seq_scan",
     "sniff_csv",
     "sql_auto_complete",
-    "summary",
-    "test_all_types",
-    "test_vector_types",
-    "unnest",
-    "which_secret",
-];
-
-/// The table functions that the gate refuses.
-const REFUSED_TABLE_FUNCTIONS: &[&str] = &[
-    "disable_logging",
-    "disable_peg_parser",
-    "disable_profiling",
-    "enable_logging",
-    "enable_peg_parser",
-    "enable_profiling",
-    "force_checkpoint",
-    "json_execute_serialized_sql",
-    "query",
     "truncate_duckdb_logs",
 ];
 
@@ -479,6 +506,19 @@ const PRAGMAS: &[&str] = &[
     "version",
 ];
 
+/// The functions that answer with a value and whose names have to do with files: none of them opens one.
+const ABOUT_FILES: &[&str] = &[
+    "in_search_path",
+    "json_extract_path",
+    "json_extract_path_text",
+    "parse_dirname",
+    "parse_dirpath",
+    "parse_filename",
+    "parse_path",
+    "pg_conf_load_time",
+    "write_log",
+];
+
 /// Fails where DuckDB offers other functions of a type than those that were thought about: each new one must be judged, and
 /// refused where it changes other clients.
 async fn check_functions(client: &Client, function_type: &str, known: BTreeSet<&str>) {
@@ -507,6 +547,15 @@ async fn duckdb_offers_no_function_that_nobody_has_thought_about() {
         let is_tested = REFUSED_CALLS.iter().any(|(call, _)| calls(call));
         assert!(is_tested, "{name} is not among the calls that are refused");
     }
+    let about_files = client
+        .rows(
+            "SELECT DISTINCT function_name FROM duckdb_functions()
+            WHERE function_type NOT IN ('table', 'table_macro', 'pragma')
+                AND regexp_matches(function_name, 'read|write|file|glob|path|dir|env|load|import|export|attach')
+            ORDER BY ALL",
+        )
+        .await;
+    assert_eq!(about_files, ABOUT_FILES);
     server.shutdown().await;
 }
 

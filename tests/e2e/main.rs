@@ -5,6 +5,7 @@ mod cancel;
 mod depth;
 mod express;
 mod fairness;
+mod files;
 mod fuzz;
 mod fuzz_sql;
 mod gate;

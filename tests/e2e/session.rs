@@ -188,6 +188,51 @@ async fn the_servers_own_tables_cannot_be_changed_whatever_names_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_search_path_that_is_refused_leaves_the_one_before() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client
+        .execute("CREATE SCHEMA s1; CREATE SCHEMA \"s 2\"; CREATE TABLE s1.t (i INTEGER)")
+        .await;
+    let paths = [
+        "USE s1",
+        "SET search_path = 's1,main'",
+        "SET search_path = '\"s 2\",s1'",
+        "RESET search_path",
+    ];
+    let refused = [
+        "SET schema = 'duck_flight'",
+        "SET search_path = 'main,duck_flight'",
+        "USE duck_flight",
+    ];
+    let path = "SELECT current_schemas(false), current_schema()";
+    for set in paths {
+        for refused in refused {
+            for (begin, end) in [("SELECT 1", "SELECT 1"), ("BEGIN", "COMMIT")] {
+                let mut session = client.session().await;
+                session.update(set, None).await.unwrap();
+                let before = session.rows(path, None).await;
+                session.update(begin, None).await.unwrap();
+                let answer = session.update(refused, None).await;
+                assert_refused(answer, Code::PermissionDenied, &["duck_flight"]);
+                assert_eq!(session.rows(path, None).await, before, "{set} {refused}");
+                session.update(end, None).await.unwrap();
+                assert_eq!(session.rows(path, None).await, before, "{set} {refused}");
+            }
+        }
+    }
+    let mut session = client.session().await;
+    session.update("USE s1", None).await.unwrap();
+    session.update(refused[0], None).await.unwrap_err();
+    session
+        .update("INSERT INTO t VALUES (1)", None)
+        .await
+        .unwrap();
+    assert_eq!(client.count("s1.t").await, 1);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_client_without_a_session_would_lose_is_refused() {
     let server = TestServer::start().await;
     let client = server.client().await;

@@ -262,6 +262,41 @@ async fn a_second_signal_ends_the_server_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_a_server_whose_statement_does_not_end() {
+    // DuckDB does not look whether it was interrupted before it has found an order for so many joins.
+    let joins = (1..200).map(|number| format!(" JOIN (SELECT 1 AS x) t{number} USING (x)"));
+    let stuck = format!(
+        "SELECT x FROM (SELECT 1 AS x) t0{}",
+        joins.collect::<String>()
+    );
+    let mut server = ServerProcess::start(&["--shutdown-grace", "100ms"]);
+    let client = server.client().await;
+    client.append("t", &[ints(0..10)]).await.unwrap();
+    let mut session = client.session().await;
+    let own = "CREATE TEMP TABLE own (i INTEGER)";
+    session.update(own, None).await.unwrap();
+    let by_itself = tokio::spawn({
+        let (client, sql) = (client.clone(), stuck.clone());
+        async move { client.try_rows(&sql).await.err() }
+    });
+    let in_session = tokio::spawn(async move { session.update(&stuck, None).await.err() });
+    soon("the two statements", async {
+        while kept(&client, "running").await < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    server.signal("TERM");
+    let exit = server.wait();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    assert!(exit.stderr.contains("does not end"), "{exit:?}");
+    for task in [by_itself, in_session] {
+        assert!(soon("the end of the call", task).await.unwrap().is_some());
+    }
+    assert_eq!(rows_at_rest(server.directory(), "t"), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_kill() {
     for commit in [Commit::Stream, Commit::Batch] {
         let server = ServerProcess::start(&[]);

@@ -1,7 +1,11 @@
 //! Flight SQL statements: each runs once, can be cancelled, and can be asked how far it is.
 
-use arrow::array::{Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema};
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, StructArray, UnionArray,
+};
+use arrow::datatypes::{DataType, Field, Schema, UnionFields, UnionMode};
 use arrow_flight::sql::{Any, CommandStatementQuery, ProstMessageExt};
 use arrow_flight::{
     Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightDescriptor,
@@ -87,6 +91,179 @@ async fn returned_rows_are_there_before_they_are_fetched_and_are_fetched_once() 
     assert_eq!(kept(&client, "results").await, 0);
     assert_refused(sql.fetch(&info).await, Code::NotFound, &["once"]);
     assert_eq!(client.count("t").await, 2);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn returned_rows_are_counted_as_changed_whichever_way_a_statement_goes() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut sql = client.sql();
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    for (statement, changed) in [
+        ("INSERT INTO t FROM range(5000) RETURNING i", 5000),
+        ("UPDATE t SET i = i + 1 WHERE i < 3 RETURNING i", 3),
+        ("DELETE FROM t WHERE i = 4999 RETURNING i", 1),
+        ("DELETE FROM t WHERE i = 4999 RETURNING i", 0),
+        (
+            "WITH c AS (SELECT 7 AS i) INSERT INTO t FROM c RETURNING *",
+            1,
+        ),
+        (
+            "INSERT INTO t VALUES (1); INSERT INTO t VALUES (2), (3) RETURNING i",
+            3,
+        ),
+        ("INSERT INTO t VALUES (1), (2) RETURNING i; SELECT 1", 2),
+    ] {
+        let again = format!("BEGIN; {statement}; ROLLBACK");
+        let counted = client.execute(&again).await;
+        assert_eq!(counted, changed, "{statement}");
+        let counted = sql.update(statement, None).await.unwrap();
+        assert_eq!(counted.cast_unsigned(), changed, "{statement}");
+    }
+    let insert = "INSERT INTO t VALUES (?) RETURNING i".to_owned();
+    let mut insert = sql.raw().prepare(insert, None).await.unwrap();
+    insert.set_parameters(ints(0..1000)).unwrap();
+    assert_eq!(insert.execute_update().await.unwrap(), 1000);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pivot_stands_wherever_a_query_does() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut session = client.session().await;
+    client
+        .execute("CREATE TABLE t AS SELECT * FROM (VALUES (1, 'x'), (2, 'y'), (3, 'x')) v(a, b)")
+        .await;
+    session.update("BEGIN", None).await.unwrap();
+    let pivot = "PIVOT (SELECT b FROM t) ON b USING count(*)";
+    for sql in [
+        pivot.to_owned(),
+        format!("FROM ({pivot})"),
+        format!("SELECT x, y FROM ({pivot})"),
+        format!("WITH p AS ({pivot}) FROM p"),
+        format!("SELECT 1; FROM ({pivot})"),
+    ] {
+        assert_eq!(client.rows(&sql).await, ["2|1"], "{sql}");
+        assert_eq!(client.sql().rows(&sql, None).await, ["2|1"], "{sql}");
+        assert_eq!(session.rows(&sql, None).await, ["2|1"], "{sql}");
+    }
+    let missing = client
+        .try_rows("FROM (PIVOT nowhere ON b USING sum(a))")
+        .await;
+    assert_refused(missing, Code::NotFound, &["nowhere"]);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_number_of_a_transaction_is_another_one_each_time() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    for function in ["current_transaction_id()", "txid_current()"] {
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..20 {
+            seen.extend(client.rows(&format!("SELECT {function}")).await);
+        }
+        assert_eq!(seen.len(), 20, "{function}: {seen:?}");
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_counts_all_statements_that_run() {
+    let server = TestServer::with_max_queries(4).await;
+    let client = server.client().await;
+    let rows = client.stream(ENDLESS_ROWS).await.unwrap();
+    let mut tasks = Vec::new();
+    let action = client.clone();
+    tasks.push(tokio::spawn(async move {
+        action.try_execute(ENDLESS_COUNT).await.err();
+    }));
+    let mut sql = client.sql();
+    tasks.push(tokio::spawn(async move {
+        let made = format!("CREATE TABLE t AS {ENDLESS_COUNT}");
+        sql.info(&made, None).await.err();
+    }));
+    let any = Any::pack(&CommandStatementQuery {
+        query: ENDLESS_COUNT.into(),
+        transaction_id: None,
+    });
+    let descriptor = FlightDescriptor::new_cmd(any.unwrap().encode_to_vec());
+    let polled = poll(&client, descriptor).await.info.unwrap();
+    soon("four statements", async {
+        while kept(&client, "running").await != 4 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(cancel(&client, polled).await, CancelStatus::Cancelled);
+    for task in tasks {
+        task.abort();
+    }
+    drop(rows);
+    nothing_is_kept(&client).await;
+    server.shutdown().await;
+}
+
+/// A batch of one column, called `p`.
+fn parameter(column: ArrayRef) -> RecordBatch {
+    RecordBatch::try_from_iter([("p", column)]).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unions_are_bound_and_types_that_duckdb_does_not_have_are_refused_by_name() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut sql = client.sql();
+    client
+        .execute("CREATE TABLE u (u UNION(i INTEGER, s VARCHAR))")
+        .await;
+    let members = || {
+        UnionFields::try_new(
+            [0, 1],
+            [
+                Field::new("i", DataType::Int32, true),
+                Field::new("s", DataType::Utf8, true),
+            ],
+        )
+        .unwrap()
+    };
+    let children = |rows: usize| -> Vec<ArrayRef> {
+        vec![
+            Arc::new(Int32Array::from_iter_values(
+                [1, 2, 3].into_iter().take(rows),
+            )),
+            Arc::new(StringArray::from_iter(
+                ["x", "y", "z"].into_iter().map(Some).take(rows),
+            )),
+        ]
+    };
+    let sparse = UnionArray::try_new(members(), vec![0, 1, 0].into(), None, children(3)).unwrap();
+    let insert = "INSERT INTO u VALUES (?)".to_owned();
+    let mut insert = sql.raw().prepare(insert, None).await.unwrap();
+    let declared = insert
+        .parameter_schema()
+        .unwrap()
+        .field(0)
+        .data_type()
+        .clone();
+    assert_eq!(declared, DataType::Union(members(), UnionMode::Sparse));
+    insert.set_parameters(parameter(Arc::new(sparse))).unwrap();
+    assert_eq!(insert.execute_update().await.unwrap(), 3);
+    let found = client.rows("SELECT union_tag(u), u::VARCHAR FROM u").await;
+    assert_eq!(found, ["i|1", "s|y", "i|3"]);
+    let offsets = Some(vec![0, 0, 1].into());
+    let dense = UnionArray::try_new(members(), vec![0, 1, 0].into(), offsets, children(3)).unwrap();
+    let empty = StructArray::new_empty_fields(1, None);
+    let select = "SELECT ? AS x".to_owned();
+    let mut select = sql.raw().prepare(select, None).await.unwrap();
+    let refused: [(ArrayRef, &str); 2] = [(Arc::new(dense), "Dense"), (Arc::new(empty), "struct")];
+    for (column, word) in refused {
+        select.set_parameters(parameter(column)).unwrap();
+        let answer = select.execute().await.map_err(status);
+        assert_refused(answer, Code::InvalidArgument, &["parameter 1", word]);
+    }
     server.shutdown().await;
 }
 

@@ -18,6 +18,7 @@ mod effect;
 mod evolve;
 mod express;
 mod ffi;
+mod files;
 mod frames;
 mod frozen;
 mod health;
@@ -50,6 +51,7 @@ mod readable;
 mod rejects;
 mod replay;
 mod room;
+mod running;
 mod sql_error;
 mod sql_type;
 mod staged;
@@ -62,6 +64,7 @@ mod unit;
 mod writer;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -105,11 +108,16 @@ use producers::{Claim, Producers};
 use queue::Queue;
 use rejects::Rejects;
 use room::RoomWatch;
+use running::Running;
 use unit::{TableKey, Unit};
 use writer::{Shared, Writers};
 
 /// How many statements may wait for each connection.
 const WAITING_PER_CONNECTION: usize = 64;
+
+/// How long statements that were cancelled may take to end before the server ends without them: DuckDB does not look
+/// everywhere whether it was interrupted.
+pub(crate) const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many writers share the commits: one appends while another waits for the disk.
 const WRITERS: usize = 2;
@@ -135,6 +143,7 @@ struct Inner {
     large_patience: Patience,
     budget_patience: Patience,
     holdings: Holdings,
+    running: Running,
     writers: Writers,
     checkpointer: Mutex<Option<Checkpointer>>,
     shared: Arc<Shared>,
@@ -161,9 +170,11 @@ impl Engine {
     pub fn open(options: &EngineOptions) -> Result<Self> {
         let mark = Mark::open(&options.database)?;
         let opened = open_database(options).inspect_err(|_| mark.restore())?;
+        mark.keep_locked();
         let (database, lossless) = (opened.database, Arc::new(opened.lossless));
         let set_up = database.connect()?;
         set_up.make_handover()?;
+        set_up.make_file_refusal()?;
         settle_logs(&set_up, &options.database)?;
         set_up.execute(producers::CREATE_SQL)?;
         set_up.execute(rejects::CREATE_SQL)?;
@@ -205,6 +216,7 @@ impl Engine {
             checkpointer: Mutex::new(Some(checkpointer)),
             budget,
             holdings: Holdings::default(),
+            running: Running::default(),
             room: RoomWatch::new(&options.database, options.min_free_disk_bytes),
             catalog: catalog::current(&set_up, &shared.lossless)?.0,
             commits: database.commits(),
@@ -225,8 +237,10 @@ impl Engine {
             shared,
             ..
         } = &*self.0;
+        let runs = self.0.running.begin();
         let lossless = &shared.lossless;
         let result = query::query(queries, express, patience, lossless, place, sql.into()).await;
+        let result = result.map(|stream| stream.counted_by(runs));
         result.map_err(|error| shared.health.observe(error))
     }
 
@@ -238,8 +252,14 @@ impl Engine {
             holdings,
             ..
         } = &*self.0;
+        let _runs = self.0.running.begin();
         let result = query::run(queries, &shared.lossless, holdings, place, sql.into()).await;
         result.map_err(|error| shared.health.observe(error))
+    }
+
+    /// How many statements run, or wait for their turn.
+    pub(crate) fn running(&self) -> usize {
+        self.0.running.count()
     }
 
     /// Takes memory for what waits for its client.
@@ -252,6 +272,7 @@ impl Engine {
 
     /// Runs a script for its effect and answers with the number of rows it changed.
     pub(crate) async fn execute(&self, place: &Place, sql: impl Into<Sql>) -> Result<u64> {
+        let _runs = self.0.running.begin();
         let result = query::execute(&self.0.queries, place, sql.into()).await;
         result.map_err(|error| self.0.shared.health.observe(error))
     }
@@ -442,11 +463,12 @@ impl Engine {
         self.0.shared.health.failed().await
     }
 
-    /// Finishes what was begun, checkpoints and closes the database. Blocks.
+    /// Finishes what was begun, checkpoints and closes the database. Blocks. Where a statement goes on although it was
+    /// cancelled, the database stays as it is: what was acknowledged is in the log.
     pub(crate) fn close(&self) {
-        self.0.queries.stop();
-        self.0.large_units.stop();
-        self.0.lookups.stop();
+        let have_ended = self.0.queries.stop(Some(Instant::now() + STOP_PATIENCE));
+        self.0.large_units.stop(None);
+        self.0.lookups.stop(None);
         self.0.writers.stop();
         let checkpointer = self
             .0
@@ -456,6 +478,13 @@ impl Engine {
             .take();
         if let Some(checkpointer) = checkpointer {
             checkpointer.stop();
+        }
+        if !have_ended {
+            tracing::warn!(
+                "a statement that was cancelled does not end, so it is left behind, and no checkpoint is made; what was \
+                 acknowledged is in the log, which is replayed at the next start"
+            );
+            return;
         }
         let database = self
             .0

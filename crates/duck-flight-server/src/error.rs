@@ -378,12 +378,19 @@ fn cut_at(message: &str) -> Option<usize> {
     message.char_indices().find(is_too_far).map(|(at, _)| at)
 }
 
+/// What DuckDB adds to the message of a bug: where it was in its code, and the paths of its libraries.
+const STACK_TRACE: &str = "\n\nStack Trace:";
+
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let (code, mut message) = (error.code(), error.to_string());
         match code {
             Code::Internal => tracing::error!(%error, "request failed"),
             _ => tracing::debug!(%error, ?code, "request refused"),
+        }
+        // It is in the log.
+        if let Some(start) = message.find(STACK_TRACE) {
+            message.truncate(start);
         }
         if let Some(end) = cut_at(&message) {
             message.truncate(end);
@@ -521,6 +528,14 @@ mod tests {
         for (error, code) in cases {
             assert_eq!(error.code(), code, "{error}");
         }
+    }
+
+    #[test]
+    fn a_stack_trace_is_not_for_clients() {
+        let message =
+            "INTERNAL Error: out of bounds\n\nStack Trace:\n\n/opt/lib/libduckdb.so(+0x5b)\n";
+        let status = Status::from(Error::Sql(SqlError::internal(message)));
+        assert_eq!(status.message(), "INTERNAL Error: out of bounds");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use tower::{Layer, Service};
 
 use crate::config::Config;
 use crate::drain::{Drain, Stage};
-use crate::engine::{Engine, STACK_BYTES};
+use crate::engine::{Engine, STACK_BYTES, STOP_PATIENCE};
 use crate::flight::FrontDoor;
 use crate::intake::Intake;
 use crate::session::Sessions;
@@ -104,7 +104,10 @@ pub async fn serve(
         reason = engine.failed() => return Err(ServeError::Database(reason)),
         () = sweeping => {}
     }
-    sessions.end_all().await;
+    // A statement that does not end keeps its session.
+    tokio::time::timeout(STOP_PATIENCE, sessions.end_all())
+        .await
+        .ok();
     let closing = tokio::task::spawn_blocking(move || engine.close());
     if closing.await.is_err() {
         tracing::error!("the engine did not close cleanly");

@@ -324,7 +324,7 @@ impl Sessions {
             transactions: self.0.transactions.len(),
             prepared_statements: self.0.statements.len(),
             results: self.0.results.len(),
-            running: self.0.running.len(),
+            running: self.0.engine.running(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The command line as typed, and what it means.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
@@ -137,6 +138,27 @@ impl Args {
     }
 }
 
+/// Arguments as they were given, but for SQL that begins with a comment, which looks like an option: it gets a space before
+/// it.
+pub fn arguments(given: impl IntoIterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    given.into_iter().map(|argument| {
+        let is_sql = argument.to_str().is_some_and(begins_with_comment);
+        match is_sql {
+            true => [OsStr::new(" "), &argument].into_iter().collect(),
+            false => argument,
+        }
+    })
+}
+
+/// Whether a text is SQL that begins with a comment: the name of an option holds neither spaces nor lines.
+fn begins_with_comment(text: &str) -> bool {
+    let Some(comment) = text.strip_prefix("--") else {
+        return false;
+    };
+    let name = comment.split('=').next().unwrap_or_default();
+    comment.starts_with(char::is_whitespace) || name.contains('\n')
+}
+
 fn parse_max_rows(text: &str) -> Result<usize, String> {
     if text.eq_ignore_ascii_case("all") {
         return Ok(0);
@@ -219,6 +241,39 @@ mod tests {
         assert_eq!((options.max_rows, options.width), (None, None));
         let options = output(&["--format", "csv", "--max-rows", "7"], terminal());
         assert_eq!(options.max_rows, Some(7));
+    }
+
+    fn sql(given: &[&str]) -> Result<String, clap::Error> {
+        let given = ["duck-query"].iter().chain(given).map(OsString::from);
+        let args = Args::try_parse_from(arguments(given))?;
+        Ok(args.sql.or(args.command).unwrap_or_default())
+    }
+
+    #[test]
+    fn sql_that_begins_with_a_comment_is_no_option() {
+        for text in [
+            "-- why\nSELECT 1",
+            "--why\nSELECT 1",
+            "--\nSELECT 1",
+            "-- a=b\nSELECT 1",
+        ] {
+            for given in [
+                &[text][..],
+                &["-c", text],
+                &["--command", text],
+                &["--", text],
+            ] {
+                assert_eq!(sql(given).unwrap().trim_start(), text, "{given:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_option_that_is_not_known_is_an_error() {
+        for option in ["--formt", "--formt=csv", "--formt=a\nb", "-x", "--SELECT"] {
+            assert!(sql(&[option]).is_err(), "{option}");
+        }
+        assert_eq!(sql(&["--null=-- x", "SELECT 1"]).unwrap(), "SELECT 1");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use duck_query::args::Args;
+use duck_query::args::{Args, arguments};
 use duck_query::{Summary, run};
 
 /// The SQL or the server is at fault.
@@ -18,7 +18,7 @@ const USAGE: u8 = 2;
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::parse_from(arguments(std::env::args_os()));
     let timing = args.timing;
     let query = match args.into_query() {
         Ok(query) => query,

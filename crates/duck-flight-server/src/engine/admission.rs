@@ -9,7 +9,7 @@ mod own_tables;
 
 use std::cell::RefCell;
 
-use explained::{QUERY, ROWS, explained};
+use explained::{QUERY, ROWS, explained, skip_parentheses};
 
 use super::ffi::StatementKind;
 use super::tokens::{Token, Tokens, contains_word, count_pairs, is_certain, statements, tokens};
@@ -36,7 +36,14 @@ const PREPARES: &str =
 /// Whether a statement that is admitted may leave something behind in the session, or why it is not admitted.
 type Verdict = std::result::Result<bool, &'static str>;
 
-/// Admits the statements of a script, or refuses them.
+/// Refuses a script for what DuckDB would do before it can be asked of what kind a statement is: to plan one that reads a
+/// file opens the file, and some functions do their work when they are planned.
+pub(super) fn check_before_planning(sql: &str) -> Result<()> {
+    let refusal = functions::refusal(sql).or_else(|| may_copy(sql).then_some(FILES));
+    refusal.map_or(Ok(()), |reason| Err(Error::Forbidden(reason)))
+}
+
+/// Admits the statements of a script that was checked before, or refuses them.
 pub(super) struct Gate<'a> {
     sql: &'a str,
     /// The verdicts on the kinds of statement that were asked about.
@@ -69,9 +76,6 @@ impl<'a> Gate<'a> {
 }
 
 fn judge(kind: StatementKind, sql: &str) -> Verdict {
-    if let Some(reason) = functions::refusal(sql) {
-        return Err(reason);
-    }
     if kind != StatementKind::Select && own_tables::may_be_changed(sql) {
         return Err(OWN_TABLES);
     }
@@ -96,9 +100,8 @@ fn judge_kind(kind: StatementKind, sql: &str, sets_seed: bool) -> Verdict {
         StatementKind::Definition | StatementKind::Alteration if sets_seed => Err(SEEDS),
         StatementKind::Definition if may_create_secret(sql) => Err(SECRETS),
         StatementKind::Alteration if may_rename_database(sql) => Err(RENAMES),
-        StatementKind::Definition | StatementKind::Alteration | StatementKind::Transaction => {
-            Ok(true)
-        }
+        StatementKind::Definition => functions::refused_drop(sql).map_or(Ok(true), Err),
+        StatementKind::Alteration | StatementKind::Transaction => Ok(true),
         StatementKind::Set if may_contain(sql, "global") => Err(SETS_GLOBAL),
         StatementKind::Set if sql.to_ascii_lowercase().contains("progress_bar") => {
             Err(PROGRESS_BAR)
@@ -112,9 +115,6 @@ fn judge_kind(kind: StatementKind, sql: &str, sets_seed: bool) -> Verdict {
 /// LOAD.
 fn judge_others(sql: &str) -> Verdict {
     for mut statement in statements(sql) {
-        if statement.accept(&["copy"]) {
-            return Err(FILES);
-        }
         if statement.accept(&["force"]) && statement.accept(&["checkpoint"]) {
             return Err(functions::FORCED_CHECKPOINT);
         }
@@ -122,7 +122,7 @@ fn judge_others(sql: &str) -> Verdict {
             judge_prepared(statement)?;
         }
     }
-    if contains_word(sql, "copy_database") || !is_certain(sql) && may_contain(sql, "copy") {
+    if contains_word(sql, "copy_database") {
         return Err(FILES);
     }
     if !is_certain(sql) && may_contain(sql, "force") {
@@ -132,17 +132,44 @@ fn judge_others(sql: &str) -> Verdict {
 }
 
 /// Judges what follows after PREPARE: a name, AS, and the statement.
-fn judge_prepared(mut rest: Tokens<'_>) -> Verdict {
-    rest.next();
-    let is_as = rest.accept(&["as"]);
-    if rest.accept(&["copy"]) {
-        return Err(FILES);
-    }
-    let begins_with_parenthesis = rest.peek() == Some(Token::Symbol('('));
-    if is_as && (begins_with_parenthesis || rest.accept(QUERY) || rest.accept(ROWS)) {
+fn judge_prepared(rest: Tokens<'_>) -> Verdict {
+    let mut statement = prepared(rest).ok_or(PREPARES)?;
+    let begins_with_parenthesis = statement.peek() == Some(Token::Symbol('('));
+    if begins_with_parenthesis || statement.accept(QUERY) || statement.accept(ROWS) {
         return Ok(true);
     }
     Err(PREPARES)
+}
+
+/// The statement that follows after PREPARE: behind a name, the types of its parameters where there are any, and AS.
+fn prepared(mut rest: Tokens<'_>) -> Option<Tokens<'_>> {
+    rest.next();
+    if rest.peek() == Some(Token::Symbol('(')) {
+        skip_parentheses(&mut rest)?;
+    }
+    rest.accept(&["as"]).then_some(rest)
+}
+
+/// Whether a script holds a COPY, EXPORT or IMPORT, explained or prepared ones included, or may do so.
+fn may_copy(sql: &str) -> bool {
+    let copies = |mut statement: Tokens<'_>| {
+        if let Some(explained) = explained(statement.clone()) {
+            statement = explained.statement;
+        }
+        if statement.accept(&["prepare"]) {
+            statement = match prepared(statement) {
+                Some(prepared) => prepared,
+                None => return false,
+            };
+        }
+        statement.accept(&["copy", "export", "import"])
+    };
+    statements(sql).any(copies) || !is_certain(sql) && may_contain(sql, "copy")
+}
+
+/// Whether the text of a view or a macro calls functions that read files, or may do so.
+pub(super) fn may_read_files(definition: &str) -> bool {
+    functions::may_read_files(definition)
 }
 
 /// Whether a word is part of a script outside of texts and comments; in doubt, whether it stands in it at all.
@@ -202,12 +229,12 @@ mod tests {
     use super::*;
 
     fn admitted(kind: StatementKind, sql: &str) -> bool {
-        Gate::new(sql).admit(kind).is_ok()
+        check_before_planning(sql).is_ok() && Gate::new(sql).admit(kind).is_ok()
     }
 
     #[test]
     fn what_changes_others_is_refused() {
-        use StatementKind::{Alteration, Copy, Definition, Other, Rows, Set};
+        use StatementKind::{Alteration, Copy, Definition, Explain, Other, Rows, Set};
         for (kind, sql) in [
             (Other, "FORCE CHECKPOINT"),
             (Other, "SELECT 1; /* */ force checkpoint"),
@@ -219,6 +246,11 @@ mod tests {
             (Other, "PREPARE p AS SELECT é; COPY FROM DATABASE a TO b"),
             (Other, "EXECUTE p(query('x'))"),
             (Copy, "COPY t TO 'x'"),
+            (Copy, "/* */ Copy (SELECT 1) TO 'x'"),
+            (Copy, "SELECT 1; EXPORT DATABASE 'x'"),
+            (Rows, "SELECT é; COPY t FROM 'x'"),
+            (Other, "PREPARE p (INTEGER) AS COPY t FROM 'x'"),
+            (Explain, "EXPLAIN (ANALYZE) COPY t FROM 'x'"),
             (Set, "SET GLOBAL x = 1"),
             (Set, "RESET /* */ Global x"),
             (Set, "é; SET global\u{a0}x = 1"),
@@ -246,6 +278,8 @@ mod tests {
             (Definition, "CREATE VIEW v AS SELECT 'setseed(1)' AS e"),
             (Alteration, "COMMENT ON TABLE t IS 'alter database'"),
             (Rows, "INSERT INTO log VALUES ('query (12s)')"),
+            (Rows, "INSERT INTO copy SELECT export AS copy FROM import"),
+            (Other, "PREPARE p (INTEGER) AS SELECT $1"),
         ] {
             assert!(admitted(kind, sql), "{sql}");
         }

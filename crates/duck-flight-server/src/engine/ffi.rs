@@ -9,7 +9,8 @@
 //! - [`query::Script`], [`Prepared`], [`QueryResult`]: one statement at a time, results chunk by chunk;
 //! - [`Appender`], [`ArrowImporter`], [`append::DataChunk`]: Arrow in, rows appended;
 //! - [`insert::Insert`]: the same by a statement that is planned once;
-//! - [`tasks::Tasks`]: the tasks of all statements, for threads of ours.
+//! - [`tasks::Tasks`]: the tasks of all statements, for threads of ours;
+//! - [`lock`]: a lock on the database file that outlives what DuckDB does with the file.
 //!
 //! A wrapper owns what it wraps and frees it once. Whatever borrows from a connection says so with a
 //! lifetime, and a connection belongs to one thread at a time; only its [`Interrupter`] is shared.
@@ -18,7 +19,9 @@
 
 pub(crate) mod append;
 mod arrow_type;
+mod files;
 pub(crate) mod insert;
+pub(crate) mod lock;
 mod logical_type;
 mod plans;
 pub(crate) mod query;
@@ -29,12 +32,14 @@ pub(crate) mod value;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::{CStr, CString, c_char};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use duckdb::ffi;
 use parking_lot::RwLock;
 
 pub(crate) use append::{Appender, ArrowImporter, ColumnShape};
+pub(crate) use files::FILES_REFUSED;
 pub(crate) use query::{Parameter, Pending, Prepared, StatementKind};
 pub(crate) use result::QueryResult;
 
@@ -43,6 +48,7 @@ use tasks::Tasks;
 
 use super::attach::MAX_ROW_GROUP_ROWS;
 use super::commits::Commits;
+use super::files::macros;
 use super::frozen::FrozenDefinitions;
 use super::helpers::{Helpers, Stay};
 use super::replay::Indexes;
@@ -60,6 +66,7 @@ struct DatabaseHandle {
     definitions: RwLock<()>,
     frozen_definitions: FrozenDefinitions,
     indexes: Indexes,
+    definitions_read_files: AtomicBool,
     commits: Arc<Commits>,
     row_group_rows: OnceLock<u64>,
 }
@@ -97,6 +104,7 @@ impl Database {
                 definitions: RwLock::default(),
                 frozen_definitions: FrozenDefinitions::default(),
                 indexes: Indexes::default(),
+                definitions_read_files: AtomicBool::default(),
                 commits: Arc::default(),
                 row_group_rows: OnceLock::new(),
             })));
@@ -130,6 +138,14 @@ impl Database {
         self.0.commits.clone()
     }
 
+    /// Opens a connection for the statements of clients, which read no files.
+    pub(crate) fn connect_for_clients(&self) -> Result<Connection> {
+        let connection = self.connect()?;
+        let are_all = self.0.definitions_read_files.load(Ordering::Acquire);
+        connection.run(&macros(are_all))?;
+        Ok(connection)
+    }
+
     /// Opens a connection: a session of its own.
     pub(crate) fn connect(&self) -> Result<Connection> {
         let mut raw = ptr::null_mut();
@@ -146,6 +162,7 @@ impl Database {
             commit: OnceCell::new(),
             plans: RefCell::default(),
             chunks_fetched: Cell::default(),
+            rows_fetched: Cell::default(),
             database: self.clone(),
         })
     }
@@ -190,6 +207,7 @@ pub(crate) struct Connection {
     plans: RefCell<plans::Plans>,
     /// Of the last result.
     chunks_fetched: Cell<u64>,
+    rows_fetched: Cell<u64>,
     // After `raw`, so that the database outlives the connection.
     database: Database,
 }
@@ -212,6 +230,13 @@ impl Connection {
     /// Whether the database may have indexes that statements have made.
     pub(super) fn indexes(&self) -> &Indexes {
         &self.database.0.indexes
+    }
+
+    /// Says that views or macros of the database call functions that read files. To be called before there are connections
+    /// for clients.
+    pub(super) fn note_definitions_that_read_files(&self) {
+        let noted = &self.database.0.definitions_read_files;
+        noted.store(true, Ordering::Release);
     }
 
     /// The commits of the database, of which every connection tells.

@@ -7,7 +7,7 @@
 //!
 //! A checkpoint makes the log void. The database's header counts them, and a mark holds for one count only.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -15,7 +15,9 @@ use std::sync::OnceLock;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::ffi::lock::keep_locked;
 use super::log_entries::{Entries, Entry, FLUSH, header_end, start};
+use super::open::held_by_another;
 use super::room::log_path;
 use super::torn;
 use crate::error::{Error, Result};
@@ -69,7 +71,7 @@ impl Mark {
     /// for this process. From here on it is void until the next acknowledgement: opening changes the log.
     ///
     /// # Errors
-    /// When the log has less in it than was acknowledged.
+    /// When another server has it, or when the log has less in it than was acknowledged.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let mark_path = mark_path(path);
         if path.as_os_str() == ":memory:" {
@@ -81,9 +83,8 @@ impl Mark {
             // DuckDB cannot write there either, and says so.
             return Ok(Self { files: None });
         };
-        if mark.try_lock().is_err() {
-            // Another server has the database, as opening it will tell.
-            return Ok(Self { files: None });
+        if let Err(TryLockError::WouldBlock) = mark.try_lock() {
+            return Err(held_by_another(path));
         }
         let last = read(&mark);
         let valid = last.as_ref().filter(|state| state.is_of(path));
@@ -106,6 +107,27 @@ impl Mark {
                 last: Mutex::new(last),
             }),
         })
+    }
+
+    /// Locks the database file against every other DuckDB, for as long as the mark lives. DuckDB has just opened it, and its
+    /// own lock goes with any handle on the file that is closed.
+    pub(super) fn keep_locked(&self) {
+        let Some(files) = &self.files else {
+            return;
+        };
+        let locked = || {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&files.database)?;
+            let locked = keep_locked(&file);
+            // Open for good, whether or not it is locked.
+            files.headers.set(Some(file)).ok();
+            locked
+        };
+        if let Err(error) = locked() {
+            tracing::debug!(%error, "no lock on the database file but DuckDB's own");
+        }
     }
 
     /// To be called before a commit, for [`Mark::write`] after it.

@@ -119,6 +119,25 @@ fn in_use(path: &Path, error: Error) -> Error {
     }
 }
 
+/// The error of a database that another server has, named where DuckDB can tell which one.
+pub(super) fn held_by_another(path: &Path) -> Error {
+    let read_only = [("access_mode", "READ_ONLY".to_owned())];
+    let opened = path
+        .to_str()
+        .map(|file| Database::open(file, &read_only).map(drop));
+    let told = match opened {
+        Some(Err(error)) => in_use(path, error.into()),
+        _ => Error::ReasonLost,
+    };
+    match told {
+        told @ Error::DatabaseInUse { .. } => told,
+        _ => Error::DatabaseInUse {
+            path: path.to_owned(),
+            holder: String::new(),
+        },
+    }
+}
+
 pub(super) fn lossless(database: &Database) -> Result<Lossless> {
     let connection = database.connect()?;
     connection.execute("SET SESSION arrow_lossless_conversion = true")?;

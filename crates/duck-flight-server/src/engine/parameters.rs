@@ -32,6 +32,15 @@ impl Parameters {
         Self(Some(Sent { schema, batches }))
     }
 
+    /// Fails where values of these columns cannot be bound, whatever they are.
+    pub(crate) fn check_types(schema: &Schema) -> Result<()> {
+        for (number, field) in (1..).zip(schema.fields()) {
+            Value::check_type(field)
+                .map_err(|error| Error::Malformed(format!("parameter {number}: {error}")))?;
+        }
+        Ok(())
+    }
+
     /// Whether any were sent, be it none at all.
     pub(crate) fn are_sent(&self) -> bool {
         self.0.is_some()

@@ -16,13 +16,17 @@ use super::ffi::{Connection, Database};
 use super::frames::ReadAhead;
 use crate::error::{Error, Result};
 
-/// Parsing, planning and nested expressions go deep: DuckDB counts on more stack than a Rust thread has by default.
-pub(crate) const STACK_BYTES: usize = 16 << 20;
+/// Parsing, planning and nested values go as deep as a client sends them, and DuckDB looks at no bound: what does not fit
+/// ends the process. Only what was used takes memory.
+pub(crate) const STACK_BYTES: usize = 64 << 20;
 
 /// Where a job comes while so many others wait or run, more are taken to come for a while: then threads of the pool get
 /// more done than one of the network, which would better read what they ask.
 const MANY_AT_ONCE: usize = 2;
 const CROWDED_FOR: Duration = Duration::from_millis(10);
+
+/// How often threads that are to end are looked at.
+const STOP_LOOK: Duration = Duration::from_millis(1);
 
 type Job = Box<dyn FnOnce(&mut Session) + Send>;
 
@@ -291,8 +295,9 @@ impl Pool {
         waiting.await.map_err(|_| Error::WorkerLost)?
     }
 
-    /// Finishes the queued jobs, ends the threads and closes the connections. Blocks.
-    pub(super) fn stop(&self) {
+    /// Finishes the queued jobs, ends the threads and closes the connections. Blocks. Answers whether all had ended by the
+    /// deadline, where there is one; those that had not go on, and keep their connections.
+    pub(super) fn stop(&self, deadline: Option<Instant>) -> bool {
         self.queue.close();
         let threads: Vec<_> = self
             .threads
@@ -300,10 +305,18 @@ impl Pool {
             .unwrap_or_else(PoisonError::into_inner)
             .drain(..)
             .collect();
+        let have_ended = || threads.iter().all(JoinHandle::is_finished);
+        while !have_ended() {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return false;
+            }
+            std::thread::sleep(STOP_LOOK);
+        }
         for thread in threads {
             thread.join().ok();
         }
         self.queue.close_sessions();
+        true
     }
 }
 
@@ -329,7 +342,7 @@ fn run_unless_panic<T>(session: &mut Session, job: impl FnOnce(&mut Session) -> 
 impl Session {
     fn open(database: &Database) -> Result<Self> {
         Ok(Self {
-            connection: database.connect()?,
+            connection: database.connect_for_clients()?,
             dirty: false,
             transaction: ClientTransaction::None,
             rows_written: 0,
@@ -379,6 +392,7 @@ mod tests {
 
     fn pool(size: usize) -> Pool {
         let database = Database::open(":memory:", &[]).unwrap();
+        database.connect().unwrap().make_file_refusal().unwrap();
         Pool::start("test", size, 8, &database, |_| Ok(())).unwrap()
     }
 
@@ -428,7 +442,7 @@ mod tests {
             let alone = pool.alone().unwrap();
             assert_eq!(alone.run(|session| Some(is_marked(session))), Some(true));
         }
-        pool.stop();
+        assert!(pool.stop(None));
     }
 
     #[test]
@@ -441,7 +455,7 @@ mod tests {
         assert!(pool.alone().is_none());
         drop(end);
         settle(&pool);
-        pool.stop();
+        assert!(pool.stop(None));
         assert!(pool.alone().is_none());
     }
 
@@ -451,7 +465,7 @@ mod tests {
         let alone = pool.alone().unwrap();
         drop([begin(&pool), begin(&pool)]);
         drop(alone);
-        pool.stop();
+        assert!(pool.stop(None));
     }
 
     #[test]
@@ -462,7 +476,15 @@ mod tests {
         drop(jobs);
         settle(&pool);
         assert!(came.elapsed() >= CROWDED_FOR);
-        pool.stop();
+        assert!(pool.stop(None));
+    }
+
+    #[test]
+    fn a_job_that_does_not_end_is_left_behind() {
+        let pool = pool(2);
+        let end = begin(&pool);
+        assert!(!pool.stop(Some(Instant::now())));
+        drop(end);
     }
 
     #[test]
@@ -481,6 +503,6 @@ mod tests {
             run(&pool, |session| session.connection.execute("FROM mark")).is_err(),
             "it is another one"
         );
-        pool.stop();
+        assert!(pool.stop(None));
     }
 }

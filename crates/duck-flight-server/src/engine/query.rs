@@ -10,6 +10,7 @@ use futures::Stream;
 use tokio::sync::oneshot;
 
 use super::Lossless;
+use super::admission::check_before_planning;
 use super::cancel::{Cancel, CancelOnDrop};
 use super::commits::{Commits, Moment};
 use super::express::Express;
@@ -23,6 +24,7 @@ use super::pool::{Pool, Session};
 use super::progress::Progress;
 use super::pump::{Frame, Pump, Start};
 use super::readable::Readable;
+use super::running::Runs;
 use super::sql_error::SqlErrorKind;
 use super::statement::{drain, run_script};
 use super::tokens::contains_word;
@@ -75,6 +77,7 @@ pub(crate) struct ResultStream {
     cancel: CancelOnDrop,
     /// Keeps the client's session alive.
     _in_use: Option<InUse>,
+    _runs: Option<Runs>,
 }
 
 impl ResultStream {
@@ -91,6 +94,15 @@ impl ResultStream {
             frames: frames.filter(|_| !start.is_all),
             cancel,
             _in_use: in_use,
+            _runs: None,
+        }
+    }
+
+    /// The same, counted among the statements that run for as long as it lives.
+    pub(super) fn counted_by(self, runs: Runs) -> Self {
+        Self {
+            _runs: Some(runs),
+            ..self
         }
     }
 
@@ -281,6 +293,7 @@ pub(super) async fn describe(
     {
         return Ok(described);
     }
+    check_before_planning(&sql)?;
     let lossless = lossless.clone();
     run_on(pool, place, move |session, _, cancel| {
         let _watch = cancel.watch(&session.connection);

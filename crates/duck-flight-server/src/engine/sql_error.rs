@@ -1,5 +1,7 @@
 //! What DuckDB says when it refuses: a kind to act on, and its message.
 
+use std::ffi::CStr;
+
 use duckdb::ffi;
 
 /// An error of DuckDB's.
@@ -43,6 +45,10 @@ pub enum SqlErrorKind {
 
 /// How DuckDB refuses to export a column.
 const UNSUPPORTED_TYPE: &str = "Unsupported Arrow type";
+
+/// What a statement is told that reads a file by another way than a call.
+pub(crate) const NO_FILES: &CStr =
+    c"the files of the server are not for reading: name a table, or send rows with a put";
 
 impl SqlError {
     pub(crate) fn new(kind: SqlErrorKind, message: impl Into<String>) -> Self {
@@ -110,6 +116,7 @@ fn kind_of(name: &str) -> SqlErrorKind {
 fn refine(kind: SqlErrorKind, message: &str) -> SqlErrorKind {
     let says = |words: &str| message.contains(words);
     match kind {
+        SqlErrorKind::Invalid if says(&NO_FILES.to_string_lossy()) => SqlErrorKind::Forbidden,
         _ if says("database has been invalidated")
             || says("has been invalidated because checkpointing failed") =>
         {

@@ -3,18 +3,21 @@
 
 use std::time::Instant;
 
-use super::admission::{Gate, OWN_TABLES, creates_temporary, may_explain_definition};
+use super::admission::{
+    Gate, OWN_TABLES, check_before_planning, creates_temporary, may_explain_definition,
+};
 use super::cancel::Cancel;
+use super::catalog::{literal, text};
 use super::commits::Moment;
 use super::ffi::query::{ALONE, Script};
-use super::ffi::{Connection, Pending, Prepared, QueryResult, StatementKind};
+use super::ffi::{ArrowOptions, Connection, Pending, Prepared, QueryResult, StatementKind};
 use super::frozen::is_frozen_by_plan;
 use super::lease::Traces;
 use super::pool::{ClientTransaction, Session};
 use super::query::Sql;
 use super::replay;
 use super::sql_error::SqlErrorKind;
-use super::tokens::{begins_with, contains_word, count_pairs};
+use super::tokens::{begins_with, contains_any_word, contains_word, count_pairs};
 use super::transaction_that;
 use crate::error::{Error, Result};
 
@@ -24,10 +27,14 @@ const MAX_KEPT_SQL_BYTES: usize = 16 << 10;
 /// How often a query is run again whose error DuckDB did not tell.
 const REASON_TRIES: u32 = 3;
 
+/// What DuckDB makes several statements of, which name what the first one makes by a name that it draws at each parse.
+const PIVOTS: &[&str] = &["pivot", "pivot_longer", "pivot_wider"];
+
 /// A row where names are looked up among the server's own tables: a statement that names one by its last part alone
 /// would not be recognised.
 const OWN_SCHEMA_SQL: &str = "
     SELECT 1 WHERE system.main.list_contains(system.main.current_schemas(false), 'duck_flight')";
+const SEARCH_PATH_SQL: &str = "SELECT system.main.current_setting('search_path')";
 const RESET_SCHEMA_SQL: &str = "RESET search_path";
 
 /// What DuckDB says of a commit that it has rolled back.
@@ -77,6 +84,7 @@ pub(super) fn run_script(
     {
         return Ok(rows_changed);
     }
+    check_before_planning(&sql.text)?;
     let mut script = connection.parse(&sql.text)?;
     let (count, mut number, mut rows_changed) = (script.len(), 0, 0);
     if count > 1 || !begins_like_a_query(&sql.text) {
@@ -182,7 +190,7 @@ impl<'a> Statement<'a> {
         let start = Instant::now();
         let outcome = self.begin(&plan).and_then(|pending| {
             drop(starting);
-            self.finish(pending, consume)
+            self.finish(pending, StatementKind::Select, consume)
         });
         drop(watch);
         match outcome {
@@ -227,13 +235,8 @@ impl<'a> Statement<'a> {
                 self.check_commit()?;
             }
             runs = true;
-            let mut answers_with_rows = false;
-            let mut consume = |result: QueryResult<'_>| {
-                answers_with_rows = result.has_rows();
-                consume(result)
-            };
-            let (kind, rows_changed) = self.run_prepared(&statement, dirty, &mut consume)?;
-            let written = self.rows_written(kind, rows_changed, answers_with_rows);
+            let (kind, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
+            let written = self.rows_written(kind, rows_changed);
             *rows_written = rows_written.saturating_add(written);
             if written > 0 {
                 let steady = self.connection.indexes().steady();
@@ -292,11 +295,10 @@ impl<'a> Statement<'a> {
     }
 
     /// The rows that a statement may have written, where it has changed so many as far as DuckDB tells. It does not tell
-    /// of what answers with rows, runs another statement, or makes a table of a query.
-    fn rows_written(&self, kind: StatementKind, rows_changed: u64, answers_with_rows: bool) -> u64 {
+    /// of what runs another statement, or makes a table of a query.
+    fn rows_written(&self, kind: StatementKind, rows_changed: u64) -> u64 {
         let says = |word| contains_word(&self.sql.text, word);
         let is_untold = match kind {
-            StatementKind::Rows => answers_with_rows,
             StatementKind::Explain => says("analyze") || says("analyse"),
             StatementKind::Other => says("execute") || says("copy"),
             StatementKind::Definition => says("table") && says("as"),
@@ -322,7 +324,9 @@ impl<'a> Statement<'a> {
     /// that instead of the failure (`SimpleBufferedData::ExecuteTaskInternal`). A query is run again for its error
     /// alone.
     fn find_reason(&self, dirty: &mut bool) -> Error {
-        for _ in 0..REASON_TRIES {
+        let is_parsed_alike = self.is_alone || !contains_any_word(&self.sql.text, PIVOTS);
+        let tries = if is_parsed_alike { REASON_TRIES } else { 0 };
+        for _ in 0..tries {
             let outcome = transaction_that(
                 |_: &u64| false,
                 self.connection,
@@ -355,7 +359,9 @@ impl<'a> Statement<'a> {
         dirty: &mut bool,
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<(StatementKind, u64)> {
-        if self.sql.parameters.rows() <= 1
+        // What is not alone must not be parsed anew: a PIVOT is several statements, under a name that is drawn by the parser.
+        if self.is_alone
+            && self.sql.parameters.rows() <= 1
             && begins_like_a_query(&self.sql.text)
             && let Some(moment) = self.connection.commits().quiet()
         {
@@ -395,7 +401,7 @@ impl<'a> Statement<'a> {
         self.sql.parameters.for_each(&statement, || {
             let pending = self.start(&statement, dirty)?;
             drop(starting.take());
-            rows_changed += self.finish(pending, consume)?;
+            rows_changed += self.finish(pending, kind, consume)?;
             Ok(())
         })?;
         if !*dirty && self.may_keep_plan() {
@@ -460,13 +466,8 @@ impl<'a> Statement<'a> {
                     indexes.making(&self.sql.text),
                 ));
             }
-            let mut answers_with_rows = false;
-            let mut consume = |result: QueryResult<'_>| {
-                answers_with_rows = result.has_rows();
-                consume(result)
-            };
-            let (kind, rows_changed) = self.run_prepared(&statement, dirty, &mut consume)?;
-            let written = self.rows_written(kind, rows_changed, answers_with_rows);
+            let (kind, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
+            let written = self.rows_written(kind, rows_changed);
             let steady = steady.insert(self.connection.indexes().steady());
             replay::secure_statement(connection, &self.sql.text, written, true, steady)?;
             Ok(Some((kind, rows_changed)))
@@ -513,14 +514,15 @@ impl<'a> Statement<'a> {
         // What belongs in a transaction is committed by the COMMIT that ends it; anything else may be a COMMIT.
         let _under_way =
             (!belongs_in_transaction(kind)).then(|| self.connection.commits().under_way());
+        let search_path = (kind == StatementKind::Set).then(|| self.search_path());
         let mut rows_changed = 0;
         self.sql.parameters.for_each(statement, || {
             let pending = self.start(statement, dirty)?;
-            rows_changed += self.finish(pending, consume)?;
+            rows_changed += self.finish(pending, kind, consume)?;
             Ok(())
         })?;
-        if kind == StatementKind::Set {
-            self.check_search_path()?;
+        if let Some(before) = search_path {
+            self.check_search_path(before.ok())?;
         }
         if self.traces == Traces::Wiped && self.is_alone && is_for_session(kind, &self.sql.text) {
             return Err(Error::NoSession);
@@ -528,8 +530,17 @@ impl<'a> Statement<'a> {
         Ok((kind, rows_changed))
     }
 
-    /// Refuses a search path that leads to the server's own tables, and takes it back.
-    fn check_search_path(&self) -> Result<()> {
+    /// Where names are looked up, as a SET takes it.
+    fn search_path(&self) -> Result<String> {
+        let options = ArrowOptions::of(self.connection);
+        let statement = self.connection.parse(SEARCH_PATH_SQL)?.last_statement();
+        let result = statement.ok_or(Error::NoStatement)??.execute()?;
+        let row = result.into_batches(&options)?.next_batch()?;
+        Ok(row.map_or_else(String::new, |row| text(row.column(0), 0)))
+    }
+
+    /// Refuses a search path that leads to the server's own tables, and goes back to the one before.
+    fn check_search_path(&self, before: Option<String>) -> Result<()> {
         let found = || {
             let statement = self.connection.parse(OWN_SCHEMA_SQL)?.last_statement();
             let mut rows = statement.ok_or(Error::NoStatement)??.execute()?;
@@ -539,11 +550,21 @@ impl<'a> Statement<'a> {
         if let Ok(false) = found() {
             return Ok(());
         }
-        if self.connection.execute(RESET_SCHEMA_SQL).is_ok() {
+        let before = before.filter(|path| !path.is_empty());
+        let back = before.map(|path| format!("SET search_path = {}", literal(&path)));
+        let go_back = || {
+            let outcome = back.as_deref().map(|sql| self.connection.execute(sql));
+            match outcome {
+                Some(Ok(())) => Ok(()),
+                // What it named may be gone.
+                _ => self.connection.execute(RESET_SCHEMA_SQL),
+            }
+        };
+        if go_back().is_ok() {
             return Err(Error::Forbidden(OWN_TABLES));
         }
         self.connection.roll_back();
-        self.connection.execute(RESET_SCHEMA_SQL)?;
+        go_back()?;
         Err(Error::TransactionFailed)
     }
 
@@ -567,15 +588,21 @@ impl<'a> Statement<'a> {
         Ok(pending)
     }
 
+    /// Runs the statement to its end; answers with the rows it changed, which with a RETURNING are those it answers with.
     fn finish(
         &self,
         pending: Pending<'a>,
+        kind: StatementKind,
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<u64> {
         let mut result = pending.finish()?;
+        let is_returning = kind == StatementKind::Rows && result.has_rows();
         let rows_changed = result.rows_changed();
         consume(result)?;
-        Ok(rows_changed)
+        match is_returning {
+            true => Ok(self.connection.rows_fetched()),
+            false => Ok(rows_changed),
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use tonic::Streaming;
 
 use super::size;
 use crate::drain::{Drain, Stage};
-use crate::engine::{HeldBytes, SentBatch};
+use crate::engine::{HeldBytes, Parameters, SentBatch};
 use crate::error::{Error, Result};
 use crate::intake::{Intake, Standing};
 
@@ -107,6 +107,8 @@ impl Upload {
             };
         }
         let mut rows = self.rows()?;
+        // Before Arrow's reader, which panics at some that DuckDB does not have.
+        Parameters::check_types(rows.schema())?;
         let mut batches = Vec::new();
         while let Some((batch, _)) = rows.next(Standing::Idle).await? {
             if held.bytes() + batch.bytes > max_bytes {

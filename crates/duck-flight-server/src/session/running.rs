@@ -83,11 +83,6 @@ impl Running {
         }
         state.cancelled.push_back(ticket);
     }
-
-    /// How many run.
-    pub(super) fn len(&self) -> usize {
-        self.0.lock().statements.values().map(Vec::len).sum()
-    }
 }
 
 /// Forgets a statement once it has ended.

@@ -67,7 +67,7 @@ pub(super) fn explained(mut statement: Tokens<'_>) -> Option<Explained<'_>> {
 }
 
 /// Skips what stands in parentheses, and answers whether the word ANALYZE does. `None` in doubt.
-fn skip_parentheses(statement: &mut Tokens<'_>) -> Option<bool> {
+pub(super) fn skip_parentheses(statement: &mut Tokens<'_>) -> Option<bool> {
     let (mut depth, mut analyzes) = (0_usize, false);
     for token in statement.by_ref() {
         let name = token.name().unwrap_or_default();

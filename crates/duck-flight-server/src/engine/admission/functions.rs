@@ -4,7 +4,11 @@
 //! only be called by its name, with a parenthesis behind it. DuckDB can neither drop a built-in function nor let another one
 //! stand in for it.
 
-use crate::engine::tokens::{Token, Tokens, skip_space, tokens};
+use crate::engine::files::{FILE_FUNCTIONS, is_file_function};
+use crate::engine::tokens::{Token, Tokens, is_certain, skip_space, statements, tokens};
+
+use super::explained::explained;
+use super::may_contain;
 
 /// They need no right and no setting: logging is switched for everybody, prints on the server's output, and with a storage
 /// it cannot write it makes the next statements fail and the process end.
@@ -15,6 +19,12 @@ const UNSEEN: &str = "query() and json_execute_serialized_sql() are refused: the
 const PROFILING: &str = "enable_profiling() and disable_profiling() are refused: they would change the connection, which other clients use \
      as well; use EXPLAIN ANALYZE";
 const PARSER: &str = "enable_peg_parser() and disable_peg_parser() are refused: they would change how the SQL of every client is read";
+/// They go as deep as what they are given is nested, and end the process where its stack does.
+const BOTTOMLESS: &str = "sql_auto_complete() and check_peg_parser() are refused: what is nested deeply enough would end the server";
+const READS_FILES: &str =
+    "functions that read files are refused: the files would be the server's; send rows with a put";
+const UNCOVERS: &str =
+    "macros that are called as DuckDB's functions that read files are the server's, and stay";
 pub(super) const FORCED_CHECKPOINT: &str = "a forced checkpoint would make every client wait until the last transaction has ended; use CHECKPOINT";
 
 /// Functions that change all clients at once, or run SQL that nobody has seen, each with why it is refused.
@@ -29,7 +39,15 @@ const REFUSED: &[(&str, &str)] = &[
     ("enable_peg_parser", PARSER),
     ("disable_peg_parser", PARSER),
     ("force_checkpoint", FORCED_CHECKPOINT),
+    ("sql_auto_complete", BOTTOMLESS),
+    ("check_peg_parser", BOTTOMLESS),
 ];
+
+/// The functions that are refused, each with why.
+fn refused() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let files = FILE_FUNCTIONS.iter().map(|name| (*name, READS_FILES));
+    REFUSED.iter().copied().chain(files)
+}
 
 /// The function that leaves a query's connection with a seed of its own.
 const SET_SEED: &str = "setseed";
@@ -37,6 +55,22 @@ const SET_SEED: &str = "setseed";
 /// Keywords behind which stands the name of a table or of a query, and in parentheses its columns: no function can be
 /// called there.
 const BEFORE_COLUMNS: &[&str] = &["exists", "into", "recursive", "references", "table", "with"];
+
+/// A function that is an operator as well, before which stands a value.
+const GLOB: &str = "glob";
+
+/// Keywords behind which a table is called.
+const BEFORE_TABLE: &[&str] = &[
+    "call",
+    "from",
+    "join",
+    "lateral",
+    "pivot",
+    "pivot_longer",
+    "pivot_wider",
+    "unpivot",
+    "using",
+];
 
 /// How often comments behind the name of a refused function are skipped in a script that is in doubt. Comments nest: without
 /// a bound, each of many names could be followed by the whole rest of the script.
@@ -48,14 +82,43 @@ pub(super) fn refusal(sql: &str) -> Option<&'static str> {
         let Some(name) = call else {
             return refusal_in_doubt(sql);
         };
-        let known = REFUSED
-            .iter()
-            .find(|(refused, _)| refused.eq_ignore_ascii_case(name));
+        let known = refused().find(|(refused, _)| refused.eq_ignore_ascii_case(name));
         if let Some((_, reason)) = known {
             return Some(reason);
         }
     }
     None
+}
+
+/// Why a script is refused for a macro that it drops, or may drop.
+pub(super) fn refused_drop(sql: &str) -> Option<&'static str> {
+    let drops = |statement: Tokens<'_>| {
+        let explained = explained(statement.clone());
+        let mut statement = explained.map_or(statement, |explained| explained.statement);
+        let is_name = |token: Token<'_>| token.name().is_some_and(is_file_function);
+        statement.accept(&["drop"])
+            && statement.accept(&["function", "macro"])
+            && statement.until_end().any(is_name)
+    };
+    let may_drop = || {
+        !is_certain(sql)
+            && may_contain(sql, "drop")
+            && FILE_FUNCTIONS.iter().any(|name| may_contain(sql, name))
+    };
+    (statements(sql).any(drops) || may_drop()).then_some(UNCOVERS)
+}
+
+/// Whether a script calls functions that read files, or may do so.
+pub(super) fn may_read_files(sql: &str) -> bool {
+    let mut skips_left = MAX_COMMENT_SKIPS;
+    calls(sql).any(|call| match call {
+        Some(name) => is_file_function(name),
+        None => {
+            let sql = sql.to_ascii_lowercase();
+            let mut names = FILE_FUNCTIONS.iter();
+            sql.contains("u&\"") || names.any(|name| may_call(&sql, name, &mut skips_left))
+        }
+    })
 }
 
 /// Whether a script sets the seed of its connection, or may do so.
@@ -96,9 +159,10 @@ impl<'a> Iterator for Calls<'a> {
             match token {
                 Token::Doubt => return Some(None),
                 Token::Symbol('(') => {
-                    let name = self.name.take();
-                    if name.is_some() && !self.before_name.is_any(BEFORE_COLUMNS) {
-                        return Some(name);
+                    if let Some(name) = self.name.take()
+                        && self.may_be_called(name)
+                    {
+                        return Some(Some(name));
                     }
                 }
                 Token::Symbol('.') => {}
@@ -113,6 +177,19 @@ impl<'a> Iterator for Calls<'a> {
     }
 }
 
+impl Calls<'_> {
+    /// Whether the parenthesis behind this name can begin what a function is given.
+    fn may_be_called(&self, name: &str) -> bool {
+        if name.eq_ignore_ascii_case(GLOB) {
+            return match self.before_name {
+                Token::Symbol(symbol) => !")]}?".contains(symbol),
+                before => before.is_any(BEFORE_TABLE),
+            };
+        }
+        !self.before_name.is_any(BEFORE_COLUMNS)
+    }
+}
+
 /// Why a script in doubt is refused: for the name of a function wherever it stands, texts and comments included, if it looks
 /// like a call.
 fn refusal_in_doubt(sql: &str) -> Option<&'static str> {
@@ -122,10 +199,9 @@ fn refusal_in_doubt(sql: &str) -> Option<&'static str> {
         return Some(UNSEEN);
     }
     let mut skips_left = MAX_COMMENT_SKIPS;
-    REFUSED
-        .iter()
+    refused()
         .find(|(name, _)| may_call(&sql, name, &mut skips_left))
-        .map(|(_, reason)| *reason)
+        .map(|(_, reason)| reason)
 }
 
 /// Whether a script, in lower case, may call this function: behind a name only a quote, white space and comments can stand
@@ -179,6 +255,17 @@ mod tests {
             "CALL disable_profiling()",
             "FROM Enable_PEG_parser(), disable_peg_parser()",
             "FROM t, LATERAL \"force_checkpoint\" ()",
+            "FROM check_peg_parser(repeat('(', 100000))",
+            "SELECT (FROM sql_auto_complete('select '))",
+            "FROM system.main.\"Read_Blob\" ('x')",
+            "FROM f: read_csv_auto(['x'])",
+            "SELECT 1 FROM t, parquet_metadata('x')",
+            "CREATE MACRO m(path) AS TABLE FROM read_text(path)",
+            "CREATE OR REPLACE TEMP MACRO read_csv_auto(path) AS TABLE SELECT 1",
+            "FROM glob('*')",
+            "FROM t JOIN LATERAL system.main.glob ('*')",
+            "FROM t, \"glob\"('*')",
+            "PIVOT glob('*') ON file",
         ] {
             assert!(refusal(sql).is_some(), "{sql}");
         }
@@ -208,8 +295,31 @@ mod tests {
             "SELECT query /* (",
             "SELECT query --",
             "SELECT query /*é",
+            "SELECT * FROM t WHERE name GLOB ('a*') AND lower(name) NOT GLOB (SELECT p FROM x)",
+            "SELECT 'a' GLOB ('a*'), t.a[1] glob (b)",
+            "CREATE TABLE glob (read_text VARCHAR)",
         ] {
             assert_eq!(refusal(sql), None, "{sql}");
+        }
+    }
+
+    #[test]
+    fn macros_in_the_place_of_functions_are_not_dropped() {
+        for sql in [
+            "DROP MACRO TABLE read_csv_auto",
+            "DROP FUNCTION IF EXISTS temp.\"Parquet_Scan\"",
+            "EXPLAIN ANALYZE DROP MACRO read_duckdb",
+            "SELECT é; DROP MACRO TABLE read_json_auto",
+            "DROP /* */ FUNCTION U&\"\\0072ead_csv_auto\"",
+        ] {
+            assert!(refused_drop(sql).is_some(), "{sql}");
+        }
+        for sql in [
+            "DROP TABLE read_csv_auto",
+            "DROP MACRO my_macro",
+            "CREATE VIEW glob AS SELECT 'drop macro read_text'",
+        ] {
+            assert_eq!(refused_drop(sql), None, "{sql}");
         }
     }
 

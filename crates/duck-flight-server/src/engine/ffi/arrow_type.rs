@@ -1,6 +1,6 @@
 //! The DuckDB types of values that come from Arrow.
 
-use std::ffi::CString;
+use std::ffi::{CString, c_char};
 
 use arrow::datatypes::*;
 use duckdb::ffi;
@@ -46,6 +46,7 @@ pub(super) fn logical_type(field: &Field, depth: usize) -> Result<LogicalType> {
             unsafe { ffi::duckdb_create_map_type(key.0, value.0) }
         }
         DataType::Struct(children) => return struct_type(children, depth),
+        DataType::Union(members, UnionMode::Sparse) => return union_type(members, depth),
         DataType::Decimal32(precision, scale)
         | DataType::Decimal64(precision, scale)
         | DataType::Decimal128(precision, scale) => decimal_type(*precision, *scale)?,
@@ -79,24 +80,59 @@ pub(super) fn decimal_scale(precision: u8, scale: i8) -> Option<u8> {
 }
 
 fn struct_type(children: &Fields, depth: usize) -> Result<LogicalType> {
-    let types = children.iter().map(|child| logical_type(child, depth));
-    let types = types.collect::<Result<Vec<_>>>()?;
-    let names = children.iter().map(|child| c_string(child.name()));
-    let names = names.collect::<Result<Vec<CString>>>()?;
-    let mut raw_types: Vec<_> = types.iter().map(|logical| logical.0).collect();
-    let mut raw_names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
-    // SAFETY: both arrays hold one live entry for each field, which DuckDB copies.
-    let logical = unsafe {
-        ffi::duckdb_create_struct_type(
-            raw_types.as_mut_ptr(),
-            raw_names.as_mut_ptr(),
-            children.len() as u64,
-        )
-    };
-    if logical.is_null() {
+    // The C API makes a type of them that no value has.
+    if children.is_empty() {
         return Err(refused("DuckDB has no struct without fields".into()));
     }
-    Ok(LogicalType(logical))
+    let mut parts = Parts::of(children.iter(), depth)?;
+    let (types, names, count) = parts.raw();
+    // SAFETY: both arrays hold one live entry for each field, which DuckDB copies.
+    Ok(LogicalType(unsafe {
+        ffi::duckdb_create_struct_type(types, names, count)
+    }))
+}
+
+fn union_type(members: &UnionFields, depth: usize) -> Result<LogicalType> {
+    if members.is_empty() {
+        return Err(refused("DuckDB has no union without members".into()));
+    }
+    let mut parts = Parts::of(members.iter().map(|(_, member)| member), depth)?;
+    let (types, names, count) = parts.raw();
+    // SAFETY: both arrays hold one live entry for each member, which DuckDB copies.
+    Ok(LogicalType(unsafe {
+        ffi::duckdb_create_union_type(types, names, count)
+    }))
+}
+
+/// The types and names inside a type, and the same as the C API takes them.
+struct Parts {
+    raw_types: Vec<ffi::duckdb_logical_type>,
+    raw_names: Vec<*const c_char>,
+    _types: Vec<LogicalType>,
+    _names: Vec<CString>,
+}
+
+impl Parts {
+    fn of<'f>(fields: impl Iterator<Item = &'f FieldRef>, depth: usize) -> Result<Self> {
+        let parts = fields.map(|field| Ok((logical_type(field, depth)?, c_string(field.name())?)));
+        let (types, names): (Vec<_>, Vec<_>) = parts.collect::<Result<_>>()?;
+        Ok(Self {
+            raw_types: types.iter().map(|logical| logical.0).collect(),
+            raw_names: names.iter().map(|name| name.as_ptr()).collect(),
+            _types: types,
+            _names: names,
+        })
+    }
+
+    /// The two arrays, which live as long as this, and how long they are.
+    fn raw(&mut self) -> (*mut ffi::duckdb_logical_type, *mut *const c_char, u64) {
+        let count = self.raw_types.len() as u64;
+        (
+            self.raw_types.as_mut_ptr(),
+            self.raw_names.as_mut_ptr(),
+            count,
+        )
+    }
 }
 
 fn plain_type(field: &Field) -> Result<ffi::duckdb_type> {

@@ -246,6 +246,7 @@ impl<'a> Prepared<'a> {
     /// Starts the statement. From here on an interrupt reaches it; one before is lost.
     pub(crate) fn start(&self) -> Result<Pending<'a>> {
         self.connection.chunks_fetched.set(0);
+        self.connection.rows_fetched.set(0);
         let mut pending = Pending {
             connection: self.connection,
             raw: ptr::null_mut(),

@@ -18,6 +18,11 @@ impl Connection {
     pub(crate) fn chunks_fetched(&self) -> u64 {
         self.chunks_fetched.get()
     }
+
+    /// How many rows of the last result have been fetched.
+    pub(crate) fn rows_fetched(&self) -> u64 {
+        self.rows_fetched.get()
+    }
 }
 
 /// A result whose rows are fetched chunk by chunk while the statement runs.
@@ -48,9 +53,14 @@ impl<'a> QueryResult<'a> {
         }
         // SAFETY: the result is live; the chunk is owned by its wrapper.
         let chunk = ResultChunk(unsafe { ffi::duckdb_fetch_chunk(self.raw) });
-        // SAFETY: the chunk is live where it is not null.
-        if !chunk.0.is_null() && unsafe { ffi::duckdb_data_chunk_get_size(chunk.0) } > 0 {
+        let rows = match chunk.0.is_null() {
+            true => 0,
+            // SAFETY: the chunk is live.
+            false => unsafe { ffi::duckdb_data_chunk_get_size(chunk.0) },
+        };
+        if rows > 0 {
             fetched.update(|count| count + 1);
+            self.connection.rows_fetched.update(|count| count + rows);
             return Ok(Some(chunk));
         }
         self.error().map_or(Ok(None), Err)

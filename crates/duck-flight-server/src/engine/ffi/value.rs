@@ -42,6 +42,11 @@ impl Value {
         values.collect()
     }
 
+    /// Fails where DuckDB has no type for a field's values.
+    pub(crate) fn check_type(field: &Field) -> Result<()> {
+        logical_type(field, 0).map(drop)
+    }
+
     fn null() -> Self {
         // SAFETY: takes nothing; freed by `drop`.
         Self(unsafe { ffi::duckdb_create_null_value() })

@@ -1,4 +1,4 @@
-//! Values that hold others: lists, structs, maps, and the encodings of Arrow that stand for one.
+//! Values that hold others: lists, structs, maps, unions, and the encodings of Arrow that stand for one.
 
 use arrow::array::{Array, AsArray, RunArray};
 use arrow::datatypes::*;
@@ -52,6 +52,7 @@ fn holder(field: &Field, array: &dyn Array, row: usize, extent: &mut Extent) -> 
         DataType::FixedSizeList(child, _) => fixed_size_list(child, array, row, extent),
         DataType::Struct(children) => structure(field, children, array, row, extent),
         DataType::Map(entries, _) => map(field, entries, array, row, extent),
+        DataType::Union(members, UnionMode::Sparse) => union(field, members, array, row, extent),
         other => Err(no_value(other)),
     }
 }
@@ -159,6 +160,30 @@ fn map(
     // SAFETY: the type is a map, and both arrays hold `count` live values; DuckDB copies all.
     let raw = unsafe { ffi::duckdb_create_map_value(logical.0, keys, values, count) };
     Value::made(raw, array.data_type())
+}
+
+fn union(
+    field: &Field,
+    members: &UnionFields,
+    array: &dyn Array,
+    row: usize,
+    extent: &mut Extent,
+) -> Result<Value> {
+    let array = array.as_union();
+    let id = array.type_id(row);
+    let member = (0..).zip(members.iter()).find(|(_, (of, _))| *of == id);
+    let (index, (_, member)) = member.ok_or_else(|| no_value(field.data_type()))?;
+    extent.count(1)?;
+    let held = array.child(id);
+    // A member is of its type, also where it is NULL.
+    let held = match held.is_null(row) {
+        true => Value::null_of(member),
+        false => value(member, held, row, extent)?,
+    };
+    let logical = logical_type(field, extent.depth)?;
+    // SAFETY: the type is a union and the value live; DuckDB copies both, and checks that they fit.
+    let raw = unsafe { ffi::duckdb_create_union_value(logical.0, index, held.0) };
+    Value::made(raw, field.data_type())
 }
 
 /// Values, and the same as the C API takes them.
