@@ -144,6 +144,22 @@ pub(crate) fn literal(text: &str) -> String {
 /// macro of the same name.
 pub(super) fn rows(connection: &Connection, lossless: &Lossless, sql: &str) -> Result<RecordBatch> {
     let statement = connection.parse(sql)?.last_statement();
+/// The condition that an expression of SQL is a name, by the rules of DuckDB's catalog.
+pub(super) fn is_name(expression: &str, name: &str) -> String {
+    format!(
+        "{} = {}",
+        folded(expression),
+        literal(&name.to_ascii_lowercase())
+    )
+}
+
+/// An expression of SQL with its ASCII letters in lower case, as names are compared: `lower` changes other letters, too.
+pub(super) fn folded(expression: &str) -> String {
+    format!(
+        "system.main.translate({expression}, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ', 'abcdefghijklmnopqrstuvwxyz')"
+    )
+}
+
     let statement = statement.ok_or_else(|| SqlError::internal("a statement was not parsed"))??;
     let mut batches = statement.execute()?.into_batches(&lossless.options)?;
     let mut all = Vec::new();
@@ -251,6 +267,13 @@ mod tests {
         }
         connection
             .execute("CREATE OR REPLACE TABLE t (a INT, A INT)")
+                let is_same_in_sql = is_name(&literal(name), other);
+                let check = format!("SELECT CASE WHEN {is_same_in_sql} THEN 1 ELSE error('') END");
+                assert_eq!(
+                    connection.execute(&check).is_ok(),
+                    is_refused,
+                    "{name}, {other}"
+                );
             .unwrap_err();
     }
 }

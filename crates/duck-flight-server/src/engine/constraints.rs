@@ -12,7 +12,7 @@ use duck_flight_protocol::{TableName, quote};
 
 use super::Lossless;
 use super::appender::{STAGED, TableWriter};
-use super::catalog::{literal, rows, text};
+use super::catalog::{is_name, rows, text};
 use super::effect::{DELETES, Effect, ORDINAL};
 use super::ffi::Connection;
 use super::plan::Plan;
@@ -145,15 +145,13 @@ fn constraints(
         "SELECT constraint_type, constraint_text, system.main.array_to_string(constraint_column_names, system.main.chr(0)),
              coalesce(expression, '')
          FROM system.main.duckdb_constraints()
-         WHERE system.main.lower(table_name) = system.main.lower({table})
-             AND system.main.lower(schema_name) = system.main.lower({schema})
-             AND system.main.lower(database_name) = system.main.lower({catalog})",
-        table = literal(&table.table),
-        schema = literal(table.schema.as_deref().unwrap_or("main")),
-        catalog = table
-            .catalog
-            .as_deref()
-            .map_or("system.main.current_database()".to_owned(), literal),
+         WHERE {is_table} AND {is_schema} AND {is_catalog}",
+        is_table = is_name("table_name", &table.table),
+        is_schema = is_name("schema_name", table.schema.as_deref().unwrap_or("main")),
+        is_catalog = table.catalog.as_deref().map_or_else(
+            || "database_name = system.main.current_database()".to_owned(),
+            |catalog| is_name("database_name", catalog),
+        ),
     );
     let found = rows(connection, lossless, &sql)?;
     let constraint = |row| Constraint {
