@@ -44,6 +44,7 @@ mod progress;
 mod pump;
 mod query;
 mod queue;
+mod ranges;
 mod readable;
 mod rejects;
 mod room;
