@@ -1,6 +1,6 @@
 //! The DuckDB types of values that come from Arrow.
 
-use std::ffi::CString;
+use std::ffi::{CString, c_char};
 
 use arrow::datatypes::*;
 use duckdb::ffi;
@@ -45,10 +45,21 @@ pub(super) fn logical_type(field: &Field, depth: usize) -> Result<LogicalType> {
             // SAFETY: the types given are live and copied.
             unsafe { ffi::duckdb_create_map_type(key.0, value.0) }
         }
-        DataType::Struct(children) => return struct_type(children, depth),
+        DataType::Struct(children) => {
+            let children: Vec<_> = children.iter().collect();
+            return holder_type(&children, depth, ffi::duckdb_create_struct_type);
+        }
+        DataType::Union(members, _) => {
+            let members: Vec<_> = members.iter().map(|(_, member)| member).collect();
+            return holder_type(&members, depth, ffi::duckdb_create_union_type);
+        }
         DataType::Decimal32(precision, scale)
         | DataType::Decimal64(precision, scale)
         | DataType::Decimal128(precision, scale) => decimal_type(*precision, *scale)?,
+        DataType::Decimal256(precision, scale) if is_uhugeint(*precision, *scale) => {
+            // SAFETY: the id is one of a plain type.
+            unsafe { ffi::duckdb_create_logical_type(ffi::DUCKDB_TYPE_DUCKDB_TYPE_UHUGEINT) }
+        }
         DataType::Decimal256(_, scale) => decimal_type(38, *scale)?,
         _ => {
             let id = plain_type(field)?;
@@ -78,23 +89,39 @@ pub(super) fn decimal_scale(precision: u8, scale: i8) -> Option<u8> {
     ((1..=38).contains(&precision) && scale <= precision).then_some(scale)
 }
 
-fn struct_type(children: &Fields, depth: usize) -> Result<LogicalType> {
+/// Whether whole numbers of so many digits are told as a `UHUGEINT` leaves.
+pub(super) fn is_uhugeint(precision: u8, scale: i8) -> bool {
+    (precision, scale) == (39, 0)
+}
+
+/// What makes a type of types with names.
+type Create = unsafe extern "C" fn(
+    *mut ffi::duckdb_logical_type,
+    *mut *const c_char,
+    ffi::idx_t,
+) -> ffi::duckdb_logical_type;
+
+fn holder_type(children: &[&FieldRef], depth: usize, create: Create) -> Result<LogicalType> {
     let types = children.iter().map(|child| logical_type(child, depth));
     let types = types.collect::<Result<Vec<_>>>()?;
     let names = children.iter().map(|child| c_string(child.name()));
     let names = names.collect::<Result<Vec<CString>>>()?;
+    let nothing_inside = || refused("DuckDB has no struct and no union of nothing".into());
+    if types.is_empty() {
+        return Err(nothing_inside());
+    }
     let mut raw_types: Vec<_> = types.iter().map(|logical| logical.0).collect();
     let mut raw_names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     // SAFETY: both arrays hold one live entry for each field, which DuckDB copies.
     let logical = unsafe {
-        ffi::duckdb_create_struct_type(
+        create(
             raw_types.as_mut_ptr(),
             raw_names.as_mut_ptr(),
-            children.len() as u64,
+            types.len() as u64,
         )
     };
     if logical.is_null() {
-        return Err(refused("DuckDB has no struct without fields".into()));
+        return Err(nothing_inside());
     }
     Ok(LogicalType(logical))
 }

@@ -52,6 +52,7 @@ fn holder(field: &Field, array: &dyn Array, row: usize, extent: &mut Extent) -> 
         DataType::FixedSizeList(child, _) => fixed_size_list(child, array, row, extent),
         DataType::Struct(children) => structure(field, children, array, row, extent),
         DataType::Map(entries, _) => map(field, entries, array, row, extent),
+        DataType::Union(members, _) => union(field, members, array, row, extent),
         other => Err(no_value(other)),
     }
 }
@@ -158,6 +159,29 @@ fn map(
     let (keys, values) = (keys.raw.as_mut_ptr(), values.raw.as_mut_ptr());
     // SAFETY: the type is a map, and both arrays hold `count` live values; DuckDB copies all.
     let raw = unsafe { ffi::duckdb_create_map_value(logical.0, keys, values, count) };
+    Value::made(raw, array.data_type())
+}
+
+fn union(
+    field: &Field,
+    members: &UnionFields,
+    array: &dyn Array,
+    row: usize,
+    extent: &mut Extent,
+) -> Result<Value> {
+    let union = array.as_union();
+    let kind = union.type_id(row);
+    let mut places = members.iter().zip(0..);
+    let chosen = places.find(|((id, _), _)| *id == kind);
+    let ((_, member), place) = chosen.ok_or_else(|| no_value(array.data_type()))?;
+    let (values, row) = (union.child(kind), union.value_offset(row));
+    if values.is_null(row) {
+        return Ok(Value::null_of(field));
+    }
+    let chosen = value(member, values, row, extent)?;
+    let logical = logical_type(field, extent.depth)?;
+    // SAFETY: the type is a union with a member in this place, and the value is live; DuckDB copies both.
+    let raw = unsafe { ffi::duckdb_create_union_value(logical.0, place, chosen.0) };
     Value::made(raw, array.data_type())
 }
 
