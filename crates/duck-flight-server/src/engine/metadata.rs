@@ -337,7 +337,7 @@ fn table_schema(
     columns: &Columns,
     is_view: bool,
 ) -> std::result::Result<Schema, SqlError> {
-    let schema = select_all_schema(connection, lossless, name)?;
+    let (schema, _) = select_all_schema(connection, lossless, name)?;
     let generated = if is_view {
         Vec::new()
     } else {

@@ -42,7 +42,7 @@ pub enum SqlErrorKind {
 }
 
 /// How DuckDB refuses to export a column.
-const UNSUPPORTED_TYPE: &str = "Unsupported Arrow type";
+pub(super) const UNSUPPORTED_TYPE: &str = "Unsupported Arrow type";
 
 impl SqlError {
     pub(crate) fn new(kind: SqlErrorKind, message: impl Into<String>) -> Self {

@@ -36,6 +36,8 @@ pub(crate) struct ColumnShape {
     /// Whether the Arrow type tells all about the type.
     is_plain: bool,
     logical: Arc<LogicalType>,
+    /// Whether Arrow has a type for it. One that it has none for is told as text.
+    pub(crate) has_arrow_type: bool,
 }
 
 impl ColumnShape {
@@ -90,6 +92,7 @@ impl ColumnShape {
             is_plain: logical.is_plain(),
             logical: Arc::new(logical),
         }
+            has_arrow_type: logical.has_arrow_type(),
     }
 
     fn of(name: &str, data_type: DataType, type_id: ffi::duckdb_type) -> Self {
@@ -246,6 +249,10 @@ fn column_shape(options: &ArrowOptions, name: &str, logical: LogicalType) -> Res
         check(ffi::duckdb_to_arrow_schema(
             options.0,
             types.as_mut_ptr(),
+    if !logical.has_arrow_type() {
+        let field = Arc::new(Field::new(name, DataType::Utf8, true));
+        return Ok(ColumnShape::new(field, logical));
+    }
             names.as_mut_ptr(),
             1,
             (&raw mut c_schema).cast(),
