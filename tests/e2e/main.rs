@@ -27,3 +27,4 @@ mod statement;
 mod storage;
 mod ticket;
 mod transaction;
+mod values;
