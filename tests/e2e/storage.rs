@@ -208,3 +208,30 @@ fn a_file_with_a_schema_like_the_servers_own_is_refused_by_its_name() {
         );
     }
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_may_not_grow_is_an_error_and_not_the_end_of_all_that_was_acknowledged() {
+    let mut server = ServerProcess::start(&["--min-free-disk", "0B"]);
+    let client = server.client().await;
+    client.append("t", &[ints(0..10)]).await.unwrap();
+    // Of files above this size no byte more is written; only the soft limit, for the hard one never rises again.
+    let limited = std::process::Command::new("prlimit")
+        .args(["--pid", &server.id().to_string(), "--fsize=2097152:"])
+        .status();
+    assert!(limited.expect("prlimit runs").success());
+    let mut rows = 10;
+    for _ in 0..20 {
+        match client.append("t", &[ints(rows..rows + 100_000)]).await {
+            Ok(_) => rows += 100_000,
+            Err(_) => break,
+        }
+    }
+    assert!(rows < 2_000_000, "the limit was never met");
+    server.signal("TERM");
+    let exit = server.wait();
+    assert!(exit.code.is_some(), "a signal ended it: {exit:?}");
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let found = server.client().await.count("t").await;
+    assert_eq!(found, u64::try_from(rows).unwrap());
+}
