@@ -6,7 +6,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 from adbc_driver_manager import AdbcStatusCode
-from conftest import put
+from conftest import put, query, read
 from flight_sql import refused, rows_of, run, table_of, value_of
 from test_types_in import ROUND_TRIPS, array, label, values_of
 from test_types_out import EXACT
@@ -81,6 +81,51 @@ def test_a_parameter_has_the_type_that_was_bound(connection, value, duckdb_type)
         )
     else:
         assert back == value
+
+
+@pytest.mark.parametrize(
+    ("sql", "duckdb_type"),
+    [
+        ("(-170141183460469231731687303715884105728)::HUGEINT", "HUGEINT"),
+        ("170141183460469231731687303715884105727::HUGEINT", "HUGEINT"),
+        ("340282366920938463463374607431768211455::UHUGEINT", "UHUGEINT"),
+        ("5::UHUGEINT", "UHUGEINT"),
+        ("[7::UHUGEINT, NULL]", "UHUGEINT[]"),
+        ("union_value(i := 5)", "UNION(i INTEGER)"),
+    ],
+)
+def test_what_was_read_can_be_bound(client, connection, sql, duckdb_type):
+    value = read(client, f"SELECT {sql} AS v")["v"]
+    bound = pa.table({"v": value, "w": value})
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT ?::VARCHAR, typeof(?)", bound)
+        assert cursor.fetchall() == [(query(client, f"SELECT ({sql})::VARCHAR AS v")[0]["v"], duckdb_type)]
+
+
+def raw(arrow_type, value, bits=64):
+    """An array of one value that pyarrow would not make."""
+    data = value.to_bytes(bits // 8, "little", signed=True)
+    return pa.Array.from_buffers(arrow_type, 1, [None, pa.py_buffer(data)])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        raw(pa.time64("us"), -1),
+        raw(pa.time64("ns"), 2**63 - 1),
+        raw(pa.time32("s"), 86_401, 32),
+        raw(pa.date32(), -(2**31), 32),
+        raw(pa.timestamp("us"), -(2**63)),
+        raw(pa.timestamp("s"), 2**63 - 2),
+        raw(pa.timestamp("ms"), 2**62),
+        raw(pa.timestamp("ns", "UTC"), -(2**63)),
+        raw(pa.decimal128(4, 1), 10_000, 128),
+    ],
+    ids=lambda value: str(value.type),
+)
+def test_a_value_that_duckdb_does_not_have_is_refused(connection, value):
+    with refused(AdbcStatusCode.INVALID_ARGUMENT, "row 1"):
+        rows_of(connection, "SELECT ?::VARCHAR", pa.table({"v": value}))
 
 
 def test_no_value_is_bound_as_null(connection):

@@ -29,3 +29,4 @@ mod statement;
 mod storage;
 mod ticket;
 mod transaction;
+mod values;

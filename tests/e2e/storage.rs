@@ -152,3 +152,86 @@ async fn a_file_that_was_there_belongs_to_one_server() {
     assert_eq!(client.count("t").await, 6);
     assert_eq!(client.rows("SELECT current_database()").await, ["test"]);
 }
+
+/// What the server says of a database file that it does not start on, and what it leaves beside it.
+fn refused(directory: TempDir) -> (String, Vec<String>) {
+    let Err((directory, exit)) = ServerProcess::try_start_in(directory, &[], &[]) else {
+        panic!("the server started");
+    };
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    let files = std::fs::read_dir(directory.path()).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().to_string_lossy().into_owned());
+    (exit.stderr, names.collect())
+}
+
+#[test]
+fn a_file_that_is_no_database_is_told_once_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("test.db"), "hello ".repeat(2000)).unwrap();
+    let (said, files) = refused(directory);
+    assert_eq!(
+        said.matches("not a valid DuckDB database").count(),
+        1,
+        "{said}"
+    );
+    assert_eq!(files, ["test.db"]);
+}
+
+#[test]
+fn a_file_that_another_process_has_is_told_once_and_left_alone() {
+    let server = ServerProcess::start(&[]);
+    let database = server.directory().join("test.db");
+    let other = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(database, other.path().join("test.db")).unwrap();
+    let (said, files) = refused(other);
+    assert_eq!(said.matches("duck-flight-server (PID").count(), 1, "{said}");
+    assert!(said.contains("is in use by another process"), "{said}");
+    assert_eq!(files, ["test.db"]);
+}
+
+#[test]
+fn a_file_with_a_schema_like_the_servers_own_is_refused_by_its_name() {
+    for table in [
+        "producers (i INTEGER)",
+        "sequences (i INTEGER)",
+        "rejects (i INTEGER)",
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let database = duckdb::Connection::open(directory.path().join("test.db")).unwrap();
+        let sql = format!("CREATE SCHEMA duck_flight; CREATE TABLE duck_flight.{table}");
+        database.execute_batch(&sql).unwrap();
+        drop(database);
+        let (said, _) = refused(directory);
+        assert!(
+            said.contains("the schema duck_flight of a database is the server's own"),
+            "{said}"
+        );
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_may_not_grow_is_an_error_and_not_the_end_of_all_that_was_acknowledged() {
+    let mut server = ServerProcess::start(&["--min-free-disk", "0B"]);
+    let client = server.client().await;
+    client.append("t", &[ints(0..10)]).await.unwrap();
+    // Of files above this size no byte more is written; only the soft limit, for the hard one never rises again.
+    let limited = std::process::Command::new("prlimit")
+        .args(["--pid", &server.id().to_string(), "--fsize=2097152:"])
+        .status();
+    assert!(limited.expect("prlimit runs").success());
+    let mut rows = 10;
+    for _ in 0..20 {
+        match client.append("t", &[ints(rows..rows + 100_000)]).await {
+            Ok(_) => rows += 100_000,
+            Err(_) => break,
+        }
+    }
+    assert!(rows < 2_000_000, "the limit was never met");
+    server.signal("TERM");
+    let exit = server.wait();
+    assert!(exit.code.is_some(), "a signal ended it: {exit:?}");
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let found = server.client().await.count("t").await;
+    assert_eq!(found, u64::try_from(rows).unwrap());
+}

@@ -1,6 +1,7 @@
 //! Flags as meant: checked values.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -45,6 +46,12 @@ pub enum ConfigError {
          127.0.0.1, or say --insecure if that is what you want"
     )]
     Exposed(SocketAddr),
+    /// DuckDB would not find the file's log.
+    #[error(
+        "--database {} has a `?` in it, from which on DuckDB takes a path for options: use another name",
+        .0.display()
+    )]
+    QuestionMark(PathBuf),
     /// A size is outside its range.
     #[error("--{flag} {value} is outside {min} to {max}")]
     Size {
@@ -65,6 +72,9 @@ impl TryFrom<Args> for Config {
     fn try_from(args: Args) -> Result<Self, ConfigError> {
         if !args.listen.ip().is_loopback() && !args.insecure {
             return Err(ConfigError::Exposed(args.listen));
+        }
+        if args.database.to_string_lossy().contains('?') {
+            return Err(ConfigError::QuestionMark(args.database));
         }
         let any = ByteSize::b(isize::MAX as u64);
         let memory_limit = args
@@ -146,6 +156,12 @@ mod tests {
         );
         assert!(config(&["--listen", "0.0.0.0:1", "--insecure"]).is_ok());
         assert!(config(&["--listen", "[::1]:1"]).is_ok());
+    }
+
+    #[test]
+    fn a_file_whose_log_duckdb_would_not_find_is_refused() {
+        let error = config(&["--database", "d/q?x.db"]).unwrap_err().to_string();
+        assert!(error.contains("--database d/q?x.db"), "{error}");
     }
 
     #[test]

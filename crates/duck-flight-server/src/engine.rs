@@ -47,6 +47,7 @@ mod progress;
 mod pump;
 mod query;
 mod queue;
+mod ranges;
 mod readable;
 mod rejects;
 mod replay;
@@ -129,6 +130,16 @@ const LARGE_UNITS_WAITING: usize = 1024;
 /// How many look-ups of tables may wait for the catalog thread.
 const LOOKUPS_WAITING: usize = 65_536;
 
+/// What the engine keeps in the database, made where it is not there.
+fn own_tables(connection: &Connection, lossless: &Lossless) -> Result<(Producers, Rejects)> {
+    connection.execute(producers::CREATE_SQL)?;
+    connection.execute(rejects::CREATE_SQL)?;
+    Ok((
+        Producers::load(connection, lossless)?,
+        Rejects::open(connection)?,
+    ))
+}
+
 /// One open database and the threads that work on it. Clones share it.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
@@ -176,15 +187,14 @@ impl Engine {
         set_up.make_handover()?;
         set_up.make_file_refusal()?;
         settle_logs(&set_up, &options.database)?;
-        set_up.execute(producers::CREATE_SQL)?;
-        set_up.execute(rejects::CREATE_SQL)?;
+        let (producers, rejects) = own_tables(&set_up, &lossless).map_err(Error::of_own_schema)?;
         frozen::look(&set_up, &lossless)?;
         replay::look(&set_up)?;
         let (bell, rings) = CheckpointBell::new(set_up.row_group_rows());
         let shared = Arc::new(Shared {
             queue: Arc::<Queue>::default(),
-            producers: Producers::load(&set_up, &lossless)?,
-            rejects: Rejects::open(&set_up)?,
+            producers,
+            rejects,
             seen: SeenColumns::default(),
             health: Health::default(),
             lossless,

@@ -156,6 +156,14 @@ pub enum Error {
     /// A table that is not there.
     #[error("table `{0}` does not exist; create it, or put with create: if_missing")]
     NoTable(TableName),
+    /// A table whose rows were to be deleted is not there.
+    #[error("table `{0}` does not exist, and a put that deletes makes none: create it first")]
+    NothingToDelete(TableName),
+    /// A table that is not there, and without a key cannot be made.
+    #[error(
+        "table `{0}` does not exist: create it, or give the put a `key`, which becomes its primary key"
+    )]
+    NoTableNorKey(TableName),
     /// A table that is there already.
     #[error(
         "table `{0}` already exists; put with create: if_missing to append, or create: replace"
@@ -210,6 +218,9 @@ pub enum Error {
     /// A put ended before its end: the client cancelled or went away.
     #[error("the put was cut short by its client, so nothing of it was committed")]
     PutCutShort,
+    /// A message is larger than the transport takes.
+    #[error("{0}: send it in smaller parts, or raise --max-message-size")]
+    MessageTooLarge(String),
     /// The transport refused a message, or lost its client.
     #[error("{1}")]
     Transport(Code, String),
@@ -249,6 +260,12 @@ pub enum Error {
         /// Which process, in brackets after a space, where it is known.
         holder: String,
     },
+    /// The schema of the server's own tables holds something else.
+    #[error(
+        "the schema duck_flight of a database is the server's own, and in this one it is not: rename or drop what is in it \
+         ({0})"
+    )]
+    OwnSchema(String),
     /// The log holds less than was acknowledged.
     #[error(
         "the write-ahead log {log} is damaged: {bytes} bytes of it were acknowledged and are no longer there as they \
@@ -274,6 +291,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// The error of making or reading the server's own tables: where they are not its own, it says so.
+    pub(crate) fn of_own_schema(self) -> Self {
+        use SqlErrorKind::{AlreadyExists, Invalid, NotFound};
+        let is_taken = match &self {
+            Self::Sql(error) => matches!(error.kind, AlreadyExists | Invalid | NotFound),
+            other => matches!(other, Self::Columns(_) | Self::NoTable(_)),
+        };
+        match is_taken {
+            true => Self::OwnSchema(self.to_string()),
+            false => self,
+        }
+    }
+
     /// Whether the same request may succeed when it is tried again at once.
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(self, Self::Sql(error) if sql_code(error.kind) == Code::Aborted)
@@ -317,14 +347,19 @@ impl Error {
             | Self::AlterationTooLate { .. }
             | Self::OpenTransaction
             | Self::DatabaseInUse { .. }
+            | Self::OwnSchema(_)
             | Self::LogDamaged { .. } => Code::FailedPrecondition,
             Self::Forbidden(_) => Code::PermissionDenied,
-            Self::NoTable(_) | Self::UnknownHandle { .. } => Code::NotFound,
+            Self::NoTable(_)
+            | Self::NothingToDelete(_)
+            | Self::NoTableNorKey(_)
+            | Self::UnknownHandle { .. } => Code::NotFound,
             Self::TableExists(_) => Code::AlreadyExists,
             Self::PutCutShort | Self::Cancelled | Self::EarlierBatchFailed => Code::Cancelled,
             Self::Fenced(_) | Self::Resent(_) => Code::Aborted,
             Self::Busy { .. }
             | Self::NoRoom(_)
+            | Self::MessageTooLarge(_)
             | Self::SessionBusy
             | Self::Stalled(_)
             | Self::TooManyHandles { .. }
@@ -335,8 +370,6 @@ impl Error {
             Self::ShuttingDown => Code::Unavailable,
             Self::ReasonLost => Code::Unknown,
             Self::WorkerLost | Self::NeedsConnection | Self::Io { .. } => Code::Internal,
-            // tonic says so for a message over the limit.
-            Self::Transport(Code::OutOfRange, _) => Code::ResourceExhausted,
             Self::Transport(code, _) | Self::Again(code, _) => *code,
         }
     }
@@ -504,12 +537,12 @@ mod tests {
                 Code::InvalidArgument,
             ),
             (Error::TransactionExpired, Code::FailedPrecondition),
+            (Error::NothingToDelete(table()), Code::NotFound),
+            (Error::NoTableNorKey(table()), Code::NotFound),
+            (Error::OwnSchema("o".into()), Code::FailedPrecondition),
             (Error::PutCutShort, Code::Cancelled),
             (Error::EarlierBatchFailed, Code::Cancelled),
-            (
-                Error::Transport(Code::OutOfRange, "m".into()),
-                Code::ResourceExhausted,
-            ),
+            (Error::MessageTooLarge("m".into()), Code::ResourceExhausted),
             (Error::Transport(Code::Aborted, "m".into()), Code::Aborted),
             (Error::Busy { limit: 1 }, Code::ResourceExhausted),
             (Error::Unimplemented("u".into()), Code::Unimplemented),

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use duck_flight_server::{Args, Config, Engine, LogFormat, runtime, serve};
+use rustix::process::Signal;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{self, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// Statements allocate on one thread what another frees, which glibc's allocator answers with locks and system
@@ -27,15 +28,28 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", told(&error));
             ExitCode::FAILURE
         }
     }
 }
 
+/// The error and its causes. One that the error before it tells already is not told again.
+fn told(error: &anyhow::Error) -> String {
+    let mut told = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !told.ends_with(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
+}
+
 async fn run(args: Args) -> anyhow::Result<()> {
     let config = Config::try_from(args)?;
     let signals = StopSignals::new().context("listen for signals")?;
+    outlive_file_limit().context("listen for signals")?;
     let engine = Engine::open(&config.engine).context("open the database")?;
     let listener = TcpListener::bind(config.listen)
         .await
@@ -45,10 +59,17 @@ async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Makes a file that would outgrow the process's limit (`ulimit -f`) an error of its write, like a disk that is full: by
+/// itself, SIGXFSZ ends the process.
+fn outlive_file_limit() -> std::io::Result<()> {
+    // Once somebody listens, it is so for good.
+    signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map(drop)
+}
+
 /// SIGINT and SIGTERM: the first asks to finish, the second ends the process at once.
 struct StopSignals {
-    interrupt: Signal,
-    terminate: Signal,
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
 }
 
 impl StopSignals {

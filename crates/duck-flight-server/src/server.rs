@@ -17,13 +17,14 @@ use futures::{FutureExt, TryFutureExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use tonic::Status;
 use tonic::transport::Server;
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use crate::config::Config;
 use crate::drain::{Drain, Stage};
 use crate::engine::{Engine, STACK_BYTES, STOP_PATIENCE};
+use crate::error::Error;
 use crate::flight::FrontDoor;
 use crate::intake::Intake;
 use crate::session::Sessions;
@@ -235,11 +236,13 @@ where
 
 /// tonic calls a request over the message limit OUT_OF_RANGE; by our contract, limits are RESOURCE_EXHAUSTED.
 fn name_the_limit<B>(mut response: http::Response<B>) -> http::Response<B> {
-    const OUT_OF_RANGE: &str = "11";
-    if let Some(code) = response.headers_mut().get_mut(Status::GRPC_STATUS)
-        && *code == OUT_OF_RANGE
+    let headers = response.headers_mut();
+    if let Some(status) = Status::from_header_map(headers)
+        && status.code() == Code::OutOfRange
     {
-        *code = http::HeaderValue::from_static("8");
+        let named = Error::MessageTooLarge(status.message().to_owned());
+        // What cannot be said in a header is said by its code alone.
+        Status::from(named).add_header(headers).ok();
     }
     response
 }

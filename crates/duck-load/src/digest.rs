@@ -129,4 +129,21 @@ mod tests {
         assert_eq!(moved.values, digest.values);
         assert_ne!(moved.pairs, digest.pairs);
     }
+
+    #[test]
+    fn two_values_swapped_make_another_digest_unless_their_rows_are_the_same_otherwise() {
+        let batch = batch();
+        let categories = batch.rows.column(3).as_string::<i32>();
+        let digest = Digest::of(&batch);
+        for other in 1..100_usize {
+            let mut order: Vec<_> = (0..1000).collect();
+            order.swap(0, other);
+            let mut columns = batch.rows.columns().to_vec();
+            let order = arrow::array::UInt64Array::from_iter_values(order);
+            columns[2] = arrow::compute::take(&columns[2], &order, None).unwrap();
+            let swapped = Digest::of(&with(RecordBatch::try_new(schema(), columns).unwrap()));
+            let same_rows = categories.value(0) == categories.value(other);
+            assert_eq!(swapped == digest, same_rows, "row {other}");
+        }
+    }
 }

@@ -51,14 +51,15 @@ pub(super) fn attach(
     let size = options.row_group_rows;
     let file = literal(path);
     let is_new = !options.database.exists();
+    let mut not_looked = None;
     let size = if is_new && options.storage_version == ONE_BLOCK_SIZE {
         MAX_ROW_GROUP_ROWS
     } else if is_new || size == MAX_ROW_GROUP_ROWS {
         size
     } else {
-        let largest = largest_group(connection, lossless, &file).unwrap_or_else(|error| {
-            // Where it is the file that is at fault, attaching it tells.
-            tracing::warn!(%error, "the database file could not be looked through");
+        let largest = largest_group(connection, lossless, &file);
+        let largest = largest.unwrap_or_else(|error| {
+            not_looked = Some(error);
             None
         });
         let whole = |rows: u64| rows.next_multiple_of(VECTOR_ROWS).min(MAX_ROW_GROUP_ROWS);
@@ -76,6 +77,10 @@ pub(super) fn attach(
         connection.execute(&format!("ALTER DATABASE memory SET ALIAS TO {name}"))?;
     }
     connection.execute(&format!("ATTACH OR REPLACE {file} AS {name} {how}"))?;
+    // Where it is the file that is at fault, attaching it has told.
+    if let Some(error) = not_looked {
+        tracing::warn!(%error, "the database file could not be looked through");
+    }
     Ok(size)
 }
 

@@ -23,8 +23,10 @@ use crate::error::Result;
 pub(crate) struct Relation {
     /// Its full name.
     pub(crate) name: TableName,
-    /// The schema of `SELECT *`.
+    /// The schema of its columns, in which those that Arrow has no type for are texts.
     pub(crate) schema: SchemaRef,
+    /// The columns that must be cast to texts.
+    pub(crate) texts: Vec<String>,
     /// DuckDB's estimate; unknown for a view.
     pub(crate) rows_estimate: Option<i64>,
 }
@@ -51,9 +53,10 @@ pub(super) async fn relations(
             let estimate = found.column(3).as_primitive::<Int64Type>();
             let rows_estimate = estimate.is_valid(row).then(|| estimate.value(row));
             match select_all_schema(connection, &lossless, &name) {
-                Ok(schema) => relations.push(Relation {
+                Ok((schema, texts)) => relations.push(Relation {
                     name,
                     schema,
+                    texts,
                     rows_estimate,
                 }),
                 Err(error) => tracing::warn!(%name, %error, "left out of the listing"),
@@ -78,17 +81,18 @@ fn listing_sql(pattern: Option<&str>) -> String {
     )
 }
 
+/// The schema of all columns, and those that Arrow has no type for, which are told as texts.
 pub(super) fn select_all_schema(
     connection: &Connection,
     lossless: &Lossless,
     name: &TableName,
-) -> std::result::Result<SchemaRef, SqlError> {
+) -> std::result::Result<(SchemaRef, Vec<String>), SqlError> {
     let statement = connection
         .parse(&format!("FROM {}", name.to_sql()))?
         .last_statement();
     let statement = statement.ok_or_else(|| SqlError::internal("a statement was not parsed"))??;
-    let (schema, _) = statement.schema(&lossless.options)?;
-    Ok(Readable::new(&schema).schema().clone())
+    let (schema, texts) = statement.schema_as_texts(&lossless.options)?;
+    Ok((Readable::new(&schema).schema().clone(), texts))
 }
 
 impl Engine {
@@ -146,6 +150,22 @@ pub(super) fn qualified(table: &TableName) -> String {
     let parts = [table.catalog.as_deref(), Some(schema), Some(&table.table)];
     let quoted: Vec<_> = parts.into_iter().flatten().map(quote).collect();
     quoted.join(".")
+}
+
+/// The condition that an expression of SQL is a name, by the rules of DuckDB's catalog.
+pub(super) fn is_name(expression: &str, name: &str) -> String {
+    format!(
+        "{} = {}",
+        folded(expression),
+        literal(&name.to_ascii_lowercase())
+    )
+}
+
+/// An expression of SQL with its ASCII letters in lower case, as names are compared: `lower` changes other letters, too.
+pub(super) fn folded(expression: &str) -> String {
+    format!(
+        "system.main.translate({expression}, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ', 'abcdefghijklmnopqrstuvwxyz')"
+    )
 }
 
 /// Runs one of the engine's own small queries. It calls functions by their full names, for a client may have made a
@@ -260,6 +280,13 @@ mod tests {
                 let is_refused = connection.execute(&sql).is_err();
                 let is_same = crate::engine::types::same_name(name, other);
                 assert_eq!(is_same, is_refused, "{name}, {other}");
+                let is_same_in_sql = is_name(&literal(name), other);
+                let check = format!("SELECT CASE WHEN {is_same_in_sql} THEN 1 ELSE error('') END");
+                assert_eq!(
+                    connection.execute(&check).is_ok(),
+                    is_refused,
+                    "{name}, {other}"
+                );
             }
         }
         connection

@@ -6,7 +6,7 @@ use arrow::array::RecordBatch;
 use duck_flight_protocol::{TableName, quote};
 
 use super::Lossless;
-use super::catalog::{literal, qualified, rows, text};
+use super::catalog::{is_name, qualified, rows, text};
 use super::ffi::Connection;
 use super::types::same_name;
 use crate::error::Result;
@@ -119,10 +119,10 @@ fn describe(
              coalesce(expression, ''), coalesce(referenced_table, ''),
              system.main.array_to_string(referenced_column_names, system.main.chr(0))
          FROM system.main.duckdb_constraints()
-         WHERE (system.main.lower(table_name) = system.main.lower({name})
-                OR system.main.lower(referenced_table) = system.main.lower({name})) AND {place}
+         WHERE ({is_of} OR {refers}) AND {place}
          ORDER BY table_oid, constraint_index",
-        name = literal(&table.table),
+        is_of = is_name("table_name", &table.table),
+        refers = is_name("referenced_table", &table.table),
         place = is_in_schema(table),
     );
     let found = rows(connection, lossless, &sql)?;
@@ -140,15 +140,12 @@ fn describe(
 
 /// The condition that something in the catalog is in the schema of a table.
 pub(super) fn is_in_schema(table: &TableName) -> String {
-    format!(
-        "system.main.lower(schema_name) = system.main.lower({schema})
-             AND system.main.lower(database_name) = system.main.lower({catalog})",
-        schema = literal(table.schema.as_deref().unwrap_or("main")),
-        catalog = table
-            .catalog
-            .as_deref()
-            .map_or("system.main.current_database()".to_owned(), literal),
-    )
+    let schema = is_name("schema_name", table.schema.as_deref().unwrap_or("main"));
+    let catalog = match &table.catalog {
+        Some(catalog) => is_name("database_name", catalog),
+        None => "database_name = system.main.current_database()".to_owned(),
+    };
+    format!("{schema} AND {catalog}")
 }
 
 impl Described {
@@ -198,9 +195,9 @@ fn unique_indexes(
         "SELECT table_name, index_name,
              system.main.array_to_string(CAST(expressions AS VARCHAR[]), system.main.chr(0))
          FROM system.main.duckdb_indexes()
-         WHERE is_unique AND system.main.lower(table_name) = system.main.lower({name}) AND {place}
+         WHERE is_unique AND {is_of} AND {place}
          ORDER BY index_oid",
-        name = literal(&table.table),
+        is_of = is_name("table_name", &table.table),
         place = is_in_schema(table),
     );
     let found = rows(connection, lossless, &sql)?;

@@ -160,7 +160,7 @@ impl Put {
                 return Err(Error::TableExists(table.clone()));
             }
             (None, _) if matches!(effect, Effect::Delete { .. }) => {
-                return Err(Error::NoTable(table.clone()));
+                return Err(Error::NothingToDelete(table.clone()));
             }
             // The table that the rows go into is yet to be made.
             (None, _) | (Some(_), Create::Replace) => {
@@ -201,10 +201,17 @@ impl Put {
 }
 
 async fn effect(engine: &Engine, options: &PutOptions) -> Result<Effect> {
-    let primary_key = match (options.mode, &options.key) {
-        (Mode::Append, _) | (_, Some(_)) => None,
-        _ => engine.primary_key(&options.table).await?,
-    };
+    if options.mode == Mode::Append || options.key.is_some() {
+        return Effect::new(options, None);
+    }
+    let table = &options.table;
+    let primary_key = engine.primary_key(table).await?;
+    if primary_key.is_none() && engine.columns(table).await?.is_none() {
+        return Err(match options.mode {
+            Mode::Delete => Error::NothingToDelete(table.clone()),
+            _ => Error::NoTableNorKey(table.clone()),
+        });
+    }
     Effect::new(options, primary_key)
 }
 

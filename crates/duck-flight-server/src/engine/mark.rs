@@ -44,6 +44,8 @@ struct Files {
     logs: [PathBuf; 2],
     path: PathBuf,
     mark: File,
+    /// Whether there was none before.
+    is_new: bool,
     last: Mutex<Option<State>>,
 }
 
@@ -77,6 +79,7 @@ impl Mark {
         if path.as_os_str() == ":memory:" {
             return Ok(Self { files: None });
         }
+        let is_new = !mark_path.exists();
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let Ok(mark) = options.open(&mark_path) else {
@@ -104,6 +107,7 @@ impl Mark {
                 logs: logs(path),
                 path: mark_path,
                 mark,
+                is_new,
                 last: Mutex::new(last),
             }),
         })
@@ -162,11 +166,15 @@ impl Mark {
         Some(bytes)
     }
 
-    /// Notes again what was known before: the database could not be opened, and its log is as it was.
+    /// Notes again what was known before: the database could not be opened, and its log is as it was. Where there was no
+    /// mark, there is none again.
     pub(super) fn restore(&self) {
-        if let Some(files) = &self.files
-            && let Some(state) = &*files.last.lock()
-        {
+        let Some(files) = &self.files else {
+            return;
+        };
+        if files.is_new {
+            std::fs::remove_file(&files.path).ok();
+        } else if let Some(state) = &*files.last.lock() {
             files.note(state);
         }
     }

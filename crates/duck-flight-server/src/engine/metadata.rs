@@ -6,8 +6,8 @@
 //! `pg_catalog`, `duckdb_tables`, ...) are left out: they are the same in every database, would outnumber the
 //! tables of most, and stay open to queries. So is the server's own schema.
 //!
-//! Names are compared as DuckDB compares them, without regard to case. In a pattern, `%` stands for any text, `_`
-//! for any character, and a `\` before either of them, or before another `\`, for that character itself.
+//! Names are compared as DuckDB compares them, without regard to the case of ASCII letters. In a pattern, `%` stands for
+//! any text, `_` for any character, and a `\` before either of them, or before another `\`, for that character itself.
 //!
 //! Functions are called by their full names, for a client may have made a macro of the same name.
 
@@ -25,10 +25,11 @@ use arrow_flight::sql::{CommandGetCatalogs, CommandGetDbSchemas, CommandGetTable
 use duck_flight_protocol::TableName;
 
 use super::Lossless;
-use super::catalog::{current, literal, rows, select_all_schema, text};
+use super::catalog::{current, folded, is_name, literal, rows, select_all_schema, text};
 use super::ffi::Connection;
 use super::producers::OWN_SCHEMA;
 use super::sql_error::{SqlError, SqlErrorKind};
+use super::unit::TEMPORARY;
 use crate::error::Result;
 use columns::{Columns, columns};
 
@@ -213,19 +214,27 @@ fn tables(
     // Who asks for the columns of a table and not for a schema takes the first one of that name.
     let is_lookup = filter.include_schema && filter.schema_pattern.is_none();
     if is_lookup && filter.table_pattern.is_some() {
-        return current_first(&tables, &current(connection, lossless)?);
+        return named_first(&tables, &current(connection, lossless)?);
     }
     Ok(tables)
 }
 
-/// The tables of the current schema before all others.
-fn current_first(tables: &RecordBatch, current: &(String, String)) -> Result<RecordBatch> {
-    let is_current = |row: &usize| {
+/// The tables in the order in which a name that stands alone means them: temporary ones, those of the current schema, and
+/// all others.
+fn named_first(tables: &RecordBatch, current: &(String, String)) -> Result<RecordBatch> {
+    let distance = |row: &usize| {
         let [catalog, schema] = [0, 1].map(|column| text(tables.column(column), *row));
-        (catalog, schema) == *current
+        if catalog == TEMPORARY {
+            0
+        } else if (catalog, schema) == *current {
+            1
+        } else {
+            2
+        }
     };
-    let (first, rest): (Vec<_>, Vec<_>) = (0..tables.num_rows()).partition(is_current);
-    let rows = UInt64Array::from_iter_values(first.into_iter().chain(rest).map(|row| row as u64));
+    let mut rows: Vec<_> = (0..tables.num_rows()).collect();
+    rows.sort_by_key(distance);
+    let rows = UInt64Array::from_iter_values(rows.into_iter().map(|row| row as u64));
     take_record_batch(tables, &rows).map_err(|error| unbuilt(error).into())
 }
 
@@ -291,10 +300,7 @@ fn type_literal(name: &str) -> String {
 /// The condition that a name is the given one, with an AND before it.
 fn equal(column: &str, name: Option<&str>) -> String {
     name.map_or(String::new(), |name| {
-        format!(
-            " AND system.main.lower({column}) = system.main.lower({})",
-            literal(name)
-        )
+        format!(" AND {}", is_name(column, name))
     })
 }
 
@@ -302,8 +308,9 @@ fn equal(column: &str, name: Option<&str>) -> String {
 fn like(column: &str, pattern: Option<&str>) -> String {
     pattern.map_or(String::new(), |pattern| {
         format!(
-            " AND system.main.ilike_escape({column}, {}, '\\')",
-            literal(&escaped(pattern))
+            " AND system.main.like_escape({}, {}, '\\')",
+            folded(column),
+            literal(&escaped(pattern).to_ascii_lowercase())
         )
     })
 }
@@ -330,7 +337,7 @@ fn table_schema(
     columns: &Columns,
     is_view: bool,
 ) -> std::result::Result<Schema, SqlError> {
-    let schema = select_all_schema(connection, lossless, name)?;
+    let (schema, _) = select_all_schema(connection, lossless, name)?;
     let generated = if is_view {
         Vec::new()
     } else {

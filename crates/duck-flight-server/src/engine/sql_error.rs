@@ -44,7 +44,7 @@ pub enum SqlErrorKind {
 }
 
 /// How DuckDB refuses to export a column.
-const UNSUPPORTED_TYPE: &str = "Unsupported Arrow type";
+pub(super) const UNSUPPORTED_TYPE: &str = "Unsupported Arrow type";
 
 /// What a statement is told that reads a file by another way than a call.
 pub(crate) const NO_FILES: &CStr =

@@ -4,7 +4,7 @@ use duck_flight_protocol::{TableName, quote};
 
 use super::Lossless;
 use super::appender::STAGED;
-use super::catalog::{literal, qualified, rows, text};
+use super::catalog::{is_name, qualified, rows, text};
 use super::constraints::is_in_schema;
 use super::effect::{DELETES, ORDINAL};
 use super::ffi::Connection;
@@ -99,9 +99,9 @@ fn unsent(
     let sql = format!(
         "SELECT table_name, column_name, coalesce(column_default, 'NULL'), data_type
          FROM system.main.duckdb_columns()
-         WHERE system.main.lower(table_name) = system.main.lower({name}) AND {place}
+         WHERE {is_of} AND {place}
          ORDER BY column_index",
-        name = literal(&table.table),
+        is_of = is_name("table_name", &table.table),
         place = is_in_schema(table),
     );
     let found = rows(connection, lossless, &sql)?;

@@ -16,7 +16,7 @@ use arrow_ipc::{CompressionType, Message, MessageHeader};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Fuse};
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 
 use super::size;
 use crate::drain::{Drain, Stage};
@@ -162,7 +162,11 @@ impl Messages {
             () = &mut self.end => return Err(Error::ShuttingDown),
             message = self.stream.message() => message,
         };
-        message.map_err(|status| Error::Transport(status.code(), status.message().into()))
+        // tonic says so of a message over the limit.
+        message.map_err(|status| match status.code() {
+            Code::OutOfRange => Error::MessageTooLarge(status.message().into()),
+            code => Error::Transport(code, status.message().into()),
+        })
     }
 }
 

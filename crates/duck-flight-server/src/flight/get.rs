@@ -12,7 +12,7 @@ use arrow_flight::{
     FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, SchemaAsIpc, SchemaResult, Ticket,
 };
 use arrow_ipc::writer::IpcWriteOptions;
-use duck_flight_protocol::TableName;
+use duck_flight_protocol::{TableName, quote};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tonic::Status;
 
@@ -102,7 +102,7 @@ pub(super) fn schema_result(schema: &Schema) -> Result<SchemaResult> {
 /// The SQL that a descriptor stands for: all rows of its path, or its command.
 fn descriptor_sql(descriptor: &FlightDescriptor) -> Result<String> {
     match descriptor.r#type() {
-        DescriptorType::Path => Ok(select_all(&TableName::from_path(&descriptor.path)?)),
+        DescriptorType::Path => Ok(select_all(&TableName::from_path(&descriptor.path)?, &[])),
         DescriptorType::Cmd => sql_text(&descriptor.cmd, "descriptor's command"),
         DescriptorType::Unknown => Err(Error::Malformed(
             "the descriptor is neither a path nor a command: set path to [table], or cmd to SQL"
@@ -119,8 +119,17 @@ pub(super) fn as_statement(descriptor: &FlightDescriptor) -> Result<Command> {
     }))
 }
 
-pub(super) fn select_all(table: &TableName) -> String {
-    format!("SELECT * FROM {}", table.to_sql())
+/// All rows of a table, with these columns cast to texts.
+pub(super) fn select_all(table: &TableName, texts: &[String]) -> String {
+    let table = table.to_sql();
+    if texts.is_empty() {
+        return format!("SELECT * FROM {table}");
+    }
+    let texts = texts.iter().map(|name| quote(name));
+    let casts: Vec<_> = texts
+        .map(|name| format!("CAST({name} AS VARCHAR) AS {name}"))
+        .collect();
+    format!("SELECT * REPLACE ({}) FROM {table}", casts.join(", "))
 }
 
 pub(super) fn sql_text(bytes: &[u8], place: &str) -> Result<String> {

@@ -26,9 +26,10 @@ fn flight(relation: Relation) -> Result<FlightInfo> {
     let Relation {
         name,
         schema,
+        texts,
         rows_estimate,
     } = relation;
-    let ticket = Ticket::new(select_all(&name));
+    let ticket = Ticket::new(select_all(&name, &texts));
     Ok(FlightInfo::new()
         .try_with_schema(&schema)
         .map_err(encoding)?

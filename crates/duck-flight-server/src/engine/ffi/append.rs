@@ -19,6 +19,9 @@ use super::{
 /// (`BaseAppender::AppendDataChunk` casts into a chunk of the standard vector size).
 pub(crate) const MAX_CHUNK_ROWS: usize = 2048;
 
+/// How DuckDB refuses to describe a view.
+const IS_NO_TABLE: &str = " is not an table";
+
 /// What an appender's statement calls the rows that were gathered.
 pub(crate) const ROWS: &str = "duck_flight_rows";
 
@@ -33,6 +36,8 @@ pub(crate) struct ColumnShape {
     pub(crate) is_generated: bool,
     /// Whether its values are JSON, which to DuckDB is text by another name.
     pub(crate) is_json: bool,
+    /// Whether Arrow has a type for it. One that it has none for is told as text.
+    pub(crate) has_arrow_type: bool,
     /// Whether the Arrow type tells all about the type.
     is_plain: bool,
     logical: Arc<LogicalType>,
@@ -87,6 +92,7 @@ impl ColumnShape {
             type_id: logical.id(),
             is_generated: false,
             is_json: logical.is_json(),
+            has_arrow_type: logical.has_arrow_type(),
             is_plain: logical.is_plain(),
             logical: Arc::new(logical),
         }
@@ -128,6 +134,12 @@ impl Connection {
             let message = unsafe { text(ffi::duckdb_table_description_error(description.0)) };
             if message == "No table with that schema+name could be located" {
                 return Ok(None);
+            }
+            if message.ends_with(IS_NO_TABLE) {
+                return Err(SqlError::new(
+                    SqlErrorKind::Invalid,
+                    format!("`{table}` is a view; put into a table"),
+                ));
             }
             return Err(SqlError::from_message(&message));
         }
@@ -237,6 +249,10 @@ impl Connection {
 }
 
 fn column_shape(options: &ArrowOptions, name: &str, logical: LogicalType) -> Result<ColumnShape> {
+    if !logical.has_arrow_type() {
+        let field = Arc::new(Field::new(name, DataType::Utf8, true));
+        return Ok(ColumnShape::new(field, logical));
+    }
     let c_name = c_string(name)?;
     let mut c_schema = FFI_ArrowSchema::empty();
     let (mut types, mut names) = ([logical.0], [c_name.as_ptr()]);

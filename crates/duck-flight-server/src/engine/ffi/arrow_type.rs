@@ -45,11 +45,21 @@ pub(super) fn logical_type(field: &Field, depth: usize) -> Result<LogicalType> {
             // SAFETY: the types given are live and copied.
             unsafe { ffi::duckdb_create_map_type(key.0, value.0) }
         }
-        DataType::Struct(children) => return struct_type(children, depth),
-        DataType::Union(members, UnionMode::Sparse) => return union_type(members, depth),
+        DataType::Struct(children) => {
+            let children: Vec<_> = children.iter().collect();
+            return holder_type(&children, depth, ffi::duckdb_create_struct_type);
+        }
+        DataType::Union(members, _) => {
+            let members: Vec<_> = members.iter().map(|(_, member)| member).collect();
+            return holder_type(&members, depth, ffi::duckdb_create_union_type);
+        }
         DataType::Decimal32(precision, scale)
         | DataType::Decimal64(precision, scale)
         | DataType::Decimal128(precision, scale) => decimal_type(*precision, *scale)?,
+        DataType::Decimal256(precision, scale) if is_uhugeint(*precision, *scale) => {
+            // SAFETY: the id is one of a plain type.
+            unsafe { ffi::duckdb_create_logical_type(ffi::DUCKDB_TYPE_DUCKDB_TYPE_UHUGEINT) }
+        }
         DataType::Decimal256(_, scale) => decimal_type(38, *scale)?,
         _ => {
             let id = plain_type(field)?;
@@ -79,60 +89,41 @@ pub(super) fn decimal_scale(precision: u8, scale: i8) -> Option<u8> {
     ((1..=38).contains(&precision) && scale <= precision).then_some(scale)
 }
 
-fn struct_type(children: &Fields, depth: usize) -> Result<LogicalType> {
-    // The C API makes a type of them that no value has.
-    if children.is_empty() {
-        return Err(refused("DuckDB has no struct without fields".into()));
+/// Whether whole numbers of so many digits are told as a `UHUGEINT` leaves.
+pub(super) fn is_uhugeint(precision: u8, scale: i8) -> bool {
+    (precision, scale) == (39, 0)
+}
+
+/// What makes a type of types with names.
+type Create = unsafe extern "C" fn(
+    *mut ffi::duckdb_logical_type,
+    *mut *const c_char,
+    ffi::idx_t,
+) -> ffi::duckdb_logical_type;
+
+fn holder_type(children: &[&FieldRef], depth: usize, create: Create) -> Result<LogicalType> {
+    let types = children.iter().map(|child| logical_type(child, depth));
+    let types = types.collect::<Result<Vec<_>>>()?;
+    let names = children.iter().map(|child| c_string(child.name()));
+    let names = names.collect::<Result<Vec<CString>>>()?;
+    let nothing_inside = || refused("DuckDB has no struct and no union of nothing".into());
+    if types.is_empty() {
+        return Err(nothing_inside());
     }
-    let mut parts = Parts::of(children.iter(), depth)?;
-    let (types, names, count) = parts.raw();
+    let mut raw_types: Vec<_> = types.iter().map(|logical| logical.0).collect();
+    let mut raw_names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     // SAFETY: both arrays hold one live entry for each field, which DuckDB copies.
-    Ok(LogicalType(unsafe {
-        ffi::duckdb_create_struct_type(types, names, count)
-    }))
-}
-
-fn union_type(members: &UnionFields, depth: usize) -> Result<LogicalType> {
-    if members.is_empty() {
-        return Err(refused("DuckDB has no union without members".into()));
-    }
-    let mut parts = Parts::of(members.iter().map(|(_, member)| member), depth)?;
-    let (types, names, count) = parts.raw();
-    // SAFETY: both arrays hold one live entry for each member, which DuckDB copies.
-    Ok(LogicalType(unsafe {
-        ffi::duckdb_create_union_type(types, names, count)
-    }))
-}
-
-/// The types and names inside a type, and the same as the C API takes them.
-struct Parts {
-    raw_types: Vec<ffi::duckdb_logical_type>,
-    raw_names: Vec<*const c_char>,
-    _types: Vec<LogicalType>,
-    _names: Vec<CString>,
-}
-
-impl Parts {
-    fn of<'f>(fields: impl Iterator<Item = &'f FieldRef>, depth: usize) -> Result<Self> {
-        let parts = fields.map(|field| Ok((logical_type(field, depth)?, c_string(field.name())?)));
-        let (types, names): (Vec<_>, Vec<_>) = parts.collect::<Result<_>>()?;
-        Ok(Self {
-            raw_types: types.iter().map(|logical| logical.0).collect(),
-            raw_names: names.iter().map(|name| name.as_ptr()).collect(),
-            _types: types,
-            _names: names,
-        })
-    }
-
-    /// The two arrays, which live as long as this, and how long they are.
-    fn raw(&mut self) -> (*mut ffi::duckdb_logical_type, *mut *const c_char, u64) {
-        let count = self.raw_types.len() as u64;
-        (
-            self.raw_types.as_mut_ptr(),
-            self.raw_names.as_mut_ptr(),
-            count,
+    let logical = unsafe {
+        create(
+            raw_types.as_mut_ptr(),
+            raw_names.as_mut_ptr(),
+            types.len() as u64,
         )
+    };
+    if logical.is_null() {
+        return Err(nothing_inside());
     }
+    Ok(LogicalType(logical))
 }
 
 fn plain_type(field: &Field) -> Result<ffi::duckdb_type> {

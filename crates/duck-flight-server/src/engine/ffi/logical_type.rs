@@ -34,6 +34,20 @@ impl LogicalType {
         )
     }
 
+    /// Whether DuckDB exports values of it to Arrow.
+    pub(super) fn has_arrow_type(&self) -> bool {
+        !self.contains(&[ffi::DUCKDB_TYPE_DUCKDB_TYPE_VARIANT])
+    }
+
+    /// The type itself, or that of texts where Arrow has none for it.
+    pub(super) fn or_text(self) -> Self {
+        if self.has_arrow_type() {
+            return self;
+        }
+        // SAFETY: the id is one of a plain type; the type is freed by its wrapper.
+        Self(unsafe { ffi::duckdb_create_logical_type(ffi::DUCKDB_TYPE_DUCKDB_TYPE_VARCHAR) })
+    }
+
     /// The type itself, or that of NULL where it, or a type inside it, is left to a value.
     pub(super) fn or_null(self) -> Self {
         if !self.contains(&[

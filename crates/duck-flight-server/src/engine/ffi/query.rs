@@ -168,6 +168,39 @@ impl<'a> Prepared<'a> {
     /// The schema of the result and the SQL type of each column, before the statement has run. Where a type depends
     /// on a parameter it is Null.
     pub(crate) fn schema(&self, lossless: &ArrowOptions) -> Result<(SchemaRef, Vec<String>)> {
+        self.schema_of(self.columns()?, lossless)
+    }
+
+    /// The schema of the result, and which columns Arrow has no type for: they are told as texts, which they must be
+    /// cast to.
+    pub(crate) fn schema_as_texts(
+        &self,
+        lossless: &ArrowOptions,
+    ) -> Result<(SchemaRef, Vec<String>)> {
+        let mut texts = Vec::new();
+        let columns = self.columns()?.into_iter().map(|Column { name, logical }| {
+            if !logical.has_arrow_type() {
+                texts.push(name.to_string_lossy().into_owned());
+            }
+            let logical = logical.or_text();
+            Column { name, logical }
+        });
+        let (schema, _) = self.schema_of(columns.collect(), lossless)?;
+        Ok((schema, texts))
+    }
+
+    fn schema_of(
+        &self,
+        columns: Vec<Column>,
+        lossless: &ArrowOptions,
+    ) -> Result<(SchemaRef, Vec<String>)> {
+        let plain = ArrowOptions::of(self.connection);
+        let options = if is_lossy(&columns) { lossless } else { &plain };
+        let (_, schema) = export_schema(options, &columns)?;
+        Ok((Arc::new(schema), type_names(&columns)))
+    }
+
+    fn columns(&self) -> Result<Vec<Column>> {
         // SAFETY: the statement is live; names and types are owned.
         let columns = unsafe {
             (0..ffi::duckdb_prepared_statement_column_count(self.raw))
@@ -179,18 +212,12 @@ impl<'a> Prepared<'a> {
                 })
                 .collect::<Vec<_>>()
         };
-        let columns = columns
-            .into_iter()
-            .map(|(name, logical)| {
-                let name = super::c_string(&name)?;
-                let logical = logical.or_null();
-                Ok(Column { name, logical })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let plain = ArrowOptions::of(self.connection);
-        let options = if is_lossy(&columns) { lossless } else { &plain };
-        let (_, schema) = export_schema(options, &columns)?;
-        Ok((Arc::new(schema), type_names(&columns)))
+        let columns = columns.into_iter().map(|(name, logical)| {
+            let name = super::c_string(&name)?;
+            let logical = logical.or_null();
+            Ok(Column { name, logical })
+        });
+        columns.collect()
     }
 
     /// The parameters, in the order of their numbers.
@@ -209,7 +236,7 @@ impl<'a> Prepared<'a> {
         columns
             .into_iter()
             .map(|(name, logical)| {
-                let field = if logical.is_known() {
+                let field = if logical.is_known() && logical.has_arrow_type() {
                     let column = Column {
                         name: super::c_string(&name)?,
                         logical,

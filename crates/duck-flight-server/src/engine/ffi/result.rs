@@ -8,7 +8,8 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi};
 use duckdb::ffi;
 
-use super::{ArrowOptions, Connection, LogicalType, Result, SqlError, check, text};
+use super::super::sql_error::UNSUPPORTED_TYPE;
+use super::{ArrowOptions, Connection, LogicalType, Result, SqlError, SqlErrorKind, check, text};
 
 /// From this chunk on a result is a large one.
 const MANY_CHUNKS: u64 = 8;
@@ -214,10 +215,26 @@ pub(super) fn export_schema(
             names.as_mut_ptr(),
             columns.len() as u64,
             (&raw mut c_schema).cast(),
-        ))?;
+        ))
+        .map_err(|error| name_column(error, columns))?;
     }
     let schema = Schema::try_from(&c_schema).map_err(arrow_error)?;
     Ok((c_schema, schema))
+}
+
+/// Says which column it is that cannot be exported, where that is known.
+fn name_column(error: SqlError, columns: &[Column]) -> SqlError {
+    let at_fault = columns
+        .iter()
+        .find(|column| !column.logical.has_arrow_type());
+    match at_fault {
+        Some(Column { name, logical }) => {
+            let (name, data_type) = (name.to_string_lossy(), logical.name());
+            let reason = format!("column `{name}`: {UNSUPPORTED_TYPE} {data_type}");
+            SqlError::new(SqlErrorKind::Unsupported, reason)
+        }
+        None => error,
+    }
 }
 
 fn arrow_error(error: arrow::error::ArrowError) -> SqlError {

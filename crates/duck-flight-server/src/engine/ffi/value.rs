@@ -7,7 +7,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::*;
 use duckdb::ffi;
 
-use super::arrow_type::{decimal_scale, logical_type};
+use super::arrow_type::{decimal_scale, is_uhugeint, logical_type};
 use super::{Result, SqlError, SqlErrorKind};
 use nested::{Extent, nested};
 use temporal::temporal;
@@ -94,8 +94,13 @@ impl Value {
         Self(unsafe { ffi::duckdb_create_blob(bytes.as_ptr(), bytes.len() as u64) })
     }
 
+    /// A whole number of 38 digits that has 39, as a `HUGEINT` leaves, is one.
     fn decimal(value: i128, precision: u8, scale: i8) -> Result<Self> {
         let fits = value.unsigned_abs() < 10_u128.pow(u32::from(precision.min(38)));
+        if !fits && (precision, scale) == (38, 0) {
+            // SAFETY: takes a number and gives a value, freed by `drop`.
+            return Ok(Self(unsafe { ffi::duckdb_create_hugeint(hugeint(value)) }));
+        }
         let (Some(scale), true) = (decimal_scale(precision, scale), fits) else {
             return Err(refused(format!(
                 "{value} does not fit a DECIMAL({precision}, {scale}) of DuckDB"
@@ -110,16 +115,25 @@ impl Value {
         Ok(Self(unsafe { ffi::duckdb_create_decimal(value) }))
     }
 
+    /// A decimal of 256 bits: a `UHUGEINT` where it has as many digits as one, and else what fits.
+    fn wide_decimal(value: i256, precision: u8, scale: i8) -> Result<Self> {
+        if let (true, (number, 0)) = (is_uhugeint(precision, scale), value.to_parts()) {
+            // SAFETY: takes a number and gives a value, freed by `drop`.
+            return Ok(Self(unsafe {
+                ffi::duckdb_create_uhugeint(uhugeint(number))
+            }));
+        }
+        let narrow = value.to_i128();
+        let narrow = narrow.ok_or_else(|| refused(format!("{value} has more than 38 digits")))?;
+        Self::decimal(narrow, 38, scale)
+    }
+
     fn uuid(bytes: &[u8]) -> Result<Self> {
         let bytes =
             <[u8; 16]>::try_from(bytes).map_err(|_| refused("a UUID has 16 bytes".into()))?;
-        let number = u128::from_be_bytes(bytes);
-        let input = ffi::duckdb_uhugeint {
-            lower: low(number),
-            upper: low(number >> 64),
-        };
+        let number = uhugeint(u128::from_be_bytes(bytes));
         // SAFETY: takes a number and gives a value, freed by `drop`.
-        Ok(Self(unsafe { ffi::duckdb_create_uuid(input) }))
+        Ok(Self(unsafe { ffi::duckdb_create_uuid(number) }))
     }
 }
 
@@ -212,14 +226,11 @@ fn decimal(array: &dyn Array, row: usize) -> Result<Value> {
             Value::decimal(value, *precision, *scale)
         }
         _ => {
-            let DataType::Decimal256(_, scale) = array.data_type() else {
+            let DataType::Decimal256(precision, scale) = array.data_type() else {
                 return Err(no_value(array.data_type()));
             };
             let value = array.as_primitive::<Decimal256Type>().value(row);
-            let value = value
-                .to_i128()
-                .ok_or_else(|| refused(format!("{value} has more than 38 digits")))?;
-            Value::decimal(value, 38, *scale)
+            Value::wide_decimal(value, *precision, *scale)
         }
     }
 }
@@ -228,6 +239,13 @@ fn hugeint(value: i128) -> ffi::duckdb_hugeint {
     ffi::duckdb_hugeint {
         lower: low(value.cast_unsigned()),
         upper: low((value >> 64).cast_unsigned()).cast_signed(),
+    }
+}
+
+fn uhugeint(value: u128) -> ffi::duckdb_uhugeint {
+    ffi::duckdb_uhugeint {
+        lower: low(value),
+        upper: low(value >> 64),
     }
 }
 

@@ -6,7 +6,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::super::Lossless;
-use super::super::catalog::{literal, rows};
+use super::super::catalog::{folded, is_name, rows};
 use super::super::ffi::Connection;
 use super::super::producers::OWN_SCHEMA;
 use super::{as_specified, equal};
@@ -27,8 +27,8 @@ impl TableRef {
     /// The condition that three columns name this table.
     fn is(&self, catalog: &str, schema: &str, table: &str) -> String {
         format!(
-            "system.main.lower({table}) = system.main.lower({name}){catalog}{schema}",
-            name = literal(&self.table),
+            "{is_table}{catalog}{schema}",
+            is_table = is_name(table, &self.table),
             catalog = equal(catalog, self.catalog.as_deref()),
             schema = equal(schema, self.schema.as_deref()),
         )
@@ -155,8 +155,7 @@ fn foreign_keys(
                  3::UTINYINT AS update_rule, 3::UTINYINT AS delete_rule
              FROM keys AS fk JOIN parents AS pk
                  ON pk.database_name = fk.database_name AND pk.schema_name = fk.schema_name
-                     AND system.main.lower(pk.table_name) = system.main.lower(fk.referenced_table)
-                     AND system.main.lower(pk.columns::VARCHAR) = system.main.lower(fk.referenced_column_names::VARCHAR)
+                     AND {parent} = {referenced} AND {parent_columns} = {referenced_columns}
              WHERE fk.constraint_type = 'FOREIGN KEY'
              QUALIFY row_number() OVER (
                  PARTITION BY fk.database_name, fk.schema_name, fk.table_name, fk.constraint_index
@@ -165,6 +164,10 @@ fn foreign_keys(
          )
          FROM foreign_keys WHERE {condition} ORDER BY {order}",
         numbers = numbers("fk.constraint_column_names"),
+        parent = folded("pk.table_name"),
+        referenced = folded("fk.referenced_table"),
+        parent_columns = folded("pk.columns::VARCHAR"),
+        referenced_columns = folded("fk.referenced_column_names::VARCHAR"),
     );
     as_specified(&rows(connection, lossless, &sql)?, foreign_keys_schema())
 }

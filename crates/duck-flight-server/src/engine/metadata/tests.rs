@@ -249,3 +249,55 @@ fn a_type_is_told_by_its_name_and_size() {
     assert_eq!(about("TIMESTAMP_NS"), ["TIMESTAMP_NS", "29", "9"]);
     assert_eq!(about("DOUBLE"), ["DOUBLE", "15", ""]);
 }
+
+#[test]
+fn names_are_the_same_where_duckdb_takes_them_for_the_same() {
+    let session = Session::new(
+        "CREATE MACRO translate(text, a, b) AS 'nothing';
+         CREATE TABLE \"É\" (x INTEGER PRIMARY KEY);
+         CREATE TABLE \"é\" (y INTEGER PRIMARY KEY);
+         CREATE TABLE \"Éa\" (z INTEGER);",
+    );
+    let table = |table: &str| TableRef {
+        table: table.into(),
+        ..TableRef::default()
+    };
+    let keys = |name: &str| {
+        let found = primary_keys(&session.connection, &session.lossless, &table(name));
+        let found = lines(&found.expect("keys are listed"));
+        found
+            .iter()
+            .map(|line| line.split('|').nth(3).unwrap_or_default().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(keys("É"), ["x"]);
+    assert_eq!(keys("é"), ["y"]);
+    let named = |pattern: &str| TablesFilter {
+        table_pattern: Some(pattern.into()),
+        ..TablesFilter::default()
+    };
+    assert_eq!(session.tables(&named("É")), ["memory|main|É|TABLE"]);
+    assert_eq!(session.tables(&named("ÉA")), ["memory|main|Éa|TABLE"]);
+}
+
+#[test]
+fn a_temporary_table_stands_before_those_of_its_name() {
+    let session = Session::new(
+        "CREATE TABLE t (a INTEGER); CREATE SCHEMA s; CREATE TABLE s.t (b INTEGER);
+         CREATE TEMP TABLE t (c INTEGER); USE s;",
+    );
+    let lookup = TablesFilter {
+        table_pattern: Some("t".into()),
+        include_schema: true,
+        ..TablesFilter::default()
+    };
+    let found = tables(&session.connection, &session.lossless, &lookup).expect("tables are listed");
+    let places: Vec<_> = (0..found.num_rows())
+        .map(|row| {
+            [0, 1]
+                .map(|column| text(found.column(column), row))
+                .join(".")
+        })
+        .collect();
+    assert_eq!(places, ["temp.main", "memory.s", "memory.main"]);
+}

@@ -5,8 +5,9 @@ use arrow::compute::kernels::cmp::not_distinct;
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, IntervalMonthDayNanoType, TimeUnit};
 use arrow::error::ArrowError;
-use arrow::util::display::array_value_to_string;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 
+use super::bounds::{first_out_of_range, first_too_long, has_range};
 use super::json::is_json;
 use super::{Failure, is_text, plain};
 
@@ -78,26 +79,39 @@ impl Cast {
     /// Casts all values, or names the first that does not fit.
     pub(super) fn apply(&self, array: &ArrayRef) -> Result<ArrayRef, Failure> {
         let plain_type = plain(array.data_type());
+        let is_checked = self.check != Check::Nothing || plain_type.is_decimal();
         let unpacked;
-        let array = if self.check == Check::Nothing || plain_type == array.data_type() {
-            array
-        } else {
+        let array = if is_checked && plain_type != array.data_type() {
             unpacked = cast(array, plain_type)?;
             &unpacked
+        } else {
+            array
         };
-        let (cast, lost) = self.cast(array)?;
-        lost.map_or(Ok(cast), |index| {
-            let value = array_value_to_string(array, index).unwrap_or_default();
-            let reason = match self.check {
-                Check::Json => format!("`{value}` is not JSON, as the table wants it"),
-                _ => format!(
-                    "`{value}` of type {} does not fit {} of the table",
-                    array.data_type(),
-                    self.target
-                ),
-            };
+        // What a cast makes of a decimal with too many digits is anything.
+        let too_long = first_too_long(array);
+        let valid = too_long.map_or_else(|| array.clone(), |index| array.slice(0, index));
+        let (cast, lost) = self.cast(&valid)?;
+        if let Some(index) = lost {
+            let reason = self.reason(array, index);
+            return Err(Failure::Misfit { index, reason });
+        }
+        too_long.map_or(Ok(cast), |index| {
+            let (value, data_type) = (shown(array, index), array.data_type());
+            let reason = format!("`{value}` has more digits than its type {data_type}");
             Err(Failure::Misfit { index, reason })
         })
+    }
+
+    fn reason(&self, array: &ArrayRef, index: usize) -> String {
+        let value = shown(array, index);
+        if self.check == Check::Json {
+            return format!("`{value}` is not JSON, as the table wants it");
+        }
+        let (from, target) = (array.data_type(), &self.target);
+        if from == target && has_range(target) {
+            return format!("`{value}` of type {from} is outside of what DuckDB's type holds");
+        }
+        format!("`{value}` of type {from} does not fit {target} of the table")
     }
 
     /// The values as the target's, and the first that is another one there.
@@ -122,10 +136,27 @@ impl Cast {
             Check::Midnight => first_text(array, has_time)?,
             Check::Json => first_text(&cast_values, |text| !is_json(text.as_bytes()))?,
         };
-        // The first of both.
-        let lost = made_null.into_iter().chain(lost).min();
+        let outside = match has_range(&self.target) {
+            true => first_out_of_range(&cast_values),
+            false => None,
+        };
+        // The first of all.
+        let lost = made_null.into_iter().chain(lost).chain(outside).min();
         Ok((cast_values, lost))
     }
+}
+
+/// A value as text; the number that it is where Arrow has no text for it, as of a time that is none.
+pub(super) fn shown(array: &ArrayRef, index: usize) -> String {
+    let number = || formatted(&cast(&array.slice(index, 1), &DataType::Int64).ok()?, 0);
+    formatted(array, index).or_else(number).unwrap_or_default()
+}
+
+/// A value as text, where Arrow has one.
+pub(super) fn formatted(array: &ArrayRef, index: usize) -> Option<String> {
+    let options = FormatOptions::new().with_display_error(false);
+    let formatter = ArrayFormatter::try_new(array, &options).ok()?;
+    formatter.value(index).try_to_string().ok()
 }
 
 pub(super) fn cast(array: &ArrayRef, target: &DataType) -> Result<ArrayRef, ArrowError> {

@@ -9,12 +9,13 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BooleanBufferBuilder, FixedSizeListArray, GenericListArray, MapArray,
     OffsetSizeTrait, StructArray, UnionArray,
 };
-use arrow::buffer::{BooleanBuffer, NullBuffer, OffsetBuffer};
+use arrow::buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::compute::can_cast_types;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, UnionFields, UnionMode};
+use arrow::error::ArrowError;
 
 use super::exact::cast;
-use super::{ColumnShape, Conversion, Failure, cannot_become, same_name};
+use super::{ColumnShape, Conversion, Failure, cannot_become, keys, same_name};
 
 /// How nested values become a column's, and as what DuckDB imports them; or why they cannot.
 pub(super) fn conversion(
@@ -75,14 +76,12 @@ pub(super) fn conversion(
         }
         // One member of the union may be of this very type.
         (_, Union(..), columns) if !matches!(from, Union(..)) => {
-            let is_same = |column: &ColumnShape| {
-                let found = conversion(from, column);
-                found.is_ok_and(|(found, target)| found.is_keep() && target == *from)
-            };
-            if !columns.iter().any(is_same) {
-                return Err(cannot_become(from, column));
-            }
-            (Conversion::Keep, from.clone())
+            let same = columns.iter().find_map(|column| {
+                let (found, target) = conversion(from, column).ok()?;
+                let is_same = with_nulls(&target) == with_nulls(from);
+                (is_same && found.is_check()).then_some((found, target))
+            });
+            same.ok_or_else(|| cannot_become(from, column))?
         }
         _ => return Err(cannot_become(from, column)),
     };
@@ -127,11 +126,38 @@ fn map_entries(
         return Err("a map's entries are a key and a value".into());
     };
     let (conversions, pair) = each(pair.iter().zip(columns))?;
+    // A key that is NULL is found where it counts; where no row shows it, it is nobody's.
+    let pair: Fields = pair.iter().map(nullable).collect();
     let name = entries.name();
     let entries = Arc::new(Field::new(name, DataType::Struct(pair.clone()), false));
     let inner = Conversion::Fields(pair, conversions);
-    let conversion = Conversion::Elements(entries.clone(), Box::new(inner));
+    let conversion = Conversion::Entries(entries.clone(), Box::new(inner));
     Ok((conversion, entries))
+}
+
+fn nullable(field: &FieldRef) -> FieldRef {
+    Arc::new(field.as_ref().clone().with_nullable(true))
+}
+
+/// The type with room for NULLs all over the inside.
+fn with_nulls(data_type: &DataType) -> DataType {
+    use DataType::{FixedSizeList, LargeList, List, Map, Struct, Union};
+    let inside = |field: &FieldRef| {
+        let data_type = with_nulls(field.data_type());
+        Arc::new(Field::new(field.name(), data_type, true))
+    };
+    match data_type {
+        List(element) => List(inside(element)),
+        LargeList(element) => LargeList(inside(element)),
+        FixedSizeList(element, size) => FixedSizeList(inside(element), *size),
+        Map(entries, sorted) => Map(inside(entries), *sorted),
+        Struct(fields) => Struct(fields.iter().map(inside).collect()),
+        Union(members, mode) => {
+            let members = members.iter().map(|(id, member)| (id, inside(member)));
+            Union(members.collect(), *mode)
+        }
+        other => other.clone(),
+    }
 }
 
 fn each<'a>(
@@ -166,10 +192,10 @@ fn union_members(
         .map(|(_, member)| Ok((member, find(member, columns)?)));
     let named = named.collect::<Result<Vec<_>, String>>()?;
     let (conversions, fields) = each(named.into_iter())?;
-    let ids = members.iter().map(|(id, _)| id);
-    let fields = fields.iter().cloned();
-    let target = UnionFields::try_new(ids, fields).map_err(|error| error.to_string())?;
-    Ok((conversions, target))
+    // DuckDB takes a member's code for its place.
+    let places = (0..=i8::MAX).take(fields.len());
+    let target = UnionFields::try_new(places, fields.iter().cloned());
+    Ok((conversions, target.map_err(|error| error.to_string())?))
 }
 
 fn find<'a>(field: &Field, columns: &'a [ColumnShape]) -> Result<&'a ColumnShape, String> {
@@ -199,10 +225,7 @@ pub(super) fn elements_of(
     match array.data_type() {
         DataType::List(_) => list(array.as_list::<i32>(), element, inner, visible),
         DataType::LargeList(_) => list(array.as_list::<i64>(), element, inner, visible),
-        DataType::FixedSizeList(..) => {
-            fixed_size_list(array.as_fixed_size_list(), element, inner, visible)
-        }
-        _ => map(array.as_map(), element, inner, visible),
+        _ => fixed_size_list(array.as_fixed_size_list(), element, inner, visible),
     }
 }
 
@@ -222,7 +245,8 @@ fn list<O: OffsetSizeTrait>(
     Ok(Arc::new(list))
 }
 
-fn map(
+/// A map with its entries cast. Its keys must be ones that DuckDB takes: none NULL, and none twice.
+pub(super) fn map(
     map: &MapArray,
     entries: &FieldRef,
     inner: &Conversion,
@@ -231,9 +255,12 @@ fn map(
     let shown = NullBuffer::union(visible, map.nulls());
     let all: ArrayRef = Arc::new(map.entries().clone());
     let (offsets, pairs) = window(map.offsets(), &all);
-    let inside = shown.map(|shown| spread(&shown, map.offsets().lengths()));
+    let inside = shown
+        .as_ref()
+        .map(|shown| spread(shown, map.offsets().lengths()));
     let pairs = inner.apply(&pairs, inside.as_ref());
     let pairs = pairs.map_err(|failure| failure.moved(|index| row_of(&offsets, index)))?;
+    keys::check(pairs.as_struct().column(0), &offsets, shown.as_ref())?;
     let is_sorted = matches!(map.data_type(), DataType::Map(_, true));
     let (pairs, nulls) = (pairs.as_struct().clone(), map.nulls().cloned());
     let map = MapArray::try_new(entries.clone(), offsets, pairs, nulls, is_sorted)?;
@@ -278,15 +305,33 @@ pub(super) fn members_of(
     inner: &[Conversion],
     visible: Option<&NullBuffer>,
 ) -> Result<ArrayRef, Failure> {
+    let DataType::Union(sent, _) = union.data_type() else {
+        return Err(ArrowError::SchemaError("not a union".into()).into());
+    };
     let kinds = union.type_ids();
     let mut columns = Vec::with_capacity(inner.len());
-    for ((id, _), inner) in members.iter().zip(inner) {
+    for ((id, _), inner) in sent.iter().zip(inner) {
         let chosen = BooleanBuffer::collect_bool(kinds.len(), |row| kinds[row] == id);
         let shown = NullBuffer::union(visible, Some(&NullBuffer::new(chosen)));
         columns.push(inner.apply(union.child(id), shown.as_ref())?);
     }
-    let union = UnionArray::try_new(members.clone(), kinds.clone(), None, columns)?;
+    let kinds = renumbered(kinds, sent, members);
+    let union = UnionArray::try_new(members.clone(), kinds, None, columns)?;
     Ok(Arc::new(union))
+}
+
+/// The members' codes, where the same members have others.
+fn renumbered(kinds: &ScalarBuffer<i8>, from: &UnionFields, to: &UnionFields) -> ScalarBuffer<i8> {
+    let pairs = from.iter().zip(to.iter());
+    let codes: Vec<_> = pairs.map(|((from, _), (to, _))| (from, to)).collect();
+    if codes.iter().all(|(from, to)| from == to) {
+        return kinds.clone();
+    }
+    let code = |kind: &i8| {
+        let known = codes.iter().find(|(from, _)| from == kind);
+        known.map_or(*kind, |(_, to)| *to)
+    };
+    kinds.iter().map(code).collect()
 }
 
 /// The values that a list shows, and where each row's start among them.
@@ -323,6 +368,16 @@ impl Conversion {
         matches!(self, Self::Keep)
     }
 
+    /// Whether values of the same type are what they were, or do not fit.
+    fn is_check(&self) -> bool {
+        match self {
+            Self::Keep | Self::Cast(_) => true,
+            Self::Elements(_, inner) | Self::Entries(_, inner) => inner.is_check(),
+            Self::Fields(_, inner) | Self::Members(_, inner) => inner.iter().all(Self::is_check),
+            Self::UuidText | Self::GeometryText | Self::Unpack(..) => false,
+        }
+    }
+
     /// Whether what it makes of values is what they are, if the types are the same.
     fn changes_nothing(&self) -> bool {
         match self {
@@ -331,7 +386,12 @@ impl Conversion {
             Self::Fields(_, inner) | Self::Members(_, inner) => {
                 inner.iter().all(Self::changes_nothing)
             }
-            Self::Cast(_) | Self::UuidText | Self::Unpack(..) => false,
+            // The keys of a map are looked at.
+            Self::Cast(_)
+            | Self::Entries(..)
+            | Self::UuidText
+            | Self::GeometryText
+            | Self::Unpack(..) => false,
         }
     }
 

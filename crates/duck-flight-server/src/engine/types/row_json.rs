@@ -3,9 +3,9 @@
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::DataType;
 use arrow::json::LineDelimitedWriter;
-use arrow::util::display::array_value_to_string;
 
-use super::exact::cast;
+use super::bounds::first_out_of_range;
+use super::exact::{cast, formatted, shown};
 use super::plain;
 
 /// A batch of one row as a JSON object. What JSON has no value for is told as text.
@@ -40,13 +40,13 @@ fn write(row: &RecordBatch) -> Option<String> {
     Some(json.trim_end().to_owned())
 }
 
-/// Whether JSON has a value for the first one: for numbers that are none it has not.
+/// Whether JSON has a value for the first one: for numbers and times that are none it has not.
 fn is_told(column: &ArrayRef) -> bool {
     let has_others = || {
         let text = text(column);
         text.contains("NaN") || text.contains("inf")
     };
-    !holds_floats(column.data_type()) || !has_others()
+    first_out_of_range(column).is_none() && (!holds_floats(column.data_type()) || !has_others())
 }
 
 fn holds_floats(data_type: &DataType) -> bool {
@@ -68,13 +68,13 @@ fn holds_floats(data_type: &DataType) -> bool {
 
 /// The first value as text.
 fn text(column: &ArrayRef) -> String {
-    array_value_to_string(column, 0).unwrap_or_else(|_| match column.data_type() {
+    formatted(column, 0).unwrap_or_else(|| match column.data_type() {
         // An instant in a zone that nobody knows is the same in that of Greenwich.
         DataType::Timestamp(unit, Some(_)) => {
             let instant = cast_to_greenwich(column, *unit);
-            instant.unwrap_or_else(|| format!("{column:?}"))
+            instant.unwrap_or_else(|| shown(column, 0))
         }
-        _ => format!("{column:?}"),
+        _ => shown(column, 0),
     })
 }
 
@@ -127,6 +127,11 @@ mod tests {
         assert_eq!(
             json(vec![("t", Arc::new(instant)), ("f", float(1.0))]),
             r#"{"t":"1970-01-01T00:00:00Z","f":1.0}"#
+        );
+        let time = Time32SecondArray::from(vec![-1]);
+        assert_eq!(
+            json(vec![("t", Arc::new(time)), ("s", text())]),
+            r#"{"t":"-1","s":"{a}"}"#
         );
     }
 }

@@ -52,7 +52,7 @@ fn holder(field: &Field, array: &dyn Array, row: usize, extent: &mut Extent) -> 
         DataType::FixedSizeList(child, _) => fixed_size_list(child, array, row, extent),
         DataType::Struct(children) => structure(field, children, array, row, extent),
         DataType::Map(entries, _) => map(field, entries, array, row, extent),
-        DataType::Union(members, UnionMode::Sparse) => union(field, members, array, row, extent),
+        DataType::Union(members, _) => union(field, members, array, row, extent),
         other => Err(no_value(other)),
     }
 }
@@ -169,12 +169,12 @@ fn union(
     row: usize,
     extent: &mut Extent,
 ) -> Result<Value> {
-    let array = array.as_union();
-    let id = array.type_id(row);
+    let union = array.as_union();
+    let id = union.type_id(row);
     let member = (0..).zip(members.iter()).find(|(_, (of, _))| *of == id);
     let (index, (_, member)) = member.ok_or_else(|| no_value(field.data_type()))?;
     extent.count(1)?;
-    let held = array.child(id);
+    let (held, row) = (union.child(id), union.value_offset(row));
     // A member is of its type, also where it is NULL.
     let held = match held.is_null(row) {
         true => Value::null_of(member),

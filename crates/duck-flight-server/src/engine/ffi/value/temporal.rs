@@ -4,11 +4,9 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::*;
 use duckdb::ffi;
 
+use super::super::super::ranges::Range;
 use super::super::Result;
 use super::{Value, no_value, refused};
-
-/// Microseconds of a day: the largest TIME.
-const DAY_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
 
 /// A date, a time, a timestamp or an interval.
 pub(super) fn temporal(array: &dyn Array, row: usize) -> Result<Value> {
@@ -78,8 +76,10 @@ pub(super) fn temporal(array: &dyn Array, row: usize) -> Result<Value> {
 
 impl Value {
     fn date(days: i64) -> Result<Self> {
-        let days = i32::try_from(days)
-            .map_err(|_| refused(format!("the date {days} days from 1970 is out of range")))?;
+        let out_of_range = || refused(format!("the date {days} days from 1970 is out of range"));
+        let days = Some(days).filter(|&days| Range::of_dates().holds(days));
+        let days = days.and_then(|days| i32::try_from(days).ok());
+        let days = days.ok_or_else(out_of_range)?;
         // SAFETY: takes a number and gives a value, freed by `drop`.
         Ok(Self(unsafe {
             ffi::duckdb_create_date(ffi::duckdb_date { days })
@@ -87,7 +87,7 @@ impl Value {
     }
 
     fn time(micros: i64) -> Result<Self> {
-        if !(0..=DAY_MICROS).contains(&micros) {
+        if !Range::of_times(TimeUnit::Microsecond).holds(micros) {
             return Err(refused(format!("{micros} µs is no time of a day")));
         }
         // SAFETY: takes a number and gives a value, freed by `drop`.
@@ -97,7 +97,7 @@ impl Value {
     }
 
     fn time_ns(nanos: i64) -> Result<Self> {
-        if !(0..=DAY_MICROS * 1000).contains(&nanos) {
+        if !Range::of_times(TimeUnit::Nanosecond).holds(nanos) {
             return Err(refused(format!("{nanos} ns is no time of a day")));
         }
         // SAFETY: takes a number and gives a value, freed by `drop`.
@@ -117,20 +117,18 @@ impl Value {
     }
 
     fn timestamp(value: i64, unit: TimeUnit, has_zone: bool) -> Result<Self> {
-        let micros = |factor: i64| {
-            value
-                .checked_mul(factor)
-                .ok_or_else(|| refused(format!("the timestamp {value} is out of range")))
-        };
+        let out_of_range = || refused(format!("the timestamp {value} is out of range"));
+        if !Range::of_timestamps(unit).holds(value) {
+            return Err(out_of_range());
+        }
+        let micros = |factor: i64| value.checked_mul(factor).ok_or_else(out_of_range);
         // SAFETY: each takes a number and gives a value, freed by `drop`.
         Ok(Self(unsafe {
             match (unit, has_zone) {
                 (TimeUnit::Second, false) => {
-                    micros(1_000_000)?;
                     ffi::duckdb_create_timestamp_s(ffi::duckdb_timestamp_s { seconds: value })
                 }
                 (TimeUnit::Millisecond, false) => {
-                    micros(1000)?;
                     ffi::duckdb_create_timestamp_ms(ffi::duckdb_timestamp_ms { millis: value })
                 }
                 (TimeUnit::Microsecond, false) => {

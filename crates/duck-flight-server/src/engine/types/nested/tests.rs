@@ -223,3 +223,160 @@ fn extension_types_inside_are_not_left_to_duckdb() {
     };
     assert!(element.metadata().is_empty());
 }
+
+/// The same numbers as times: Arrow does not look whether they are.
+fn times(nanos: &[Option<i64>]) -> Time64NanosecondArray {
+    nanos.iter().copied().collect()
+}
+
+#[test]
+fn what_is_outside_of_duckdbs_type_is_found_wherever_it_stands() {
+    const DAY: i64 = 86_400_000_000_000;
+    let fine = [Some(0), None, Some(DAY)];
+    assert_eq!(misfit(times(&fine), "TIME_NS"), 0);
+    for bad in [-1, DAY + 1, i64::MAX, i64::MIN] {
+        let values = [Some(0), None, Some(bad)];
+        assert_eq!(misfit(times(&values), "TIME_NS"), 3, "{bad}");
+        let list = list_of(&[1, 2], times(&values));
+        assert_eq!(misfit(list, "TIME_NS[]"), 2, "{bad}");
+        let keys = Int8Array::from(vec![2, 0, 0]);
+        let dictionary = DictionaryArray::new(keys, Arc::new(times(&values)));
+        assert_eq!(misfit(dictionary, "TIME_NS"), 1, "{bad}");
+        let ends = Int32Array::from(vec![1, 2, 5]);
+        let runs = RunArray::try_new(&ends, &times(&values)).unwrap();
+        assert_eq!(misfit(runs, "TIME_NS"), 3, "{bad}");
+    }
+    // What is hidden is nobody's.
+    let list = ListArray::new(
+        item(&times(&[])),
+        OffsetBuffer::from_lengths([1, 1]),
+        Arc::new(times(&[Some(-1), Some(1)])),
+        Some(NullBuffer::from(vec![false, true])),
+    );
+    assert_eq!(misfit(list, "TIME_NS[]"), 0);
+    let error = convert(times(&[Some(-1)]), "TIME_NS").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "row 1, column `v`: `-1` of type Time64(ns) is outside of what DuckDB's type holds"
+    );
+}
+
+#[test]
+fn moments_that_duckdb_does_not_tell_are_refused() {
+    let seconds = |value| TimestampSecondArray::from(vec![0, value]);
+    assert_eq!(misfit(seconds(i64::MAX), "TIMESTAMP_S"), 0);
+    assert_eq!(misfit(seconds(-i64::MAX), "TIMESTAMP_S"), 0);
+    for value in [
+        i64::MIN,
+        i64::MAX - 1,
+        9_223_372_036_855,
+        -9_223_372_022_401,
+    ] {
+        assert_eq!(misfit(seconds(value), "TIMESTAMP_S"), 2, "{value}");
+    }
+    let zoned = TimestampMicrosecondArray::from(vec![i64::MIN]).with_timezone("+00:00");
+    assert_eq!(misfit(zoned, "TIMESTAMPTZ"), 1);
+    assert_eq!(misfit(Date32Array::from(vec![i32::MIN]), "DATE"), 1);
+    let seconds = Time32SecondArray::from(vec![86_400, 86_401]);
+    assert_eq!(misfit(seconds, "TIME"), 2);
+}
+
+#[test]
+fn a_decimal_has_no_more_digits_than_it_says() {
+    let decimals = |value: i128| {
+        let values = Decimal128Array::from(vec![Some(9999), None, Some(value)]);
+        values.with_data_type(DataType::Decimal128(4, 1))
+    };
+    for target in [
+        "DECIMAL(4,1)",
+        "DECIMAL(18,1)",
+        "VARCHAR",
+        "DOUBLE",
+        "HUGEINT",
+    ] {
+        for value in [10_000, -10_000, 10_i128.pow(20)] {
+            let expected = if target == "HUGEINT" { 1 } else { 3 };
+            assert_eq!(
+                misfit(decimals(value), target),
+                expected,
+                "{value}, {target}"
+            );
+        }
+    }
+    assert_eq!(misfit(decimals(-9999), "DECIMAL(18,1)"), 0);
+    let list = list_of(&[1, 0, 2], decimals(10_000));
+    assert_eq!(misfit(list, "DECIMAL(4,1)[]"), 3);
+    // Of 38 digits that say 39, as a HUGEINT leaves.
+    let huge = Decimal128Array::from(vec![i128::MAX]).with_data_type(DataType::Decimal128(38, 0));
+    assert_eq!(misfit(huge.clone(), "HUGEINT"), 0);
+    assert_eq!(misfit(huge, "DECIMAL(38,0)"), 1);
+}
+
+/// Maps of as many entries, with keys and values.
+fn maps(lengths: &[usize], keys: ArrayRef) -> MapArray {
+    let values = Int64Array::from_iter_values(0..i64::try_from(keys.len()).unwrap());
+    let pair = Fields::from(vec![
+        Field::new("key", keys.data_type().clone(), true),
+        Field::new("value", DataType::Int64, true),
+    ]);
+    let entries = StructArray::new(pair.clone(), vec![keys, Arc::new(values)], None);
+    let field = Field::new("entries", DataType::Struct(pair), false);
+    let offsets = OffsetBuffer::from_lengths(lengths.iter().copied());
+    MapArray::new(Arc::new(field), offsets, entries, None, false)
+}
+
+#[test]
+fn a_map_has_no_key_twice_and_none_that_is_null() {
+    let texts = |keys: &[Option<&str>]| -> ArrayRef { Arc::new(StringArray::from(keys.to_vec())) };
+    let keys = texts(&[Some("a"), Some("a"), Some("b"), Some("c"), Some("b")]);
+    assert_eq!(
+        misfit(maps(&[1, 2, 2], keys.clone()), "MAP(VARCHAR, BIGINT)"),
+        0
+    );
+    assert_eq!(
+        misfit(maps(&[1, 1, 3], keys.clone()), "MAP(VARCHAR, BIGINT)"),
+        3
+    );
+    let nested = list_of(&[2, 1], maps(&[1, 1, 3], keys));
+    assert_eq!(misfit(nested, "MAP(VARCHAR, BIGINT)[]"), 2);
+    let keys = texts(&[Some("a"), None]);
+    assert_eq!(misfit(maps(&[1, 1], keys), "MAP(VARCHAR, BIGINT)"), 2);
+    let many: ArrayRef = Arc::new(Int32Array::from_iter_values((0..100).chain([50])));
+    assert_eq!(
+        misfit(maps(&[100, 1], many.clone()), "MAP(INTEGER, BIGINT)"),
+        0
+    );
+    let error = convert(maps(&[0, 101], many), "MAP(INTEGER, BIGINT)").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "row 2, column `v`: the map has the key `50` twice"
+    );
+}
+
+#[test]
+fn a_map_becomes_the_member_of_a_union_that_it_is() {
+    let keys: ArrayRef = Arc::new(StringArray::from(vec!["a", "a"]));
+    let union = "UNION(m MAP(VARCHAR, BIGINT), i INTEGER)";
+    assert_eq!(misfit(maps(&[1, 1], keys.clone()), union), 0);
+    assert_eq!(misfit(maps(&[2], keys), union), 1);
+}
+
+#[test]
+fn the_members_of_a_union_are_numbered_by_their_places() {
+    let values = |values: [i64; 2]| Arc::new(Int64Array::from(values.to_vec())) as ArrayRef;
+    let fields = ["a", "b"].map(|name| Field::new(name, DataType::Int64, true));
+    let fields = UnionFields::try_new([9, 4], fields).unwrap();
+    let members = vec![values([1, 2]), values([3, 4])];
+    let kinds = ScalarBuffer::from(vec![4, 9]);
+    let union = UnionArray::try_new(fields, kinds, None, members).unwrap();
+    let converted = convert(union, "UNION(a BIGINT, b BIGINT)").unwrap();
+    let converted = converted.as_union();
+    assert_eq!(**converted.type_ids(), [1, 0]);
+    let number = |row| {
+        converted
+            .value(row)
+            .as_primitive::<arrow::datatypes::Int64Type>()
+            .value(0)
+    };
+    assert_eq!([number(0), number(1)], [3, 2]);
+}
