@@ -49,7 +49,7 @@ pub(super) fn logical_type(field: &Field, depth: usize) -> Result<LogicalType> {
             let children: Vec<_> = children.iter().collect();
             return holder_type(&children, depth, ffi::duckdb_create_struct_type);
         }
-        DataType::Union(members, _) => {
+        DataType::Union(members, UnionMode::Sparse) => {
             let members: Vec<_> = members.iter().map(|(_, member)| member).collect();
             return holder_type(&members, depth, ffi::duckdb_create_union_type);
         }

@@ -52,7 +52,7 @@ fn holder(field: &Field, array: &dyn Array, row: usize, extent: &mut Extent) -> 
         DataType::FixedSizeList(child, _) => fixed_size_list(child, array, row, extent),
         DataType::Struct(children) => structure(field, children, array, row, extent),
         DataType::Map(entries, _) => map(field, entries, array, row, extent),
-        DataType::Union(members, _) => union(field, members, array, row, extent),
+        DataType::Union(members, UnionMode::Sparse) => union(field, members, array, row, extent),
         other => Err(no_value(other)),
     }
 }
@@ -174,7 +174,7 @@ fn union(
     let member = (0..).zip(members.iter()).find(|(_, (of, _))| *of == id);
     let (index, (_, member)) = member.ok_or_else(|| no_value(field.data_type()))?;
     extent.count(1)?;
-    let (held, row) = (union.child(id), union.value_offset(row));
+    let held = union.child(id);
     // A member is of its type, also where it is NULL.
     let held = match held.is_null(row) {
         true => Value::null_of(member),
