@@ -155,6 +155,14 @@ const REFUSED_CALLS: &[(&str, &str)] = &[
         "json_execute_serialized_sql(json_serialize_sql('SELECT 1'))",
         "serialized",
     ),
+    (
+        "(SELECT json_serialize_plan('FROM check_peg_parser(''('')'))",
+        "json_serialize_plan",
+    ),
+    (
+        "(SELECT json_deserialize_sql('{}'))",
+        "json_deserialize_sql",
+    ),
     ("enable_logging()", "logging"),
     ("disable_logging()", "logging"),
     ("truncate_duckdb_logs()", "logging"),

@@ -14,13 +14,15 @@ use super::may_contain;
 /// it cannot write it makes the next statements fail and the process end.
 const LOGGING: &str = "enable_logging(), disable_logging() and truncate_duckdb_logs() are refused: they would switch the logging of the server, \
      which is every client's";
-const UNSEEN: &str = "query() and json_execute_serialized_sql() are refused: they would run statements unseen; send the statement itself";
+const UNSEEN: &str = "query(), json_execute_serialized_sql() and json_serialize_plan() are refused: they would run or plan statements unseen; send the \
+     statement itself";
 /// The next statements on the connection fail, whoever sends them.
 const PROFILING: &str = "enable_profiling() and disable_profiling() are refused: they would change the connection, which other clients use \
      as well; use EXPLAIN ANALYZE";
 const PARSER: &str = "enable_peg_parser() and disable_peg_parser() are refused: they would change how the SQL of every client is read";
 /// They go as deep as what they are given is nested, and end the process where its stack does.
-const BOTTOMLESS: &str = "sql_auto_complete() and check_peg_parser() are refused: what is nested deeply enough would end the server";
+const BOTTOMLESS: &str = "sql_auto_complete(), check_peg_parser() and json_deserialize_sql() are refused: what is nested deeply enough would end \
+     the server";
 const READS_FILES: &str =
     "functions that read files are refused: the files would be the server's; send rows with a put";
 const UNCOVERS: &str =
@@ -41,6 +43,8 @@ const REFUSED: &[(&str, &str)] = &[
     ("force_checkpoint", FORCED_CHECKPOINT),
     ("sql_auto_complete", BOTTOMLESS),
     ("check_peg_parser", BOTTOMLESS),
+    ("json_deserialize_sql", BOTTOMLESS),
+    ("json_serialize_plan", UNSEEN),
 ];
 
 /// The functions that are refused, each with why.
@@ -256,6 +260,8 @@ mod tests {
             "FROM Enable_PEG_parser(), disable_peg_parser()",
             "FROM t, LATERAL \"force_checkpoint\" ()",
             "FROM check_peg_parser(repeat('(', 100000))",
+            "SELECT json_serialize_plan('FROM read_blob(''x'')')",
+            "SELECT json_deserialize_sql(j) FROM t",
             "SELECT (FROM sql_auto_complete('select '))",
             "FROM system.main.\"Read_Blob\" ('x')",
             "FROM f: read_csv_auto(['x'])",
