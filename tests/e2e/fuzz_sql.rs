@@ -278,8 +278,7 @@ async fn spoiled_parameters_are_refused_or_bound_and_the_server_lives() {
         };
         let descriptor = FlightDescriptor::new_cmd(update.as_any().encode_to_vec());
         let valid = messages(descriptor, &batch.schema(), &[batch.slice(0, 20)], None);
-        let is_bound = put(&mut client, valid.clone()).await;
-        assert_eq!(is_bound, name != "union", "{name}");
+        assert!(put(&mut client, valid.clone()).await, "{name}");
         for _ in 0..SPOILED_UPLOADS {
             let mut messages = valid.clone();
             spoil(&mut random, &mut messages);
