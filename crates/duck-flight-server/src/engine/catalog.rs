@@ -87,10 +87,7 @@ pub(super) fn select_all_schema(
     lossless: &Lossless,
     name: &TableName,
 ) -> std::result::Result<(SchemaRef, Vec<String>), SqlError> {
-    let statement = connection
-        .parse(&format!("FROM {}", name.to_sql()))?
-        .last_statement();
-    let statement = statement.ok_or_else(|| SqlError::internal("a statement was not parsed"))??;
+    let statement = prepare(connection, &format!("FROM {}", name.to_sql()))?;
     let (schema, texts) = statement.schema_as_texts(&lossless.options)?;
     Ok((Readable::new(&schema).schema().clone(), texts))
 }
@@ -171,9 +168,16 @@ pub(super) fn folded(expression: &str) -> String {
 /// Runs one of the engine's own small queries. It calls functions by their full names, for a client may have made a
 /// macro of the same name.
 pub(super) fn rows(connection: &Connection, lossless: &Lossless, sql: &str) -> Result<RecordBatch> {
+    fetch(prepare(connection, sql)?, lossless)
+}
+
+/// Prepares one of them.
+pub(super) fn prepare<'c>(
+    connection: &'c Connection,
+    sql: &str,
+) -> std::result::Result<Prepared<'c>, SqlError> {
     let statement = connection.parse(sql)?.last_statement();
-    let statement = statement.ok_or_else(|| SqlError::internal("a statement was not parsed"))??;
-    fetch(statement, lossless)
+    statement.ok_or_else(|| SqlError::internal("a statement was not parsed"))?
 }
 
 /// Runs one of them that is prepared.

@@ -10,9 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use duck_flight_protocol::{TableName, quote};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::catalog::text;
+use super::catalog::{prepare, text};
 use super::ffi::{ArrowOptions, Connection};
-use super::sql_error::SqlError;
 use super::tokens::{Token, begins_with, contains_word, tokens};
 use super::types::same_name;
 use crate::error::Result;
@@ -143,9 +142,9 @@ pub(super) fn secure_statement(
 
 fn tables(connection: &Connection, sql: &str) -> Result<Vec<TableName>> {
     let options = ArrowOptions::of(connection);
-    let statement = connection.parse(sql)?.last_statement();
-    let statement = statement.ok_or_else(|| SqlError::internal("a statement was not parsed"))??;
-    let mut batches = statement.execute()?.into_batches(&options)?;
+    let mut batches = prepare(connection, sql)?
+        .execute()?
+        .into_batches(&options)?;
     let mut tables = Vec::new();
     while let Some(found) = batches.next_batch()? {
         let table = |row| TableName {

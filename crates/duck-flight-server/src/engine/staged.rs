@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use duck_flight_protocol::quote;
 
 use super::appender::{STAGED, TableWriter};
-use super::catalog::literal;
+use super::catalog::{literal, prepare};
 use super::effect::{DELETES, Effect, ORDINAL};
 use super::ffi::Connection;
 use super::offences::{Offence, staged_offences};
@@ -159,9 +159,7 @@ impl StagedRows {
             "SELECT {} FROM {STAGED} SEMI JOIN {AT_FAULT} USING ({ORDINAL}) ORDER BY {ORDINAL}",
             self.told_columns(&put.effect).join(", ")
         );
-        let statement = connection.parse(&sql)?.last_statement();
-        let statement =
-            statement.ok_or_else(|| SqlError::internal("a statement was not parsed"))??;
+        let statement = prepare(connection, &sql)?;
         let mut batches = statement.execute()?.into_batches(&lossless.options)?;
         let readable = Readable::new(batches.schema());
         let places: Vec<_> = self.places(offences).collect();
