@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from results import CONTENDERS, OURS
+from results import CONTENDERS
 from sizes import Size
 
 
@@ -46,6 +46,9 @@ ROWS_PER_SECOND = Unit(rate, "rows/s")
 QUERIES_PER_SECOND = Unit(lambda value: f"{value:,.0f}", "queries/s")
 MILLISECONDS = Unit(significant, "ms", more_is_better=False)
 SECONDS = Unit(significant, "s", more_is_better=False)
+NANOSECONDS = Unit(lambda value: f"{significant(value)} ns", "ns", more_is_better=False)
+MICROSECONDS = Unit(lambda value: f"{significant(value / 1e3)} µs", "µs", more_is_better=False)
+PERCENT = Unit(lambda value: f"{value:.0f} %", "%")
 MEGABYTES = Unit(lambda value: f"{value:,.0f}", "MB", more_is_better=False)
 
 
@@ -57,6 +60,8 @@ class Column:
     contender: str
     metric: str
     unit: Unit
+    # Whether another contender's figure says how many times it ours is.
+    is_compared: bool = True
 
 
 def by_contender(metric: str, unit: Unit, *contenders: str) -> tuple[Column, ...]:
@@ -69,6 +74,20 @@ def by_metric(contender: str, **units: tuple[str, Unit]) -> tuple[Column, ...]:
     return tuple(Column(label, contender, metric, unit) for metric, (label, unit) in units.items())
 
 
+def cpu_of(what: str, unit: Unit, *contenders: str) -> tuple[Column, ...]:
+    """What a row or a query takes of the cores' time, as `clients.with_cpu` finds it."""
+    metrics = (
+        ("server_cpu_ns", f"server's CPU a {what}", unit),
+        ("clients_cpu_ns", f"clients' CPU a {what}", unit),
+        ("busy_percent", "cores busy", PERCENT),
+    )
+    return tuple(
+        Column(f"{CONTENDERS[name]}: {label}", name, metric, unit, is_compared=False)
+        for name in contenders
+        for metric, label, unit in metrics
+    )
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of the page: a row for each test that the label knows."""
@@ -79,8 +98,6 @@ class Table:
     columns: tuple[Column, ...]
     # What the rows are sorted by; as they were measured where there is nothing.
     order: Callable[[str], tuple] | None = None
-    # Whose figures the others' are set against: a column of another contender says how many times its figure ours is.
-    against: str = OURS
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,17 @@
 
 import json
 import os
+import resource
 import subprocess
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from statistics import quantiles
 
 from pyarrow import flight
 
-from contenders import BINARIES, COLUMNS, Contender, LeftOut
+from contenders import BINARIES, COLUMNS, Server, LeftOut
 
 LOADED = "concurrent_test"
 READ_ALL = "SELECT * FROM readings"
@@ -37,15 +38,40 @@ def only(report: dict, *metrics: str) -> dict:
     return {metric: report.get(metric) for metric in metrics}
 
 
+def with_cpu(server: Server, call: Callable[[], dict], count: Callable[[dict], float]) -> dict:
+    """What a call comes to, with the CPU that each of its rows or queries, as counted, takes the server and the clients.
+
+    The clients are this process or those it starts and waits for. How busy the cores are is of the whole call.
+    """
+    start, server_start, clients_start = time.perf_counter(), server.cpu_seconds(), clients_cpu_seconds()
+    found = call()
+    seconds, clients_seconds = time.perf_counter() - start, clients_cpu_seconds() - clients_start
+    if server_start is None or not (counted := count(found)):
+        return found
+    server_seconds = server.cpu_seconds() - server_start
+    return {
+        **found,
+        "server_cpu_ns": server_seconds / counted * 1e9,
+        "clients_cpu_ns": clients_seconds / counted * 1e9,
+        "busy_percent": 100 * (server_seconds + clients_seconds) / seconds / os.cpu_count(),
+    }
+
+
+def clients_cpu_seconds() -> float:
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, whose))
+
+
+CPU_METRICS = ("server_cpu_ns", "clients_cpu_ns", "busy_percent")
 WRITE_METRICS = ("rows_per_second", "latency_ms_p50", "latency_ms_p99", "latency_ms_max")
 QUERY_METRICS = ("queries_per_second", "latency_ms_p50", "latency_ms_p99", "latency_ms_max")
 
 
-def make_loaded_table(server: Contender) -> None:
+def make_loaded_table(server: Server) -> None:
     server.execute(f"CREATE TABLE {LOADED} ({COLUMNS})")
 
 
-def load_command(server: Contender, commit: str, writers: int, rows: int, seconds: float, **more) -> list:
+def load_command(server: Server, commit: str, writers: int, rows: int, seconds: float, **more) -> list:
     """How duck-load is called; `commit` is `puts` or `batch`."""
     in_flight = max(2, min(128, ROWS_ON_THEIR_WAY // (writers * rows)))
     given = {
@@ -62,12 +88,13 @@ def load_command(server: Contender, commit: str, writers: int, rows: int, second
     return command
 
 
-def load(server: Contender, *how, **more) -> dict:
+def load(server: Server, *how, **more) -> dict:
     """What duck-load came to; see `load_command`."""
-    report = run_json(*load_command(server, *how, **more), stderr=subprocess.DEVNULL)
+    command = load_command(server, *how, **more)
+    report = with_cpu(server, lambda: run_json(*command, stderr=subprocess.DEVNULL), lambda found: found["rows"])
     if report["duplicates"]:
         raise RuntimeError(f"{report['duplicates']} batches of a new producer were duplicates")
-    return only(report, *WRITE_METRICS)
+    return only(report, *WRITE_METRICS, *CPU_METRICS)
 
 
 def new_producer() -> dict[str, str]:
@@ -89,7 +116,7 @@ class Loading:
 
 
 @contextmanager
-def loading(server: Contender, *how, **more):
+def loading(server: Server, *how, **more):
     """While duck-load loads."""
     command = load_command(server, *how, **more)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -106,7 +133,7 @@ def loading(server: Contender, *how, **more):
         process.wait()
 
 
-def wait_for_rows(server: Contender, loader: subprocess.Popen) -> None:
+def wait_for_rows(server: Server, loader: subprocess.Popen) -> None:
     """Until the first batch of a loader can be read."""
     with flight.connect(server.url) as client:
         while loader.poll() is None:
@@ -116,49 +143,45 @@ def wait_for_rows(server: Contender, loader: subprocess.Popen) -> None:
     raise RuntimeError("duck-load ended before it loaded anything")
 
 
-def fill(server: Contender, rows: int, table: str = "readings") -> None:
+def readings(rows: int) -> str:
+    """The rows of the table that is read, for every server that is a DuckDB."""
+    return f"""SELECT range // 1000 AS batch_id, TIMESTAMP '2026-01-01' + to_microseconds(range * 1000) AS timestamp,
+        hash(range) % 100000 / 1000 AS value, chr(65 + (hash(range + 1) % 4)::INTEGER) AS category FROM range({rows})"""
+
+
+def fill(server: Server, rows: int, table: str = "readings") -> None:
     """Makes a table that is the same on every server."""
     server.execute(f"CREATE TABLE {table} ({COLUMNS})")
-    server.execute(
-        f"""INSERT INTO {table} SELECT range // 1000, TIMESTAMP '2026-01-01' + to_microseconds(range * 1000),
-            hash(range) % 100000 / 1000, chr(65 + (hash(range + 1) % 4)::INTEGER) FROM range({rows})"""
-    )
+    server.execute(f"INSERT INTO {table} {readings(rows)}")
 
 
-def small(server: Contender, seconds: float, connections: int = 1, via: str = "plain", **statement) -> dict:
+def small(server: Server, seconds: float, connections: int = 1, via: str = "plain", **statement) -> dict:
     """What clients in Rust come to that ask the same again and again; `statement` is sql and keys."""
     given = {"seconds": seconds, "connections": connections, "via": via, **statement}
     flags = [word for name, value in given.items() for word in (f"--{name}", value)]
-    return only(bench("small", "--server", server.url, *flags), *QUERY_METRICS)
+    call = partial(bench, "small", "--server", server.url, *flags)
+    report = with_cpu(server, call, lambda found: found["queries_per_second"] * seconds)
+    return only(report, *QUERY_METRICS, *CPU_METRICS)
 
 
-@dataclass(frozen=True)
-class Timed:
-    """What a call answered, and how long it took."""
-
-    value: int
-    seconds: float
-
-
-def timed_once(call: Callable[[], int]) -> Timed:
-    start = time.perf_counter()
-    value = call()
-    return Timed(value, time.perf_counter() - start)
-
-
-def timed(ask: Callable[[], int], seconds: float) -> dict:
+def timed(server: Server, ask: Callable[[], int], seconds: float) -> dict:
     """What one client in Python comes to that asks the same again and again, after a warm-up."""
     ask()
-    latencies = []
-    start = now = time.perf_counter()
-    while now - start < seconds:
-        if ask() == 0:
-            raise RuntimeError("the result is empty")
-        before, now = now, time.perf_counter()
-        latencies.append((now - before) * 1e3)
+    latencies: list[float] = []
+
+    def ask_for_so_long() -> dict:
+        start = now = time.perf_counter()
+        while now - start < seconds:
+            if ask() == 0:
+                raise RuntimeError("the result is empty")
+            before, now = now, time.perf_counter()
+            latencies.append((now - before) * 1e3)
+        return {"queries_per_second": len(latencies) / (now - start)}
+
+    found = with_cpu(server, ask_for_so_long, lambda _: len(latencies))
     percents = quantiles(latencies, n=100) if len(latencies) > 1 else latencies * 99
     return {
-        "queries_per_second": len(latencies) / (now - start),
+        **found,
         "latency_ms_p50": percents[49],
         "latency_ms_p99": percents[98],
         "latency_ms_max": max(latencies),
@@ -166,24 +189,21 @@ def timed(ask: Callable[[], int], seconds: float) -> dict:
 
 
 @contextmanager
-def plain_asker(server: Contender):
+def plain_asker(server: Server):
     """Asks by pyarrow's plain Flight client; the answer is how many rows came."""
     with flight.connect(server.url) as client:
         yield lambda sql: client.do_get(flight.Ticket(sql.encode())).read_all().num_rows
 
 
 @contextmanager
-def adbc_asker(server: Contender):
+def adbc_asker(server: Server):
     """Asks by the ADBC driver for Flight SQL, as a program in Python does."""
     try:
         from adbc_driver_flightsql import dbapi
     except ImportError as error:
         raise LeftOut("the ADBC driver is not installed: run scripts/bench.sh") from error
 
-    try:
-        connection = dbapi.connect(server.url.replace("grpc://", "grpc+tcp://"), autocommit=True)
-    except dbapi.NotSupportedError as error:
-        raise LeftOut("the server does not speak Flight SQL yet") from error
+    connection = dbapi.connect(server.url.replace("grpc://", "grpc+tcp://"), autocommit=True)
     # One cursor, as a program has that asks again and again: the driver prepares the same text once.
     with connection, connection.cursor() as cursor:
 
@@ -191,14 +211,4 @@ def adbc_asker(server: Contender):
             cursor.execute(sql)
             return cursor.fetch_arrow_table().num_rows
 
-        try:
-            ask("SELECT 42")
-        except dbapi.NotSupportedError as error:
-            raise LeftOut("the server does not speak Flight SQL yet") from error
         yield ask
-
-
-def speaks_flight_sql(server: Contender) -> None:
-    """Raises `LeftOut` where it does not."""
-    with adbc_asker(server):
-        pass

@@ -2,7 +2,6 @@
 
 import os
 import resource
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,12 +16,16 @@ BINARIES = TARGET / "release"
 
 COLUMNS = "batch_id BIGINT, timestamp TIMESTAMP, value DOUBLE, category VARCHAR"
 
+# A server that takes longer to end is broken.
+STOP_SECONDS = 30
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
 
 class LeftOut(Exception):
     """What cannot be measured here, and why; the run goes on without it."""
 
 
-class Contender:
+class Server:
     """A server that runs."""
 
     def __init__(self, process: subprocess.Popen):
@@ -40,6 +43,17 @@ class Contender:
     def memory_mb(self) -> float | None:
         """The resident memory now."""
         return self._memory_mb("VmRSS:")
+
+    def cpu_seconds(self) -> float | None:
+        """What it has used of the cores so far; absent where the system does not tell."""
+        try:
+            stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        except FileNotFoundError:
+            return None
+        # The name of the program, which may hold anything, is in parentheses.
+        fields = stat.rpartition(")")[2].split()
+        user, system = fields[11:13]
+        return (int(user) + int(system)) / CLOCK_TICKS
 
     def _memory_mb(self, field: str) -> float | None:
         try:
@@ -81,18 +95,24 @@ def serving(command_for):
     with working_directory() as directory, (directory / "log").open("w+") as log:
         process = subprocess.Popen(command_for(directory / "bench.db"), stdout=subprocess.PIPE, stderr=log, text=True)
         try:
-            yield Contender(process)
+            yield Server(process)
         except BaseException:
             log.seek(0)
             sys.stderr.write(log.read())
             raise
         finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process)
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ends a server. Not by an interrupt, which whatever a shell runs in the background ignores."""
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired as late:
+        process.kill()
+        process.wait()
+        raise RuntimeError(f"{process.args} did not end") from late
 
 
 def allow_many_connections() -> None:

@@ -3,28 +3,38 @@
 import os
 import platform
 import re
-import shutil
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from contenders import REPOSITORY, TARGET
+import postgres
+from contenders import REPOSITORY, TARGET, LeftOut
 
+WRITTEN = ("bench/results", "docs/benchmarks", "docs/benchmarks.md")
 PACKAGES = ("duckdb", "duckdb-extension-quack", "duckdb-extension-tpch", "pyarrow", "adbc-driver-flightsql")
 
 
 def about_run(mode: str, turns: int, command: str) -> dict:
-    """What a case's figures carry with them."""
+    """What a case's figures carry with them, beside the time at which it began."""
     return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": output_of("git", "describe", "--always", "--dirty", "--abbrev=12"),
+        "commit": commit(),
         "command": command,
         "mode": mode,
         "turns": turns,
         "machine": machine(),
         "versions": versions(),
     }
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def commit() -> str:
+    """The commit, and whether anything was changed but what a run writes itself."""
+    changed = output_of("git", "status", "--porcelain", "--", ".", *(f":!{path}" for path in WRITTEN))
+    return output_of("git", "rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
 
 
 def machine() -> dict:
@@ -55,8 +65,10 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    if postgres := shutil.which("psql"):
-        found["postgresql"] = number_in(output_of(postgres, "--version"))
+    try:
+        found["postgresql"] = number_in(output_of(str(postgres.binaries() / "postgres"), "--version"))
+    except LeftOut:
+        pass
     return found
 
 

@@ -1,24 +1,30 @@
 """PostgreSQL with its own defaults, which wait for the disk at each commit, and its own clients: pgbench and psql."""
 
+import atexit
 import os
 import re
 import shutil
 import socket
 import subprocess
 import time
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
-from statistics import quantiles
+from random import Random
+from statistics import median, quantiles
 
-from contenders import LeftOut, working_directory
+from contenders import LeftOut, end, working_directory
 
 COLUMNS = "batch_id BIGINT, timestamp TIMESTAMP, value DOUBLE PRECISION, category VARCHAR"
 INSERT = "INSERT INTO concurrent_test VALUES (1, TIMESTAMP '2026-01-01 12:34:56.789', 43.21, 'A');\n"
 COPY = "COPY concurrent_test FROM STDIN;\n"
-ROW = "1\t2026-01-01 12:34:56.789\t43.21\tA\n"
 
-# About what COPY reaches with 8 clients: how many batches are sent so that it takes the time asked for.
-COPY_ROWS_PER_SECOND = 600_000
+READS = 3
+
+# What lives until the benchmark ends.
+until_the_end = ExitStack()
+atexit.register(until_the_end.close)
 
 # It refuses to run as root.
 USER = {"user": "postgres"} if hasattr(os, "geteuid") and os.geteuid() == 0 else {}
@@ -81,6 +87,18 @@ class Postgres:
         return {"latency_ms_p50": percents[49], "latency_ms_p99": percents[98], "latency_ms_max": max(millis)}
 
 
+@cache
+def new_cluster() -> Path:
+    """A cluster to copy, for to make one takes longer than most of what is measured. It is removed at the end."""
+    directory = until_the_end.enter_context(working_directory())
+    if USER:
+        shutil.chown(directory, **USER)
+    data = directory / "data"
+    initdb = (binaries() / "initdb", "--auth=trust", "--username=postgres", "--no-sync")
+    run(*initdb, "-D", data, cwd=directory)
+    return data
+
+
 @contextmanager
 def running():
     programs = binaries()
@@ -91,7 +109,7 @@ def running():
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         data = directory / "data"
-        run(programs / "initdb", "--auth=trust", "--username=postgres", "--no-sync", "-D", data, cwd=directory)
+        run("cp", "--archive", new_cluster(), data, cwd=directory)
         settings = ["-h", "127.0.0.1", "-p", str(port), "-k", ""]
         with (directory / "log").open("w") as log:
             command = [programs / "postgres", "-D", data, *settings]
@@ -101,8 +119,7 @@ def running():
                 wait_until_ready(server, process)
                 yield server
             finally:
-                process.terminate()
-                process.wait(60)
+                end(process)
 
 
 def wait_until_ready(server: Postgres, process: subprocess.Popen) -> None:
@@ -128,17 +145,35 @@ def insert(clients: int, rows: int, seconds: float) -> dict:
 
 
 def copy(server: Postgres, clients: int, rows: int, seconds: float) -> float:
-    """Rows a second of psql clients that send prepared COPY blocks, one after another."""
-    blocks = max(1, round(COPY_ROWS_PER_SECOND * seconds / clients / rows))
+    """Rows a second of psql clients that send prepared COPY blocks, one after another, for about so long."""
+    block = COPY + "".join(text_rows(rows)) + "\\.\n"
+    blocks = 1
+    while True:
+        elapsed = seconds_of_blocks(server, block, blocks, clients)
+        if elapsed >= seconds / 2:
+            return blocks * rows * clients / elapsed
+        blocks = max(2 * blocks, round(blocks * seconds / elapsed))
+
+
+def text_rows(count: int) -> Iterator[str]:
+    """Rows as duck-load makes them, in COPY's text."""
+    random = Random(1)
+    for row in range(count):
+        yield f"1\t2026-01-01 12:34:56.{row % 1000:03}\t{random.random() * 100}\t{random.choice('ABCD')}\n"
+
+
+def seconds_of_blocks(server: Postgres, block: str, blocks: int, clients: int) -> float:
+    """How long clients take that each send a block so often."""
     script = server.directory / "copy.sql"
-    script.write_text((COPY + ROW * rows + "\\.\n") * blocks)
+    script.write_text(block * blocks)
     script.chmod(0o644)
     command = server.psql("-v", "ON_ERROR_STOP=1", "-f", str(script))
     start = time.perf_counter()
     loaders = [subprocess.Popen(command, cwd=server.directory, **USER) for _ in range(clients)]
-    if any(loader.wait() != 0 for loader in loaders):
+    # Each is waited for, whatever became of the others.
+    if any([loader.wait() for loader in loaders]):
         raise RuntimeError("psql could not load")
-    return blocks * rows * clients / (time.perf_counter() - start)
+    return time.perf_counter() - start
 
 
 def small(clients: int, seconds: float) -> dict:
@@ -172,6 +207,12 @@ def read(rows: int) -> dict:
                 FROM generate_series(1, {rows}) i"""
         )
         command = server.psql("-c", "COPY readings TO STDOUT (FORMAT binary)")
-        start = time.perf_counter()
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=True, cwd=server.directory, **USER)
-        return {"rows_per_second": rows / (time.perf_counter() - start)}
+        seconds = [seconds_of_run(command, server.directory) for _ in range(1 + READS)]
+        # The first one is the warm-up.
+        return {"rows_per_second": rows / median(seconds[1:])}
+
+
+def seconds_of_run(command: list, directory: Path) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True, cwd=directory, **USER)
+    return time.perf_counter() - start

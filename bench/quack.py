@@ -4,8 +4,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from clients import QUERY_METRICS, WRITE_METRICS, bench, only
-from contenders import REPOSITORY, LeftOut, serving
+from clients import LOADED, QUERY_METRICS, WRITE_METRICS, bench, only, readings
+from contenders import COLUMNS, REPOSITORY, LeftOut, serving
 
 TOKEN = "benchmark"
 
@@ -23,11 +23,11 @@ def extensions() -> list[Path]:
     return [extension("httpfs"), extension("quack")]
 
 
-def running(readings: int = 0):
+def running(rows: int = 0):
     """The server, with an empty table for the loaders, and one of so many rows for the readers."""
-    loaded = extensions()
+    set_up = f"CREATE TABLE {LOADED} ({COLUMNS}); CREATE TABLE readings AS {readings(rows)}"
     program = REPOSITORY / "bench" / "quack_server.py"
-    return serving(lambda database: [sys.executable, program, database, TOKEN, str(readings), *loaded])
+    return serving(lambda database: [sys.executable, program, database, TOKEN, set_up, *extensions()])
 
 
 def ask(server, command: str, *arguments) -> dict:

@@ -1,6 +1,6 @@
 """A server of DuckDB's own remote protocol, to measure against.
 
-Usage: quack_server.py DATABASE TOKEN READINGS EXTENSION..., where READINGS is how many rows the table has that is read.
+Usage: quack_server.py DATABASE TOKEN SET_UP EXTENSION..., where SET_UP is the SQL that makes its tables.
 """
 
 import signal
@@ -8,8 +8,6 @@ import socket
 import sys
 
 import duckdb
-
-COLUMNS = "batch_id BIGINT, timestamp TIMESTAMP, value DOUBLE, category VARCHAR"
 
 
 def free_port() -> int:
@@ -19,17 +17,11 @@ def free_port() -> int:
 
 
 def main() -> None:
-    database, token, readings, *extensions = sys.argv[1:]
+    database, token, set_up, *extensions = sys.argv[1:]
     connection = duckdb.connect(database)
     for extension in extensions:
         connection.execute(f"LOAD '{extension}'")
-    connection.execute(f"CREATE TABLE concurrent_test ({COLUMNS})")
-    connection.execute(
-        f"""CREATE TABLE readings AS SELECT range // 1000 AS batch_id,
-            TIMESTAMP '2026-01-01' + to_microseconds(range * 1000) AS timestamp,
-            hash(range) % 100000 / 1000 AS value, chr(65 + (hash(range + 1) % 4)::INTEGER) AS category
-            FROM range({readings})"""
-    )
+    connection.execute(set_up)
     port = free_port()
     connection.execute(f"CALL quack_serve('quack:localhost:{port}', token => '{token}')")
     print(f"listening on localhost:{port}", flush=True)

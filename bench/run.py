@@ -5,6 +5,7 @@ Without --quick or --full it is quick: under ten minutes on two cores.
 """
 
 import argparse
+import os
 import shlex
 import sys
 import time
@@ -93,8 +94,9 @@ def measure(results: Results, options: argparse.Namespace) -> None:
     size = SIZES[options.mode]
     turns = options.turns or size.turns
     command = shlex.join(["scripts/bench.sh", *sys.argv[1:]])
+    about = machine.about_run(size.mode, turns, command)
     for name in options.cases:
-        results.cases[name] = CaseResult(machine.about_run(size.mode, turns, command))
+        results.cases[name] = CaseResult({**about, "time": machine.now()})
         start = time.perf_counter()
         measure_case(CASES[name], results.cases[name], size, turns)
         results.cases[name].about["seconds"] = round(time.perf_counter() - start)
@@ -119,6 +121,8 @@ def measure_case(case: Case, result: CaseResult, size: Size, turns: int) -> None
 
 def take(step: Step, result: CaseResult) -> None:
     """One step; what fails is noted, and the run goes on: there may be an hour of it."""
+    # What the one before has left to be written is not to be this one's burden.
+    os.sync()
     try:
         measured = step.measure()
     except LeftOut as reason:

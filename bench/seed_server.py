@@ -1,7 +1,7 @@
 """The server that Duck Flight started from, to measure against: a Python Flight server on one DuckDB file.
 
 One connection and a cursor per call: `do_get` fetches a whole result, `do_put` reads a whole stream and inserts
-it, the action `query` runs SQL. Usage: seed_server.py DATABASE [PORT]
+it, the action `query` runs SQL. Usage: seed_server.py DATABASE
 """
 
 import sys
@@ -39,8 +39,7 @@ class SeedServer(flight.FlightServerBase):
 
 
 def main() -> None:
-    port = int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    server = SeedServer(f"grpc://127.0.0.1:{port}", sys.argv[1])
+    server = SeedServer("grpc://127.0.0.1:0", sys.argv[1])
     print(f"listening on 127.0.0.1:{server.port}", flush=True)
     server.serve()
 

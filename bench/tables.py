@@ -1,18 +1,18 @@
 """The tables of figures, for a terminal and for the page."""
 
 from case import Case, Column, Table, shown_tests
-from results import CaseResult, Spread
+from results import OURS, CaseResult, Spread
 
 
-def cell(table: Table, column: Column, test: str, result: CaseResult) -> str:
+def cell(column: Column, test: str, result: CaseResult) -> str:
     """The median with the least and the most; for another contender, also how many times its figure ours is."""
     spread = result.spread(test, column.contender, column.metric)
     if spread is None:
         return "–"
     text = shown(column, spread)
-    if column.contender == table.against:
+    if column.contender == OURS or not column.is_compared:
         return text
-    ratio = result.ratio(test, column.metric, table.against, column.contender)
+    ratio = result.ratio(test, column.metric, OURS, column.contender)
     return f"{text} · {ratio_shown(ratio)}" if ratio else text
 
 
@@ -37,7 +37,7 @@ def rows_of(table: Table, result: CaseResult) -> list[list[str]]:
     ]
     lines = []
     for test in tests:
-        cells = [cell(table, column, test, result) for column in columns]
+        cells = [cell(column, test, result) for column in columns]
         if any(text != "–" for text in cells):
             lines.append([table.label(test), *cells])
     return [[table.heading, *(column.label for column in columns)], *lines] if lines else []

@@ -18,7 +18,7 @@ from case import (
     by_metric,
     step,
 )
-from contenders import BINARIES, Contender, running
+from contenders import BINARIES, Server, running
 from sizes import Size
 
 # It reads one row group: zone maps rule out the others.
@@ -40,7 +40,7 @@ def table_of(rows: int, size: Size) -> dict:
 
 
 @contextmanager
-def idle_connections(server: Contender, count: int):
+def idle_connections(server: Server, count: int):
     """So many connections that do nothing."""
     command = [BINARIES / "duck-bench", "idle", "--server", server.url, "--connections", str(count)]
     with Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:

@@ -6,13 +6,30 @@ from collections.abc import Iterator
 import clients
 import postgres
 import quack
-from case import MEGABYTES, MILLISECONDS, ROWS_PER_SECOND, Bars, Case, Plot, Series, Step, Table, by_contender, step
+from case import (
+    MEGABYTES,
+    MILLISECONDS,
+    NANOSECONDS,
+    ROWS_PER_SECOND,
+    Bars,
+    Case,
+    Plot,
+    Series,
+    Step,
+    Table,
+    by_contender,
+    by_metric,
+    cpu_of,
+    step,
+)
 from contenders import running, working_directory
 from sizes import BULK, Size
 
 PEER_CLIENTS = 8
+# What clients and the transport come to by themselves.
+FLOORS = ((8, 1), (8, 1_000), (256, 1_000), (8, 10_000))
 # The limit with batches of so many rows counts for these tests: how many rows a batch has beyond that changes little.
-LIMITS = {1_000: ("8x1000",), 10_000: ("8x10000", "1x1000000")}
+LIMITS = {1: ("8x1",), 1_000: ("8x1000",), 10_000: ("8x10000", "1x1000000")}
 
 
 def load(name: str, commit: str, writers: int, rows: int, seconds: float, *, once: bool = False) -> dict:
@@ -26,15 +43,21 @@ def load(name: str, commit: str, writers: int, rows: int, seconds: float, *, onc
 def limit(rows: int, total: int) -> dict:
     with working_directory() as directory:
         found = clients.bench("limit", "append", "--dir", directory, "--batch-rows", rows, "--rows", total)
-        return clients.only(found, "rows_per_second")
+    by_commit: dict[str, float] = {}
+    for setting in found["settings"]:
+        metric = f"commits_of_{setting['batches_per_commit']}"
+        by_commit[metric] = max(by_commit.get(metric, 0), setting["rows_per_second"])
+    return {**clients.only(found, "rows_per_second", "rows_per_second_once"), **by_commit}
 
 
 def steps(size: Size) -> Iterator[Step]:
     for rows, pairs in LIMITS.items():
-        tests = tuple(f"{commit}-{pair}" for pair in pairs for commit in ("puts", "batch"))
-        yield Step(tests, "limit", lambda rows=rows: limit(rows, size.limit_append_rows))
+        tests = [f"{commit}-{pair}" for pair in pairs for commit in ("puts", "batch")]
+        yield Step((f"limit-{rows}", *tests), "limit", lambda rows=rows: limit(rows, size.limit_append_rows))
     for writers, rows in size.puts:
         test = f"puts-{writers}x{rows}"
+        if (writers, rows) in FLOORS:
+            yield step(test, "floor", load, "floor", "puts", writers, rows, size.seconds)
         if (writers, rows) in size.seed_puts:
             yield step(test, "seed", load, "seed", "puts", writers, rows, size.seconds)
         if (writers == PEER_CLIENTS and rows in size.peer_rows) or (writers, rows) == BULK:
@@ -44,6 +67,8 @@ def steps(size: Size) -> Iterator[Step]:
         if ("puts", writers, rows) in size.exactly_once:
             yield exactly_once("puts", writers, rows, size)
     for writers, rows in size.batches:
+        if (writers, rows) in FLOORS:
+            yield step(f"batch-{writers}x{rows}", "floor", load, "floor", "batch", writers, rows, size.seconds)
         yield step(f"batch-{writers}x{rows}", "duck-flight", load, "duck-flight", "batch", writers, rows, size.seconds)
         if ("batch", writers, rows) in size.exactly_once:
             yield exactly_once("batch", writers, rows, size)
@@ -77,6 +102,11 @@ def label(commit: str):
     return of
 
 
+def rows_of_limit(test: str) -> str | None:
+    found = re.fullmatch(r"limit-(\d+)", test)
+    return f"batches of {int(found[1]):,} {'row' if found[1] == '1' else 'rows'}" if found else None
+
+
 def writers_with(commit: str, rows: int):
     """The loaders of a test, where its batches have so many rows."""
 
@@ -93,11 +123,20 @@ def peers(test: str) -> str | None:
 
 
 RATES = by_contender(
-    "rows_per_second", ROWS_PER_SECOND, "limit", "seed", "quack", "postgres", "duck-flight", "duck-flight-once"
+    "rows_per_second", ROWS_PER_SECOND, "limit", "floor", "seed", "quack", "postgres", "duck-flight", "duck-flight-once"
 )
 P99 = by_contender("latency_ms_p99", MILLISECONDS, "seed", "quack", "postgres", "duck-flight", "duck-flight-once")
-BATCH_RATES = by_contender("rows_per_second", ROWS_PER_SECOND, "limit", "duck-flight", "duck-flight-once")
+BATCH_RATES = by_contender("rows_per_second", ROWS_PER_SECOND, "limit", "floor", "duck-flight", "duck-flight-once")
 BATCH_P99 = by_contender("latency_ms_p99", MILLISECONDS, "duck-flight", "duck-flight-once")
+LIMIT_RATES = by_metric(
+    "limit",
+    commits_of_1=("a commit for each", ROWS_PER_SECOND),
+    commits_of_4=("for four", ROWS_PER_SECOND),
+    commits_of_8=("for eight", ROWS_PER_SECOND),
+    rows_per_second=("the best of all", ROWS_PER_SECOND),
+    rows_per_second_once=("the best, exactly once", ROWS_PER_SECOND),
+)
+CPU = cpu_of("row", NANOSECONDS, "floor", "seed", "duck-flight")
 MEMORY = by_contender("memory_mb", MEGABYTES, "seed", "quack", "duck-flight", "duck-flight-once")
 
 CASE = Case(
@@ -112,6 +151,9 @@ CASE = Case(
         Table("puts-p99", "a put for each batch: ack, p99 in ms", label("puts"), P99, by_rows),
         Table("batch", "batch commit", label("batch"), BATCH_RATES, by_rows),
         Table("batch-p99", "batch commit: ack, p99 in ms", label("batch"), BATCH_P99, by_rows),
+        Table("limits", "in-process DuckDB", rows_of_limit, LIMIT_RATES),
+        Table("puts-cpu", "a put for each batch: what a row takes", label("puts"), CPU, by_rows),
+        Table("batch-cpu", "batch commit: what a row takes", label("batch"), CPU, by_rows),
         Table("loads-memory", "a put for each batch: the server's memory peak in MB", label("puts"), MEMORY, by_rows),
         Table("batch-memory", "batch commit: the server's memory peak in MB", label("batch"), MEMORY, by_rows),
     ),

@@ -55,7 +55,8 @@ def acks(name: str, size: Size, *, while_querying: bool) -> dict:
         if not while_querying:
             return clients.load(server, *LOAD, size.seconds)
         with clients.loading(server, *LOAD, size.seconds) as load:
-            clients.small(server, size.seconds, sql=QUERIES["aggregate"])
+            # Queries begin after the loaders have and go on until they end.
+            clients.small(server, size.seconds + MARGIN_SECONDS, sql=QUERIES["aggregate"])
         return load.report
 
 

@@ -1,14 +1,28 @@
 """A large result: the whole of a table of four columns."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from statistics import median
 
 import clients
 import postgres
 import quack
-from case import MEGABYTES, ROWS_PER_SECOND, Bars, Case, Step, Table, by_contender, named, step
+from case import (
+    MEGABYTES,
+    NANOSECONDS,
+    ROWS_PER_SECOND,
+    Bars,
+    Case,
+    Step,
+    Table,
+    by_contender,
+    cpu_of,
+    named,
+    step,
+)
 from clients import READ_ALL
-from contenders import running, working_directory
+from contenders import Server, running, working_directory
 from sizes import Size
 
 TESTS = {
@@ -24,44 +38,66 @@ def limit(rows: int) -> dict:
         return clients.bench("limit", "stream", "--dir", directory, "--rows", rows)
 
 
-def by_rust(name: str, rows: int, *flags: str) -> dict:
+@contextmanager
+def filled(name: str, rows: int):
+    """A server with the table; the floor is told how large the one is that it makes up."""
+    flags = ("--rows", str(rows)) if name == "floor" else ()
     with running(name, *flags) as server:
         clients.fill(server, rows)
-        reads = [clients.bench("read", "--server", server.url, "--sql", READ_ALL) for _ in range(READS)]
-        return {
-            "rows_per_second": median(read["rows_per_second"] for read in reads),
-            "memory_mb": server.memory_peak_mb(),
-        }
+        yield server
 
 
-def by_python(asker, name: str, rows: int, *flags: str) -> dict:
-    with running(name, *flags) as server:
-        clients.fill(server, rows)
-        with asker(server) as ask:
-            ask(READ_ALL)
-            seconds = median(seconds_of(ask, rows) for _ in range(READS))
-        return {"rows_per_second": rows / seconds, "memory_mb": server.memory_peak_mb()}
+def by_rust(name: str, rows: int) -> dict:
+    with filled(name, rows) as server:
+
+        def read_once() -> float:
+            found = clients.bench("read", "--server", server.url, "--sql", READ_ALL)
+            check(found["rows"], rows)
+            return found["seconds"]
+
+        return read(server, rows, read_once)
 
 
-def seconds_of(ask, rows: int) -> float:
-    found = clients.timed_once(lambda: ask(READ_ALL))
-    if found.value != rows:
-        raise RuntimeError(f"{found.value} rows arrived instead of {rows}")
-    return found.seconds
+def by_python(asker, name: str, rows: int) -> dict:
+    with filled(name, rows) as server, asker(server) as ask:
+
+        def read_once() -> float:
+            start = time.perf_counter()
+            check(ask(READ_ALL), rows)
+            return time.perf_counter() - start
+
+        return read(server, rows, read_once)
+
+
+def read(server: Server, rows: int, read_once: Callable[[], float]) -> dict:
+    """What a client comes to that reads the whole table a few times, after a warm-up; it tells each time's seconds."""
+    read_once()
+
+    def read_again() -> dict:
+        return {"rows_per_second": rows / median(read_once() for _ in range(READS))}
+
+    found = clients.with_cpu(server, read_again, lambda _: rows * READS)
+    return {**found, "memory_mb": server.memory_peak_mb()}
+
+
+def check(found: int, rows: int) -> None:
+    if found != rows:
+        raise RuntimeError(f"{found} rows arrived instead of {rows}")
 
 
 def steps(size: Size) -> Iterator[Step]:
     yield step("rust", "limit", limit, size.read_rows)
-    for name in ("seed", "duck-flight"):
+    for name in ("floor", "seed", "duck-flight"):
         yield step("rust", name, by_rust, name, size.read_rows)
     yield step("rust", "quack", quack.read, size.slow_peer_read_rows)
     yield step("rust", "postgres", postgres.read, size.slow_peer_read_rows)
-    for name in ("seed", "duck-flight"):
+    for name in ("floor", "seed", "duck-flight"):
         yield step("pyarrow", name, by_python, clients.plain_asker, name, size.read_rows)
-    yield step("adbc", "duck-flight", by_python, clients.adbc_asker, "duck-flight", size.read_rows)
+    for name in ("floor", "duck-flight"):
+        yield step("adbc", name, by_python, clients.adbc_asker, name, size.read_rows)
 
 
-RATES = by_contender("rows_per_second", ROWS_PER_SECOND, "limit", "seed", "quack", "postgres", "duck-flight")
+RATES = by_contender("rows_per_second", ROWS_PER_SECOND, "limit", "floor", "seed", "quack", "postgres", "duck-flight")
 MEMORY = by_contender("memory_mb", MEGABYTES, "seed", "duck-flight")
 
 CASE = Case(
@@ -70,6 +106,7 @@ CASE = Case(
     steps=steps,
     tables=(
         Table("reads", "the whole table", named(TESTS), RATES),
+        Table("reads-cpu", "what a row takes", named(TESTS), cpu_of("row", NANOSECONDS, "floor", "seed", "duck-flight")),
         Table("reads-memory", "the server's memory peak in MB", named(TESTS), MEMORY),
     ),
     plots=(

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 
 from case import MEGABYTES, SECONDS, Case, Step, Table, by_metric, step
-from contenders import BINARIES, Contender, running
+from contenders import BINARIES, Server, running
 from sizes import Size
 
 MEMORY_LIMIT_MB = 512
@@ -16,7 +16,7 @@ SAMPLE_SECONDS = 0.05
 class MemorySamples:
     """The resident memory of a server, again and again, until told to stop."""
 
-    def __init__(self, server: Contender):
+    def __init__(self, server: Server):
         self.server = server
         self.megabytes: list[float] = []
         self.stopped = threading.Event()
