@@ -1,8 +1,6 @@
 //! What DuckDB does in this process, with no network: what loading, upserting and reading are measured against.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Barrier};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
@@ -12,7 +10,7 @@ use duckdb::{Config, Connection};
 use serde_json::{Value, json};
 
 use crate::load::{Keyed, Shape, TABLE};
-use crate::{per_second, query_report};
+use crate::measure::{again_and_again, per_second, query_report, threads_at_once};
 
 /// Rows of a row group as DuckDB makes them, and of several: such commits are compressed and go past the log.
 const ROW_GROUP: usize = 122_880;
@@ -222,24 +220,12 @@ fn append(connection: &Connection, threads: usize, load: Load, rows: usize) -> a
     connection.execute_batch(&format!("CREATE TABLE t ({})", load.columns_sql()))?;
     let commit_rows = load.batch_rows * load.batches_per_commit;
     let commits = rows.div_ceil(commit_rows * threads);
-    let start = Arc::new(Barrier::new(threads + 1));
-    let workers = (0..threads)
-        .map(|_| {
-            let (connection, start) = (connection.try_clone()?, start.clone());
-            Ok(std::thread::spawn(move || {
-                let batches = load.batches(commits * load.batches_per_commit)?;
-                start.wait();
-                append_commits(&connection, &batches, load.batches_per_commit)
-            }))
-        })
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    start.wait();
-    let started = Instant::now();
-    join_all(workers)?;
-    Ok(per_second(
-        commits * commit_rows * threads,
-        started.elapsed(),
-    ))
+    let (elapsed, _) = threads_at_once(threads, |_| {
+        let connection = connection.try_clone()?;
+        let batches = load.batches(commits * load.batches_per_commit)?;
+        Ok(move || append_commits(&connection, &batches, load.batches_per_commit))
+    })?;
+    Ok(per_second(commits * commit_rows * threads, elapsed))
 }
 
 fn append_commits(
@@ -341,42 +327,17 @@ fn upserts(
 
 fn small(path: &Path, connections: usize, time: Duration) -> anyhow::Result<Value> {
     let connection = open(path, File::Server)?;
-    let start = Arc::new(Barrier::new(connections + 1));
-    let clients = (0..connections)
-        .map(|_| {
-            let (connection, start) = (connection.try_clone()?, start.clone());
-            Ok(std::thread::spawn(move || {
-                start.wait();
-                ask(&connection, time)
-            }))
-        })
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    start.wait();
-    let started = Instant::now();
-    let latencies = join_all(clients)?.into_iter().flatten().collect();
-    Ok(query_report(started.elapsed(), latencies))
+    let (elapsed, latencies) = threads_at_once(connections, |_| {
+        let connection = connection.try_clone()?;
+        Ok(move || again_and_again(time, || ask(&connection)))
+    })?;
+    Ok(query_report(elapsed, latencies.concat()))
 }
 
 /// Asks the way a server must: the text is parsed and planned each time.
-fn ask(connection: &Connection, time: Duration) -> anyhow::Result<Vec<Duration>> {
-    let mut latencies = Vec::new();
-    let started = Instant::now();
-    while started.elapsed() < time {
-        let sent = Instant::now();
-        let mut statement = connection.prepare("SELECT 42")?;
-        anyhow::ensure!(
-            statement.query_arrow([])?.count() == 1,
-            "the result is empty"
-        );
-        latencies.push(sent.elapsed());
-    }
-    Ok(latencies)
-}
-
-fn join_all<T>(threads: Vec<JoinHandle<anyhow::Result<T>>>) -> anyhow::Result<Vec<T>> {
-    let join = |thread: JoinHandle<anyhow::Result<T>>| {
-        let ended = thread.join();
-        ended.map_err(|_| anyhow::anyhow!("a thread of the benchmark panicked"))?
-    };
-    threads.into_iter().map(join).collect()
+fn ask(connection: &Connection) -> anyhow::Result<()> {
+    let mut statement = connection.prepare("SELECT 42")?;
+    let batches = statement.query_arrow([])?.count();
+    anyhow::ensure!(batches == 1, "the result is empty");
+    Ok(())
 }

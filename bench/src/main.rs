@@ -13,13 +13,11 @@ mod connections;
 mod floor;
 mod limits;
 mod load;
+mod measure;
 mod quack;
 mod reads;
 
-use std::time::Duration;
-
 use clap::Parser;
-use serde_json::{Value, json};
 
 #[derive(Parser)]
 enum Command {
@@ -54,39 +52,4 @@ async fn main() -> anyhow::Result<()> {
     };
     println!("{report}");
     Ok(())
-}
-
-/// What loaders came to, as `duck-load` reports it.
-fn load_report(rows: usize, elapsed: Duration, latencies: Vec<Duration>) -> Value {
-    let mut report = latency_report(latencies);
-    report["rows"] = rows.into();
-    report["rows_per_second"] = per_second(rows, elapsed).into();
-    report
-}
-
-/// What clients of small queries came to.
-fn query_report(elapsed: Duration, latencies: Vec<Duration>) -> Value {
-    let rate = per_second(latencies.len(), elapsed);
-    let mut report = latency_report(latencies);
-    report["queries_per_second"] = rate.into();
-    report
-}
-
-fn latency_report(mut latencies: Vec<Duration>) -> Value {
-    latencies.sort_unstable();
-    json!({
-        "latency_ms_p50": at_percent(&latencies, 50),
-        "latency_ms_p99": at_percent(&latencies, 99),
-        "latency_ms_max": at_percent(&latencies, 100),
-    })
-}
-
-/// The latency in milliseconds that so many percent do not exceed; they are sorted. Absent where there are none.
-fn at_percent(latencies: &[Duration], percent: usize) -> Option<f64> {
-    let last = latencies.len().checked_sub(1)?;
-    Some(latencies[last * percent / 100].as_secs_f64() * 1e3)
-}
-
-fn per_second(count: usize, elapsed: Duration) -> f64 {
-    count as f64 / elapsed.as_secs_f64()
 }

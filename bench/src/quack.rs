@@ -1,14 +1,13 @@
 //! Clients of DuckDB's own remote protocol, each a DuckDB and a connection of its own.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use duckdb::Connection;
 use serde_json::{Value, json};
 
-use crate::{load_report, per_second, query_report};
+use crate::measure::{again_and_again, load_report, per_second, query_report, threads_at_once};
 
 #[derive(clap::Args)]
 pub(crate) struct ServerArgs {
@@ -68,11 +67,11 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<Value> {
     match command {
         Command::Insert { server, rows } => {
             let insert = if *rows == 1 { INSERT_ROW } else { INSERT_ROWS };
-            let (elapsed, latencies) = again_and_again(server, &batch_sql(*rows), insert)?;
+            let (elapsed, latencies) = calls(server, &batch_sql(*rows), insert)?;
             Ok(load_report(latencies.len() * rows, elapsed, latencies))
         }
         Command::Small { server } => {
-            let (elapsed, latencies) = again_and_again(server, "", SMALL)?;
+            let (elapsed, latencies) = calls(server, "", SMALL)?;
             Ok(query_report(elapsed, latencies))
         }
         Command::Read { server, table } => read(server, table),
@@ -86,33 +85,20 @@ fn batch_sql(rows: usize) -> String {
     )
 }
 
-fn again_and_again(
+/// Clients that call a statement again and again. Answers with how long that
+/// took, and how long each call.
+fn calls(
     server: &ServerArgs,
     set_up: &str,
-    sql: &'static str,
+    sql: &str,
 ) -> anyhow::Result<(Duration, Vec<Duration>)> {
-    let start = Arc::new(Barrier::new(server.clients + 1));
     let time = Duration::from_secs_f64(server.seconds);
-    let clients: Vec<_> = (0..server.clients)
-        .map(|_| {
-            let (connection, start) = (connect(server)?, start.clone());
-            connection.execute_batch(set_up)?;
-            Ok(std::thread::spawn(move || {
-                start.wait();
-                run_for(&connection, sql, time)
-            }))
-        })
-        .collect::<anyhow::Result<_>>()?;
-    start.wait();
-    let started = Instant::now();
-    let mut latencies = Vec::new();
-    for client in clients {
-        let waited = client
-            .join()
-            .map_err(|_| anyhow::anyhow!("a client panicked"))??;
-        latencies.extend(waited);
-    }
-    Ok((started.elapsed(), latencies))
+    let (elapsed, latencies) = threads_at_once(server.clients, |_| {
+        let connection = connect(server)?;
+        connection.execute_batch(set_up)?;
+        Ok(move || again_and_again(time, || Ok(connection.execute_batch(sql)?)))
+    })?;
+    Ok((elapsed, latencies.concat()))
 }
 
 fn connect(args: &ServerArgs) -> anyhow::Result<Connection> {
@@ -128,17 +114,6 @@ fn connect(args: &ServerArgs) -> anyhow::Result<Connection> {
         "CREATE SECRET (TYPE quack, TOKEN '{token}'); ATTACH 'quack:{server}' AS remote"
     ))?;
     Ok(connection)
-}
-
-fn run_for(connection: &Connection, sql: &str, time: Duration) -> duckdb::Result<Vec<Duration>> {
-    let mut latencies = Vec::new();
-    let started = Instant::now();
-    while started.elapsed() < time {
-        let sent = Instant::now();
-        connection.execute_batch(sql)?;
-        latencies.push(sent.elapsed());
-    }
-    Ok(latencies)
 }
 
 fn read(server: &ServerArgs, table: &str) -> anyhow::Result<Value> {
