@@ -4,7 +4,11 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use duckdb::Connection;
 use serde_json::{Value, json};
+
+/// How often a figure is measured that is a median.
+pub(crate) const RUNS: usize = 3;
 
 /// What a client found, and when it ran.
 struct Run<T> {
@@ -101,6 +105,24 @@ pub(crate) fn again_and_again(
     Ok(latencies)
 }
 
+/// Measures a figure [`RUNS`] times; the median counts.
+pub(crate) fn median(measure: impl FnMut() -> anyhow::Result<f64>) -> anyhow::Result<f64> {
+    let mut figures: Vec<f64> = std::iter::repeat_with(measure)
+        .take(RUNS)
+        .collect::<anyhow::Result<_>>()?;
+    figures.sort_unstable_by(f64::total_cmp);
+    Ok(figures[RUNS / 2])
+}
+
+/// Streams the result of a statement, and drops it.
+pub(crate) fn rows_per_second(connection: &Connection, sql: &str) -> anyhow::Result<f64> {
+    let started = Instant::now();
+    let mut statement = connection.prepare(sql)?;
+    let batches = statement.stream_arrow([])?;
+    let rows = batches.map(|batch| batch.num_rows()).sum();
+    Ok(per_second(rows, started.elapsed()))
+}
+
 /// What loaders came to, as `duck-load` reports it.
 pub(crate) fn load_report(rows: usize, elapsed: Duration, latencies: Vec<Duration>) -> Value {
     let mut report = latency_report(latencies);
@@ -165,6 +187,13 @@ mod tests {
         assert_eq!(run(4).unwrap().1, [0, 10, 20, 30]);
         let error = run(2).unwrap_err();
         assert_eq!(error.to_string(), "the third");
+    }
+
+    #[test]
+    fn the_median_is_the_middle_one_of_the_runs() {
+        let mut figures = [3.0, 1.0, 2.0].into_iter();
+        let median = median(|| Ok(figures.next().unwrap()));
+        assert_eq!(median.unwrap(), 2.0);
     }
 
     #[test]
