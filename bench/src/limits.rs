@@ -1,5 +1,7 @@
 //! What DuckDB does in this process, with no network: what loading, upserting and reading are measured against.
 
+mod small;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,7 +12,7 @@ use duckdb::{Config, Connection};
 use serde_json::{Value, json};
 
 use crate::load::{Keyed, Shape, TABLE};
-use crate::measure::{again_and_again, per_second, query_report, threads_at_once};
+use crate::measure::{per_second, threads_at_once};
 
 /// Rows of a row group as DuckDB makes them, and of several: such commits are compressed and go past the log.
 const ROW_GROUP: usize = 122_880;
@@ -58,18 +60,9 @@ pub(crate) enum Limit {
         #[arg(long, default_value_t = 5_000_000)]
         rows: usize,
     },
-    /// Small queries, on a thread and a connection for each client.
-    Small {
-        /// Where to make the database file.
-        #[arg(long)]
-        dir: PathBuf,
-        /// Connections at the same time.
-        #[arg(long, default_value_t = 1)]
-        connections: usize,
-        /// How long to ask.
-        #[arg(long, default_value_t = 1.0)]
-        seconds: f64,
-    },
+    /// Small queries, on a thread and a connection for each client: prepared anew each time, and prepared once. The
+    /// better counts.
+    Small(small::Args),
 }
 
 /// Measures one limit.
@@ -85,15 +78,7 @@ pub(crate) fn run(limit: &Limit) -> anyhow::Result<Value> {
             best_upsert(dir, *keys, Duration::from_secs_f64(*seconds))
         }
         Limit::Stream { dir, rows } => best_stream(&dir.join("limit.db"), *rows),
-        Limit::Small {
-            dir,
-            connections,
-            seconds,
-        } => small(
-            &dir.join("limit.db"),
-            *connections,
-            Duration::from_secs_f64(*seconds),
-        ),
+        Limit::Small(args) => small::run(args),
     }
 }
 
@@ -323,21 +308,4 @@ fn upserts(
         connection.execute_batch(&replace)?;
     }
     Ok(per_second(rows, started.elapsed()))
-}
-
-fn small(path: &Path, connections: usize, time: Duration) -> anyhow::Result<Value> {
-    let connection = open(path, File::Server)?;
-    let (elapsed, latencies) = threads_at_once(connections, |_| {
-        let connection = connection.try_clone()?;
-        Ok(move || again_and_again(time, || ask(&connection)))
-    })?;
-    Ok(query_report(elapsed, latencies.concat()))
-}
-
-/// Asks the way a server must: the text is parsed and planned each time.
-fn ask(connection: &Connection) -> anyhow::Result<()> {
-    let mut statement = connection.prepare("SELECT 42")?;
-    let batches = statement.query_arrow([])?.count();
-    anyhow::ensure!(batches == 1, "the result is empty");
-    Ok(())
 }
