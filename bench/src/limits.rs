@@ -1,6 +1,7 @@
 //! What DuckDB does in this process, with no network: what loading, upserting and reading are measured against.
 
 mod small;
+mod stream;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -51,15 +52,8 @@ pub(crate) enum Limit {
         #[arg(long, default_value_t = 1.0)]
         seconds: f64,
     },
-    /// A streaming read that only counts its rows; the best of three counts.
-    Stream {
-        /// Where to make the database file.
-        #[arg(long)]
-        dir: PathBuf,
-        /// Rows of the table.
-        #[arg(long, default_value_t = 5_000_000)]
-        rows: usize,
-    },
+    /// A streaming read that only counts its rows; the median of three counts, after a warm-up.
+    Stream(stream::Args),
     /// Small queries, on a thread and a connection for each client: prepared anew each time, and prepared once. The
     /// better counts.
     Small(small::Args),
@@ -77,7 +71,7 @@ pub(crate) fn run(limit: &Limit) -> anyhow::Result<Value> {
         Limit::Upsert { dir, keys, seconds } => {
             best_upsert(dir, *keys, Duration::from_secs_f64(*seconds))
         }
-        Limit::Stream { dir, rows } => best_stream(&dir.join("limit.db"), *rows),
+        Limit::Stream(args) => stream::run(args),
         Limit::Small(args) => small::run(args),
     }
 }
@@ -242,31 +236,6 @@ fn batches(count: usize, rows: usize) -> anyhow::Result<Vec<RecordBatch>> {
     let mut sources = BatchSource::for_writers(&plan, 1);
     let source = &mut sources[0];
     Ok((0..count).map(|_| source.next_batch().rows).collect())
-}
-
-fn best_stream(path: &Path, rows: usize) -> anyhow::Result<Value> {
-    let connection = open(path, File::Server)?;
-    connection.execute_batch(&format!(
-        "CREATE TABLE readings AS
-         SELECT i // 1000 AS batch_id, TIMESTAMP '2026-01-01' + to_microseconds(i) AS timestamp,
-                (hash(i) % 1000000) / 10000.0 AS value, chr((65 + i % 4)::INTEGER) AS category
-         FROM range({rows}) t(i)"
-    ))?;
-    let mut best = 0.0_f64;
-    for _ in 0..3 {
-        best = best.max(stream(&connection)?);
-    }
-    Ok(json!({ "rows_per_second": best }))
-}
-
-fn stream(connection: &Connection) -> anyhow::Result<f64> {
-    let started = Instant::now();
-    let mut statement = connection.prepare("SELECT * FROM readings")?;
-    let rows: usize = statement
-        .stream_arrow([])?
-        .map(|batch| batch.num_rows())
-        .sum();
-    Ok(per_second(rows, started.elapsed()))
 }
 
 fn best_upsert(dir: &Path, keys: u64, time: Duration) -> anyhow::Result<Value> {
