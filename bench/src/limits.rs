@@ -1,6 +1,7 @@
 //! What DuckDB does in this process, with no network: what loading, upserting and reading are measured against.
 
 mod append;
+mod disk;
 mod small;
 mod stream;
 
@@ -39,6 +40,8 @@ pub(crate) enum Limit {
     /// Small queries, on a thread and a connection for each client: prepared anew each time, and prepared once. The
     /// better counts.
     Small(small::Args),
+    /// Blocks of 4 KiB, each appended to a file and brought to the disk before the next: no commit is quicker.
+    Disk(disk::Args),
 }
 
 /// Measures one limit.
@@ -50,6 +53,7 @@ pub(crate) fn run(limit: &Limit) -> anyhow::Result<Value> {
         }
         Limit::Stream(args) => stream::run(args),
         Limit::Small(args) => small::run(args),
+        Limit::Disk(args) => disk::run(args),
     }
 }
 

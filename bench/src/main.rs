@@ -1,6 +1,7 @@
 //! `duck-bench`: what the benchmark needs in Rust. Each command prints one JSON object on stdout.
 //!
 //! - `limit`: what DuckDB does in this process, with no network: appending, upserting, a streaming read, small queries;
+//!   and what the disk does;
 //! - `read`: one result through the wire, decoded and dropped, by a client that may be slow;
 //! - `small`: small queries on warm connections, by plain Flight or by Flight SQL;
 //! - `load`: loaders whose rows `duck-load` does not make: wide, long texts, nested, by primary key;
@@ -21,7 +22,7 @@ use clap::Parser;
 
 #[derive(Parser)]
 enum Command {
-    /// DuckDB in this process.
+    /// DuckDB in this process, and the disk.
     #[command(subcommand)]
     Limit(limits::Limit),
     /// One result through the wire.
