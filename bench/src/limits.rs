@@ -1,22 +1,16 @@
-//! What DuckDB does in this process, with no network: what loading, upserting and reading are measured against.
+//! What DuckDB and the disk do in this process, with no network: what the servers are measured against.
 
 mod append;
 mod disk;
 mod small;
 mod stream;
+mod upsert;
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
 use duck_flight_server::{BLOCK_BYTES, DEFAULT_ROW_GROUP_ROWS, DEFAULT_STORAGE_VERSION};
 use duckdb::{Config, Connection};
-use serde_json::{Value, json};
-
-use crate::load::{Keyed, TABLE};
-use crate::measure::per_second;
-
-/// Rows of one batch of upserts.
-const UPSERT_ROWS: usize = 1000;
+use serde_json::Value;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Limit {
@@ -24,17 +18,7 @@ pub(crate) enum Limit {
     /// DuckDB's own. Each is tried for a moment, and the best are measured three times: the best median counts.
     Append(append::Args),
     /// INSERT OR REPLACE from a temporary table, with several batches in a commit; the best counts.
-    Upsert {
-        /// Where to make the database file.
-        #[arg(long)]
-        dir: PathBuf,
-        /// Rows of the table.
-        #[arg(long, default_value_t = 1_000_000)]
-        keys: u64,
-        /// How long each setting runs.
-        #[arg(long, default_value_t = 1.0)]
-        seconds: f64,
-    },
+    Upsert(upsert::Args),
     /// A streaming read that only counts its rows; the median of three counts, after a warm-up.
     Stream(stream::Args),
     /// Small queries, on a thread and a connection for each client: prepared anew each time, and prepared once. The
@@ -48,9 +32,7 @@ pub(crate) enum Limit {
 pub(crate) fn run(limit: &Limit) -> anyhow::Result<Value> {
     match limit {
         Limit::Append(args) => append::run(args),
-        Limit::Upsert { dir, keys, seconds } => {
-            best_upsert(dir, *keys, Duration::from_secs_f64(*seconds))
-        }
+        Limit::Upsert(args) => upsert::run(args),
         Limit::Stream(args) => stream::run(args),
         Limit::Small(args) => small::run(args),
         Limit::Disk(args) => disk::run(args),
@@ -98,45 +80,4 @@ fn open(path: &Path, file: File) -> anyhow::Result<Connection> {
          PRAGMA disable_checkpoint_on_shutdown",
     )?;
     Ok(connection)
-}
-
-fn best_upsert(dir: &Path, keys: u64, time: Duration) -> anyhow::Result<Value> {
-    let mut best = 0.0_f64;
-    for batches_per_commit in [1, 8, 32] {
-        let path = dir.join(format!("upsert-{batches_per_commit}.db"));
-        best = best.max(upserts(&path, keys, batches_per_commit, time)?);
-    }
-    Ok(json!({ "rows_per_second": best }))
-}
-
-/// Upserts random keys by a statement for each commit, on one connection.
-fn upserts(
-    path: &Path,
-    keys: u64,
-    batches_per_commit: usize,
-    time: Duration,
-) -> anyhow::Result<f64> {
-    let connection = open(path, File::Server)?;
-    connection.execute_batch(&crate::load::create_keyed_table_sql(keys))?;
-    connection.execute_batch(&format!(
-        "CREATE TEMP TABLE incoming AS FROM {TABLE} LIMIT 0"
-    ))?;
-    // A statement cannot touch a row twice.
-    let replace = format!(
-        "INSERT OR REPLACE INTO {TABLE} SELECT DISTINCT ON (id) * FROM incoming; TRUNCATE incoming; COMMIT"
-    );
-    let mut source = Keyed::upserts(UPSERT_ROWS, keys, 1);
-    let started = Instant::now();
-    let mut rows = 0;
-    while started.elapsed() < time {
-        connection.execute_batch("BEGIN")?;
-        let mut appender = connection.appender("incoming")?;
-        for _ in 0..batches_per_commit {
-            appender.append_record_batch(source.next_batch()?)?;
-            rows += UPSERT_ROWS;
-        }
-        drop(appender);
-        connection.execute_batch(&replace)?;
-    }
-    Ok(per_second(rows, started.elapsed()))
 }
