@@ -1,7 +1,5 @@
 //! Connections: many of them, and the ways to ask over one.
 
-use std::time::Duration;
-
 use anyhow::Context;
 use arrow::array::{Int64Array, RecordBatch};
 use arrow_flight::decode::FlightRecordBatchStream;
@@ -156,11 +154,4 @@ pub(crate) async fn idle(args: IdleArgs) -> anyhow::Result<Value> {
     tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()))
         .await??;
     Ok(json!({ "connections": held.len() }))
-}
-
-/// A little rest between two messages of a result.
-pub(crate) async fn pause(time: Duration) {
-    if !time.is_zero() {
-        tokio::time::sleep(time).await;
-    }
 }

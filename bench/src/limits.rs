@@ -1,106 +1,46 @@
-//! What DuckDB does in this process, with no network: what loading, upserting and reading are measured against.
+//! What DuckDB and the disk do in this process, with no network: what the servers are measured against.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Barrier};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+mod append;
+mod disk;
+mod small;
+mod stream;
+mod upsert;
 
-use arrow::array::RecordBatch;
+use std::path::Path;
+
 use duck_flight_server::{BLOCK_BYTES, DEFAULT_ROW_GROUP_ROWS, DEFAULT_STORAGE_VERSION};
-use duck_load::{BatchSource, Plan};
 use duckdb::{Config, Connection};
-use serde_json::{Value, json};
-
-use crate::load::{Keyed, Shape, TABLE};
-use crate::{per_second, query_report};
-
-/// Rows of a row group as DuckDB makes them, and of several: such commits are compressed and go past the log.
-const ROW_GROUP: usize = 122_880;
-const ROW_GROUPS: usize = 4 * ROW_GROUP;
-
-/// Rows of one batch of upserts.
-const UPSERT_ROWS: usize = 1000;
+use serde_json::Value;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Limit {
     /// The appender in order, with the settings a user of it might choose and in files of the server's kind and of
-    /// DuckDB's own; the best counts.
-    Append {
-        /// Where to make the database file.
-        #[arg(long)]
-        dir: PathBuf,
-        /// Rows to append for each setting.
-        #[arg(long, default_value_t = 4_000_000)]
-        rows: usize,
-        /// Rows of each batch.
-        #[arg(long, default_value_t = 1000)]
-        batch_rows: usize,
-        /// What the rows look like; as those of duck-load when absent.
-        #[arg(long, value_enum)]
-        shape: Option<Shape>,
-    },
+    /// DuckDB's own. Each is tried for a moment, and the best are measured three times: the best median counts.
+    Append(append::Args),
     /// INSERT OR REPLACE from a temporary table, with several batches in a commit; the best counts.
-    Upsert {
-        /// Where to make the database file.
-        #[arg(long)]
-        dir: PathBuf,
-        /// Rows of the table.
-        #[arg(long, default_value_t = 1_000_000)]
-        keys: u64,
-        /// How long each setting runs.
-        #[arg(long, default_value_t = 1.0)]
-        seconds: f64,
-    },
-    /// A streaming read that only counts its rows; the best of three counts.
-    Stream {
-        /// Where to make the database file.
-        #[arg(long)]
-        dir: PathBuf,
-        /// Rows of the table.
-        #[arg(long, default_value_t = 5_000_000)]
-        rows: usize,
-    },
-    /// Small queries, on a thread and a connection for each client.
-    Small {
-        /// Where to make the database file.
-        #[arg(long)]
-        dir: PathBuf,
-        /// Connections at the same time.
-        #[arg(long, default_value_t = 1)]
-        connections: usize,
-        /// How long to ask.
-        #[arg(long, default_value_t = 1.0)]
-        seconds: f64,
-    },
+    Upsert(upsert::Args),
+    /// A streaming read that only counts its rows; the median of three counts, after a warm-up.
+    Stream(stream::Args),
+    /// Small queries, on a thread and a connection for each client: prepared anew each time, and prepared once. The
+    /// better counts.
+    Small(small::Args),
+    /// Blocks of 4 KiB, each appended to a file and brought to the disk before the next: no commit is quicker.
+    Disk(disk::Args),
 }
 
 /// Measures one limit.
 pub(crate) fn run(limit: &Limit) -> anyhow::Result<Value> {
     match limit {
-        Limit::Append {
-            dir,
-            rows,
-            batch_rows,
-            shape,
-        } => best_append(dir, *rows, *batch_rows, *shape),
-        Limit::Upsert { dir, keys, seconds } => {
-            best_upsert(dir, *keys, Duration::from_secs_f64(*seconds))
-        }
-        Limit::Stream { dir, rows } => best_stream(&dir.join("limit.db"), *rows),
-        Limit::Small {
-            dir,
-            connections,
-            seconds,
-        } => small(
-            &dir.join("limit.db"),
-            *connections,
-            Duration::from_secs_f64(*seconds),
-        ),
+        Limit::Append(args) => append::run(args),
+        Limit::Upsert(args) => upsert::run(args),
+        Limit::Stream(args) => stream::run(args),
+        Limit::Small(args) => small::run(args),
+        Limit::Disk(args) => disk::run(args),
     }
 }
 
 /// What kind of database file.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum File {
     /// As the server makes it.
     Server,
@@ -117,6 +57,8 @@ impl File {
     }
 }
 
+/// A new database, which is not checkpointed: what is measured is over before that would be due, and the file is then
+/// deleted.
 fn open(path: &Path, file: File) -> anyhow::Result<Connection> {
     let config =
         Config::default().with("storage_compatibility_version", DEFAULT_STORAGE_VERSION)?;
@@ -134,249 +76,8 @@ fn open(path: &Path, file: File) -> anyhow::Result<Connection> {
         }
     };
     connection.execute_batch(
-        "SET checkpoint_threshold = '4GB'; SET auto_checkpoint_skip_wal_threshold = 1152921504606846976",
+        "SET checkpoint_threshold = '4GB'; SET auto_checkpoint_skip_wal_threshold = 1152921504606846976;
+         PRAGMA disable_checkpoint_on_shutdown",
     )?;
     Ok(connection)
-}
-
-fn best_append(
-    dir: &Path,
-    rows: usize,
-    batch_rows: usize,
-    shape: Option<Shape>,
-) -> anyhow::Result<Value> {
-    let mut settings = Vec::new();
-    let mut best = 0.0_f64;
-    let commits = [
-        1,
-        8,
-        ROW_GROUP.div_ceil(batch_rows),
-        ROW_GROUPS.div_ceil(batch_rows),
-    ];
-    // In DuckDB's own file one thread is never the best, nor are small commits.
-    for (file, threads, commits) in [
-        (File::Server, 1, &commits[..]),
-        (File::Server, 2, &commits),
-        (File::DuckDb, 2, &commits[2..]),
-    ] {
-        for &batches_per_commit in commits {
-            // A commit for each batch is slow, and its rate shows soon.
-            let rows = if batches_per_commit == 1 {
-                rows / 4
-            } else {
-                rows
-            };
-            // Fewer rows than a commit would not show its rate.
-            if batches_per_commit > 1 && batch_rows * batches_per_commit * threads > rows {
-                continue;
-            }
-            let load = Load {
-                shape,
-                batch_rows,
-                batches_per_commit,
-            };
-            let directory = tempfile::Builder::new().prefix("limit").tempdir_in(dir)?;
-            let connection = open(&directory.path().join("limit.db"), file)?;
-            let rate = append(&connection, threads, load, rows)?;
-            best = best.max(rate);
-            settings.push(json!({
-                "file": file.name(),
-                "threads": threads,
-                "batches_per_commit": batches_per_commit,
-                "rows_per_second": rate.round(),
-            }));
-        }
-    }
-    Ok(json!({ "rows_per_second": best, "settings": settings }))
-}
-
-/// What is appended, and how much of it in a commit.
-#[derive(Clone, Copy)]
-struct Load {
-    shape: Option<Shape>,
-    batch_rows: usize,
-    batches_per_commit: usize,
-}
-
-impl Load {
-    fn columns_sql(self) -> String {
-        match self.shape {
-            Some(shape) => shape.columns_sql(),
-            None => "batch_id BIGINT, timestamp TIMESTAMP, value DOUBLE, category VARCHAR".into(),
-        }
-    }
-
-    /// Batches as the loaders make them, made beforehand so that only the appender is measured.
-    fn batches(self, count: usize) -> anyhow::Result<Vec<RecordBatch>> {
-        match self.shape {
-            Some(shape) => {
-                let batches = shape.batches(self.batch_rows, 1)?;
-                Ok(batches.into_iter().cycle().take(count).collect())
-            }
-            None => batches(count, self.batch_rows),
-        }
-    }
-}
-
-fn append(connection: &Connection, threads: usize, load: Load, rows: usize) -> anyhow::Result<f64> {
-    connection.execute_batch(&format!("CREATE TABLE t ({})", load.columns_sql()))?;
-    let commit_rows = load.batch_rows * load.batches_per_commit;
-    let commits = rows.div_ceil(commit_rows * threads);
-    let start = Arc::new(Barrier::new(threads + 1));
-    let workers = (0..threads)
-        .map(|_| {
-            let (connection, start) = (connection.try_clone()?, start.clone());
-            Ok(std::thread::spawn(move || {
-                let batches = load.batches(commits * load.batches_per_commit)?;
-                start.wait();
-                append_commits(&connection, &batches, load.batches_per_commit)
-            }))
-        })
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    start.wait();
-    let started = Instant::now();
-    join_all(workers)?;
-    Ok(per_second(
-        commits * commit_rows * threads,
-        started.elapsed(),
-    ))
-}
-
-fn append_commits(
-    connection: &Connection,
-    batches: &[RecordBatch],
-    batches_per_commit: usize,
-) -> anyhow::Result<()> {
-    for commit in batches.chunks(batches_per_commit) {
-        connection.execute_batch("BEGIN")?;
-        let mut appender = connection.appender("t")?;
-        for batch in commit {
-            appender.append_record_batch(batch.clone())?;
-        }
-        appender.flush()?;
-        drop(appender);
-        connection.execute_batch("COMMIT")?;
-    }
-    Ok(())
-}
-
-/// Batches of `duck-load`.
-fn batches(count: usize, rows: usize) -> anyhow::Result<Vec<RecordBatch>> {
-    let defaults = Plan::new("t");
-    let plan = Plan {
-        seed: Some(1),
-        rows: u32::try_from(rows)?.try_into()?,
-        ..defaults
-    };
-    let mut sources = BatchSource::for_writers(&plan, 1);
-    let source = &mut sources[0];
-    Ok((0..count).map(|_| source.next_batch().rows).collect())
-}
-
-fn best_stream(path: &Path, rows: usize) -> anyhow::Result<Value> {
-    let connection = open(path, File::Server)?;
-    connection.execute_batch(&format!(
-        "CREATE TABLE readings AS
-         SELECT i // 1000 AS batch_id, TIMESTAMP '2026-01-01' + to_microseconds(i) AS timestamp,
-                (hash(i) % 1000000) / 10000.0 AS value, chr((65 + i % 4)::INTEGER) AS category
-         FROM range({rows}) t(i)"
-    ))?;
-    let mut best = 0.0_f64;
-    for _ in 0..3 {
-        best = best.max(stream(&connection)?);
-    }
-    Ok(json!({ "rows_per_second": best }))
-}
-
-fn stream(connection: &Connection) -> anyhow::Result<f64> {
-    let started = Instant::now();
-    let mut statement = connection.prepare("SELECT * FROM readings")?;
-    let rows: usize = statement
-        .stream_arrow([])?
-        .map(|batch| batch.num_rows())
-        .sum();
-    Ok(per_second(rows, started.elapsed()))
-}
-
-fn best_upsert(dir: &Path, keys: u64, time: Duration) -> anyhow::Result<Value> {
-    let mut best = 0.0_f64;
-    for batches_per_commit in [1, 8, 32] {
-        let path = dir.join(format!("upsert-{batches_per_commit}.db"));
-        best = best.max(upserts(&path, keys, batches_per_commit, time)?);
-    }
-    Ok(json!({ "rows_per_second": best }))
-}
-
-/// Upserts random keys by a statement for each commit, on one connection.
-fn upserts(
-    path: &Path,
-    keys: u64,
-    batches_per_commit: usize,
-    time: Duration,
-) -> anyhow::Result<f64> {
-    let connection = open(path, File::Server)?;
-    connection.execute_batch(&crate::load::create_keyed_table_sql(keys))?;
-    connection.execute_batch(&format!(
-        "CREATE TEMP TABLE incoming AS FROM {TABLE} LIMIT 0"
-    ))?;
-    // A statement cannot touch a row twice.
-    let replace = format!(
-        "INSERT OR REPLACE INTO {TABLE} SELECT DISTINCT ON (id) * FROM incoming; TRUNCATE incoming; COMMIT"
-    );
-    let mut source = Keyed::upserts(UPSERT_ROWS, keys, 1);
-    let started = Instant::now();
-    let mut rows = 0;
-    while started.elapsed() < time {
-        connection.execute_batch("BEGIN")?;
-        let mut appender = connection.appender("incoming")?;
-        for _ in 0..batches_per_commit {
-            appender.append_record_batch(source.next_batch()?)?;
-            rows += UPSERT_ROWS;
-        }
-        drop(appender);
-        connection.execute_batch(&replace)?;
-    }
-    Ok(per_second(rows, started.elapsed()))
-}
-
-fn small(path: &Path, connections: usize, time: Duration) -> anyhow::Result<Value> {
-    let connection = open(path, File::Server)?;
-    let start = Arc::new(Barrier::new(connections + 1));
-    let clients = (0..connections)
-        .map(|_| {
-            let (connection, start) = (connection.try_clone()?, start.clone());
-            Ok(std::thread::spawn(move || {
-                start.wait();
-                ask(&connection, time)
-            }))
-        })
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    start.wait();
-    let started = Instant::now();
-    let latencies = join_all(clients)?.into_iter().flatten().collect();
-    Ok(query_report(started.elapsed(), latencies))
-}
-
-/// Asks the way a server must: the text is parsed and planned each time.
-fn ask(connection: &Connection, time: Duration) -> anyhow::Result<Vec<Duration>> {
-    let mut latencies = Vec::new();
-    let started = Instant::now();
-    while started.elapsed() < time {
-        let sent = Instant::now();
-        let mut statement = connection.prepare("SELECT 42")?;
-        anyhow::ensure!(
-            statement.query_arrow([])?.count() == 1,
-            "the result is empty"
-        );
-        latencies.push(sent.elapsed());
-    }
-    Ok(latencies)
-}
-
-fn join_all<T>(threads: Vec<JoinHandle<anyhow::Result<T>>>) -> anyhow::Result<Vec<T>> {
-    let join = |thread: JoinHandle<anyhow::Result<T>>| {
-        let ended = thread.join();
-        ended.map_err(|_| anyhow::anyhow!("a thread of the benchmark panicked"))?
-    };
-    threads.into_iter().map(join).collect()
 }

@@ -3,7 +3,6 @@
 mod keyed;
 mod shapes;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -14,12 +13,11 @@ use clap::ValueEnum;
 use duck_flight_protocol::{ACTION_QUERY, Ack, ConnectArgs, ConnectOptions, Mode, PutOptions};
 use futures::{TryStreamExt, stream};
 use serde_json::Value;
-use tokio::sync::Barrier;
 
 pub(crate) use keyed::{Keyed, create_table_sql as create_keyed_table_sql};
 pub(crate) use shapes::Shape;
 
-use crate::load_report;
+use crate::measure::{load_report, tasks_at_once};
 
 /// The table that is written to.
 pub(crate) const TABLE: &str = "loaded";
@@ -117,26 +115,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Value> {
         ..PutOptions::new(duck_flight_protocol::TableName::from(TABLE))
     };
     make_table(&server, &args, &options).await?;
-    let start = Arc::new(Barrier::new(args.writers + 1));
     let time = Duration::from_secs_f64(args.seconds);
-    let mut tasks = Vec::new();
+    let mut jobs = Vec::new();
     for seed in 1..=args.writers {
         let client = server.connect().await?;
         let batches = args.kind.batches(args.rows, args.keys, seed as u64)?;
-        let (start, options) = (start.clone(), options.clone());
-        tasks.push(tokio::spawn(async move {
-            start.wait().await;
-            load(client, batches, options, time).await
-        }));
+        jobs.push(load(client, batches, options.clone(), time));
     }
-    start.wait().await;
-    let started = Instant::now();
-    let mut latencies = Vec::new();
-    for task in tasks {
-        latencies.extend(task.await??);
-    }
-    let rows = latencies.len() * args.rows;
-    Ok(load_report(rows, started.elapsed(), latencies))
+    let (elapsed, latencies) = tasks_at_once(jobs).await?;
+    let latencies = latencies.concat();
+    Ok(load_report(latencies.len() * args.rows, elapsed, latencies))
 }
 
 /// Makes the table: with SQL, or with a first put, for not every server can make it in eight puts at once.

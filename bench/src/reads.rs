@@ -1,17 +1,15 @@
 //! Reading through the wire.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use duck_flight_protocol::ConnectArgs;
 use futures::TryStreamExt;
 use serde_json::{Value, json};
-use tokio::sync::Barrier;
 
-use crate::connections::{Asker, Statement, Via, askers, pause};
+use crate::connections::{Asker, Statement, Via, askers};
 use crate::load::Random;
-use crate::{per_second, query_report};
+use crate::measure::{per_second, query_report, tasks_at_once};
 
 #[derive(clap::Args)]
 pub(crate) struct ReadArgs {
@@ -20,9 +18,6 @@ pub(crate) struct ReadArgs {
     /// The statement.
     #[arg(long)]
     sql: String,
-    /// How the statement reaches the server.
-    #[arg(long, value_enum, default_value_t = Via::Plain)]
-    via: Via,
     /// How long the client rests after each message.
     #[arg(long, default_value_t = 0)]
     pause_ms: u64,
@@ -53,7 +48,7 @@ pub(crate) struct SmallArgs {
 pub(crate) async fn read(args: ReadArgs) -> anyhow::Result<Value> {
     let statement = Statement {
         sql: args.sql,
-        via: args.via,
+        via: Via::Plain,
     };
     let mut asker = Asker::connect(&args.connect.into(), statement).await?;
     let rest = Duration::from_millis(args.pause_ms);
@@ -72,6 +67,13 @@ pub(crate) async fn read(args: ReadArgs) -> anyhow::Result<Value> {
     }))
 }
 
+/// A little rest between two messages of a result.
+async fn pause(time: Duration) {
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
+    }
+}
+
 /// Asks on each connection, one query after another, and tells how fast that was.
 pub(crate) async fn small(args: SmallArgs) -> anyhow::Result<Value> {
     let statement = Statement {
@@ -82,26 +84,13 @@ pub(crate) async fn small(args: SmallArgs) -> anyhow::Result<Value> {
     for asker in &mut askers {
         asker.rows(0).await.context("warm up")?;
     }
-    let start = Arc::new(Barrier::new(askers.len() + 1));
     let time = Duration::from_secs_f64(args.seconds);
-    let tasks: Vec<_> = askers
+    let jobs = askers
         .into_iter()
         .zip(1..)
-        .map(|(asker, seed)| {
-            let (start, random) = (start.clone(), Random::new(seed));
-            tokio::spawn(async move {
-                start.wait().await;
-                ask_again_and_again(asker, random, args.keys, time).await
-            })
-        })
-        .collect();
-    start.wait().await;
-    let started = Instant::now();
-    let mut latencies = Vec::new();
-    for task in tasks {
-        latencies.extend(task.await??);
-    }
-    Ok(query_report(started.elapsed(), latencies))
+        .map(|(asker, seed)| ask_again_and_again(asker, Random::new(seed), args.keys, time));
+    let (elapsed, latencies) = tasks_at_once(jobs.collect()).await?;
+    Ok(query_report(elapsed, latencies.concat()))
 }
 
 async fn ask_again_and_again(

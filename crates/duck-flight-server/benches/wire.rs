@@ -15,7 +15,7 @@ use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{Action, FlightData, Ticket};
 use clap::Parser;
-use criterion::{Criterion, Throughput};
+use criterion::{BatchSize, Criterion, Throughput};
 use duck_flight_protocol::{ACTION_QUERY, Commit, ConnectOptions, PutOptions, TableName};
 use duck_flight_server::{Args, Config, Engine, serve};
 use futures::TryStreamExt;
@@ -31,12 +31,14 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const READ_ROWS: usize = 1_000_000;
 
-/// Rows of a put: one, an ordinary batch, and a full row group, which is compressed beside the log.
-const PUT_ROWS: [usize; 3] = [1, 1_000, 122_880];
-
-/// Batches of the put that commits each of them.
-const BATCHES: usize = 128;
-const BATCH_ROWS: usize = 1_000;
+/// Puts, each with its batches and their rows: a unit of one row, of an ordinary batch, and of a full row group, which
+/// is compressed beside the log; and a put that commits each of its batches.
+const PUTS: [(&str, Commit, usize, usize); 4] = [
+    ("stream/1", Commit::Stream, 1, 1),
+    ("stream/1000", Commit::Stream, 1, 1_000),
+    ("stream/122880", Commit::Stream, 1, 122_880),
+    ("batch/128x1000", Commit::Batch, 128, 1_000),
+];
 
 fn main() {
     let runtime = Runtime::new().expect("start the runtime");
@@ -54,18 +56,22 @@ fn main() {
 
 fn puts(criterion: &mut Criterion, runtime: &Runtime, server: &Server) {
     let mut group = criterion.benchmark_group("put");
-    for rows in PUT_ROWS {
-        let messages = runtime.block_on(messages(Commit::Stream, 1, rows));
-        group.throughput(Throughput::Elements(rows as u64));
-        group.bench_function(format!("stream/{rows}"), |bencher| {
-            bencher.iter(|| runtime.block_on(server.put(messages.clone())));
+    for (name, commit, batches, rows) in PUTS {
+        // A table of its own, for what another has put into it would be in its way.
+        let options = PutOptions {
+            commit,
+            ..PutOptions::new(TableName::from(name))
+        };
+        let messages = runtime.block_on(messages(&options, batches, rows));
+        group.throughput(Throughput::Elements((batches * rows) as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched(
+                || messages.clone(),
+                |messages| runtime.block_on(server.put(messages)),
+                BatchSize::LargeInput,
+            );
         });
     }
-    let messages = runtime.block_on(messages(Commit::Batch, BATCHES, BATCH_ROWS));
-    group.throughput(Throughput::Elements((BATCHES * BATCH_ROWS) as u64));
-    group.bench_function(format!("batch/{BATCHES}x{BATCH_ROWS}"), |bencher| {
-        bencher.iter(|| runtime.block_on(server.put(messages.clone())));
-    });
     group.finish();
 }
 
@@ -171,11 +177,7 @@ impl Server {
 }
 
 /// The messages of a put, the schema first.
-async fn messages(commit: Commit, batches: usize, rows: usize) -> Vec<FlightData> {
-    let options = PutOptions {
-        commit,
-        ..PutOptions::new(TableName::from("loaded"))
-    };
+async fn messages(options: &PutOptions, batches: usize, rows: usize) -> Vec<FlightData> {
     let batches = (0..batches).map(|number| Ok(batch(number as i64, rows)));
     FlightDataEncoderBuilder::new()
         .with_flight_descriptor(Some(options.descriptor()))
