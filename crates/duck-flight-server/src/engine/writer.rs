@@ -213,7 +213,7 @@ impl Writer {
             .iter()
             .flat_map(|unit| &unit.cast)
             .flat_map(|(_, batches)| batches);
-        if !inserts.load(table, plan, batches)? {
+        if !inserts.load(table, plan, batches, rows)? {
             return Ok(false);
         }
         let mut identities = group.iter().filter_map(Unit::identity).peekable();
