@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use duck_flight_protocol::{Mode, PutOptions};
+use duck_flight_protocol::{Mode, PutOptions, TableName};
 use duck_tests::{Client, ServerProcess, soon};
 use futures::future::join_all;
 
@@ -32,9 +32,13 @@ enum Step {
     Upserts {
         puts: i64,
     },
+    /// Puts of 15,000 rows each, at once, each with a spelling of the table's name of its own, up to 32.
+    Spellings {
+        puts: i64,
+    },
 }
 
-use Step::{Append, Sql, Upsert, Upserts};
+use Step::{Append, Spellings, Sql, Upsert, Upserts};
 
 fn batch(from: i64, rows: i64, n: i64) -> RecordBatch {
     let ids = from..from + rows;
@@ -54,6 +58,21 @@ async fn upsert(client: &Client, from: i64, rows: i64, n: i64) {
     client.put(&options, &[batch(from, rows, n)]).await.unwrap();
 }
 
+/// One of 32 ways to spell the name of the table.
+fn spelling(number: i64) -> TableName {
+    let is_upper = |bit| number >> bit & 1 == 1;
+    let spelled = |bit, letter: char| match is_upper(bit) {
+        true => letter.to_ascii_uppercase(),
+        false => letter,
+    };
+    let schema = "main".chars().enumerate();
+    TableName {
+        catalog: None,
+        schema: Some(schema.map(|(bit, letter)| spelled(bit, letter)).collect()),
+        table: spelled(4, 't').into(),
+    }
+}
+
 impl Step {
     async fn run(&self, client: &Client) {
         match *self {
@@ -70,6 +89,14 @@ impl Step {
                         (0..puts).map(|put| upsert(client, put * 2000, 2000, round * 1_000_000));
                     join_all(puts).await;
                 }
+            }
+            Spellings { puts } => {
+                let puts = (0..puts).map(|put| async move {
+                    let options = PutOptions::new(spelling(put));
+                    let rows = [batch(put * 15_000, 15_000, 0)];
+                    client.put(&options, &rows).await.unwrap();
+                });
+                join_all(puts).await;
             }
         }
     }
@@ -204,6 +231,17 @@ async fn keys_that_are_deleted_and_inserted_again_survive() {
         &[Sql(UNIQUE), Upserts { puts: 24 }],
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn puts_that_share_a_commit_and_spell_their_table_in_several_ways_survive() {
+    let index = "CREATE INDEX i ON t (c)";
+    let small = Append {
+        from: 500_000,
+        rows: 100,
+    };
+    let spellings = Spellings { puts: 24 };
+    assert_survives("spellings", &[Sql(PLAIN), Sql(index), spellings, small]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use duck_flight_protocol::{Commit, ConnectOptions, PutOptions};
 use duck_load::{Plan, Progress, Report, Stop, load};
-use duck_tests::{TestServer, ints, numbered};
+use duck_tests::{TestServer, empty_message, ints, numbered};
 use futures::future::join_all;
 use tokio::sync::Barrier;
 use tonic::Code;
@@ -96,6 +96,31 @@ async fn two_units_of_one_group_with_the_same_key_do_not_both_succeed() {
         16
     );
     assert_eq!(client.count("t").await, 16);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn puts_without_rows_take_none_of_those_that_share_their_commit() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    let schema = ints([]).schema();
+    for round in 1..=10 {
+        let puts = (0..32).map(|index| {
+            let (client, schema) = (client.clone(), schema.clone());
+            async move {
+                let put = client.open_put(&PutOptions::new("t"), &schema).await;
+                match index % 2 {
+                    0 => put.send(empty_message(&schema)).await,
+                    _ => put.send_batch(&ints(0..2000)).await,
+                }
+                put.finish().await.unwrap()[0].rows
+            }
+        });
+        let acknowledged: u64 = join_all(puts).await.into_iter().sum();
+        assert_eq!(acknowledged, 16 * 2000);
+        assert_eq!(client.count("t").await, round * acknowledged);
+    }
     server.shutdown().await;
 }
 

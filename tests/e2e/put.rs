@@ -7,7 +7,8 @@ use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field};
 use duck_flight_protocol::{PutOptions, TableName};
 use duck_tests::{
-    Client, Setup, TestServer, assert_refused, ints, numbered, pairs, rows_at_rest, soon,
+    Client, Setup, TestServer, assert_refused, empty_message, ints, numbered, pairs, rows_at_rest,
+    soon,
 };
 use tonic::Code;
 
@@ -158,6 +159,43 @@ async fn batches_are_acknowledged_in_order_while_the_stream_goes_on() {
         acks.iter().map(|ack| ack.rows).collect::<Vec<_>>(),
         (1..=200).collect::<Vec<_>>()
     );
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_before_and_behind_batches_without_rows_are_inserted() {
+    let (server, client) = start().await;
+    let schema = ints([]).schema();
+    let (mut start, mut acknowledged) = (0, 0);
+    // The table is made by the first unit, and has a prepared INSERT for those that follow.
+    for sizes in [
+        &[10][..],
+        &[0],
+        &[0, 5000],
+        &[5000, 0, 0, 3000],
+        &[1, 0, 2047, 0, 1025, 0],
+        &[3000; 40],
+        &[0, 30_000, 0, 1],
+    ] {
+        for commit in ["stream", "batch"] {
+            let put_options = options(&format!(r#"{{"table":"t","commit":"{commit}"}}"#));
+            let put = client.open_put(&put_options, &schema).await;
+            for rows in sizes {
+                match rows {
+                    0 => put.send(empty_message(&schema)).await,
+                    rows => put.send_batch(&ints(start..start + rows)).await,
+                }
+                start += rows;
+            }
+            let acks = put.finish().await.unwrap();
+            acknowledged += acks.iter().map(|ack| ack.rows).sum::<u64>();
+            assert_eq!(acknowledged, start.unsigned_abs(), "{sizes:?}");
+            let rows = client
+                .rows("SELECT count(*), count(DISTINCT i) FROM t")
+                .await;
+            assert_eq!(rows, [format!("{start}|{start}")], "{sizes:?}, {commit}");
+        }
+    }
     server.shutdown().await;
 }
 

@@ -6,6 +6,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::SchemaRef;
 use arrow_flight::encode::{DictionaryHandling, FlightDataEncoderBuilder};
 use arrow_flight::error::FlightError;
+use arrow_flight::utils::batches_to_flight_data;
 use arrow_flight::{FlightData, FlightDescriptor};
 use arrow_ipc::CompressionType;
 use arrow_ipc::writer::IpcWriteOptions;
@@ -67,4 +68,15 @@ pub fn messages(
         .with_max_flight_data_size(usize::MAX)
         .build(stream::iter(batches.collect::<Vec<_>>()));
     block_on(encoder.try_collect()).expect("batches of the schema")
+}
+
+/// The message of a batch without rows: [`messages`] leaves such out, and other clients do not.
+///
+/// # Panics
+/// When the schema has dictionaries.
+pub fn empty_message(schema: &SchemaRef) -> FlightData {
+    let empty = RecordBatch::new_empty(schema.clone());
+    let mut messages = batches_to_flight_data(schema, vec![empty]).expect("a batch of the schema");
+    assert_eq!(messages.len(), 2, "schema and batch");
+    messages.swap_remove(1)
 }

@@ -15,7 +15,7 @@ mod server;
 mod sql;
 mod wire;
 
-pub use batch::{Compression, ints, messages, numbered, pairs};
+pub use batch::{Compression, empty_message, ints, messages, numbered, pairs};
 pub use client::{Answer, Client, OpenPut, assert_refused, status};
 pub use process::{Exit, ServerProcess, server_command};
 pub use server::{Setup, TestServer, rows_at_rest};

@@ -49,13 +49,14 @@ impl<'c> Inserts<'c> {
         }
     }
 
-    /// Makes an INSERT by this plan ready, with the rows of these batches and no others. False where there is none: the
-    /// table is not as the plan has it, or DuckDB would have to cast.
+    /// Makes an INSERT by this plan ready, with the rows of these batches and no others: `rows` together, or it will fail.
+    /// False where there is none: the table is not as the plan has it, or DuckDB would have to cast.
     pub(super) fn load<'b>(
         &mut self,
         table: &TableName,
         plan: &Arc<Plan>,
         batches: impl IntoIterator<Item = &'b RecordBatch>,
+        rows: u64,
     ) -> Result<bool> {
         let is_known = |known: &Known<'_>| {
             known.plan.is_same(plan)
@@ -68,7 +69,7 @@ impl<'c> Inserts<'c> {
         let Some(insert) = known.and_then(|known| known.insert.as_mut()) else {
             return Ok(false);
         };
-        insert.load(&chunks(plan.schema(), batches))?;
+        insert.load(&chunks(plan.schema(), batches), rows)?;
         Ok(true)
     }
 
@@ -120,7 +121,7 @@ impl<'c> Inserts<'c> {
 }
 
 /// Brings batches to the size of a chunk: large ones are cut, and small ones put together, for each chunk takes DuckDB
-/// as long as some hundred rows.
+/// as long as some hundred rows. Those without rows are left out.
 fn chunks<'b>(
     schema: &SchemaRef,
     batches: impl IntoIterator<Item = &'b RecordBatch>,
@@ -129,6 +130,9 @@ fn chunks<'b>(
     let mut small: Vec<&RecordBatch> = Vec::new();
     let (mut rows, mut bytes) = (0, 0);
     for batch in batches {
+        if batch.num_rows() == 0 {
+            continue;
+        }
         let (batch_rows, batch_bytes) = (batch.num_rows(), batch.get_array_memory_size());
         let is_small = batch_rows <= SMALL_ROWS && batch_bytes <= SMALL_BYTES;
         if !is_small || rows + batch_rows > MAX_CHUNK_ROWS || bytes + batch_bytes > JOINED_BYTES {
@@ -205,6 +209,13 @@ mod tests {
         (Arc::new(plan), cast)
     }
 
+    /// Makes an INSERT of these batches ready, where there is one.
+    fn load(inserts: &mut Inserts<'_>, plan: &Arc<Plan>, batches: &[&RecordBatch]) -> bool {
+        let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
+        let batches = batches.iter().copied();
+        inserts.load(&table(), plan, batches, rows).unwrap()
+    }
+
     /// Fails unless the table has so many rows with this sum.
     fn assert_rows(connection: &Connection, rows: i64, sum: i64) {
         let is_so = format!("count(*) = {rows} AND coalesce(sum(i), 0) = {sum}");
@@ -218,7 +229,7 @@ mod tests {
         let mut inserts = Inserts::new(&connection);
         let all = ints(0..10_000);
         let (plan, all) = plan(&connection, &all);
-        let mut sizes = [1, 1, 255, 3000, 7, 256, 257, 2048, 2049].into_iter();
+        let mut sizes = [0, 1, 1, 255, 0, 3000, 0, 7, 256, 257, 0, 0, 2048, 2049, 0].into_iter();
         let mut batches = Vec::new();
         let mut start = 0;
         for size in sizes.by_ref() {
@@ -226,7 +237,11 @@ mod tests {
             start += size;
         }
         for run in 1..=3 {
-            assert!(inserts.load(&table(), &plan, &batches).unwrap());
+            assert!(load(
+                &mut inserts,
+                &plan,
+                &batches.iter().collect::<Vec<_>>()
+            ));
             inserts.run(&table()).unwrap();
             let rows = i64::try_from(start).unwrap();
             assert_rows(&connection, run * rows, run * rows * (rows - 1) / 2);
@@ -238,11 +253,28 @@ mod tests {
         let (_database, connection) = database("CREATE TABLE t (i BIGINT)");
         let mut inserts = Inserts::new(&connection);
         let (plan, rows) = plan(&connection, &ints(0..10));
-        assert!(inserts.load(&table(), &plan, [&rows]).unwrap());
-        assert!(inserts.load(&table(), &plan, [&rows.slice(0, 2)]).unwrap());
+        assert!(load(&mut inserts, &plan, &[&rows]));
+        assert!(load(&mut inserts, &plan, &[&rows.slice(0, 2)]));
         inserts.run(&table()).unwrap();
         inserts.run(&table()).unwrap();
         assert_rows(&connection, 2, 1);
+    }
+
+    #[test]
+    fn where_rows_are_missing_none_is_inserted() {
+        let (_database, connection) = database("CREATE TABLE t (i BIGINT)");
+        let (plan, rows) = plan(&connection, &ints(0..5000));
+        for counted in [0, 4999, 5001] {
+            let mut inserts = Inserts::new(&connection);
+            assert!(inserts.load(&table(), &plan, [&rows], counted).unwrap());
+            let error = inserts.run(&table()).unwrap_err();
+            assert!(error.to_string().contains("lost"), "{error}");
+            assert_rows(&connection, 0, 0);
+        }
+        let mut inserts = Inserts::new(&connection);
+        assert!(inserts.load(&table(), &plan, [&rows], 5000).unwrap());
+        inserts.run(&table()).unwrap();
+        assert_rows(&connection, 5000, 5000 * 4999 / 2);
     }
 
     #[test]
@@ -253,14 +285,14 @@ mod tests {
         let (plan, rows) = plan(&connection, &ints(0..130_000));
         for _ in 0..3 {
             connection.begin().unwrap();
-            assert!(inserts.load(&table(), &plan, [&rows]).unwrap());
+            assert!(load(&mut inserts, &plan, &[&rows]));
             inserts.run(&table()).unwrap();
             assert_rows(&other, 0, 0);
             connection.roll_back();
             assert_rows(&connection, 0, 0);
         }
         connection.begin().unwrap();
-        assert!(inserts.load(&table(), &plan, [&rows]).unwrap());
+        assert!(load(&mut inserts, &plan, &[&rows]));
         inserts.run(&table()).unwrap();
         connection.commit().unwrap();
         assert_rows(&other, 130_000, 130_000 * 129_999 / 2);
@@ -271,19 +303,19 @@ mod tests {
         let (database, connection) = database("CREATE TABLE t (i BIGINT)");
         let mut inserts = Inserts::new(&connection);
         let (old_plan, rows) = plan(&connection, &ints(0..10));
-        assert!(inserts.load(&table(), &old_plan, [&rows]).unwrap());
+        assert!(load(&mut inserts, &old_plan, &[&rows]));
         inserts.run(&table()).unwrap();
-        assert!(inserts.load(&table(), &old_plan, [&rows]).unwrap());
+        assert!(load(&mut inserts, &old_plan, &[&rows]));
         let other = database.connect().unwrap();
         other.execute("ALTER TABLE t ALTER i TYPE VARCHAR").unwrap();
         let error = inserts.run(&table()).unwrap_err();
         assert!(error.is_conflict(), "{error}");
         // The plan does not fit any more, until the table is as it was.
-        assert!(!inserts.load(&table(), &old_plan, [&rows]).unwrap());
+        assert!(!load(&mut inserts, &old_plan, &[&rows]));
         other.execute("ALTER TABLE t ALTER i TYPE BIGINT").unwrap();
         let (plan, rows) = plan(&connection, &ints(0..5));
         let mut inserts = Inserts::new(&connection);
-        assert!(inserts.load(&table(), &plan, [&rows]).unwrap());
+        assert!(load(&mut inserts, &plan, &[&rows]));
         inserts.run(&table()).unwrap();
         assert_rows(&connection, 15, 45 + 10);
     }
@@ -295,15 +327,15 @@ mod tests {
         let (uuid_plan, rows) = plan(&connection, &batch(Arc::new(texts) as ArrayRef));
         assert_eq!(rows.schema_ref().field(0).data_type(), &DataType::Utf8);
         let mut inserts = Inserts::new(&connection);
-        assert!(!inserts.load(&table(), &uuid_plan, [&rows]).unwrap());
+        assert!(!load(&mut inserts, &uuid_plan, &[&rows]));
 
         connection
             .execute("CREATE OR REPLACE TABLE t (i BIGINT, given_at TIMESTAMPTZ DEFAULT now())")
             .unwrap();
         let (plan, rows) = plan(&connection, &ints(0..10));
-        assert!(inserts.load(&table(), &plan, [&rows]).unwrap());
+        assert!(load(&mut inserts, &plan, &[&rows]));
         assert!(inserts.run(&table()).unwrap_err().is_conflict());
-        assert!(!inserts.load(&table(), &plan, [&rows]).unwrap());
+        assert!(!load(&mut inserts, &plan, &[&rows]));
         assert_rows(&connection, 0, 0);
     }
 

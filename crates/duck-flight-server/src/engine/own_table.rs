@@ -45,7 +45,8 @@ impl OwnTable {
     /// Appends a batch in the transaction that is open where these INSERTs are prepared.
     pub(super) fn insert(&self, inserts: &mut Inserts<'_>, batch: &RecordBatch) -> Result<()> {
         let batch = self.plan.apply(batch, 0)?;
-        if inserts.load(&self.name, &self.plan, [&batch])? {
+        let rows = batch.num_rows() as u64;
+        if inserts.load(&self.name, &self.plan, [&batch], rows)? {
             return inserts.run(&self.name);
         }
         self.append(inserts.connection, &batch)

@@ -37,7 +37,7 @@ use super::queue::{Queue, SECOND_WRITER_ROWS, Turn};
 use super::rejects::Rejects;
 use super::replay::{self, Steady};
 use super::sql_type::create_table_sql;
-use super::unit::{Target, Unit, offence_error};
+use super::unit::{TableKey, Target, Unit, offence_error};
 use super::{Health, Lossless, transaction};
 use crate::error::{Error, Result};
 
@@ -175,15 +175,17 @@ impl Writer {
         if all < connection.row_group_rows() {
             return Ok(());
         }
-        let mut tables: HashMap<&TableName, (u64, bool)> = HashMap::new();
+        // By their keys, for what DuckDB logs are the rows of a table, however each put spells its name.
+        let mut tables: HashMap<&TableKey, (&TableName, u64, bool)> = HashMap::new();
         for unit in group {
-            let (rows, is_keyed) = tables.entry(&unit.put.table).or_default();
+            let put = &unit.put;
+            let (_, rows, is_keyed) = tables.entry(&put.key).or_insert((&put.table, 0, false));
             *rows += unit.rows;
-            *is_keyed |= unit.put.effect.is_keyed();
+            *is_keyed |= put.effect.is_keyed();
         }
         tables
-            .into_iter()
-            .try_for_each(|(table, (rows, is_keyed))| {
+            .into_values()
+            .try_for_each(|(table, rows, is_keyed)| {
                 replay::secure_put(connection, table, rows, is_keyed, steady)
             })
     }
@@ -213,7 +215,7 @@ impl Writer {
             .iter()
             .flat_map(|unit| &unit.cast)
             .flat_map(|(_, batches)| batches);
-        if !inserts.load(table, plan, batches)? {
+        if !inserts.load(table, plan, batches, rows)? {
             return Ok(false);
         }
         let mut identities = group.iter().filter_map(Unit::identity).peekable();

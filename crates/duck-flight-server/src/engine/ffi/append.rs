@@ -402,6 +402,12 @@ pub(crate) struct DataChunk(pub(super) ffi::duckdb_data_chunk);
 unsafe impl Send for DataChunk {}
 
 impl DataChunk {
+    /// How many rows it has.
+    pub(super) fn rows(&self) -> u64 {
+        // SAFETY: the chunk is live.
+        unsafe { ffi::duckdb_data_chunk_get_size(self.0) }
+    }
+
     /// The types of its first `count` columns.
     pub(super) fn types(&self, count: usize) -> Vec<LogicalType> {
         // SAFETY: the chunk is live, a column that it does not have is null, and so is its type.

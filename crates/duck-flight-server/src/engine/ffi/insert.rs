@@ -32,6 +32,9 @@ const FUNCTION: &CStr = c"duck_flight_handed_rows";
 const REFUSAL: &CStr =
     c"duck_flight_handed_rows() hands rows of a put to their table; only the server calls it";
 
+/// Why a run fails that would insert other rows than those that were loaded.
+const INCOMPLETE: &CStr = c"rows of a put were lost on the way to their table";
+
 /// So many rows come at most, as far as a plan is concerned.
 const CARDINALITY: u64 = 122_880;
 
@@ -52,6 +55,25 @@ struct Chunks {
     all: Vec<DataChunk>,
     /// The one to be handed out next.
     next: usize,
+    /// How many rows were loaded, and how many of them a run has handed out.
+    rows: u64,
+    rows_handed_out: u64,
+}
+
+impl Chunks {
+    /// The next chunk that has rows, and how many; `None` once all are handed out. To DuckDB a chunk without rows is the
+    /// end, whatever comes after it.
+    fn next(&mut self) -> Option<(&DataChunk, u64)> {
+        while let Some(chunk) = self.all.get(self.next) {
+            self.next += 1;
+            let rows = chunk.rows();
+            if rows > 0 {
+                self.rows_handed_out += rows;
+                return Some((chunk, rows));
+            }
+        }
+        None
+    }
 }
 
 impl Connection {
@@ -152,16 +174,21 @@ pub(crate) struct Insert<'c> {
 }
 
 impl Insert<'_> {
-    /// Takes these batches, each of at most [`MAX_CHUNK_ROWS`](super::append::MAX_CHUNK_ROWS) rows, for the next run.
-    /// Those that were loaded before and did not run are gone.
-    pub(crate) fn load(&mut self, batches: &[RecordBatch]) -> Result<()> {
+    /// Takes these batches, each of at most [`MAX_CHUNK_ROWS`](super::append::MAX_CHUNK_ROWS) rows, for the next run: `rows`
+    /// rows together, as whoever acknowledges them counts them. Those that were loaded before and did not run are gone.
+    pub(crate) fn load(&mut self, batches: &[RecordBatch], rows: u64) -> Result<()> {
         let chunks = batches.iter().map(|batch| self.importer.import(batch));
         let all = chunks.collect::<Result<_>>()?;
-        *self.handover.chunks.lock() = Chunks { all, next: 0 };
+        *self.handover.chunks.lock() = Chunks {
+            all,
+            rows,
+            ..Chunks::default()
+        };
         Ok(())
     }
 
-    /// Inserts what was loaded, in the open transaction; without one, commits it. Either way nothing is left.
+    /// Inserts what was loaded, in the open transaction; without one, commits it. Either way nothing is left. All rows are
+    /// inserted, or it fails and none is.
     ///
     /// # Errors
     /// Of the kind [`SqlErrorKind::Conflict`] where something was defined since the statement was prepared.
@@ -171,6 +198,9 @@ impl Insert<'_> {
         let outcome = outcome(|result| unsafe { ffi::duckdb_execute_prepared(self.raw, result) });
         *self.handover.chunks.lock() = Chunks::default();
         outcome.map_err(|error| {
+            if error.message.contains(&*INCOMPLETE.to_string_lossy()) {
+                return SqlError::internal(error.message);
+            }
             if !error.message.contains(&*REFUSAL.to_string_lossy()) {
                 return error;
             }
@@ -218,17 +248,24 @@ extern "C" fn start(info: ffi::duckdb_init_info) {
         ffi::duckdb_init_set_max_threads(info, 1);
         &*ffi::duckdb_init_get_bind_data(info).cast::<Handover>()
     };
-    handover.chunks.lock().next = 0;
+    let mut chunks = handover.chunks.lock();
+    (chunks.next, chunks.rows_handed_out) = (0, 0);
 }
 
-/// Hands out the next chunk; an empty one is the end.
+/// Hands out the next chunk; an empty one is the end. That one it refuses unless all rows were handed out: so the statement
+/// fails while it can still be rolled back, also where it is a transaction in itself.
 extern "C" fn hand_out(info: ffi::duckdb_function_info, output: ffi::duckdb_data_chunk) {
     // SAFETY: as in `start`.
     let handover = unsafe { &*ffi::duckdb_function_get_bind_data(info).cast::<Handover>() };
     let mut chunks = handover.chunks.lock();
-    let Some(chunk) = chunks.all.get(chunks.next) else {
-        // SAFETY: the output is live during the call.
-        unsafe { ffi::duckdb_data_chunk_set_size(output, 0) };
+    let Some((chunk, rows)) = chunks.next() else {
+        // SAFETY: info and output are live during the call, and the text is copied.
+        unsafe {
+            if chunks.rows_handed_out != chunks.rows {
+                ffi::duckdb_function_set_error(info, INCOMPLETE.as_ptr());
+            }
+            ffi::duckdb_data_chunk_set_size(output, 0);
+        }
         return;
     };
     // SAFETY: both chunks are live and have the columns of the handover: the output by `bind`, the other one since
@@ -240,7 +277,6 @@ extern "C" fn hand_out(info: ffi::duckdb_function_info, output: ffi::duckdb_data
                 ffi::duckdb_data_chunk_get_vector(chunk.0, index),
             );
         }
-        ffi::duckdb_data_chunk_set_size(output, ffi::duckdb_data_chunk_get_size(chunk.0));
+        ffi::duckdb_data_chunk_set_size(output, rows);
     }
-    chunks.next += 1;
 }
