@@ -436,3 +436,20 @@ async fn a_unit_larger_than_the_buffer_goes_in_whole() {
     let directory = server.shutdown().await;
     assert_eq!(rows_at_rest(directory.path(), "t"), 3_000_000);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_behind_the_one_that_replaces_their_table_go_into_the_new_one() {
+    let (server, client) = start().await;
+    let put = options(r#"{"table":"t","create":"replace","commit":"batch"}"#);
+    for old in ["s VARCHAR", "i DATE", "i VARCHAR, j BIGINT"] {
+        client
+            .execute(&format!("CREATE OR REPLACE TABLE t ({old})"))
+            .await;
+        let batches: Vec<_> = (0..20).map(|number| ints([number])).collect();
+        let acks = client.put(&put, &batches).await.unwrap();
+        assert_eq!(acks.len(), 20);
+        let stored = client.rows("SELECT count(*), sum(i) FROM t").await;
+        assert_eq!(stored, ["20|190"], "{old}");
+    }
+    server.shutdown().await;
+}

@@ -149,26 +149,23 @@ impl Put {
             let shapes = columns.iter().flat_map(|columns| columns.iter());
             check_names(stream.chain(shapes.map(|column| column.field.name())))?;
         }
-        // What a put makes anew it makes once, with its first unit.
-        let create = match create {
-            Create::Always | Create::Replace if self.begun => Create::IfMissing,
-            create => *create,
-        };
         let columns = match (columns, create) {
             (None, Create::Never) => return Err(Error::NoTable(table.clone())),
-            (Some(_), Create::Always) if self.target.makes_anew() => {
+            (Some(_), Create::Always) if !self.begun && self.target.makes_anew() => {
                 return Err(Error::TableExists(table.clone()));
             }
             (None, _) if matches!(effect, Effect::Delete { .. }) => {
                 return Err(Error::NothingToDelete(table.clone()));
             }
+            // What is there is replaced by the put's first unit, which may still be on its way.
+            (Some(_), Create::Replace) if self.target.is_yet_to_make() => None,
+            (columns, _) => columns,
+        };
+        let Some(columns) = columns else {
             // The table that the rows go into is yet to be made.
-            (None, _) | (Some(_), Create::Replace) => {
-                create_table_sql("CREATE TABLE", &table.to_sql(), schema, effect)?;
-                self.plan = None;
-                return Ok(());
-            }
-            (Some(columns), _) => columns,
+            create_table_sql("CREATE TABLE", &table.to_sql(), schema, effect)?;
+            self.plan = None;
+            return Ok(());
         };
         if self.plan.as_ref().is_some_and(|plan| plan.is_for(&columns)) {
             return Ok(());

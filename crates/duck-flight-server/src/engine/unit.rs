@@ -91,6 +91,7 @@ pub(super) struct Target {
     /// The stream's schema.
     pub(super) schema: SchemaRef,
     failed: AtomicBool,
+    committed: AtomicBool,
 }
 
 impl Target {
@@ -112,6 +113,7 @@ impl Target {
             claim,
             schema,
             failed: AtomicBool::new(false),
+            committed: AtomicBool::new(false),
         }
     }
 
@@ -122,6 +124,16 @@ impl Target {
 
     pub(super) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
+    }
+
+    /// Notes that a unit of this put was committed, and so its first one: they are committed in their order.
+    fn commit(&self) {
+        self.committed.store(true, Ordering::Release);
+    }
+
+    /// Whether the table is yet to be made anew, so that whatever is there now does not matter.
+    pub(super) fn is_yet_to_make(&self) -> bool {
+        self.makes_anew() && !self.committed.load(Ordering::Acquire)
     }
 
     /// Casts a batch for the table; rows that do not fit are put aside where the put says so, and are an error where
@@ -220,8 +232,9 @@ impl Answer {
     }
 
     pub(super) fn give(mut self, outcome: Result<Committed>) {
-        if outcome.is_err() {
-            self.put.fail();
+        match outcome {
+            Ok(_) => self.put.commit(),
+            Err(_) => self.put.fail(),
         }
         if let Some(sender) = self.sender.take() {
             sender.send(outcome).ok();
