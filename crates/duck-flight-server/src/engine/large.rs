@@ -34,6 +34,7 @@ pub(super) type LargeUnits = Pool;
 
 /// A unit that is being written in a transaction of its own, or in a client's.
 pub(crate) struct Large {
+    engine: Engine,
     started: oneshot::Receiver<()>,
     steps: mpsc::Sender<Step>,
     answer: oneshot::Receiver<Result<Committed>>,
@@ -71,6 +72,7 @@ impl Large {
             giving.give(outcome.map_err(|error| unit.shared.observe(error)));
         })?;
         Ok(Self {
+            engine: engine.clone(),
             started,
             steps,
             answer,
@@ -110,6 +112,7 @@ impl Large {
                 .ok();
         })?;
         Ok(Self {
+            engine: engine.clone(),
             started,
             steps,
             answer,
@@ -122,8 +125,10 @@ impl Large {
         (&mut self.started).await.ok();
     }
 
-    /// Adds a batch; fails when the transaction has failed.
+    /// Adds a batch. Waits a little where the disk is nearly full; fails where no room is left, or when the transaction has
+    /// failed.
     pub(crate) async fn push(&mut self, batch: RecordBatch) -> Result<()> {
+        self.engine.room().wait().await?;
         if self.steps.send(Step::Append(batch)).await.is_ok() {
             return Ok(());
         }
