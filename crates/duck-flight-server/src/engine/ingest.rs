@@ -20,6 +20,7 @@ use super::evolve::alterations;
 use super::large::Large;
 use super::lease::Place;
 use super::plan::Plan;
+use super::rejects::Sifted;
 use super::sql_type::create_table_sql;
 use super::unit::{Answer, CastRows, Committed, TableKey, Target, Unit};
 use crate::error::{Error, Result};
@@ -287,11 +288,12 @@ impl UnitBuilder<'_> {
         };
         let rejects_before = small.cast.rejects.len();
         small.sent.push(batch.clone());
-        let Some(plan) = self.put.plan.as_deref() else {
+        let Some(plan) = &self.put.plan else {
             // They are cast once the table is as it should be.
             return Ok(());
         };
-        let outcome = small.cast.add(&self.put.target, plan, &batch, rows_before);
+        let outcome = self.put.cast(plan, &batch, rows_before).await;
+        let outcome = outcome.and_then(|cast| small.cast.add(cast));
         let is_misfit = match &outcome {
             Ok(()) => small.cast.rejects.len() > rejects_before,
             Err(error) => matches!(error, Error::Value { .. }),
@@ -304,7 +306,7 @@ impl UnitBuilder<'_> {
             return outcome;
         }
         small.cast = match &self.put.plan {
-            Some(plan) => CastRows::of(&self.put.target, plan, &small.sent)?,
+            Some(plan) => self.put.cast_all(plan, &small.sent).await?,
             None => CastRows::default(),
         };
         Ok(())
@@ -362,6 +364,34 @@ impl UnitBuilder<'_> {
 }
 
 impl Put {
+    /// Casts a batch. Where the put says so, rows that do not fit are put aside, for which they are looked for on another
+    /// thread: those of the network have others to serve.
+    async fn cast(
+        &self,
+        plan: &Arc<Plan>,
+        batch: &RecordBatch,
+        rows_before: u64,
+    ) -> Result<Sifted> {
+        match plan.apply(batch, rows_before) {
+            Ok(cast) => Ok(Sifted::whole(cast)),
+            Err(Error::Value { .. }) if self.target.rejects => {
+                let sieves = self.engine.sieves();
+                sieves.sift(plan, batch, rows_before).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Casts all batches of a unit.
+    async fn cast_all(&self, plan: &Arc<Plan>, sent: &[RecordBatch]) -> Result<CastRows> {
+        let (mut cast, mut rows) = (CastRows::default(), 0);
+        for batch in sent {
+            cast.add(self.cast(plan, batch, rows).await?)?;
+            rows += batch.num_rows() as u64;
+        }
+        Ok(cast)
+    }
+
     /// Takes places for units, and waits until they are free.
     async fn places(&self, count: u32) -> Result<OwnedSemaphorePermit> {
         let places = self.places.clone().acquire_many_owned(count).await;

@@ -147,10 +147,7 @@ impl Target {
         if self.rejects {
             return sift(plan, batch, rows_before);
         }
-        Ok(Sifted {
-            cast: plan.apply(batch, rows_before)?,
-            rejects: Vec::new(),
-        })
+        plan.apply(batch, rows_before).map(Sifted::whole)
     }
 
     /// Whether the put's first unit makes the table anew. A producer that goes on has done so already.
@@ -176,21 +173,15 @@ impl CastRows {
     pub(super) fn of(put: &Target, plan: &Plan, sent: &[RecordBatch]) -> Result<Self> {
         let (mut cast, mut rows) = (Self::default(), 0);
         for batch in sent {
-            cast.add(put, plan, batch, rows)?;
+            cast.add(put.cast(plan, batch, rows)?)?;
             rows += batch.num_rows() as u64;
         }
         Ok(cast)
     }
 
-    /// Casts another batch. `rows_before` are the rows of the unit before it.
-    pub(super) fn add(
-        &mut self,
-        put: &Target,
-        plan: &Plan,
-        batch: &RecordBatch,
-        rows_before: u64,
-    ) -> Result<()> {
-        let Sifted { cast, rejects } = put.cast(plan, batch, rows_before)?;
+    /// Adds another batch that was cast.
+    pub(super) fn add(&mut self, batch: Sifted) -> Result<()> {
+        let Sifted { cast, rejects } = batch;
         self.rejected_bytes.add(&rejects)?;
         self.rejects.extend(rejects);
         self.batches.push(cast);
