@@ -13,7 +13,7 @@ use duck_flight_protocol::{Create, Mode, PutOptions};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::Engine;
-use super::budget::Budget;
+use super::budget::Share;
 use super::catalog::Columns;
 use super::effect::{Effect, check_names};
 use super::evolve::alterations;
@@ -187,13 +187,14 @@ impl Put {
         if !is_first {
             self.resolve().await?;
         }
+        let small = Small::new(&self.engine);
         Ok(UnitBuilder {
             put: self,
             sequence,
             is_first,
             rows: 0,
             looked_again: false,
-            state: State::Small(Small::default()),
+            state: State::Small(small),
         })
     }
 }
@@ -230,12 +231,11 @@ enum State {
     Large(Large),
 }
 
-#[derive(Default)]
 struct Small {
     sent: Vec<RecordBatch>,
     cast: CastRows,
     bytes: usize,
-    budget: Option<OwnedSemaphorePermit>,
+    share: Share,
 }
 
 /// What a commit will answer, once the unit is durable.
@@ -254,31 +254,50 @@ impl UnitBuilder<'_> {
         let rows_before = self.rows;
         self.rows += batch.rows.num_rows() as u64;
         if let State::Small(small) = &mut self.state {
-            if self.rows < LARGE_UNIT_ROWS
-                && small
-                    .make_room(&self.put.engine.budget(), batch.bytes)
-                    .await
-            {
-                return self.add(batch.rows, rows_before).await;
+            if self.rows < LARGE_UNIT_ROWS && small.make_room(batch.bytes).await {
+                self.add(batch.rows, rows_before).await?;
+                return self.make_room_for_rejects().await;
             }
-            let Small { sent, .. } = std::mem::take(small);
-            let Put { engine, target, .. } = &*self.put;
-            let makes_anew = self.is_first && target.makes_anew();
-            if self.put.plan.is_none() && !makes_anew {
-                self.put.make_table().await?;
-            }
-            let places = self.put.places(PLACES).await?;
-            let mut large = Large::start(engine, target, self.sequence, self.is_first, places)?;
-            large.started().await;
-            for batch in sent {
-                large.push(batch).await?;
-            }
-            self.state = State::Large(large);
+            self.grow_large().await?;
         }
         match &mut self.state {
             State::Large(large) => large.push(batch.rows).await,
             State::Small(_) => Err(Error::WorkerLost),
         }
+    }
+
+    /// Sees that the rows that were put aside have their part of the budget, too: as JSON they may be far larger than they
+    /// were sent.
+    async fn make_room_for_rejects(&mut self) -> Result<()> {
+        let State::Small(small) = &mut self.state else {
+            return Ok(());
+        };
+        match small.share.cover_rejects(small.cast.rejected_bytes()) {
+            true => Ok(()),
+            false => self.grow_large().await,
+        }
+    }
+
+    /// Goes on in a transaction of its own, with all that a small unit holds.
+    async fn grow_large(&mut self) -> Result<()> {
+        let State::Small(small) = &mut self.state else {
+            return Ok(());
+        };
+        let Put { engine, target, .. } = &*self.put;
+        // What it has of the budget is free again.
+        let Small { sent, .. } = std::mem::replace(small, Small::new(engine));
+        let makes_anew = self.is_first && target.makes_anew();
+        if self.put.plan.is_none() && !makes_anew {
+            self.put.make_table().await?;
+        }
+        let places = self.put.places(PLACES).await?;
+        let mut large = Large::start(engine, target, self.sequence, self.is_first, places)?;
+        large.started().await;
+        for batch in sent {
+            large.push(batch).await?;
+        }
+        self.state = State::Large(large);
+        Ok(())
     }
 
     /// Adds a batch to a small unit. Where rows do not fit, the table may have changed since it was last seen.
@@ -315,7 +334,7 @@ impl UnitBuilder<'_> {
     /// What it holds while it waits for its client.
     pub(crate) fn standing(&self) -> Standing {
         match &self.state {
-            State::Small(small) if small.budget.is_none() => Standing::Idle,
+            State::Small(small) if small.share.is_empty() => Standing::Idle,
             State::Small(_) => Standing::Holding,
             State::Large(_) => Standing::Writing,
         }
@@ -329,7 +348,7 @@ impl UnitBuilder<'_> {
     ) -> Result<T> {
         let engine = &self.put.engine;
         let patience = match &self.state {
-            State::Small(small) if small.budget.is_none() => return next.await,
+            State::Small(small) if small.share.is_empty() => return next.await,
             State::Small(_) => engine.budget_patience(),
             State::Large(_) => engine.large_patience(),
         };
@@ -354,7 +373,7 @@ impl UnitBuilder<'_> {
                     rejects: small.cast.rejects,
                     is_first: self.is_first,
                     answer: Answer::new(target, sender, Some(place)),
-                    _budget: small.budget,
+                    share: small.share,
                 };
                 self.put.engine.submit(unit)?;
                 Ok(Committing(committing))
@@ -411,29 +430,31 @@ impl Put {
             rows: 0,
             is_first: false,
             answer: Answer::new(self.target.clone(), sender, None),
-            _budget: None,
+            share: self.engine.budget().share(),
         })?;
         Committing(made).done().await.map(|_| ())
     }
 }
 
 impl Small {
+    fn new(engine: &Engine) -> Self {
+        Self {
+            sent: Vec::new(),
+            cast: CastRows::default(),
+            bytes: 0,
+            share: engine.budget().share(),
+        }
+    }
+
     /// Takes budget for `bytes` more; false when the unit must go on in a transaction of its own.
-    async fn make_room(&mut self, budget: &Budget, bytes: usize) -> bool {
+    async fn make_room(&mut self, bytes: usize) -> bool {
         if self.bytes + bytes > LARGE_UNIT_BYTES {
             return false;
         }
-        let permit = match &self.budget {
-            // A unit that holds nothing may wait for others; one that holds some must not.
-            None => budget.take(bytes).await,
-            Some(_) => budget.take_now(bytes),
-        };
-        let Some(permit) = permit else { return false };
-        self.bytes += bytes;
-        match &mut self.budget {
-            Some(held) => held.merge(permit),
-            none => *none = Some(permit),
+        let is_taken = self.share.take(bytes).await;
+        if is_taken {
+            self.bytes += bytes;
         }
-        true
+        is_taken
     }
 }

@@ -72,6 +72,10 @@ impl RejectedBytes {
         }
         Ok(())
     }
+
+    pub(super) fn total(&self) -> usize {
+        self.0
+    }
 }
 
 /// Casts a batch; rows that do not fit are put aside. `rows_before` are the rows of the unit before the batch.

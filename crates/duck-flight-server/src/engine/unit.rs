@@ -11,6 +11,7 @@ use duck_flight_protocol::{Create, OnError, PutOptions, SchemaMode, TableName};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::appender::STAGED;
+use super::budget::Share;
 use super::effect::Effect;
 use super::offences::Offence;
 use super::plan::Plan;
@@ -179,6 +180,11 @@ impl CastRows {
         Ok(cast)
     }
 
+    /// What the rows take that were put aside.
+    pub(super) fn rejected_bytes(&self) -> usize {
+        self.rejected_bytes.total()
+    }
+
     /// Adds another batch that was cast.
     pub(super) fn add(&mut self, batch: Sifted) -> Result<()> {
         let Sifted { cast, rejects } = batch;
@@ -257,7 +263,7 @@ pub(super) struct Unit {
     pub(super) is_first: bool,
     pub(super) answer: Answer,
     /// Freed once the unit is committed or refused.
-    pub(super) _budget: Option<OwnedSemaphorePermit>,
+    pub(super) share: Share,
 }
 
 impl Unit {
@@ -308,9 +314,13 @@ impl Unit {
         self.answer.give(Err(error));
     }
 
-    /// Casts the rows for a table that is another than the one they were cast for.
-    pub(super) fn replan(&mut self, plan: &Arc<Plan>) -> Result<()> {
+    /// Casts the rows for a table that is another than the one they were cast for. Those that are put aside must find room
+    /// in the budget, unless the unit `is_alone` in its group and so does not wait for others.
+    pub(super) fn replan(&mut self, plan: &Arc<Plan>, is_alone: bool) -> Result<()> {
         let cast = CastRows::of(&self.put, plan, &self.sent)?;
+        if !is_alone && !self.share.cover_rejects(cast.rejected_bytes()) {
+            return Err(Error::NoRoomForRejects);
+        }
         self.rejects = cast.rejects;
         self.cast = Some((plan.clone(), cast.batches));
         Ok(())
