@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use duck_tests::{Answer, Client, ServerProcess, TestServer, numbered, soon};
+use duck_flight_protocol::PutOptions;
+use duck_tests::{Answer, Client, ServerProcess, TestServer, assert_refused, numbered, soon};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tonic::Code;
@@ -302,4 +303,34 @@ async fn puts_are_refused_before_the_disk_is_full_and_queries_go_on() {
     assert!(error.message().contains("--min-free-disk"), "{error:?}");
     assert_eq!(client.rows("SELECT 42").await, ["42"]);
     server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_put_is_refused_while_it_comes_in_where_no_room_is_left() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    let batch = numbered(0, 300_000);
+    let put = client
+        .open_put(&PutOptions::new("t"), &batch.schema())
+        .await;
+    for _ in 0..10 {
+        soon("a batch taken", put.send_batch(&batch)).await;
+    }
+    // It is written already, and now the log is longer than any may be.
+    let log = server.directory().join("test.db.wal");
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log)
+        .unwrap();
+    log.set_len(4 << 30).unwrap();
+    for _ in 0..100 {
+        soon("a batch taken", put.send_batch(&batch)).await;
+    }
+    assert_refused(
+        put.finish().await,
+        Code::ResourceExhausted,
+        &["the log has grown"],
+    );
+    server.kill();
 }

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use arrow::array::{ArrayRef, Int32Array, RecordBatch};
+use arrow::array::{ArrayRef, Int8Array, Int32Array, RecordBatch, StringArray};
 use arrow_flight::decode::FlightRecordBatchStream;
 use bytes::Bytes;
 use duck_flight_protocol::{Commit, PutOptions, SchemaMode};
@@ -367,5 +367,53 @@ async fn a_table_that_is_given_hundreds_of_columns_keeps_memory_bounded() {
     assert_eq!(sums, ["1|2|1"]);
     let peak = server.peak_memory_bytes();
     assert!(peak < LIMIT_BYTES + BESIDE_BYTES, "{} MiB", peak / MIB);
+    server.stop();
+}
+
+/// A row's text as JSON has the names of its columns: here some 40 KB for 41 bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_rows_that_are_put_aside_keeps_memory_bounded() {
+    const ROWS: u64 = 400;
+    const UNITS: u64 = 12;
+    const LOADERS: u64 = 8;
+    let flags = ["--memory-limit", LIMIT, "--ingest-buffer", "8MiB"];
+    let server = ServerProcess::start(&flags);
+    let name = |column: i32| format!("{column}{}", "n".repeat(1000));
+    let columns: Vec<_> = (0..40)
+        .map(|column| format!("\"{}\" TINYINT", name(column)))
+        .collect();
+    let table = format!("CREATE TABLE t (i BIGINT, {})", columns.join(", "));
+    server.client().await.execute(&table).await;
+    let rows = usize::try_from(ROWS).unwrap();
+    let zeros: ArrayRef = Arc::new(Int8Array::from(vec![0; rows]));
+    let bad: ArrayRef = Arc::new(StringArray::from(vec!["x"; rows]));
+    let named = (0..40).map(|column| (name(column), zeros.clone()));
+    let batch =
+        RecordBatch::try_from_iter([("i".to_owned(), bad)].into_iter().chain(named)).unwrap();
+    let floods = (0..LOADERS).map(|_| {
+        let (address, batch) = (server.address().to_owned(), batch.clone());
+        tokio::spawn(async move {
+            let client = Client::connect(&address).await;
+            let put = r#"{"table":"t","commit":"batch","on_error":"reject"}"#;
+            let put: PutOptions = serde_json::from_str(put).unwrap();
+            let batches = vec![batch; usize::try_from(UNITS).unwrap()];
+            let acks = client.put(&put, &batches).await.unwrap();
+            acks.iter().map(|ack| ack.rejected).sum::<u64>()
+        })
+    });
+    let floods: Vec<_> = floods.collect();
+    let mut rejected = 0;
+    for flood in floods {
+        rejected += flood.await.unwrap();
+    }
+    assert_eq!(rejected, LOADERS * UNITS * ROWS);
+    let peak = server.peak_memory_bytes();
+    // Four large units write theirs while two more are looked for: 64 MiB of each at most.
+    let in_hand = 6 * 64 * MIB;
+    assert!(
+        peak < LIMIT_BYTES + BESIDE_BYTES + in_hand,
+        "{} MiB",
+        peak / MIB
+    );
     server.stop();
 }

@@ -1,6 +1,10 @@
 //! Exactly once: whatever is sent again, taken over or cut short, every row lands one time.
 
-use duck_flight_protocol::PutOptions;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::time::Duration;
+
+use duck_flight_protocol::{Commit, ConnectOptions, PutOptions};
+use duck_load::{Plan, Progress, Report, Stop};
 use duck_tests::{Answer, Client, OpenPut, ServerProcess, TestServer, ints, soon};
 use futures::future::join_all;
 use tonic::{Code, Status};
@@ -244,4 +248,69 @@ async fn what_the_server_keeps_of_a_producer_does_not_grow_without_end() {
     let last = "SELECT last_sequence FROM duck_flight.producers";
     assert_eq!(client.rows(last).await, [(UNITS + 1).to_string()]);
     server.stop();
+}
+
+/// A resuming loader of one writer.
+fn resuming(commit: Commit, interval: Duration, batches: u64) -> Plan {
+    Plan {
+        rows: NonZeroU32::new(10).unwrap(),
+        batches: NonZeroU64::new(batches),
+        interval: Some(interval),
+        commit,
+        producer: Some("p".into()),
+        resume: true,
+        ..Plan::new("t")
+    }
+}
+
+async fn load(server: &str, plan: Plan) -> Report {
+    let server = ConnectOptions {
+        server: server.to_owned(),
+    };
+    let report = duck_load::load(&server, &plan, Progress::silent(), Stop::never()).await;
+    report.expect("a connection")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resuming_loader_sends_again_what_a_server_with_an_older_file_has_lost() {
+    // The last one sends nothing while its server is away.
+    for (commit, interval_ms) in [
+        (Commit::Stream, 20),
+        (Commit::Batch, 20),
+        (Commit::Stream, 500),
+    ] {
+        let plan = |batches| resuming(commit, Duration::from_millis(interval_ms), batches);
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str| directory.path().join(name);
+        let database = file("test.db").display().to_string();
+        let start = |listen: &str| {
+            ServerProcess::try_start(&["--database", &database, "--listen", listen]).unwrap()
+        };
+        let mut server = start("127.0.0.1:0");
+        let address = server.address().to_owned();
+        assert!(load(&address, plan(5)).await.is_success());
+        server.signal("TERM");
+        server.wait();
+        std::fs::copy(file("test.db"), file("older.db")).unwrap();
+        let mut server = start(&address);
+        let loading = tokio::spawn({
+            let (address, plan) = (address.clone(), plan(15));
+            async move { load(&address, plan).await }
+        });
+        let client = server.client().await;
+        let more = async { while client.count("t").await < 80 {} };
+        soon("three more batches", more).await;
+        server.signal("KILL");
+        server.wait();
+        for name in ["test.db.wal", "test.db.mark"] {
+            std::fs::remove_file(file(name)).ok();
+        }
+        std::fs::copy(file("older.db"), file("test.db")).unwrap();
+        let server = start(&address);
+        let report = soon("the loader's end", loading).await.unwrap();
+        assert!(report.is_success() && report.lost >= 3, "{report}");
+        let stored = "SELECT count(*), count(DISTINCT batch_id) FROM t";
+        let stored = server.client().await.rows(stored).await;
+        assert_eq!(stored, ["150|15"], "{report}");
+    }
 }

@@ -474,3 +474,65 @@ async fn a_unit_larger_than_the_buffer_goes_in_whole() {
     let directory = server.shutdown().await;
     assert_eq!(rows_at_rest(directory.path(), "t"), 3_000_000);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_behind_the_one_that_replaces_their_table_go_into_the_new_one() {
+    let (server, client) = start().await;
+    let put = options(r#"{"table":"t","create":"replace","commit":"batch"}"#);
+    for old in ["s VARCHAR", "i DATE", "i VARCHAR, j BIGINT"] {
+        client
+            .execute(&format!("CREATE OR REPLACE TABLE t ({old})"))
+            .await;
+        let batches: Vec<_> = (0..20).map(|number| ints([number])).collect();
+        let acks = client.put(&put, &batches).await.unwrap();
+        assert_eq!(acks.len(), 20);
+        let stored = client.rows("SELECT count(*), sum(i) FROM t").await;
+        assert_eq!(stored, ["20|190"], "{old}");
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_put_that_makes_its_table_holds_up_no_checkpoint() {
+    for create in ["always", "replace"] {
+        let (server, client) = start().await;
+        let put = options(&format!(r#"{{"table":"t","create":"{create}"}}"#));
+        if create == "replace" {
+            client.execute("CREATE TABLE t AS SELECT 'old' AS s").await;
+        }
+        let batch = ints(0..300_000);
+        let put = client.open_put(&put, &batch.schema()).await;
+        for _ in 0..12 {
+            soon("a batch taken", put.send_batch(&batch)).await;
+        }
+        assert_eq!(client.append("other", &[ints([1])]).await.unwrap(), 1);
+        client.execute("CHECKPOINT").await;
+        // Until the commit nobody sees anything of it.
+        match create {
+            "replace" => assert_eq!(client.rows("FROM t").await, ["old"]),
+            _ => assert_eq!(
+                client.try_rows("FROM t").await.unwrap_err().code(),
+                Code::NotFound
+            ),
+        }
+        assert_eq!(put.finish().await.unwrap()[0].rows, 12 * 300_000);
+        let in_order = "SELECT count(*), bool_and(i = rowid % 300000) FROM t";
+        assert_eq!(client.rows(in_order).await, ["3600000|true"]);
+        server.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_put_that_makes_its_table_is_refused_where_another_one_was_faster() {
+    let (server, client) = start().await;
+    let put = options(r#"{"table":"t","create":"always"}"#);
+    let batch = ints(0..300_000);
+    let put = client.open_put(&put, &batch.schema()).await;
+    for _ in 0..12 {
+        soon("a batch taken", put.send_batch(&batch)).await;
+    }
+    assert_eq!(client.append("t", &[ints([1])]).await.unwrap(), 1);
+    assert_refused(put.finish().await, Code::AlreadyExists, &["t"]);
+    assert_eq!(client.rows("FROM t").await, ["1"]);
+    server.shutdown().await;
+}

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::array::{
+    Array, ArrayRef, DictionaryArray, Int32Array, Int64Array, RecordBatch, RunArray, StringArray,
+};
 use duck_flight_protocol::PutOptions;
-use duck_tests::{Client, Setup, TestServer, assert_refused};
+use duck_tests::{Client, Setup, TestServer, assert_refused, soon};
 use tonic::Code;
 
 /// Stands for a NULL.
@@ -552,5 +554,36 @@ async fn names_that_the_server_uses_itself_are_a_tables_or_refused() {
         // Rows that are only added go in.
         assert_eq!(client.append("t", &[rows]).await.unwrap(), 1);
     }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_with_large_dictionaries_or_many_runs_are_sifted_in_moderate_time() {
+    const ROWS: i32 = 100_000;
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    // Every other value is no number. Half of the dictionary is not used.
+    let values = StringArray::from_iter_values((0..2 * ROWS).map(|value| match value % 2 {
+        0 => value.to_string(),
+        _ => format!("x{value}"),
+    }));
+    let values: ArrayRef = Arc::new(values);
+    let keys = Int32Array::from_iter_values(0..ROWS);
+    let ends = Int32Array::from_iter_values(1..=ROWS);
+    let used = values.slice(0, values.len() / 2);
+    let dictionary: ArrayRef = Arc::new(DictionaryArray::new(keys, values));
+    let runs: ArrayRef = Arc::new(RunArray::try_new(&ends, &used).unwrap());
+    for column in [dictionary, runs] {
+        let batch = RecordBatch::try_from_iter([("i", column)]).unwrap();
+        let put = options(r#"{"table":"t","on_error":"reject"}"#);
+        let put = client.put(&put, std::slice::from_ref(&batch));
+        let acks = soon("an ack", put).await.unwrap();
+        assert_eq!((acks[0].rows, acks[0].rejected), (50_000, 50_000));
+    }
+    let stored = client
+        .rows("SELECT count(*), sum(i), (SELECT count(*) FROM duck_flight.rejects) FROM t")
+        .await;
+    assert_eq!(stored, ["100000|4999900000|100000"]);
     server.shutdown().await;
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use arrow_flight::sql::{
     ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, Any,
-    CommandPreparedStatementUpdate, ProstMessageExt,
+    CommandPreparedStatementUpdate, ProstMessageExt, TableDefinitionOptions, TableExistsOption,
+    TableNotExistOption,
 };
 use arrow_flight::{Action, FlightDescriptor};
 use bytes::Bytes;
@@ -393,5 +394,38 @@ async fn a_table_is_altered_before_many_rows_are_written_and_not_after() {
     sql.update("CHECKPOINT", None).await.unwrap();
     let found = sql.rows("SELECT count(*), count(early) FROM t", None).await;
     assert_eq!(found, [format!("{}|10000", rows + 20_000)]);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingest_that_makes_its_table_holds_up_no_checkpoint_while_it_comes_in() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE other (i BIGINT)").await;
+    let mut sql = client.sql();
+    let transaction = sql.begin().await.unwrap();
+    let mut command = ingest_into("t", Some(&transaction));
+    command.table_definition_options = Some(TableDefinitionOptions {
+        if_not_exist: TableNotExistOption::Create.into(),
+        if_exists: TableExistsOption::Fail.into(),
+    });
+    let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+    let batch = ints(0..300_000);
+    let mut put = sql.open_raw_put();
+    for message in messages(descriptor, &batch.schema(), &[], None) {
+        put.send(message).await;
+    }
+    for _ in 0..12 {
+        soon("a batch taken", put.send_batch(&batch)).await;
+    }
+    client.execute("INSERT INTO other VALUES (1)").await;
+    client.execute("CHECKPOINT").await;
+    put.end().await;
+    soon("the end", put.result()).await.unwrap().unwrap();
+    let in_order = "SELECT count(*), bool_and(i = rowid % 300000) FROM t";
+    let count = "SELECT count(*) FROM t";
+    assert_eq!(sql.rows(count, Some(&transaction)).await, ["3600000"]);
+    sql.commit(&transaction).await.unwrap();
+    assert_eq!(client.rows(in_order).await, ["3600000|true"]);
     server.shutdown().await;
 }

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint};
 use tower::ServiceExt;
 
-use crate::Socket;
+use crate::{Endings, Socket};
 
 /// The port a server listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 8815;
@@ -63,11 +63,23 @@ impl ConnectOptions {
     /// # Errors
     /// When the address is malformed or no server answers there within ten seconds; the message names the address.
     pub async fn connect(&self) -> Result<FlightClient, ConnectError> {
+        self.connect_counted(&Endings::default()).await
+    }
+
+    /// As [`ConnectOptions::connect`]. The client makes a new connection where it finds that its own has ended; `endings`
+    /// tell that it did.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn connect_counted(&self, endings: &Endings) -> Result<FlightClient, ConnectError> {
+        let endings = endings.clone();
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let connector = connector
-            .map_response(|stream| TokioIo::new(Socket::patient(TokioIo::into_inner(stream))));
+        let connector = connector.map_response(move |stream| {
+            let socket = Socket::patient(TokioIo::into_inner(stream));
+            TokioIo::new(socket.counted(&endings))
+        });
         let channel = self
             .endpoint()?
             .connect_with_connector(connector)

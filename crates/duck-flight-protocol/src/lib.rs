@@ -31,7 +31,7 @@ pub use session::{
     PreparedStatementResult, SESSION_COOKIE, SessionOptionValue, SetSessionOptionError,
     SetSessionOptionReason, SetSessionOptionsRequest, SetSessionOptionsResult, StringListValue,
 };
-pub use socket::Socket;
+pub use socket::{Endings, Socket};
 pub use table_name::{TableName, quote};
 
 use serde::{Deserialize, Serialize};

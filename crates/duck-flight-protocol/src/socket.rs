@@ -13,6 +13,8 @@
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -29,6 +31,27 @@ pub struct Socket<S> {
     stream: S,
     held: Vec<u8>,
     patience: Patience,
+    /// Counted when it is dropped.
+    _ending: Option<Ending>,
+}
+
+/// How many connections have ended, whoever ended them. Clones share the count.
+#[derive(Debug, Clone, Default)]
+pub struct Endings(Arc<AtomicU64>);
+
+impl Endings {
+    /// How many they are so far. One that the other end has closed is among them before another one is made in its place.
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+struct Ending(Endings);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.0.fetch_add(1, Ordering::AcqRel);
+    }
 }
 
 /// How long what is held may still wait at a flush.
@@ -48,6 +71,16 @@ impl<S: AsyncWrite + Unpin> Socket<S> {
             stream,
             held: Vec::with_capacity(HELD_BYTES),
             patience: Patience::None,
+            _ending: None,
+        }
+    }
+
+    /// The same socket, whose end is counted.
+    #[must_use]
+    pub fn counted(self, endings: &Endings) -> Self {
+        Self {
+            _ending: Some(Ending(endings.clone())),
+            ..self
         }
     }
 

@@ -107,7 +107,7 @@ use patience::{Others, Patience};
 use pool::Pool;
 use producers::{Claim, Producers};
 use queue::Queue;
-use rejects::Rejects;
+use rejects::{Rejects, Sieves};
 use room::RoomWatch;
 use running::Running;
 use unit::{TableKey, Unit};
@@ -159,6 +159,7 @@ struct Inner {
     checkpointer: Mutex<Option<Checkpointer>>,
     shared: Arc<Shared>,
     budget: Budget,
+    sieves: Sieves,
     room: RoomWatch,
     /// The name of the server's own database in SQL.
     catalog: String,
@@ -225,6 +226,7 @@ impl Engine {
             writers,
             checkpointer: Mutex::new(Some(checkpointer)),
             budget,
+            sieves: Sieves::default(),
             holdings: Holdings::default(),
             running: Running::default(),
             room: RoomWatch::new(&options.database, options.min_free_disk_bytes),
@@ -569,6 +571,10 @@ impl Engine {
 
     fn shared(&self) -> &Arc<Shared> {
         &self.0.shared
+    }
+
+    fn sieves(&self) -> &Sieves {
+        &self.0.sieves
     }
 
     fn budget(&self) -> Budget {

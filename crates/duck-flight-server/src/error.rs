@@ -212,6 +212,12 @@ pub enum Error {
          committed"
     )]
     RejectsTooLarge(usize),
+    /// The rows of units in a group that do not fit take more of the memory for rows than is free.
+    #[error(
+        "the rows that do not fit their tables take more memory than --ingest-buffer has left; nothing of them was committed, \
+         try again"
+    )]
+    NoRoomForRejects,
     /// There is no room for more rows.
     #[error("{0}")]
     NoRoom(String),
@@ -359,6 +365,7 @@ impl Error {
             Self::Fenced(_) | Self::Resent(_) => Code::Aborted,
             Self::Busy { .. }
             | Self::NoRoom(_)
+            | Self::NoRoomForRejects
             | Self::MessageTooLarge(_)
             | Self::SessionBusy
             | Self::Stalled(_)
@@ -521,6 +528,7 @@ mod tests {
             (Error::Fenced("p".into()), Code::Aborted),
             (Error::Resent(1), Code::Aborted),
             (Error::NoRoom("n".into()), Code::ResourceExhausted),
+            (Error::NoRoomForRejects, Code::ResourceExhausted),
             (Error::Malformed("m".into()), Code::InvalidArgument),
             (Error::NoStatement, Code::InvalidArgument),
             (Error::Forbidden("f"), Code::PermissionDenied),

@@ -43,6 +43,9 @@ pub struct Report {
     pub duplicates: u64,
     /// Batches of the producers that were durable before the run, and were not sent again for that.
     pub resumed: u64,
+    /// Batches of the producers that had been acknowledged, and that the server lost afterwards, as it does where its file is
+    /// replaced by an older copy. They were sent again.
+    pub lost: u64,
     /// Seconds from the common start to the last writer's end.
     pub elapsed_seconds: f64,
     /// Rows acknowledged per second.
@@ -90,6 +93,7 @@ impl Report {
             batches: stats.batches,
             duplicates: stats.duplicates,
             resumed: stats.resumed,
+            lost: stats.lost,
             elapsed_seconds,
             rows_per_second,
             latency_ms_p50: stats.latency_ms(0.50),
@@ -196,6 +200,13 @@ impl Report {
             write!(
                 f,
                 "\nnote       the answer to {unknown} got lost: they may be in the table or not"
+            )?;
+        }
+        if self.lost > 0 {
+            write!(
+                f,
+                "\nnote       the server lost {} that it had acknowledged; they were sent again",
+                Batches(self.lost)
             )?;
         }
         if self.interrupted {

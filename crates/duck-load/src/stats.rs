@@ -24,6 +24,8 @@ pub(crate) struct Stats {
     pub(crate) duplicates: u64,
     /// Batches of a producer that were durable before the run, and were therefore not sent.
     pub(crate) resumed: u64,
+    /// Batches of a producer that had been acknowledged, and that the server has lost since.
+    pub(crate) lost: u64,
     /// Batches sent whose answer got lost: they may have been committed or not.
     pub(crate) unknown: u64,
     /// The first of all failures that were not mended by a retry.
@@ -46,6 +48,7 @@ impl Default for Stats {
             retries: 0,
             duplicates: 0,
             resumed: 0,
+            lost: 0,
             unknown: 0,
             first_error: None,
             span: None,
@@ -96,6 +99,7 @@ impl Stats {
         self.retries += other.retries;
         self.duplicates += other.duplicates;
         self.resumed += other.resumed;
+        self.lost += other.lost;
         self.unknown += other.unknown;
         self.first_error = self.first_error.or(other.first_error);
         self.span = match (self.span, other.span) {

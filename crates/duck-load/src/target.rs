@@ -29,7 +29,8 @@ pub trait Target: Send + 'static {
     /// Starts to send a batch, and does not wait for its answer.
     ///
     /// # Errors
-    /// When the batch cannot be sent at all. This says nothing about batches sent before.
+    /// When the batch cannot be sent at all, or not before a producer is located again. This says nothing about batches sent
+    /// before.
     fn send(&mut self, batch: &Batch) -> Result<(), Failure>;
 
     /// Waits for the answer to the oldest batch that has none. It may be dropped and called again without

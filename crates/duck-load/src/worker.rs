@@ -33,6 +33,11 @@ pub(crate) struct Worker<T> {
     not_before: Instant,
     /// The sequence of the last batch made.
     made: u64,
+    /// The last sequence of the producer that the server has acknowledged, or said to be durable.
+    durable: u64,
+    /// The last sequence of the producer whose ack is recorded: one that is sent again after the server has lost it is
+    /// recorded once.
+    recorded: u64,
     /// The sequences of batches that were sent and given up without an ack.
     unacknowledged: Vec<u64>,
     failures_in_a_row: u32,
@@ -96,6 +101,8 @@ impl<T: Target> Worker<T> {
             again: VecDeque::new(),
             not_before: now,
             made: 0,
+            durable: 0,
+            recorded: 0,
             unacknowledged: Vec::new(),
             failures_in_a_row: 0,
             setback: None,
@@ -161,7 +168,7 @@ impl<T: Target> Worker<T> {
             None => self.started,
             Some(interval) => {
                 // The pace counts what this run makes, not what earlier ones did.
-                let made = self.made - self.stats.resumed;
+                let made = self.made.saturating_sub(self.stats.resumed);
                 let nanos = interval.as_nanos().saturating_mul(made.into());
                 let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
                 self.started + Duration::from_nanos(nanos)
@@ -259,10 +266,18 @@ impl<T: Target> Worker<T> {
     fn settle(&mut self, sent: &Sent, duplicate: bool) {
         self.failures_in_a_row = 0;
         self.setback = None;
+        let sequence = sent.batch.sequence;
+        if self.plan.producer.is_some() {
+            self.durable = self.durable.max(sequence);
+            if sequence <= self.recorded {
+                return;
+            }
+            self.recorded = sequence;
+        }
         let rows = u64::from(self.plan.rows.get());
         self.progress.acknowledged(rows);
         // What an earlier process loaded is not this one's load.
-        let is_earlier = self.earlier.is_some_and(|last| sent.batch.sequence <= last);
+        let is_earlier = self.earlier.is_some_and(|last| sequence <= last);
         self.stats.duplicates += u64::from(duplicate || is_earlier);
         if !is_earlier {
             self.stats.acknowledge(rows, sent.due.elapsed());
@@ -291,20 +306,17 @@ impl<T: Target> Worker<T> {
         }
     }
 
-    /// Goes on from where the producer is: with the first batch that is not durable.
+    /// Goes on from where the producer is: with the first batch that is not durable, whatever was acknowledged before.
     fn go_on_after(&mut self, last: u64) {
         self.located = true;
-        if self.earlier.is_none() {
-            self.earlier = Some(last);
-            if self.plan.resume {
-                self.made = last;
-                self.source.skip_to(last);
-                self.stats.resumed = last;
-                let planned = self.plan.batches.map_or(last, |most| last.min(most.get()));
-                let rows = u64::from(self.plan.rows.get());
-                self.progress.skipped(planned.saturating_mul(rows));
-            }
+        if self.earlier.is_none() && self.plan.resume {
+            self.resume_after(last);
         }
+        if last < self.durable {
+            self.rewind_to(last);
+        }
+        // What the server has lost of an earlier process this one loads.
+        self.earlier = Some(self.earlier.map_or(last, |earlier| earlier.min(last)));
         while let Some(sent) = self.again.pop_front() {
             if sent.batch.sequence > last {
                 self.again.push_front(sent);
@@ -312,6 +324,35 @@ impl<T: Target> Worker<T> {
             }
             self.settle(&sent, false);
         }
+    }
+
+    /// Begins where an earlier process has ended.
+    fn resume_after(&mut self, last: u64) {
+        self.made = last;
+        self.source.skip_to(last);
+        self.durable = last;
+        self.recorded = last;
+        self.stats.resumed = last;
+        let planned = self.plan.batches.map_or(last, |most| last.min(most.get()));
+        let rows = u64::from(self.plan.rows.get());
+        self.progress.skipped(planned.saturating_mul(rows));
+    }
+
+    /// Begins again behind `last`, because the server has lost what it had acknowledged after it, as one does whose file
+    /// is replaced by an older copy. A later batch would make it take all of that for duplicates.
+    fn rewind_to(&mut self, last: u64) {
+        let lost = self.durable - last;
+        self.stats.lost += lost;
+        self.say(&format!(
+            "the server has lost {lost} of the batches that it had acknowledged: it had come to {}, and is at {last} now; \
+             sending them again",
+            self.durable
+        ));
+        self.durable = last;
+        self.made = last;
+        self.source.skip_to(last);
+        // They are made again in their turn.
+        self.again.clear();
     }
 
     /// Forgets what the target is at; a producer must be located again.

@@ -20,6 +20,16 @@ use crate::error::{Error, Result};
 /// The temporary table of a connection for rows that are looked at before they go into their table.
 pub(super) const STAGED: &str = "temp.main.duck_flight_staged";
 
+/// The name of [`STAGED`].
+pub(super) fn staged_table() -> TableName {
+    let mut parts = STAGED.split('.').map(str::to_owned);
+    TableName {
+        catalog: parts.next(),
+        schema: parts.next(),
+        table: parts.next().unwrap_or_default(),
+    }
+}
+
 /// So many rows an appender gathers for one run of its statement; with more it runs it in between
 /// (`BaseAppender::DEFAULT_FLUSH_COUNT`).
 const GATHERED_ROWS: u64 = 204_800;
@@ -65,7 +75,8 @@ impl<'a> TableWriter<'a> {
         })
     }
 
-    /// Makes the temporary table [`STAGED`], for rows as the plan's table takes them, and their ordinals.
+    /// Makes the temporary table [`STAGED`], for rows as the plan's table takes them, and their ordinals. The columns are those
+    /// of `table`, which may be [`STAGED`] itself as it was before.
     pub(super) fn stage(
         connection: &'a Connection,
         table: &'a TableName,

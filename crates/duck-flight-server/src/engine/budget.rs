@@ -65,6 +65,15 @@ impl Budget {
             .ok()
     }
 
+    /// A part for one unit, nothing yet.
+    pub(super) fn share(&self) -> Share {
+        Share {
+            budget: self.clone(),
+            permit: None,
+            reject_bytes: 0,
+        }
+    }
+
     fn wait(&self) -> Waiter {
         let mut waiting = self.waiting.lock();
         let number = waiting.next;
@@ -81,6 +90,51 @@ impl Budget {
         let waiting = self.waiting.lock();
         let first = waiting.since.values().next();
         first.map_or(Duration::ZERO, Instant::elapsed)
+    }
+}
+
+/// What one unit has taken of the budget. Dropped, it is free again.
+pub(super) struct Share {
+    budget: Budget,
+    permit: Option<OwnedSemaphorePermit>,
+    /// How much of it is for rows that were put aside.
+    reject_bytes: usize,
+}
+
+impl Share {
+    pub(super) fn is_empty(&self) -> bool {
+        self.permit.is_none()
+    }
+
+    /// Takes more; false where there is not as much. A unit that holds nothing waits for others; one that holds some must
+    /// not.
+    pub(super) async fn take(&mut self, bytes: usize) -> bool {
+        if self.permit.is_some() {
+            return self.take_now(bytes);
+        }
+        self.permit = self.budget.take(bytes).await;
+        self.permit.is_some()
+    }
+
+    /// Takes what is lacking for this many bytes of rows that were put aside; false where that is not free now.
+    pub(super) fn cover_rejects(&mut self, bytes: usize) -> bool {
+        let more = bytes.saturating_sub(self.reject_bytes);
+        if more > 0 && !self.take_now(more) {
+            return false;
+        }
+        self.reject_bytes += more;
+        true
+    }
+
+    fn take_now(&mut self, bytes: usize) -> bool {
+        let Some(permit) = self.budget.take_now(bytes) else {
+            return false;
+        };
+        match &mut self.permit {
+            Some(held) => held.merge(permit),
+            none => *none = Some(permit),
+        }
+        true
     }
 }
 

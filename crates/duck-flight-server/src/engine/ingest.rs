@@ -13,13 +13,14 @@ use duck_flight_protocol::{Create, Mode, PutOptions};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::Engine;
-use super::budget::Budget;
+use super::budget::Share;
 use super::catalog::Columns;
 use super::effect::{Effect, check_names};
 use super::evolve::alterations;
 use super::large::Large;
 use super::lease::Place;
 use super::plan::Plan;
+use super::rejects::Sifted;
 use super::sql_type::create_table_sql;
 use super::unit::{Answer, CastRows, Committed, TableKey, Target, Unit};
 use crate::error::{Error, Result};
@@ -149,26 +150,23 @@ impl Put {
             let shapes = columns.iter().flat_map(|columns| columns.iter());
             check_names(stream.chain(shapes.map(|column| column.field.name())))?;
         }
-        // What a put makes anew it makes once, with its first unit.
-        let create = match create {
-            Create::Always | Create::Replace if self.begun => Create::IfMissing,
-            create => *create,
-        };
         let columns = match (columns, create) {
             (None, Create::Never) => return Err(Error::NoTable(table.clone())),
-            (Some(_), Create::Always) if self.target.makes_anew() => {
+            (Some(_), Create::Always) if !self.begun && self.target.makes_anew() => {
                 return Err(Error::TableExists(table.clone()));
             }
             (None, _) if matches!(effect, Effect::Delete { .. }) => {
                 return Err(Error::NothingToDelete(table.clone()));
             }
+            // What is there is replaced by the put's first unit, which may still be on its way.
+            (Some(_), Create::Replace) if self.target.is_yet_to_make() => None,
+            (columns, _) => columns,
+        };
+        let Some(columns) = columns else {
             // The table that the rows go into is yet to be made.
-            (None, _) | (Some(_), Create::Replace) => {
-                create_table_sql("CREATE TABLE", &table.to_sql(), schema, effect)?;
-                self.plan = None;
-                return Ok(());
-            }
-            (Some(columns), _) => columns,
+            create_table_sql("CREATE TABLE", &table.to_sql(), schema, effect)?;
+            self.plan = None;
+            return Ok(());
         };
         if self.plan.as_ref().is_some_and(|plan| plan.is_for(&columns)) {
             return Ok(());
@@ -189,13 +187,14 @@ impl Put {
         if !is_first {
             self.resolve().await?;
         }
+        let small = Small::new(&self.engine);
         Ok(UnitBuilder {
             put: self,
             sequence,
             is_first,
             rows: 0,
             looked_again: false,
-            state: State::Small(Small::default()),
+            state: State::Small(small),
         })
     }
 }
@@ -232,12 +231,11 @@ enum State {
     Large(Large),
 }
 
-#[derive(Default)]
 struct Small {
     sent: Vec<RecordBatch>,
     cast: CastRows,
     bytes: usize,
-    budget: Option<OwnedSemaphorePermit>,
+    share: Share,
 }
 
 /// What a commit will answer, once the unit is durable.
@@ -256,31 +254,50 @@ impl UnitBuilder<'_> {
         let rows_before = self.rows;
         self.rows += batch.rows.num_rows() as u64;
         if let State::Small(small) = &mut self.state {
-            if self.rows < LARGE_UNIT_ROWS
-                && small
-                    .make_room(&self.put.engine.budget(), batch.bytes)
-                    .await
-            {
-                return self.add(batch.rows, rows_before).await;
+            if self.rows < LARGE_UNIT_ROWS && small.make_room(batch.bytes).await {
+                self.add(batch.rows, rows_before).await?;
+                return self.make_room_for_rejects().await;
             }
-            let Small { sent, .. } = std::mem::take(small);
-            let Put { engine, target, .. } = &*self.put;
-            let makes_anew = self.is_first && target.makes_anew();
-            if self.put.plan.is_none() && !makes_anew {
-                self.put.make_table().await?;
-            }
-            let places = self.put.places(PLACES).await?;
-            let mut large = Large::start(engine, target, self.sequence, self.is_first, places)?;
-            large.started().await;
-            for batch in sent {
-                large.push(batch).await?;
-            }
-            self.state = State::Large(large);
+            self.grow_large().await?;
         }
         match &mut self.state {
             State::Large(large) => large.push(batch.rows).await,
             State::Small(_) => Err(Error::WorkerLost),
         }
+    }
+
+    /// Sees that the rows that were put aside have their part of the budget, too: as JSON they may be far larger than they
+    /// were sent.
+    async fn make_room_for_rejects(&mut self) -> Result<()> {
+        let State::Small(small) = &mut self.state else {
+            return Ok(());
+        };
+        match small.share.cover_rejects(small.cast.rejected_bytes()) {
+            true => Ok(()),
+            false => self.grow_large().await,
+        }
+    }
+
+    /// Goes on in a transaction of its own, with all that a small unit holds.
+    async fn grow_large(&mut self) -> Result<()> {
+        let State::Small(small) = &mut self.state else {
+            return Ok(());
+        };
+        let Put { engine, target, .. } = &*self.put;
+        // What it has of the budget is free again.
+        let Small { sent, .. } = std::mem::replace(small, Small::new(engine));
+        let makes_anew = self.is_first && target.makes_anew();
+        if self.put.plan.is_none() && !makes_anew {
+            self.put.make_table().await?;
+        }
+        let places = self.put.places(PLACES).await?;
+        let mut large = Large::start(engine, target, self.sequence, self.is_first, places)?;
+        large.started().await;
+        for batch in sent {
+            large.push(batch).await?;
+        }
+        self.state = State::Large(large);
+        Ok(())
     }
 
     /// Adds a batch to a small unit. Where rows do not fit, the table may have changed since it was last seen.
@@ -290,11 +307,12 @@ impl UnitBuilder<'_> {
         };
         let rejects_before = small.cast.rejects.len();
         small.sent.push(batch.clone());
-        let Some(plan) = self.put.plan.as_deref() else {
+        let Some(plan) = &self.put.plan else {
             // They are cast once the table is as it should be.
             return Ok(());
         };
-        let outcome = small.cast.add(&self.put.target, plan, &batch, rows_before);
+        let outcome = self.put.cast(plan, &batch, rows_before).await;
+        let outcome = outcome.and_then(|cast| small.cast.add(cast));
         let is_misfit = match &outcome {
             Ok(()) => small.cast.rejects.len() > rejects_before,
             Err(error) => matches!(error, Error::Value { .. }),
@@ -307,7 +325,7 @@ impl UnitBuilder<'_> {
             return outcome;
         }
         small.cast = match &self.put.plan {
-            Some(plan) => CastRows::of(&self.put.target, plan, &small.sent)?,
+            Some(plan) => self.put.cast_all(plan, &small.sent).await?,
             None => CastRows::default(),
         };
         Ok(())
@@ -316,7 +334,7 @@ impl UnitBuilder<'_> {
     /// What it holds while it waits for its client.
     pub(crate) fn standing(&self) -> Standing {
         match &self.state {
-            State::Small(small) if small.budget.is_none() => Standing::Idle,
+            State::Small(small) if small.share.is_empty() => Standing::Idle,
             State::Small(_) => Standing::Holding,
             State::Large(_) => Standing::Writing,
         }
@@ -330,7 +348,7 @@ impl UnitBuilder<'_> {
     ) -> Result<T> {
         let engine = &self.put.engine;
         let patience = match &self.state {
-            State::Small(small) if small.budget.is_none() => return next.await,
+            State::Small(small) if small.share.is_empty() => return next.await,
             State::Small(_) => engine.budget_patience(),
             State::Large(_) => engine.large_patience(),
         };
@@ -355,7 +373,7 @@ impl UnitBuilder<'_> {
                     rejects: small.cast.rejects,
                     is_first: self.is_first,
                     answer: Answer::new(target, sender, Some(place)),
-                    _budget: small.budget,
+                    share: small.share,
                 };
                 self.put.engine.submit(unit)?;
                 Ok(Committing(committing))
@@ -365,6 +383,34 @@ impl UnitBuilder<'_> {
 }
 
 impl Put {
+    /// Casts a batch. Where the put says so, rows that do not fit are put aside, for which they are looked for on another
+    /// thread: those of the network have others to serve.
+    async fn cast(
+        &self,
+        plan: &Arc<Plan>,
+        batch: &RecordBatch,
+        rows_before: u64,
+    ) -> Result<Sifted> {
+        match plan.apply(batch, rows_before) {
+            Ok(cast) => Ok(Sifted::whole(cast)),
+            Err(Error::Value { .. }) if self.target.rejects => {
+                let sieves = self.engine.sieves();
+                sieves.sift(plan, batch, rows_before).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Casts all batches of a unit.
+    async fn cast_all(&self, plan: &Arc<Plan>, sent: &[RecordBatch]) -> Result<CastRows> {
+        let (mut cast, mut rows) = (CastRows::default(), 0);
+        for batch in sent {
+            cast.add(self.cast(plan, batch, rows).await?)?;
+            rows += batch.num_rows() as u64;
+        }
+        Ok(cast)
+    }
+
     /// Takes places for units, and waits until they are free.
     async fn places(&self, count: u32) -> Result<OwnedSemaphorePermit> {
         let places = self.places.clone().acquire_many_owned(count).await;
@@ -384,29 +430,31 @@ impl Put {
             rows: 0,
             is_first: false,
             answer: Answer::new(self.target.clone(), sender, None),
-            _budget: None,
+            share: self.engine.budget().share(),
         })?;
         Committing(made).done().await.map(|_| ())
     }
 }
 
 impl Small {
+    fn new(engine: &Engine) -> Self {
+        Self {
+            sent: Vec::new(),
+            cast: CastRows::default(),
+            bytes: 0,
+            share: engine.budget().share(),
+        }
+    }
+
     /// Takes budget for `bytes` more; false when the unit must go on in a transaction of its own.
-    async fn make_room(&mut self, budget: &Budget, bytes: usize) -> bool {
+    async fn make_room(&mut self, bytes: usize) -> bool {
         if self.bytes + bytes > LARGE_UNIT_BYTES {
             return false;
         }
-        let permit = match &self.budget {
-            // A unit that holds nothing may wait for others; one that holds some must not.
-            None => budget.take(bytes).await,
-            Some(_) => budget.take_now(bytes),
-        };
-        let Some(permit) = permit else { return false };
-        self.bytes += bytes;
-        match &mut self.budget {
-            Some(held) => held.merge(permit),
-            none => *none = Some(permit),
+        let is_taken = self.share.take(bytes).await;
+        if is_taken {
+            self.bytes += bytes;
         }
-        true
+        is_taken
     }
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use duck_flight_protocol::PutOptions;
+use duck_flight_protocol::{Create, PutOptions, TableName};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::appender::{STAGED, TableWriter};
+use super::appender::{STAGED, TableWriter, staged_table};
 use super::effect::Effect;
 use super::ffi::Connection;
 use super::ingest::Committing;
@@ -15,9 +15,10 @@ use super::lease::Held;
 use super::plan::Plan;
 use super::pool::{ClientTransaction, Pool, Session};
 use super::producers::{Claim, Producers, Standing};
-use super::queue::Turn;
+use super::queue::{Others, Turn};
 use super::rejects::Sifted;
 use super::replay::{self, Steady};
+use super::sql_type::create_table_sql;
 use super::staged::StagedRows;
 use super::stored::AT_FAULT;
 use super::unit::{Answer, Committed, TableKey, Target};
@@ -33,6 +34,7 @@ pub(super) type LargeUnits = Pool;
 
 /// A unit that is being written in a transaction of its own, or in a client's.
 pub(crate) struct Large {
+    engine: Engine,
     started: oneshot::Receiver<()>,
     steps: mpsc::Sender<Step>,
     answer: oneshot::Receiver<Result<Committed>>,
@@ -70,6 +72,7 @@ impl Large {
             giving.give(outcome.map_err(|error| unit.shared.observe(error)));
         })?;
         Ok(Self {
+            engine: engine.clone(),
             started,
             steps,
             answer,
@@ -109,6 +112,7 @@ impl Large {
                 .ok();
         })?;
         Ok(Self {
+            engine: engine.clone(),
             started,
             steps,
             answer,
@@ -121,8 +125,10 @@ impl Large {
         (&mut self.started).await.ok();
     }
 
-    /// Adds a batch; fails when the transaction has failed.
+    /// Adds a batch. Waits a little where the disk is nearly full; fails where no room is left, or when the transaction has
+    /// failed.
     pub(crate) async fn push(&mut self, batch: RecordBatch) -> Result<()> {
+        self.engine.room().wait().await?;
         if self.steps.send(Step::Append(batch)).await.is_ok() {
             return Ok(());
         }
@@ -249,8 +255,11 @@ impl LargeUnit {
         }
     }
 
-    /// Appends the rows as they come, in the open transaction.
+    /// Appends the rows in the open transaction: as they come, but for a table that is made with them.
     fn append(&mut self, connection: &Connection, put: &Target) -> Result<Committed> {
+        if self.makes_anew() && !put.key.is_temporary() {
+            return self.append_to_new_table(connection, put);
+        }
         let columns = resolve(connection, put, self.is_first, || ())?;
         let plan = Arc::new(Plan::new(&put.schema, &columns, &put.effect)?);
         let mut table = TableWriter::open(connection, &put.table, &plan, 0)?;
@@ -270,12 +279,19 @@ impl LargeUnit {
         })
     }
 
+    /// Whether its table is made with it. DuckDB makes no checkpoint as long as a transaction has made a table, so that is done
+    /// once all rows are there.
+    fn makes_anew(&self) -> bool {
+        self.is_first && self.put.makes_anew()
+    }
+
     /// How rows are gathered that may be in the way of others, or at fault; `None` where they are written as they come.
     fn gathering_plan(&self, connection: &Connection) -> Result<Option<Arc<Plan>>> {
         let put = &self.put;
-        // A table that the unit itself makes anew is nobody else's before the commit, and takes all its rows.
-        let makes_anew = self.is_first && put.makes_anew();
-        if makes_anew || !put.effect.is_keyed() && !put.rejects {
+        if self.makes_anew() {
+            return self.plan_of_new_table(connection).map(Some);
+        }
+        if !put.effect.is_keyed() && !put.rejects {
             return Ok(None);
         }
         let columns = transaction(connection, |connection| {
@@ -287,6 +303,52 @@ impl LargeUnit {
         Ok(is_gathered.then_some(plan))
     }
 
+    /// How rows go into the table that the unit is to make: by the columns of one like it, which is left as [`STAGED`].
+    fn plan_of_new_table(&self, connection: &Connection) -> Result<Arc<Plan>> {
+        let Target {
+            table,
+            create,
+            schema,
+            effect,
+            ..
+        } = &*self.put;
+        if *create == Create::Always && connection.table_columns(table)?.is_some() {
+            return Err(Error::TableExists(table.clone()));
+        }
+        let like = staged_table();
+        let create = "CREATE OR REPLACE TEMP TABLE";
+        connection.execute(&create_table_sql(create, &like.to_sql(), schema, effect)?)?;
+        let columns = connection.table_columns(&like)?;
+        let columns = columns.ok_or(Error::NoTable(like))?.into();
+        Ok(Arc::new(Plan::new(schema, &columns, effect)?))
+    }
+
+    /// Makes the table and appends the rows, once all are there, in the open transaction.
+    fn append_to_new_table(&mut self, connection: &Connection, put: &Target) -> Result<Committed> {
+        let plan = self.plan_of_new_table(connection)?;
+        let rows = self.gather(connection, &staged_table(), plan)?;
+        resolve(connection, put, self.is_first, || ())?;
+        rows.plan
+            .apply_staged(connection, &put.table, rows.sent())?;
+        connection.execute(&format!("DROP TABLE {STAGED}"))?;
+        Ok(rows.committed())
+    }
+
+    /// Gathers the rows as they come in [`STAGED`], for a table with the columns of `like`.
+    fn gather(
+        &mut self,
+        connection: &Connection,
+        like: &TableName,
+        plan: Arc<Plan>,
+    ) -> Result<StagedRows> {
+        let put = self.put.clone();
+        let mut staged = TableWriter::stage(connection, like, &plan)?;
+        let mut rows = StagedRows::new(plan);
+        self.each_batch(|batch, _| rows.add(&mut staged, &put, batch))?;
+        staged.finish()?;
+        Ok(rows)
+    }
+
     /// Gathers the rows as they come; applies them, without those at fault, once all are there.
     fn gather_and_apply(
         &mut self,
@@ -295,16 +357,24 @@ impl LargeUnit {
         turn: &mut Option<Turn>,
     ) -> Result<Committed> {
         let put = self.put.clone();
-        let mut staged = TableWriter::stage(connection, &put.table, &plan)?;
-        let mut rows = StagedRows::new(plan);
-        self.each_batch(|batch, _| rows.add(&mut staged, &put, batch))?;
-        staged.finish()?;
-        // No other loader changes rows of the table meanwhile.
-        let is_keyed = put.effect.is_keyed();
-        let _hold = is_keyed.then(|| self.shared.queue.hold(&put.key));
+        let makes_anew = self.makes_anew();
+        let like = match makes_anew {
+            true => staged_table(),
+            false => put.table.clone(),
+        };
+        let mut rows = self.gather(connection, &like, plan)?;
+        // No other loader makes the table or changes its rows meanwhile.
+        let others = match put.effect.is_keyed() {
+            _ if makes_anew => Some(Others::All),
+            is_keyed => is_keyed.then_some(Others::Changing),
+        };
+        let _hold = others.map(|others| self.shared.queue.hold(&put.key, others));
         let steady = connection.indexes().steady();
         let lossless = &self.shared.lossless;
         rows.apply(connection, lossless, &put, |connection, rows| {
+            if makes_anew {
+                resolve(connection, &put, self.is_first, || ())?;
+            }
             rows.plan
                 .apply_staged(connection, &put.table, rows.sent())?;
             self.secure(connection, rows.sent(), &steady)?;

@@ -43,8 +43,8 @@ struct State {
     /// The number of the next one to take a turn, and of the one whose turn it is.
     next_turn: u64,
     turn: u64,
-    /// Tables whose rows a large unit is changing: others that change rows there wait for it.
-    held: Vec<TableKey>,
+    /// Tables that a large unit makes or changes, and who waits for it.
+    held: Vec<(TableKey, Others)>,
 }
 
 impl Queue {
@@ -105,13 +105,13 @@ impl Queue {
         }
     }
 
-    /// Keeps units that change rows of this table waiting, and waits for those that were taken before.
-    pub(super) fn hold(self: &Arc<Self>, table: &TableKey) -> Hold {
+    /// Keeps other units of this table waiting, and waits for those that were taken before.
+    pub(super) fn hold(self: &Arc<Self>, table: &TableKey, others: Others) -> Hold {
         let mut state = self.state.lock();
-        while state.held.contains(table) {
+        while state.held.iter().any(|(held, _)| held == table) {
             self.changed.wait(&mut state);
         }
-        state.held.push(table.clone());
+        state.held.push((table.clone(), others));
         let before = state.next_turn;
         while state.turn < before {
             self.changed.wait(&mut state);
@@ -146,9 +146,12 @@ impl State {
     /// Whether the first unit of a lane must wait for a large unit.
     fn is_held(&self, id: PutId) -> bool {
         !self.held.is_empty()
-            && self.lanes[&id]
-                .front()
-                .is_some_and(|unit| unit.put.effect.is_keyed() && self.held.contains(&unit.put.key))
+            && self.lanes[&id].front().is_some_and(|unit| {
+                let put = &unit.put;
+                let must_wait = |others: Others| others == Others::All || put.effect.is_keyed();
+                let mut held = self.held.iter();
+                held.any(|(table, others)| *table == put.key && must_wait(*others))
+            })
     }
 
     fn take_group(&mut self) -> Vec<Unit> {
@@ -225,7 +228,16 @@ impl Drop for Turn {
     }
 }
 
-/// While it lives, units that change rows of its table wait.
+/// Which other units of a table wait for a large one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Others {
+    /// Those that change rows which are there.
+    Changing,
+    /// All of them.
+    All,
+}
+
+/// While it lives, other units of its table wait.
 pub(super) struct Hold {
     queue: Arc<Queue>,
     table: TableKey,
@@ -234,7 +246,7 @@ pub(super) struct Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         let mut state = self.queue.state.lock();
-        state.held.retain(|held| *held != self.table);
+        state.held.retain(|(table, _)| *table != self.table);
         self.queue.tell_if_ready(&state);
         drop(state);
         self.queue.changed.notify_all();

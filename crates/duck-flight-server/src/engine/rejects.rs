@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use tokio::sync::Semaphore;
 
 use super::ffi::Connection;
 use super::own_table::OwnTable;
@@ -32,6 +33,10 @@ const MAX_BYTES: usize = 64 << 20;
 
 /// How many rows of a unit may be put aside after they were gathered.
 pub(super) const MAX_REJECTS: usize = 1_000_000;
+
+/// How many batches are sifted at the same time for puts that are small so far: each takes a thread, and memory that is
+/// not yet counted.
+const SIFTED_AT_ONCE: usize = 2;
 
 /// A row that does not fit its table.
 #[derive(Debug, Clone)]
@@ -67,6 +72,10 @@ impl RejectedBytes {
         }
         Ok(())
     }
+
+    pub(super) fn total(&self) -> usize {
+        self.0
+    }
 }
 
 /// Casts a batch; rows that do not fit are put aside. `rows_before` are the rows of the unit before the batch.
@@ -88,12 +97,51 @@ pub(super) fn sift(plan: &Plan, batch: &RecordBatch, rows_before: u64) -> Result
     })
 }
 
+/// Sifts batches on threads of its own, a few at a time: that takes too long for the threads of the network.
+pub(super) struct Sieves(Arc<Semaphore>);
+
+impl Default for Sieves {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(SIFTED_AT_ONCE)))
+    }
+}
+
+impl Sieves {
+    /// As [`sift`], in its turn.
+    pub(super) async fn sift(
+        &self,
+        plan: &Arc<Plan>,
+        batch: &RecordBatch,
+        rows_before: u64,
+    ) -> Result<Sifted> {
+        let place = self.0.clone().acquire_owned().await;
+        let place = place.map_err(|_| Error::WorkerLost)?;
+        let (plan, batch) = (plan.clone(), batch.clone());
+        let sifting = tokio::task::spawn_blocking(move || {
+            let sifted = sift(&plan, &batch, rows_before);
+            drop(place);
+            sifted
+        });
+        sifting.await.map_err(|_| Error::WorkerLost)?
+    }
+}
+
 /// A batch whose rows that do not fit are put aside.
 pub(super) struct Sifted {
     /// The rows that fit, as the table takes them.
     pub(super) cast: RecordBatch,
     /// The others, in their order.
     pub(super) rejects: Vec<Reject>,
+}
+
+impl Sifted {
+    /// A batch all of whose rows fit.
+    pub(super) fn whole(cast: RecordBatch) -> Self {
+        Self {
+            cast,
+            rejects: Vec::new(),
+        }
+    }
 }
 
 struct Sieve<'a> {

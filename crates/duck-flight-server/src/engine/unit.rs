@@ -11,6 +11,7 @@ use duck_flight_protocol::{Create, OnError, PutOptions, SchemaMode, TableName};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::appender::STAGED;
+use super::budget::Share;
 use super::effect::Effect;
 use super::offences::Offence;
 use super::plan::Plan;
@@ -91,6 +92,7 @@ pub(super) struct Target {
     /// The stream's schema.
     pub(super) schema: SchemaRef,
     failed: AtomicBool,
+    committed: AtomicBool,
 }
 
 impl Target {
@@ -112,6 +114,7 @@ impl Target {
             claim,
             schema,
             failed: AtomicBool::new(false),
+            committed: AtomicBool::new(false),
         }
     }
 
@@ -122,6 +125,16 @@ impl Target {
 
     pub(super) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
+    }
+
+    /// Notes that a unit of this put was committed, and so its first one: they are committed in their order.
+    fn commit(&self) {
+        self.committed.store(true, Ordering::Release);
+    }
+
+    /// Whether the table is yet to be made anew, so that whatever is there now does not matter.
+    pub(super) fn is_yet_to_make(&self) -> bool {
+        self.makes_anew() && !self.committed.load(Ordering::Acquire)
     }
 
     /// Casts a batch for the table; rows that do not fit are put aside where the put says so, and are an error where
@@ -135,10 +148,7 @@ impl Target {
         if self.rejects {
             return sift(plan, batch, rows_before);
         }
-        Ok(Sifted {
-            cast: plan.apply(batch, rows_before)?,
-            rejects: Vec::new(),
-        })
+        plan.apply(batch, rows_before).map(Sifted::whole)
     }
 
     /// Whether the put's first unit makes the table anew. A producer that goes on has done so already.
@@ -164,21 +174,20 @@ impl CastRows {
     pub(super) fn of(put: &Target, plan: &Plan, sent: &[RecordBatch]) -> Result<Self> {
         let (mut cast, mut rows) = (Self::default(), 0);
         for batch in sent {
-            cast.add(put, plan, batch, rows)?;
+            cast.add(put.cast(plan, batch, rows)?)?;
             rows += batch.num_rows() as u64;
         }
         Ok(cast)
     }
 
-    /// Casts another batch. `rows_before` are the rows of the unit before it.
-    pub(super) fn add(
-        &mut self,
-        put: &Target,
-        plan: &Plan,
-        batch: &RecordBatch,
-        rows_before: u64,
-    ) -> Result<()> {
-        let Sifted { cast, rejects } = put.cast(plan, batch, rows_before)?;
+    /// What the rows take that were put aside.
+    pub(super) fn rejected_bytes(&self) -> usize {
+        self.rejected_bytes.total()
+    }
+
+    /// Adds another batch that was cast.
+    pub(super) fn add(&mut self, batch: Sifted) -> Result<()> {
+        let Sifted { cast, rejects } = batch;
         self.rejected_bytes.add(&rejects)?;
         self.rejects.extend(rejects);
         self.batches.push(cast);
@@ -220,8 +229,9 @@ impl Answer {
     }
 
     pub(super) fn give(mut self, outcome: Result<Committed>) {
-        if outcome.is_err() {
-            self.put.fail();
+        match outcome {
+            Ok(_) => self.put.commit(),
+            Err(_) => self.put.fail(),
         }
         if let Some(sender) = self.sender.take() {
             sender.send(outcome).ok();
@@ -253,7 +263,7 @@ pub(super) struct Unit {
     pub(super) is_first: bool,
     pub(super) answer: Answer,
     /// Freed once the unit is committed or refused.
-    pub(super) _budget: Option<OwnedSemaphorePermit>,
+    pub(super) share: Share,
 }
 
 impl Unit {
@@ -304,9 +314,13 @@ impl Unit {
         self.answer.give(Err(error));
     }
 
-    /// Casts the rows for a table that is another than the one they were cast for.
-    pub(super) fn replan(&mut self, plan: &Arc<Plan>) -> Result<()> {
+    /// Casts the rows for a table that is another than the one they were cast for. Those that are put aside must find room
+    /// in the budget, unless the unit `is_alone` in its group and so does not wait for others.
+    pub(super) fn replan(&mut self, plan: &Arc<Plan>, is_alone: bool) -> Result<()> {
         let cast = CastRows::of(&self.put, plan, &self.sent)?;
+        if !is_alone && !self.share.cover_rejects(cast.rejected_bytes()) {
+            return Err(Error::NoRoomForRejects);
+        }
         self.rejects = cast.rejects;
         self.cast = Some((plan.clone(), cast.batches));
         Ok(())

@@ -387,6 +387,7 @@ impl Writer {
         before_create: &impl Fn(),
     ) -> Result<()> {
         let mut columns: Option<Columns> = None;
+        let is_alone = group.len() == 1;
         for &index in units {
             let unit = &mut group[index];
             let columns = match &columns {
@@ -406,7 +407,7 @@ impl Writer {
                 // Not remembered: what this transaction sees may be of its own making, and undone.
                 self.shared.seen.forget(&unit.put.table);
                 let plan = Plan::new(&unit.put.schema, columns, &unit.put.effect)?;
-                unit.replan(&Arc::new(plan))?;
+                unit.replan(&Arc::new(plan), is_alone)?;
             }
         }
         let group = &*group;

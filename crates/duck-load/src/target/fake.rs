@@ -21,6 +21,8 @@ pub(crate) enum Answer {
     Lose(Failure),
     /// A failure, upon which it forgets all batches.
     Fail(Failure),
+    /// A failure, after which no more than so many are durable: another server answers, with an older copy.
+    Restore(u64, Failure),
     /// None, ever.
     Silence,
 }
@@ -110,6 +112,11 @@ impl Target for FakeTarget {
             Answer::Silence => std::future::pending().await,
             Answer::Lose(failure) => {
                 self.durable = self.durable.max(batch.sequence);
+                self.working.clear();
+                return Err(failure);
+            }
+            Answer::Restore(durable, failure) => {
+                self.durable = durable;
                 self.working.clear();
                 return Err(failure);
             }

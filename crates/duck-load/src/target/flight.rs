@@ -5,8 +5,8 @@ use std::fmt;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{Action, FlightClient, FlightData, FlightDescriptor, PutResult};
 use duck_flight_protocol::{
-    ACTION_PRODUCERS, Ack, BatchMetadata, Commit, ConnectError, ConnectOptions, ProducerState,
-    PutOptions, Resume,
+    ACTION_PRODUCERS, Ack, BatchMetadata, Commit, ConnectError, ConnectOptions, Endings,
+    ProducerState, PutOptions, Resume,
 };
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryFutureExt};
@@ -37,6 +37,9 @@ const MESSAGE_ROWS: usize = 65_536;
 pub struct FlightTarget {
     server: ConnectOptions,
     client: FlightServiceClient<Channel>,
+    endings: Endings,
+    /// How many connections had ended when the producer was last located.
+    endings_located: u64,
     metadata: MetadataMap,
     encoder: Encoder,
     options: PutOptions,
@@ -68,7 +71,7 @@ impl FlightTarget {
     ) -> Result<Vec<Self>, ConnectError> {
         let writers = plan.writers.get();
         let first = first_client(server, plan, progress).await?;
-        let others = (1..writers.min(MAX_CONNECTIONS)).map(|_| server.connect());
+        let others = (1..writers.min(MAX_CONNECTIONS)).map(|_| connect(server));
         let mut clients = futures::future::try_join_all(others).await?;
         clients.insert(0, first);
         let count = u64::try_from(writers).unwrap_or(u64::MAX);
@@ -76,7 +79,8 @@ impl FlightTarget {
         Ok(targets
             .map(|(client, writer)| {
                 let options = plan.put_options(plan.producer_of(writer, count));
-                Self::new(server, client, options, plan.window())
+                let (client, endings) = client;
+                Self::new(server, client, endings, options, plan.window())
             })
             .collect())
     }
@@ -84,6 +88,7 @@ impl FlightTarget {
     fn new(
         server: &ConnectOptions,
         client: &FlightClient,
+        endings: &Endings,
         options: PutOptions,
         window: usize,
     ) -> Self {
@@ -95,6 +100,8 @@ impl FlightTarget {
         Self {
             server: server.clone(),
             client: client.inner().clone(),
+            endings: endings.clone(),
+            endings_located: 0,
             metadata: client.metadata().clone(),
             encoder: Encoder::new(descriptor),
             options,
@@ -138,6 +145,12 @@ impl FlightTarget {
     fn send_put(&mut self, batch: &Batch) -> Result<(), Failure> {
         let mut schema = self.encoder.schema.clone();
         if self.options.producer.is_some() {
+            if self.endings.count() != self.endings_located {
+                // Over another connection another server may answer. One that knows less would take the batch all the same,
+                // and what lies before it could never be sent again.
+                let message = "the connection has ended";
+                return Err(Failure::of_all(Outcome::Retriable, message));
+            }
             let options = PutOptions {
                 sequence: Some(batch.sequence),
                 ..self.options.clone()
@@ -210,14 +223,21 @@ impl FlightTarget {
 
     /// Makes a new connection in place of one that went silent: a machine that lost its power closes nothing.
     async fn reconnect(&mut self) -> Result<(), Failure> {
-        let client = self.server.connect().await.map_err(|error| {
+        let (client, endings) = connect(&self.server).await.map_err(|error| {
             let message = format!("{:#}", anyhow::Error::from(error));
             Failure::of_all(Outcome::Retriable, message)
         })?;
         self.client = client.into_inner();
+        self.endings = endings;
         self.silent = false;
         Ok(())
     }
+}
+
+/// A connection whose end is counted.
+async fn connect(server: &ConnectOptions) -> Result<(FlightClient, Endings), ConnectError> {
+    let endings = Endings::default();
+    Ok((server.connect_counted(&endings).await?, endings))
 }
 
 /// The first connection of a run. With [`Plan::resume`] it is tried again until the plan gives up.
@@ -225,12 +245,12 @@ async fn first_client(
     server: &ConnectOptions,
     plan: &Plan,
     progress: &Progress,
-) -> Result<FlightClient, ConnectError> {
+) -> Result<(FlightClient, Endings), ConnectError> {
     let started = Instant::now();
     let mut attempt = 0;
     loop {
         attempt += 1;
-        match server.connect().await {
+        match connect(server).await {
             Err(error @ ConnectError::Refused { .. })
                 if plan.resume && started.elapsed() < plan.give_up_after =>
             {
@@ -249,6 +269,7 @@ impl Target for FlightTarget {
         if self.silent {
             self.reconnect().await?;
         }
+        self.endings_located = self.endings.count();
         if self.options.commit == Commit::Stream {
             return self.ask_position().await;
         }

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use duck_flight_protocol::Commit;
 use tokio::time::Instant;
 
 use super::{Sent, Setback, Worker};
@@ -24,10 +23,6 @@ impl<T: Target> Worker<T> {
     }
 
     pub(super) fn fail_waiting(&mut self, failure: &Failure) {
-        if self.plan.commit == Commit::Batch && self.plan.producer.is_some() {
-            // Its long put is over, and the next one begins by saying where the producer is.
-            self.located = false;
-        }
         let sent = std::mem::take(&mut self.waiting).into();
         self.fail(sent, failure);
     }
@@ -35,6 +30,8 @@ impl<T: Target> Worker<T> {
     /// Decides what becomes of batches that failed together: sent again, given up, or unknown.
     pub(super) fn fail(&mut self, failed: Vec<Sent>, failure: &Failure) {
         let is_producer = self.plan.producer.is_some();
+        // What answers next may be another server, which knows less than this one did.
+        self.located = !is_producer;
         let setback = self.set_back();
         let mut again = VecDeque::new();
         let mut abandoned = Vec::new();

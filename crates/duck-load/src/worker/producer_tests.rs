@@ -27,19 +27,59 @@ fn sequences(seen: &Arc<Mutex<Seen>>) -> Vec<u64> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_producer_sends_an_unknown_batch_again_and_counts_it_once() {
-    let script = vec![
-        (millis(1), Answer::Lose(lost(Outcome::Unknown))),
-        (millis(1), Answer::Ack),
-        (millis(1), Answer::Ack),
-    ];
-    let (report, seen) = run(&producer(plan(2)), FakeTarget::new(script)).await;
+async fn a_producer_sends_an_unknown_batch_again_unless_it_is_durable() {
+    let lose = Answer::Lose(lost(Outcome::Unknown));
+    for (answer, sent) in [
+        (failure(Outcome::Unknown), vec![1, 1, 2]),
+        (lose, vec![1, 2]),
+    ] {
+        let mut script = vec![(millis(1), Answer::Ack); 3];
+        script[0].1 = answer;
+        let (report, seen) = run(&producer(plan(2)), FakeTarget::new(script)).await;
+        assert!(report.is_success(), "{report}");
+        assert_eq!((report.rows, report.batches), (2 * ROWS, 2));
+        assert_eq!(report.duplicates, 0);
+        assert_eq!(sequences(&seen), sent);
+        let seen = seen.lock().unwrap();
+        assert!(sent.len() == 2 || seen.ids[0] == seen.ids[1]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_has_lost_after_its_ack_is_sent_again_and_counted_once() {
+    for plan in [plan(8), pipelined(8, 2)] {
+        let mut script = vec![(millis(1), Answer::Ack); 30];
+        script[6].1 = Answer::Restore(2, lost(Outcome::Unknown));
+        for plan in [producer(plan.clone()), resuming(plan)] {
+            let (report, seen) = run(&plan, FakeTarget::new(script.clone())).await;
+            assert!(report.is_success(), "{report}");
+            let sequences = sequences(&seen);
+            let again = sequences.iter().rposition(|sequence| *sequence == 3);
+            assert_eq!(sequences[again.unwrap()..], [3, 4, 5, 6, 7, 8]);
+            assert_eq!((report.rows, report.batches), (8 * ROWS, 8));
+            assert_eq!((report.lost, report.duplicates), (4, 0));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_has_lost_of_earlier_runs_is_sent_again_too() {
+    let mut script = vec![(millis(1), Answer::Ack); 30];
+    script[1].1 = Answer::Restore(38, lost(Outcome::Retriable));
+    let target = FakeTarget::new(script).holding(40, []);
+    let plan = Plan {
+        interval: Some(millis(10)),
+        ..plan(43)
+    };
+    let (report, seen) = run(&resuming(plan), target).await;
     assert!(report.is_success(), "{report}");
-    assert_eq!((report.rows, report.batches), (2 * ROWS, 2));
-    assert_eq!((report.duplicates, report.retries), (1, 1));
-    assert_eq!(sequences(&seen), [1, 1, 2]);
-    let ids = &seen.lock().unwrap().ids;
-    assert_eq!(ids[0], ids[1]);
+    assert_eq!(sequences(&seen), [41, 42, 39, 40, 41, 42, 43]);
+    assert_eq!((report.batches, report.resumed, report.lost), (3, 40, 3));
+    let text = report.to_string();
+    assert!(
+        text.contains("lost 3 batches that it had acknowledged"),
+        "{text}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

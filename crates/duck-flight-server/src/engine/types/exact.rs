@@ -81,7 +81,8 @@ impl Cast {
         let plain_type = plain(array.data_type());
         let is_checked = self.check != Check::Nothing || plain_type.is_decimal();
         let unpacked;
-        let array = if is_checked && plain_type != array.data_type() {
+        let is_encoded = plain_type != array.data_type();
+        let array = if is_encoded && (is_checked || may_have_more_values(array)) {
             unpacked = cast(array, plain_type)?;
             &unpacked
         } else {
@@ -143,6 +144,18 @@ impl Cast {
         // The first of all.
         let lost = made_null.into_iter().chain(lost).chain(outside).min();
         Ok((cast_values, lost))
+    }
+}
+
+/// Whether there may be more values than rows, as in a slice: Arrow casts all those of a dictionary.
+fn may_have_more_values(array: &ArrayRef) -> bool {
+    match array.data_type() {
+        DataType::Dictionary(_, values) => {
+            let count = array.as_any_dictionary().values().len();
+            count > array.len() || plain(values) != &**values
+        }
+        DataType::RunEndEncoded(_, values) => plain(values.data_type()) != values.data_type(),
+        _ => false,
     }
 }
 
