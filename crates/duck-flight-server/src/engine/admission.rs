@@ -227,6 +227,7 @@ pub(super) fn may_explain_definition(sql: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::tokens::reads_of_each;
 
     fn admitted(kind: StatementKind, sql: &str) -> bool {
         check_before_planning(sql).is_ok() && Gate::new(sql).admit(kind).is_ok()
@@ -302,6 +303,73 @@ mod tests {
         ));
         let seeds = "EXPLAIN ANALYZE CREATE VIEW v AS SELECT setseed(1)";
         assert!(!admitted(StatementKind::Explain, seeds));
+    }
+
+    /// What could make each statement, or each word, of a script look through what follows.
+    const REPEATED: &[&str] = &[
+        "explain(;",
+        "explain(",
+        "explain (a) (b) (",
+        "explain analyze(;explain;",
+        "prepare p(;",
+        "prepare p(",
+        "prepare;",
+        "explain prepare p(;",
+        "update.",
+        "t; update t.",
+        "delete from only(a.",
+        "into only",
+        "with ",
+        "explain with a;",
+        "create or replace ",
+        "create secret;",
+        "alter database;",
+        "comment on column a.b.",
+        "drop schema 'a'",
+        "explain drop macro a;",
+        "force checkpoint;",
+        "set x = f(1);",
+        "a.b(",
+        ";",
+        "(",
+        "/**/ e'\\'' $$;$$",
+    ];
+
+    #[test]
+    fn a_long_script_is_looked_through_no_more_often_than_a_short_one() {
+        use StatementKind::{
+            Alteration, Attach, Copy, Definition, Explain, Other, Pragma, Rows, Select, Set,
+            Transaction,
+        };
+        let kinds = [
+            Alteration,
+            Attach,
+            Copy,
+            Definition,
+            Explain,
+            Other,
+            Pragma,
+            Rows,
+            Select,
+            Set,
+            Transaction,
+        ];
+        for part in REPEATED {
+            // With the doubt, and without it.
+            for end in ["", "é force checkpoint"] {
+                let sql = format!("{}{end}", part.repeat(1 << 12));
+                let reads = reads_of_each(&sql, || {
+                    check_before_planning(&sql).ok();
+                    for kind in kinds {
+                        Gate::new(&sql).admit(kind).ok();
+                    }
+                    creates_temporary(&sql);
+                    may_explain_definition(&sql);
+                    may_read_files(&sql);
+                });
+                assert!(reads < 400, "{part}: {reads}");
+            }
+        }
     }
 
     #[test]

@@ -293,9 +293,10 @@ pub(super) async fn describe(
     {
         return Ok(described);
     }
-    check_before_planning(&sql)?;
     let lossless = lossless.clone();
     run_on(pool, place, move |session, _, cancel| {
+        // Not before, on a thread of the network: a script may be long.
+        check_before_planning(&sql)?;
         let _watch = cancel.watch(&session.connection);
         let moment = session.connection.commits().quiet();
         let script = session.connection.parse(&sql)?;

@@ -50,7 +50,10 @@ pub(super) fn explained(mut statement: Tokens<'_>) -> Option<Explained<'_>> {
         is_query = true;
         match skip_parentheses(&mut statement) {
             Some(analyzes) => is_run |= analyzes,
-            None => is_doubtful = true,
+            None => {
+                is_doubtful = true;
+                break;
+            }
         }
     }
     let kind = match statement.peek() {
@@ -66,10 +69,14 @@ pub(super) fn explained(mut statement: Tokens<'_>) -> Option<Explained<'_>> {
     })
 }
 
-/// Skips what stands in parentheses, and answers whether the word ANALYZE does. `None` in doubt.
+/// Skips what stands in parentheses, and answers whether the word ANALYZE does. `None` in doubt, and where the statement ends
+/// before they do: how often it is asked must not matter to the statements behind it.
 pub(super) fn skip_parentheses(statement: &mut Tokens<'_>) -> Option<bool> {
     let (mut depth, mut analyzes) = (0_usize, false);
-    for token in statement.by_ref() {
+    for token in statement
+        .by_ref()
+        .take_while(|token| *token != Token::Symbol(';'))
+    {
         let name = token.name().unwrap_or_default();
         let mut words = ["analyze", "analyse"].iter();
         analyzes |= words.any(|word| name.eq_ignore_ascii_case(word));
