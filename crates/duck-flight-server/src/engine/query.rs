@@ -195,6 +195,13 @@ impl Description {
         }
     }
 
+    /// The memory it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let names = self.type_names.iter();
+        let names: usize = names.map(|name| size_of::<String>() + name.len()).sum();
+        self.schema.fields().size() + self.parameters.fields().size() + names
+    }
+
     /// Whether nothing has been committed since.
     pub(super) fn is_current(&self, commits: &Commits) -> bool {
         let moments = self.moment.zip(commits.quiet());
