@@ -10,7 +10,7 @@ use futures::{StreamExt, stream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::statement::kept;
+use super::statement::kept;
 
 /// Takes DuckDB long to plan, for it works out the constant; and `now()` has it planned anew at each start.
 const PLANNED_FOR_LONG: &str = "SELECT count(*) FROM t
@@ -140,5 +140,24 @@ async fn a_put_is_acknowledged_while_a_query_is_planned_as_it_starts() {
     assert!(!asking.is_finished());
     let seen = soon("an answer", asking).await.unwrap();
     assert!(seen == ["10"] || seen == ["20"], "{seen:?}");
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn puts_do_not_wait_for_a_listing() {
+    let server = TestServer::start().await;
+    let (client, other) = (server.client().await, server.client().await);
+    let slow = "CREATE VIEW slow AS SELECT levenshtein(repeat('a', 20000), repeat('b', 20000))";
+    client.execute(slow).await;
+    let listing = tokio::spawn(async move {
+        let found = client.flight().list_flights("").await.unwrap();
+        found.map(Result::unwrap).count().await
+    });
+    for table in 0..5 {
+        let table = format!("t{table}");
+        other.append(&table, &[ints(0..10)]).await.unwrap();
+    }
+    assert!(!listing.is_finished());
+    assert!(soon("a listing", listing).await.unwrap() >= 1);
     server.shutdown().await;
 }
