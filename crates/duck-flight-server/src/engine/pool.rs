@@ -150,7 +150,10 @@ impl Queue {
         let mut state = self.lock();
         state.give_back(session);
         state.is_alone = false;
-        self.alone_ended.notify_all();
+        // Nobody waits before that, and to notify is a system call.
+        if state.closed {
+            self.alone_ended.notify_all();
+        }
     }
 
     fn close(&self) {
