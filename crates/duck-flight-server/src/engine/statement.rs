@@ -635,7 +635,6 @@ fn renames_tables_only(sql: &str) -> bool {
 fn is_for_session(kind: StatementKind, sql: &str) -> bool {
     match kind {
         StatementKind::Set => true,
-        StatementKind::Other => begins_with(sql, &["prepare"]),
         StatementKind::Definition | StatementKind::Explain => creates_temporary(sql),
         _ => false,
     }
