@@ -115,7 +115,6 @@ def test_what_cannot_be_kept_is_not_said_to_be_kept(server, connection, table, a
         ("CREATE TEMP TABLE {table} AS SELECT 1 AS i", "FROM {table}"),
         ("SET TimeZone = 'Asia/Tokyo'", "SELECT 1 WHERE current_setting('TimeZone') = 'Asia/Tokyo'"),
         ("SET VARIABLE v = 1", "SELECT getvariable('v')"),
-        ("PREPARE p AS SELECT 1", "EXECUTE p"),
     ],
 )
 def test_what_a_statement_leaves_in_no_session_is_kept_or_refused(server, table, change, look):

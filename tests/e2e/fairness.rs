@@ -5,10 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
 use duck_flight_protocol::PutOptions;
-use duck_tests::{Client, TestServer, messages, numbered, soon};
+use duck_tests::{Client, TestServer, ints, messages, numbered, soon};
 use futures::{StreamExt, stream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+use super::statement::kept;
+
+/// Takes DuckDB long to plan, for it works out the constant; and `now()` has it planned anew at each start.
+const PLANNED_FOR_LONG: &str = "SELECT count(*) FROM t
+    WHERE i < levenshtein(repeat('a', 20000), repeat('b', 5000)) AND now() IS NOT NULL";
 
 /// A loader that sends batches as fast as it can, and waits for no ack.
 struct Flood {
@@ -117,5 +123,41 @@ async fn a_small_put_does_not_wait_for_the_many_small_units_of_another() {
     flood.end.await.unwrap();
     assert_eq!(client.count("t").await, 20_000);
     assert_eq!(client.count("other").await, beside);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_is_acknowledged_while_a_query_is_planned_as_it_starts() {
+    let server = TestServer::start().await;
+    let (client, other) = (server.client().await, server.client().await);
+    other.append("t", &[ints(0..10)]).await.unwrap();
+    // From now on the plan is kept, and the query goes straight to its start.
+    assert_eq!(client.rows(PLANNED_FOR_LONG).await, ["10"]);
+    let asking = tokio::spawn(async move { client.rows(PLANNED_FOR_LONG).await });
+    let starts = async { while kept(&other, "running").await == 0 {} };
+    soon("the query's start", starts).await;
+    other.append("t", &[ints(10..20)]).await.unwrap();
+    assert!(!asking.is_finished());
+    let seen = soon("an answer", asking).await.unwrap();
+    assert!(seen == ["10"] || seen == ["20"], "{seen:?}");
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn puts_do_not_wait_for_a_listing() {
+    let server = TestServer::start().await;
+    let (client, other) = (server.client().await, server.client().await);
+    let slow = "CREATE VIEW slow AS SELECT levenshtein(repeat('a', 20000), repeat('b', 20000))";
+    client.execute(slow).await;
+    let listing = tokio::spawn(async move {
+        let found = client.flight().list_flights("").await.unwrap();
+        found.map(Result::unwrap).count().await
+    });
+    for table in 0..5 {
+        let table = format!("t{table}");
+        other.append(&table, &[ints(0..10)]).await.unwrap();
+    }
+    assert!(!listing.is_finished());
+    assert!(soon("a listing", listing).await.unwrap() >= 1);
     server.shutdown().await;
 }

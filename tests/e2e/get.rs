@@ -69,7 +69,6 @@ async fn nothing_of_a_session_is_left_for_the_next_request() {
         ("CREATE TEMP TABLE mine (i BIGINT)", "FROM mine"),
         ("CREATE TEMP MACRO f() AS 1", "SELECT f()"),
         ("CREATE TEMP VIEW v AS SELECT 1", "FROM v"),
-        ("PREPARE p AS SELECT 1", "EXECUTE p"),
         ("USE other", "FROM t"),
         ("SET search_path = 'other'", "FROM t"),
         ("SET schema = 'other'", "FROM t"),

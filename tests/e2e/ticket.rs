@@ -108,6 +108,30 @@ async fn the_values_bound_to_many_prepared_statements_have_a_limit_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_of_prepared_statements_counts_as_memory_that_is_kept() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let name = "n".repeat(4 << 20);
+    let wide = format!("CREATE TABLE t (\"{name}\" BIGINT)");
+    client.execute(&wide).await;
+    let mut sql = client.sql();
+    let mut prepared = Vec::new();
+    let refused = loop {
+        assert!(prepared.len() < 64, "names of 256 MB are kept");
+        match sql.raw().prepare("FROM t".to_owned(), None).await {
+            Ok(statement) => prepared.push(statement),
+            Err(error) => break status(error),
+        }
+    };
+    assert_refused::<()>(Err(refused), Code::ResourceExhausted, &["limit"]);
+    for statement in prepared {
+        statement.close().await.unwrap();
+    }
+    sql.raw().prepare("FROM t".to_owned(), None).await.unwrap();
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_whose_answer_there_is_no_room_for_does_not_happen() {
     let server = TestServer::start().await;
     let client = server.client().await;

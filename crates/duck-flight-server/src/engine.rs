@@ -435,7 +435,7 @@ impl Engine {
 
     /// Lists tables and views whose name matches a `LIKE` pattern, or all.
     pub(crate) async fn relations(&self, pattern: Option<String>) -> Result<Vec<Relation>> {
-        catalog::relations(&self.0.lookups, self.0.shared.lossless.clone(), pattern).await
+        catalog::relations(&self.0.queries, self.0.shared.lossless.clone(), pattern).await
     }
 
     /// Opens a put into a table.

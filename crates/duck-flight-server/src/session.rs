@@ -340,12 +340,14 @@ impl Sessions {
         let interval = (session.min(transaction) / 4).clamp(least, most);
         loop {
             tokio::time::sleep(interval).await;
-            self.expire().await;
             also();
+            self.expire();
         }
     }
 
-    async fn expire(&self) {
+    /// Ends what has expired. Waits for none of it: to roll back takes a thread of the pool, which may be free only once
+    /// something else has expired.
+    fn expire(&self) {
         let Inner {
             expiry,
             sessions,
@@ -353,12 +355,13 @@ impl Sessions {
             results,
             ..
         } = &*self.0;
-        self.expire_transactions(expiry.transaction).await;
+        drop(results.expire(|_| false));
+        drop(statements.expire(|_| false));
+        self.expire_transactions(expiry.transaction);
         for (_, session) in sessions.expire(|session| session.lease.is_busy()) {
-            self.end_session(&session).await;
+            let sessions = self.clone();
+            tokio::spawn(async move { sessions.end_session(&session).await });
         }
-        statements.expire(|_| false);
-        results.expire(|_| false);
     }
 }
 
@@ -370,4 +373,50 @@ pub(crate) struct Counts {
     prepared_statements: usize,
     results: usize,
     running: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::engine::EngineOptions;
+
+    #[tokio::test]
+    async fn what_expires_is_found_while_a_transaction_that_has_waits_for_a_thread() {
+        let engine = Engine::open(&EngineOptions {
+            max_queries: 1,
+            ..EngineOptions::in_memory()
+        });
+        let engine = engine.unwrap();
+        let at_once = Duration::from_millis(1);
+        let expiry = Expiry {
+            session: at_once,
+            transaction: at_once,
+        };
+        let sessions = Sessions::new(engine.clone(), expiry);
+        let caller = Caller::default();
+        let begun = sessions.begin(&caller).unwrap().to_bytes();
+        let place = sessions.place(&caller, Some(&begun)).await;
+        assert!(matches!(place, Ok(Place::Transaction(_))));
+        drop(place);
+        let endless = "SELECT * FROM range(100000000000)".to_owned();
+        let endless = engine.query(&Place::Any, endless).await.unwrap();
+        let (swept, mut sweeps) = mpsc::unbounded_channel();
+        let several = async {
+            for _ in 0..4 {
+                sweeps.recv().await;
+            }
+        };
+        tokio::select! {
+            () = sessions.sweep(|| swept.send(()).unwrap()) => {}
+            swept = tokio::time::timeout(Duration::from_secs(10), several) => swept.unwrap(),
+        }
+        assert_eq!(
+            sessions.0.transactions.len(),
+            0,
+            "it is on its way to its end"
+        );
+        drop(endless);
+    }
 }

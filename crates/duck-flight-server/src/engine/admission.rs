@@ -9,10 +9,10 @@ mod own_tables;
 
 use std::cell::RefCell;
 
-use explained::{QUERY, ROWS, explained, skip_parentheses};
+use explained::explained;
 
 use super::ffi::StatementKind;
-use super::tokens::{Token, Tokens, contains_word, count_pairs, is_certain, statements, tokens};
+use super::tokens::{Tokens, contains_word, count_pairs, is_certain, statements, tokens};
 use crate::error::{Error, Result};
 
 /// Why the server's own tables are left alone.
@@ -30,8 +30,9 @@ const PRAGMAS: &str =
 const SETS_GLOBAL: &str = "SET GLOBAL would change every client's results; use SET SESSION";
 const PROGRESS_BAR: &str =
     "the progress bar would be printed on the server; poll for a query to see how far it is";
-const PREPARES: &str =
-    "PREPARE takes only queries, INSERT, UPDATE and DELETE here; run the statement itself";
+/// DuckDB plans with a table's statistics, and runs the plan again whatever has been committed since.
+const PREPARES: &str = "PREPARE would keep a plan that leaves out rows of later commits; use a prepared statement of Flight SQL, as drivers do, or \
+     run the statement itself";
 
 /// Whether a statement that is admitted may leave something behind in the session, or why it is not admitted.
 type Verdict = std::result::Result<bool, &'static str>;
@@ -39,7 +40,7 @@ type Verdict = std::result::Result<bool, &'static str>;
 /// Refuses a script for what DuckDB would do before it can be asked of what kind a statement is: to plan one that reads a
 /// file opens the file, and some functions do their work when they are planned.
 pub(super) fn check_before_planning(sql: &str) -> Result<()> {
-    let refusal = functions::refusal(sql).or_else(|| may_copy(sql).then_some(FILES));
+    let refusal = functions::refusal(sql).or_else(|| refused_when_planned(sql));
     refusal.map_or(Ok(()), |reason| Err(Error::Forbidden(reason)))
 }
 
@@ -96,6 +97,7 @@ fn judge_kind(kind: StatementKind, sql: &str, sets_seed: bool) -> Verdict {
         StatementKind::Select | StatementKind::Rows => Ok(sets_seed),
         StatementKind::Explain | StatementKind::Pragma => Err(PRAGMAS),
         StatementKind::Copy => Err(FILES),
+        StatementKind::Prepare => Err(PREPARES),
         StatementKind::Attach => Err(ATTACHES),
         StatementKind::Definition | StatementKind::Alteration if sets_seed => Err(SEEDS),
         StatementKind::Definition if may_create_secret(sql) => Err(SECRETS),
@@ -111,15 +113,11 @@ fn judge_kind(kind: StatementKind, sql: &str, sets_seed: bool) -> Verdict {
     }
 }
 
-/// Judges a script for what DuckDB does not call by a kind that we know: PREPARE and EXECUTE, CALL and CHECKPOINT, VACUUM,
-/// LOAD.
+/// Judges a script for what DuckDB does not call by a kind that we know: EXECUTE, CALL and CHECKPOINT, VACUUM, LOAD.
 fn judge_others(sql: &str) -> Verdict {
     for mut statement in statements(sql) {
         if statement.accept(&["force"]) && statement.accept(&["checkpoint"]) {
             return Err(functions::FORCED_CHECKPOINT);
-        }
-        if statement.accept(&["prepare"]) {
-            judge_prepared(statement)?;
         }
     }
     if contains_word(sql, "copy_database") {
@@ -131,40 +129,21 @@ fn judge_others(sql: &str) -> Verdict {
     Ok(true)
 }
 
-/// Judges what follows after PREPARE: a name, AS, and the statement.
-fn judge_prepared(rest: Tokens<'_>) -> Verdict {
-    let mut statement = prepared(rest).ok_or(PREPARES)?;
-    let begins_with_parenthesis = statement.peek() == Some(Token::Symbol('('));
-    if begins_with_parenthesis || statement.accept(QUERY) || statement.accept(ROWS) {
-        return Ok(true);
-    }
-    Err(PREPARES)
-}
-
-/// The statement that follows after PREPARE: behind a name, the types of its parameters where there are any, and AS.
-fn prepared(mut rest: Tokens<'_>) -> Option<Tokens<'_>> {
-    rest.next();
-    if rest.peek() == Some(Token::Symbol('(')) {
-        skip_parentheses(&mut rest)?;
-    }
-    rest.accept(&["as"]).then_some(rest)
-}
-
-/// Whether a script holds a COPY, EXPORT or IMPORT, explained or prepared ones included, or may do so.
-fn may_copy(sql: &str) -> bool {
-    let copies = |mut statement: Tokens<'_>| {
+/// Why a script is refused for a COPY, EXPORT or IMPORT, which open files when they are planned, or a PREPARE, which may plan
+/// one; explained ones included. In doubt it may hold one.
+fn refused_when_planned(sql: &str) -> Option<&'static str> {
+    let refusal = |mut statement: Tokens<'_>| {
         if let Some(explained) = explained(statement.clone()) {
             statement = explained.statement;
         }
         if statement.accept(&["prepare"]) {
-            statement = match prepared(statement) {
-                Some(prepared) => prepared,
-                None => return false,
-            };
+            return Some(PREPARES);
         }
-        statement.accept(&["copy", "export", "import"])
+        let copies = statement.accept(&["copy", "export", "import"]);
+        copies.then_some(FILES)
     };
-    statements(sql).any(copies) || !is_certain(sql) && may_contain(sql, "copy")
+    let in_doubt = || (!is_certain(sql) && may_contain(sql, "copy")).then_some(FILES);
+    statements(sql).find_map(refusal).or_else(in_doubt)
 }
 
 /// Whether the text of a view or a macro calls functions that read files, or may do so.
@@ -227,6 +206,7 @@ pub(super) fn may_explain_definition(sql: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::tokens::reads_of_each;
 
     fn admitted(kind: StatementKind, sql: &str) -> bool {
         check_before_planning(sql).is_ok() && Gate::new(sql).admit(kind).is_ok()
@@ -234,13 +214,16 @@ mod tests {
 
     #[test]
     fn what_changes_others_is_refused() {
-        use StatementKind::{Alteration, Copy, Definition, Explain, Other, Rows, Set};
+        use StatementKind::{Alteration, Copy, Definition, Explain, Other, Prepare, Rows, Set};
         for (kind, sql) in [
             (Other, "FORCE CHECKPOINT"),
             (Other, "SELECT 1; /* */ force checkpoint"),
             (Other, "\u{a0}FORCE CHECKPOINT"),
-            (Other, "PREPARE p AS COPY t TO 'x'"),
-            (Other, "PREPARE \"as\" AS CALL f()"),
+            (Prepare, "PREPARE p AS COPY t TO 'x'"),
+            (Prepare, "PREPARE p AS SELECT 1"),
+            (Prepare, "SELECT é; PREPARE p AS SELECT 1"),
+            (Other, "SELECT 1; /* */ prepare \"as\" AS CALL f()"),
+            (Explain, "EXPLAIN PREPARE p AS SELECT 1"),
             (Other, "COPY FROM DATABASE a TO b"),
             (Other, "PRAGMA copy_database('a', 'b')"),
             (Other, "PREPARE p AS SELECT é; COPY FROM DATABASE a TO b"),
@@ -249,7 +232,6 @@ mod tests {
             (Copy, "/* */ Copy (SELECT 1) TO 'x'"),
             (Copy, "SELECT 1; EXPORT DATABASE 'x'"),
             (Rows, "SELECT é; COPY t FROM 'x'"),
-            (Other, "PREPARE p (INTEGER) AS COPY t FROM 'x'"),
             (Explain, "EXPLAIN (ANALYZE) COPY t FROM 'x'"),
             (Set, "SET GLOBAL x = 1"),
             (Set, "RESET /* */ Global x"),
@@ -271,15 +253,14 @@ mod tests {
         use StatementKind::{Alteration, Definition, Other, Rows, Set};
         for (kind, sql) in [
             (Other, "CHECKPOINT"),
-            (Other, "PREPARE p AS (SELECT 'copy', 'force checkpoint')"),
-            (Other, "PREPARE p AS INSERT INTO copy VALUES ($1)"),
+            (Other, "CALL f('copy', 'force checkpoint', 'prepare')"),
+            (Rows, "INSERT INTO copy SELECT prepare FROM prepare"),
             (Set, "SET VARIABLE x = 'global'"),
             (Definition, "CREATE TABLE secret (secret INTEGER)"),
             (Definition, "CREATE VIEW v AS SELECT 'setseed(1)' AS e"),
             (Alteration, "COMMENT ON TABLE t IS 'alter database'"),
             (Rows, "INSERT INTO log VALUES ('query (12s)')"),
             (Rows, "INSERT INTO copy SELECT export AS copy FROM import"),
-            (Other, "PREPARE p (INTEGER) AS SELECT $1"),
         ] {
             assert!(admitted(kind, sql), "{sql}");
         }
@@ -302,6 +283,74 @@ mod tests {
         ));
         let seeds = "EXPLAIN ANALYZE CREATE VIEW v AS SELECT setseed(1)";
         assert!(!admitted(StatementKind::Explain, seeds));
+    }
+
+    /// What could make each statement, or each word, of a script look through what follows.
+    const REPEATED: &[&str] = &[
+        "explain(;",
+        "explain(",
+        "explain (a) (b) (",
+        "explain analyze(;explain;",
+        "prepare p(;",
+        "prepare p(",
+        "prepare;",
+        "explain prepare p(;",
+        "update.",
+        "t; update t.",
+        "delete from only(a.",
+        "into only",
+        "with ",
+        "explain with a;",
+        "create or replace ",
+        "create secret;",
+        "alter database;",
+        "comment on column a.b.",
+        "drop schema 'a'",
+        "explain drop macro a;",
+        "force checkpoint;",
+        "set x = f(1);",
+        "a.b(",
+        ";",
+        "(",
+        "/**/ e'\\'' $$;$$",
+    ];
+
+    #[test]
+    fn a_long_script_is_looked_through_no_more_often_than_a_short_one() {
+        use StatementKind::{
+            Alteration, Attach, Copy, Definition, Explain, Other, Pragma, Prepare, Rows, Select,
+            Set, Transaction,
+        };
+        let kinds = [
+            Alteration,
+            Attach,
+            Copy,
+            Definition,
+            Explain,
+            Other,
+            Pragma,
+            Prepare,
+            Rows,
+            Select,
+            Set,
+            Transaction,
+        ];
+        for part in REPEATED {
+            // With the doubt, and without it.
+            for end in ["", "é force checkpoint"] {
+                let sql = format!("{}{end}", part.repeat(1 << 12));
+                let reads = reads_of_each(&sql, || {
+                    check_before_planning(&sql).ok();
+                    for kind in kinds {
+                        Gate::new(&sql).admit(kind).ok();
+                    }
+                    creates_temporary(&sql);
+                    may_explain_definition(&sql);
+                    may_read_files(&sql);
+                });
+                assert!(reads < 400, "{part}: {reads}");
+            }
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(crate) struct Relation {
 }
 
 /// Lists tables and views whose name matches a `LIKE` pattern, in the order of their names. One whose
-/// columns cannot be exported, or a view that has lost its table, is left out.
+/// columns cannot be exported, or a view that has lost its table, is left out. It takes as long as it takes to plan each view.
 pub(super) async fn relations(
     pool: &Pool,
     lossless: Arc<Lossless>,

@@ -1,6 +1,12 @@
 //! Whether anything is committed between two moments.
 
-use parking_lot::{Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+/// How long a commit waits for statements that are starting. That takes some microseconds, unless DuckDB plans one anew when
+/// it starts, as it does with `now()` in it and with values for its parameters: then it takes as long as the plan does.
+const START_PATIENCE: Duration = Duration::from_millis(2);
 
 /// Counts the commits of a database. Whoever commits a change holds [`Commits::under_way`] meanwhile.
 #[derive(Default)]
@@ -13,8 +19,10 @@ pub(super) struct Commits {
 struct State {
     begun: u64,
     under_way: usize,
-    /// Statements that take their view of the database at present.
+    /// Statements that take their view of the database at present, and that no commit has overtaken.
     starting: usize,
+    /// How often a commit has overtaken those that were starting.
+    overtaken: u64,
 }
 
 /// A moment at which no commit was under way.
@@ -24,20 +32,34 @@ pub(super) struct Moment(u64);
 /// A commit that is under way until this is dropped.
 pub(super) struct UnderWay<'a>(&'a Commits);
 
-/// While it lives, no commit begins.
-pub(super) struct Starting<'a>(&'a Commits);
+/// While it lives no commit begins, unless it lives for long.
+pub(super) struct Starting<'a> {
+    commits: &'a Commits,
+    overtaken: u64,
+}
 
 impl Commits {
-    /// Says that something may be committed until the guard is dropped. Waits for statements that are starting,
-    /// which takes some microseconds; later ones see that they are too late.
+    /// Says that something may be committed until the guard is dropped. Waits for statements that are starting, but
+    /// not for long: those that it overtakes learn of it, and later ones see that they are too late.
     pub(super) fn under_way(&self) -> UnderWay<'_> {
         let mut state = self.state.lock();
         state.begun += 1;
         state.under_way += 1;
-        while state.starting > 0 {
-            self.all_started.wait(&mut state);
+        if state.starting > 0 {
+            self.let_start(&mut state);
         }
         UnderWay(self)
+    }
+
+    fn let_start(&self, state: &mut MutexGuard<'_, State>) {
+        let until = Instant::now() + START_PATIENCE;
+        while state.starting > 0 {
+            if self.all_started.wait_until(state, until).timed_out() {
+                state.starting = 0;
+                state.overtaken += 1;
+                self.all_started.notify_all();
+            }
+        }
     }
 
     /// The present moment, or `None` while a commit is under way.
@@ -51,8 +73,20 @@ impl Commits {
         let mut state = self.state.lock();
         (state.begun == moment.0).then(|| {
             state.starting += 1;
-            Starting(self)
+            Starting {
+                commits: self,
+                overtaken: state.overtaken,
+            }
         })
+    }
+}
+
+impl Starting<'_> {
+    /// Lets commits begin, and answers whether none has done so before: otherwise the statement's view of the database may be
+    /// of another moment than its plan.
+    #[must_use]
+    pub(super) fn end(self) -> bool {
+        self.commits.state.lock().overtaken == self.overtaken
     }
 }
 
@@ -64,16 +98,21 @@ impl Drop for UnderWay<'_> {
 
 impl Drop for Starting<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.state.lock();
+        let mut state = self.commits.state.lock();
+        if state.overtaken != self.overtaken {
+            return;
+        }
         state.starting -= 1;
         if state.starting == 0 {
-            self.0.all_started.notify_all();
+            self.commits.all_started.notify_all();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -94,17 +133,38 @@ mod tests {
     #[test]
     fn a_commit_waits_for_what_is_starting() {
         let commits = Commits::default();
-        let moment = commits.quiet().unwrap();
-        let starting = commits.still(moment).unwrap();
-        std::thread::scope(|scope| {
-            let commit = scope.spawn(|| drop(commits.under_way()));
-            while commits.quiet().is_some() {
-                std::thread::yield_now();
-            }
-            assert!(!commit.is_finished());
-            assert!(commits.still(moment).is_none());
-            drop(starting);
-        });
+        for _ in 0..100 {
+            let moment = commits.quiet().unwrap();
+            let starting = commits.still(moment).unwrap();
+            let has_begun = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let _under_way = commits.under_way();
+                    has_begun.store(true, Ordering::SeqCst);
+                });
+                while commits.quiet() == Some(moment) {
+                    std::thread::yield_now();
+                }
+                assert!(commits.still(moment).is_none());
+                let had_begun = has_begun.load(Ordering::SeqCst);
+                assert!(!(starting.end() && had_begun));
+            });
+        }
         assert!(commits.quiet().is_some());
+    }
+
+    #[test]
+    fn a_commit_overtakes_what_takes_long_to_start() {
+        let commits = Commits::default();
+        let moment = commits.quiet().unwrap();
+        let long = [(); 2].map(|()| commits.still(moment).unwrap());
+        drop(commits.under_way());
+        let [first, second] = long;
+        assert!(!first.end());
+        let brief = commits.still(commits.quiet().unwrap()).unwrap();
+        drop(second);
+        assert_eq!(commits.state.lock().starting, 1);
+        assert!(brief.end());
+        assert_eq!(commits.state.lock().starting, 0);
     }
 }

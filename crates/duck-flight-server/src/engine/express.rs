@@ -81,7 +81,9 @@ impl Express {
         let starting = connection.commits().still(moment)?;
         let rows = || {
             let pending = plan.start()?;
-            drop(starting);
+            if !starting.end() {
+                return Ok(None);
+            }
             let Some(result) = pending.finish_within(AT_MOST)? else {
                 return Ok(None);
             };

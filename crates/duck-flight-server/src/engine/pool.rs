@@ -62,6 +62,18 @@ struct QueueState {
     closed: bool,
 }
 
+impl QueueState {
+    /// Takes back a connection. One that could not be renewed is the last to be used again.
+    fn give_back(&mut self, session: Session) {
+        let place = if session.dirty {
+            0
+        } else {
+            self.sessions.len()
+        };
+        self.sessions.insert(place, session);
+    }
+}
+
 impl Queue {
     fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -94,7 +106,9 @@ impl Queue {
     /// Takes back the connection of the job before, and waits for the next job; `None` when there will be no more.
     fn pop(&self, thread: usize, done: Option<Session>) -> Option<(Job, Session)> {
         let mut state = self.lock();
-        state.sessions.extend(done);
+        if let Some(done) = done {
+            state.give_back(done);
+        }
         loop {
             if !state.jobs.is_empty()
                 && let Some(session) = state.sessions.pop()
@@ -124,7 +138,8 @@ impl Queue {
                 .crowded
                 .is_some_and(|since| since.elapsed() < CROWDED_FOR)
         };
-        if state.closed || !is_quiet || is_crowded() {
+        let is_clean = state.sessions.last().is_some_and(|last| !last.dirty);
+        if state.closed || !is_quiet || !is_clean || is_crowded() {
             return None;
         }
         state.is_alone = true;
@@ -133,9 +148,12 @@ impl Queue {
 
     fn end_alone(&self, session: Session) {
         let mut state = self.lock();
-        state.sessions.push(session);
+        state.give_back(session);
         state.is_alone = false;
-        self.alone_ended.notify_all();
+        // Nobody waits before that, and to notify is a system call.
+        if state.closed {
+            self.alone_ended.notify_all();
+        }
     }
 
     fn close(&self) {
@@ -323,8 +341,11 @@ impl Pool {
 fn work(queue: &Queue, thread: usize) {
     let mut done = None;
     while let Some((job, mut session)) = queue.pop(thread, done) {
-        run_unless_panic(&mut session, job);
-        session.renew();
+        // On one that may hold something of the last client no other runs: dropped, the job fails.
+        if session.renew() {
+            run_unless_panic(&mut session, job);
+            session.renew();
+        }
         done = Some(session);
     }
 }
@@ -370,17 +391,17 @@ impl Session {
         })
     }
 
-    /// Replaces a connection that may hold something of the last request.
-    fn renew(&mut self) {
-        if !self.dirty {
-            return;
-        }
-        match self.another() {
-            Ok(new) => *self = new,
-            Err(error) => {
-                tracing::error!(%error, "no new connection; the next request tries again")
+    /// Replaces a connection that may hold something of the last request. Answers whether it is as new.
+    fn renew(&mut self) -> bool {
+        if self.dirty {
+            match self.another() {
+                Ok(new) => *self = new,
+                Err(error) => {
+                    tracing::error!(%error, "no new connection; the next request tries again");
+                }
             }
         }
+        !self.dirty
     }
 }
 
@@ -485,6 +506,24 @@ mod tests {
         let end = begin(&pool);
         assert!(!pool.stop(Some(Instant::now())));
         drop(end);
+    }
+
+    #[test]
+    fn nothing_runs_on_a_connection_that_could_not_be_replaced() {
+        let pool = pool(1);
+        run(&pool, |session| {
+            session.dirty = true;
+            // On which there is no connection for clients.
+            session.database = Database::open(":memory:", &[]).unwrap();
+        });
+        // One that can be used is left, and serves first.
+        let alone = pool.alone().unwrap();
+        let (answer, answers) = channel();
+        pool.submit(move |_| answer.send(()).unwrap()).unwrap();
+        assert!(answers.recv().is_err(), "the job was dropped");
+        drop(alone);
+        run(&pool, |session| assert!(!session.dirty));
+        assert!(pool.stop(None));
     }
 
     #[test]

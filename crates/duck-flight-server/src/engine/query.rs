@@ -195,6 +195,13 @@ impl Description {
         }
     }
 
+    /// The memory it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let names = self.type_names.iter();
+        let names: usize = names.map(|name| size_of::<String>() + name.len()).sum();
+        self.schema.fields().size() + self.parameters.fields().size() + names
+    }
+
     /// Whether nothing has been committed since.
     pub(super) fn is_current(&self, commits: &Commits) -> bool {
         let moments = self.moment.zip(commits.quiet());
@@ -293,9 +300,10 @@ pub(super) async fn describe(
     {
         return Ok(described);
     }
-    check_before_planning(&sql)?;
     let lossless = lossless.clone();
     run_on(pool, place, move |session, _, cancel| {
+        // Not before, on a thread of the network: a script may be long.
+        check_before_planning(&sql)?;
         let _watch = cancel.watch(&session.connection);
         let moment = session.connection.commits().quiet();
         let script = session.connection.parse(&sql)?;

@@ -12,7 +12,7 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::catalog::{prepare, text};
 use super::ffi::{ArrowOptions, Connection};
-use super::tokens::{Token, begins_with, contains_word, tokens};
+use super::tokens::{MAX_NAME_PARTS, Token, begins_with, contains_word, tokens};
 use super::types::same_name;
 use crate::error::Result;
 
@@ -174,7 +174,7 @@ fn targets(sql: &str) -> Option<Vec<&str>> {
         }
         while tokens.accept(&["only", "table"]) {}
         let mut name = tokens.clone().next()?.name();
-        let mut ahead = tokens.clone().skip(1);
+        let mut ahead = tokens.clone().skip(1).take(2 * MAX_NAME_PARTS);
         while ahead.next() == Some(Token::Symbol('.')) {
             name = ahead.next()?.name();
         }
@@ -208,6 +208,7 @@ fn log_row_by_row(connection: &Connection, table: &TableName) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::tokens::reads_of_each;
 
     #[test]
     fn the_tables_that_a_statement_writes_to_are_found() {
@@ -231,6 +232,8 @@ mod tests {
             assert_eq!(targets(sql).unwrap(), tables, "{sql}");
         }
         assert_eq!(targets("EXECUTE p"), None);
+        let many = "update.".repeat(1 << 12);
+        assert!(reads_of_each(&many, || drop(targets(&many))) < 32);
         assert_eq!(targets("INSERT INTO t SELECT é"), None);
     }
 }

@@ -8,7 +8,7 @@ use super::admission::{
 };
 use super::cancel::Cancel;
 use super::catalog::{literal, text};
-use super::commits::Moment;
+use super::commits::{Moment, Starting};
 use super::ffi::query::{ALONE, Script};
 use super::ffi::{ArrowOptions, Connection, Pending, Prepared, QueryResult, StatementKind};
 use super::frozen::is_frozen_by_plan;
@@ -188,10 +188,13 @@ impl<'a> Statement<'a> {
         };
         let watch = self.cancel.watch(self.connection);
         let start = Instant::now();
-        let outcome = self.begin(&plan).and_then(|pending| {
-            drop(starting);
-            self.finish(pending, StatementKind::Select, consume)
-        });
+        let begun = self.begin(&plan);
+        if !starting.end() {
+            drop((begun, watch));
+            return self.give_up().map(|()| None);
+        }
+        let outcome =
+            begun.and_then(|pending| self.finish(pending, StatementKind::Select, consume));
         drop(watch);
         match outcome {
             Ok(rows_changed) => {
@@ -203,6 +206,13 @@ impl<'a> Statement<'a> {
                 Err(self.told(error, dirty))
             }
         }
+    }
+
+    /// Takes back a query that a commit has overtaken while it started. It has read nothing yet; at most it has drawn from a
+    /// sequence, as one that is rolled back.
+    fn give_up(&self) -> Result<()> {
+        self.connection.roll_back();
+        self.cancel.check()
     }
 
     /// The error as the client is told it.
@@ -377,7 +387,7 @@ impl<'a> Statement<'a> {
     }
 
     /// Runs a statement that reads in no transaction of ours, which to begin and to end takes as long as a small
-    /// query. `None` if it does more than read, or if a commit has begun since the moment: then it has not run.
+    /// query. `None` if it does more than read, or if a commit has begun between the moment and its start: then it has not run.
     fn run_alone(
         &self,
         script: &mut Script<'a>,
@@ -385,7 +395,7 @@ impl<'a> Statement<'a> {
         dirty: &mut bool,
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<Option<(StatementKind, u64)>> {
-        let _watch = self.cancel.watch(self.connection);
+        let watch = self.cancel.watch(self.connection);
         let statement = self.prepare(script)?;
         let kind = statement.kind();
         if kind != StatementKind::Select {
@@ -396,14 +406,21 @@ impl<'a> Statement<'a> {
             return Ok(None);
         };
         let mut starting = Some(starting);
-        let mut rows_changed = 0;
+        let (mut rows_changed, mut is_overtaken) = (0, false);
         let start = Instant::now();
+        // Once, or not at all.
         self.sql.parameters.for_each(&statement, || {
-            let pending = self.start(&statement, dirty)?;
-            drop(starting.take());
-            rows_changed += self.finish(pending, kind, consume)?;
+            let begun = self.start(&statement, dirty);
+            is_overtaken = !starting.take().is_some_and(Starting::end);
+            if !is_overtaken {
+                rows_changed = self.finish(begun?, kind, consume)?;
+            }
             Ok(())
         })?;
+        if is_overtaken {
+            drop(watch);
+            return self.give_up().map(|()| None);
+        }
         if !*dirty && self.may_keep_plan() {
             self.keep_plan(statement, moment, start);
         }
@@ -618,7 +635,6 @@ fn renames_tables_only(sql: &str) -> bool {
 fn is_for_session(kind: StatementKind, sql: &str) -> bool {
     match kind {
         StatementKind::Set => true,
-        StatementKind::Other => begins_with(sql, &["prepare"]),
         StatementKind::Definition | StatementKind::Explain => creates_temporary(sql),
         _ => false,
     }

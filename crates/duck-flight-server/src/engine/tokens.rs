@@ -4,6 +4,9 @@
 //! it takes to know what is a word, and gives up with [`Token::Doubt`] where DuckDB might read on otherwise. Whoever
 //! asks must then take the answer that is never wrong, whatever it costs.
 
+/// More parts than the name of a table has: DuckDB takes no more than a catalog, a schema and the table.
+pub(super) const MAX_NAME_PARTS: usize = 4;
+
 /// A part of a script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Token<'a> {
@@ -161,6 +164,8 @@ impl<'a> Iterator for Tokens<'a> {
     type Item = Token<'a>;
 
     fn next(&mut self) -> Option<Token<'a>> {
+        #[cfg(test)]
+        READ.set(READ.get() + 1);
         self.rest = skip_space(self.rest);
         let first = self.rest.chars().next()?;
         let is_after_escapes = std::mem::take(&mut self.is_after_escapes);
@@ -295,6 +300,21 @@ impl<'a> Tokens<'a> {
 /// Whether a character can be part of a name without quotes, and is certain to be.
 fn is_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == '$'
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many tokens this thread has read.
+    static READ: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// How many tokens `work` reads for each one of the script.
+#[cfg(test)]
+pub(super) fn reads_of_each(sql: &str, work: impl FnOnce()) -> usize {
+    let length = tokens(sql).count();
+    let before = READ.get();
+    work();
+    (READ.get() - before).div_ceil(length)
 }
 
 #[cfg(test)]

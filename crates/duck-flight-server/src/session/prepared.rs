@@ -56,7 +56,7 @@ impl Sessions {
         };
         let handle = Handle::new();
         let statement = PreparedStatement {
-            _held: self.hold(sql.len())?,
+            _held: self.hold(sql.len() + description.bytes())?,
             sql,
             description,
             bound: Mutex::default(),

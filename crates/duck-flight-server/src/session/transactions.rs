@@ -366,8 +366,8 @@ impl Sessions {
         }
     }
 
-    /// Ends the transactions in which nothing was run for too long.
-    pub(super) async fn expire_transactions(&self, patience: Duration) {
+    /// Begins to end the transactions in which nothing was run for too long.
+    pub(super) fn expire_transactions(&self, patience: Duration) {
         let transactions = &self.0.transactions;
         for (handle, transaction) in transactions.expired(patience, Transaction::is_in_use) {
             // A request may have come in between: held, there is none.
@@ -378,9 +378,13 @@ impl Sessions {
                 continue;
             }
             tracing::info!("a transaction is rolled back: nothing was run in it for too long");
-            if let Err(error) = self.finish(handle, &transaction, held, End::Expiry).await {
-                tracing::debug!(%error, "an expired transaction has not ended");
-            }
+            let sessions = self.clone();
+            tokio::spawn(async move {
+                let ended = sessions.finish(handle, &transaction, held, End::Expiry);
+                if let Err(error) = ended.await {
+                    tracing::debug!(%error, "an expired transaction has not ended");
+                }
+            });
         }
         // What is remembered of them is so for as long as their clients are there, and then some time.
         self.0.expired.expire(Owner::is_there);

@@ -4,11 +4,11 @@ use super::FILES;
 use crate::engine::ffi::StatementKind;
 use crate::engine::tokens::{Token, Tokens, is_certain, statements};
 
-const REFUSED: &str = "EXPLAIN takes only queries, INSERT, UPDATE, DELETE, MERGE, CREATE, ALTER, DROP and EXECUTE here: with ANALYZE it would run \
+const REFUSED: &str = "EXPLAIN takes only queries, INSERT, UPDATE, DELETE, MERGE, CREATE, ALTER and DROP here: with ANALYZE it would run \
      what others notice; run the statement itself";
 
 /// What a query begins with.
-pub(super) const QUERY: &[&str] = &[
+const QUERY: &[&str] = &[
     "desc",
     "describe",
     "from",
@@ -27,7 +27,7 @@ pub(super) const QUERY: &[&str] = &[
 const AFTER_QUERY: &[&str] = &["except", "intersect", "limit", "offset", "order", "union"];
 
 /// What a statement begins with that changes rows.
-pub(super) const ROWS: &[&str] = &["delete", "insert", "merge", "truncate", "update"];
+const ROWS: &[&str] = &["delete", "insert", "merge", "truncate", "update"];
 
 /// A statement that is explained.
 pub(super) struct Explained<'a> {
@@ -50,7 +50,10 @@ pub(super) fn explained(mut statement: Tokens<'_>) -> Option<Explained<'_>> {
         is_query = true;
         match skip_parentheses(&mut statement) {
             Some(analyzes) => is_run |= analyzes,
-            None => is_doubtful = true,
+            None => {
+                is_doubtful = true;
+                break;
+            }
         }
     }
     let kind = match statement.peek() {
@@ -66,10 +69,14 @@ pub(super) fn explained(mut statement: Tokens<'_>) -> Option<Explained<'_>> {
     })
 }
 
-/// Skips what stands in parentheses, and answers whether the word ANALYZE does. `None` in doubt.
-pub(super) fn skip_parentheses(statement: &mut Tokens<'_>) -> Option<bool> {
+/// Skips what stands in parentheses, and answers whether the word ANALYZE does. `None` in doubt, and where the statement ends
+/// before they do: how often it is asked must not matter to the statements behind it.
+fn skip_parentheses(statement: &mut Tokens<'_>) -> Option<bool> {
     let (mut depth, mut analyzes) = (0_usize, false);
-    for token in statement.by_ref() {
+    for token in statement
+        .by_ref()
+        .take_while(|token| *token != Token::Symbol(';'))
+    {
         let name = token.name().unwrap_or_default();
         let mut words = ["analyze", "analyse"].iter();
         analyzes |= words.any(|word| name.eq_ignore_ascii_case(word));
@@ -100,8 +107,6 @@ fn kind(first: Token<'_>, statement: &Tokens<'_>) -> Option<StatementKind> {
         _ if first.is_any(ROWS) => Some(StatementKind::Rows),
         _ if first.is_any(&["create", "drop"]) => Some(StatementKind::Definition),
         _ if first.is("alter") => Some(StatementKind::Alteration),
-        // PREPARE takes queries and what changes rows.
-        _ if first.is("execute") => Some(StatementKind::Other),
         _ => None,
     }
 }
@@ -147,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_is_explained_is_told_by_its_first_word() {
-        use StatementKind::{Alteration, Definition, Other, Rows, Select};
+        use StatementKind::{Alteration, Definition, Rows, Select};
         for (sql, kind) in [
             ("EXPLAIN SELECT 1", Select),
             ("explain analyze FROM t", Select),
@@ -164,7 +169,6 @@ mod tests {
             ("EXPLAIN SELECT copy_count, 'copy' FROM t", Select),
             ("EXPLAIN ANALYZE CREATE TABLE t AS SELECT 1", Definition),
             ("EXPLAIN ALTER TABLE t ADD COLUMN é INTEGER", Alteration),
-            ("EXPLAIN ANALYZE EXECUTE p", Other),
             ("EXPLAIN SELECT é FROM t", Select),
         ] {
             assert_eq!(kinds(sql), Ok(vec![kind]), "{sql}");
@@ -183,6 +187,7 @@ mod tests {
             "EXPLAIN ANALYZE COMMIT",
             "EXPLAIN ANALYZE \"select\" 1",
             "EXPLAIN ANALYZE PREPARE p AS SELECT 1",
+            "EXPLAIN ANALYZE EXECUTE p",
             "EXPLAIN COPY t TO 'x'",
             "EXPLAIN ANALYZE LOAD x",
             "EXPLAIN ANALYZE CHECKPOINT",

@@ -2,7 +2,7 @@
 
 use super::explained::{Explained, explained};
 use crate::engine::producers::OWN_SCHEMA;
-use crate::engine::tokens::{Token, Tokens, is_certain, statements};
+use crate::engine::tokens::{MAX_NAME_PARTS, Token, Tokens, is_certain, statements};
 
 /// The one whose rows may be deleted.
 const REJECTS: &str = "rejects";
@@ -94,14 +94,17 @@ fn changes_rows(statement: Tokens<'_>) -> bool {
     false
 }
 
-/// The name, part by part, of what a statement changes that goes on like this.
+/// The name, part by part, of what a statement changes that goes on like this. Only as many parts as it may have: each of them
+/// may be a word that a name follows.
 fn target(mut rest: Tokens<'_>) -> Vec<&str> {
     rest.accept(&["table"]);
     if rest.accept(&["only"]) && rest.peek() == Some(Token::Symbol('(')) {
         rest.next();
     }
     let mut name = Vec::new();
-    while let Some(part) = rest.next().and_then(Token::name) {
+    while name.len() < MAX_NAME_PARTS
+        && let Some(part) = rest.next().and_then(Token::name)
+    {
         name.push(part);
         if rest.next() != Some(Token::Symbol('.')) {
             break;

@@ -34,7 +34,9 @@ pub(crate) enum StatementKind {
     Copy,
     /// `ATTACH` and `DETACH`: databases that every client would see.
     Attach,
-    /// Anything else: may leave traces in the session (prepared statements, `USE`).
+    /// `PREPARE`, which keeps a plan in the session.
+    Prepare,
+    /// Anything else: may leave traces in the session (`USE`).
     Other,
 }
 
@@ -161,6 +163,7 @@ impl<'a> Prepared<'a> {
             ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_SET
             | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_VARIABLE_SET => StatementKind::Set,
             ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_PRAGMA => StatementKind::Pragma,
+            ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_PREPARE => StatementKind::Prepare,
             _ => StatementKind::Other,
         }
     }
