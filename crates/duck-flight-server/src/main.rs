@@ -1,6 +1,6 @@
 //! The `duck-flight-server` command: flags in, exit code out.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -28,10 +28,15 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", told(&error));
+            tell(&format!("error: {}", told(&error)));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes a line to stderr; nobody is left to hear that even this fails.
+fn tell(line: &str) {
+    writeln!(std::io::stderr(), "{line}").ok();
 }
 
 /// The error and its causes. One that the error before it tells already is not told again.
@@ -54,7 +59,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("listen on {}", config.listen))?;
-    println!("listening on {}", listener.local_addr()?);
+    let address = listener.local_addr()?;
+    // Whoever started it need not read on to be served.
+    writeln!(std::io::stdout(), "listening on {address}").ok();
     serve(listener, engine, &config, signals.first()).await?;
     Ok(())
 }
@@ -103,10 +110,13 @@ fn shows_colors() -> bool {
     std::io::stderr().is_terminal() && !is_refused
 }
 
+/// Writes log lines to stderr, for as long as somebody reads it: the server does not depend on that.
 fn init_tracing(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // It would be told on stderr, too, and panic where nobody reads that.
+        .log_internal_errors(false)
         .with_ansi(shows_colors())
         .with_writer(std::io::stderr);
     match format {

@@ -51,10 +51,14 @@ impl Running {
         line
     }
 
-    fn stop(mut self) -> (Option<i32>, String) {
+    fn terminate(&self) {
         let id = self.0.id().to_string();
         let sent = Command::new("kill").args(["-s", "TERM", &id]).status();
         assert!(sent.expect("kill runs").success());
+    }
+
+    fn stop(mut self) -> (Option<i32>, String) {
+        self.terminate();
         let code = self.0.wait().expect("a child").code();
         let mut said = String::new();
         let mut stderr = self.0.stderr.take().expect("piped");
@@ -243,6 +247,22 @@ fn a_ready_line_says_where_it_listens_and_a_signal_ends_it_with_success() {
     let (code, said) = running.stop();
     assert_eq!(code, Some(0), "{said}");
     assert!(database.exists());
+}
+
+#[test]
+fn it_serves_and_ends_well_when_nobody_reads_what_it_says() {
+    for format in ["text", "json"] {
+        let directory = tempfile::tempdir().unwrap();
+        let database = directory.path().join("d.db");
+        let flags = ["--listen", "127.0.0.1:0", "--log-format", format];
+        let mut running = Running::start(server(&flags).arg("--database").arg(&database));
+        assert!(is_ready_line(&running.ready_line()));
+        drop(running.0.stderr.take());
+        running.terminate();
+        let status = running.0.wait().expect("a child");
+        assert_eq!(status.code(), Some(0), "{format}: {status}");
+        assert!(database.exists() && !directory.path().join("d.db.wal").exists());
+    }
 }
 
 #[test]
