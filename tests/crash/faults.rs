@@ -1,6 +1,7 @@
 //! The disk fails under the server. Nothing acknowledged is lost; the client is told to try again, or the server ends
 //! and says why; once the disk is good again, a restart serves everything.
 
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -317,5 +318,37 @@ async fn a_server_starts_on_a_full_disk_or_says_why_not() {
             }
         };
         assert_restart_serves_everything(&disk, server, &mut ledger).await;
+    }
+}
+
+/// A start may take as long as a log of gigabytes does, and whoever starts the server must be able to end that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_ends_a_start_at_once_and_the_next_one_serves_everything() {
+    let disk = Disk::new();
+    let (server, _, ledger) = loaded(&disk).await;
+    let mut directory = server.kill();
+    for (name, code) in [("INT", 130), ("TERM", 143)] {
+        disk.fail("sync", DATABASE, "hang");
+        let hits = disk.failures();
+        let mut start = disk.command(directory.path());
+        let mut start = start.stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let hanging = async {
+            while disk.failures() == hits {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        soon("the hanging call", hanging).await;
+        let id = start.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status();
+        assert!(sent.expect("kill runs").success());
+        let waiting = tokio::task::spawn_blocking(move || start.wait_with_output());
+        let output = soon("the end", waiting).await.unwrap().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains("stopped before it listened"), "{said}");
+        disk.heal();
+        let server = disk.start(directory);
+        ledger.assert_kept(&server.client().await).await;
+        directory = server.kill();
     }
 }

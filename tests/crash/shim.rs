@@ -1,12 +1,12 @@
 //! A disk that fails on demand: a shim under the server, and what was written through it.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use duck_tests::{Answer, Client, Exit, ServerProcess, numbered, soon};
+use duck_tests::{Answer, Client, Exit, ServerProcess, numbered, server_command, soon};
 use tempfile::TempDir;
 use tonic::Code;
 
@@ -53,14 +53,26 @@ impl Disk {
         self.0.path().join("rules")
     }
 
+    /// The environment of a server on this disk.
+    fn environment(&self) -> [(&'static str, OsString); 2] {
+        [
+            ("LD_PRELOAD", shim().into()),
+            ("DUCK_FAULTS", self.rules().into()),
+        ]
+    }
+
     /// Starts a server on this disk.
     pub(crate) fn try_start(&self, directory: TempDir) -> Result<ServerProcess, (TempDir, Exit)> {
-        let rules = self.rules();
-        let environment: [(&str, &OsStr); 2] = [
-            ("LD_PRELOAD", shim().as_os_str()),
-            ("DUCK_FAULTS", rules.as_os_str()),
-        ];
+        let environment = self.environment();
+        let environment = environment.each_ref().map(|(name, value)| (*name, &**value));
         ServerProcess::try_start_in(directory, &[], &environment)
+    }
+
+    /// The command that starts a server on this disk, for a test that does not wait until it listens.
+    pub(crate) fn command(&self, directory: &Path) -> Command {
+        let mut command = server_command(directory, &[]);
+        command.envs(self.environment());
+        command
     }
 
     /// As [`Disk::try_start`], of a server that must start.

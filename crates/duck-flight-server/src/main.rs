@@ -9,6 +9,8 @@ use duck_flight_server::{Args, Config, Engine, LogFormat, runtime, serve};
 use rustix::process::Signal;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{self, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 
 /// Statements allocate on one thread what another frees, which glibc's allocator answers with locks and system
@@ -53,13 +55,14 @@ fn told(error: &anyhow::Error) -> String {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let config = Config::try_from(args)?;
-    let signals = StopSignals::new().context("listen for signals")?;
+    let starting = Starting::begin(StopSignals::new().context("listen for signals")?);
     outlive_file_limit().context("listen for signals")?;
     let engine = Engine::open(&config.engine).context("open the database")?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("listen on {}", config.listen))?;
     let address = listener.local_addr()?;
+    let signals = starting.end().await?;
     // Whoever started it need not read on to be served.
     writeln!(std::io::stdout(), "listening on {address}").ok();
     serve(listener, engine, &config, signals.first()).await?;
@@ -73,7 +76,41 @@ fn outlive_file_limit() -> std::io::Result<()> {
     signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map(drop)
 }
 
-/// SIGINT and SIGTERM: the first asks to finish, the second ends the process at once.
+/// The time from the start until the database is open, which may have to replay a long log first. Nobody is served, and
+/// nothing is promised that the log does not hold: a signal ends the process at once.
+struct Starting {
+    /// Dropped at the end.
+    running: oneshot::Sender<()>,
+    signals: JoinHandle<StopSignals>,
+}
+
+impl Starting {
+    /// Listens in a task of its own, for opening the database blocks.
+    fn begin(mut signals: StopSignals) -> Self {
+        let (running, over) = oneshot::channel::<()>();
+        let signals = tokio::spawn(async move {
+            tokio::select! {
+                code = signals.next() => {
+                    tell("stopped before it listened; the next start begins where this one did");
+                    std::process::exit(code);
+                }
+                _ = over => signals,
+            }
+        });
+        Self {
+            running,
+            signals,
+        }
+    }
+
+    /// Answers with the signals, which from now on ask to finish.
+    async fn end(self) -> anyhow::Result<StopSignals> {
+        drop(self.running);
+        self.signals.await.context("listen for signals")
+    }
+}
+
+/// SIGINT and SIGTERM: once it serves, the first asks to finish, the second ends the process at once.
 struct StopSignals {
     interrupt: unix::Signal,
     terminate: unix::Signal,
@@ -96,11 +133,13 @@ impl StopSignals {
         });
     }
 
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
+    /// Waits for the next one, and answers with the exit code of a process that it ends, as shells have it.
+    async fn next(&mut self) -> i32 {
+        let signal = tokio::select! {
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.terminate.recv() => Signal::TERM,
+        };
+        128 + signal.as_raw()
     }
 }
 
