@@ -46,9 +46,10 @@ async fn refusal(ledger: &mut Ledger, client: &Client, rows: i64) -> tonic::Stat
     panic!("the disk fails, and {UNITS} units were acknowledged");
 }
 
-/// Asserts that a refusal tells a loader to try again, and why; or that the server has ended and says why.
+/// Asserts that a refusal tells a loader to try again, and why; or that the server has ended, which leaves the unit's fate
+/// open, and says why.
 fn assert_retriable(status: &tonic::Status, server: &mut ServerProcess) {
-    if is_broken_connection(status) {
+    if is_broken_connection(status) || status.code() == Code::Unknown {
         assert_ended_with_reason(&server.wait());
         return;
     }
@@ -94,6 +95,33 @@ async fn a_log_that_cannot_be_synced_ends_the_server_and_loses_nothing() {
     // After a failed sync nobody knows what the disk has: only a new process that reads the log does.
     assert_ended_with_reason(&server.wait());
     assert_retriable(&refused, &mut server);
+    assert_restart_serves_everything(&disk, server, &mut ledger).await;
+}
+
+/// Units of several loaders that share the commit whose sync fails, and whose entry in the log cannot be taken back either:
+/// they are there after a restart, so none of their loaders may have been told that they are not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_could_not_be_synced_is_not_said_to_be_refused() {
+    let disk = Disk::new();
+    let (mut server, client, mut ledger) = loaded(&disk).await;
+    let load = |index: i64| {
+        let (client, mut ledger) = (client.clone(), Ledger::starting_at(index * 1_000_000));
+        tokio::spawn(async move {
+            loop {
+                if let Err(status) = ledger.append(&client, 10).await {
+                    return (ledger, status);
+                }
+            }
+        })
+    };
+    let loaders: Vec<_> = (1..=8).map(load).collect();
+    ledger.append_all(&client, 20, 10).await;
+    disk.fail_all(&[("sync", LOG, EIO), ("truncate", LOG, EIO)]);
+    for loader in loaders {
+        let (others, end) = soon("the end", loader).await.expect("no panic");
+        assert_retriable(&end, &mut server);
+        ledger.merge(others);
+    }
     assert_restart_serves_everything(&disk, server, &mut ledger).await;
 }
 

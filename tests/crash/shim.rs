@@ -111,13 +111,20 @@ impl Disk {
     }
 }
 
+/// Whether the server itself has promised that nothing of a unit is committed.
+fn is_refusal(status: &tonic::Status) -> bool {
+    let is_answer = std::error::Error::source(status).is_none();
+    let promises = [Code::ResourceExhausted, Code::Unavailable, Code::Aborted];
+    is_answer && promises.contains(&status.code())
+}
+
 /// What became of a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Acknowledged,
-    /// The server said no, for a reason of the unit's own: it is not there.
+    /// The server said no: it is not there.
     Refused,
-    /// The server was lost: it is there or not.
+    /// The server was lost, or does not know: it is there or not.
     Unknown,
 }
 
@@ -152,7 +159,7 @@ impl Ledger {
                 assert_eq!(*acknowledged, rows.unsigned_abs());
                 Fate::Acknowledged
             }
-            Err(status) if status.code() == Code::ResourceExhausted => Fate::Refused,
+            Err(status) if is_refusal(status) => Fate::Refused,
             Err(_) => Fate::Unknown,
         };
         self.units.insert(unit, (rows, fate));
