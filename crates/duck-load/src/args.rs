@@ -79,7 +79,7 @@ pub struct Args {
     #[arg(long, env = "DUCK_LOAD_RESUME", requires = "producer")]
     pub resume: bool,
     /// With --resume: end after failures for so long without a batch acknowledged. With --verify: how long to wait
-    /// for the table's answer.
+    /// for the table's answer, however often it has to be asked.
     #[arg(
         long,
         env = "DUCK_LOAD_GIVE_UP_AFTER",

@@ -67,17 +67,25 @@ pub async fn load(
     Ok(load_over(server, targets, plan, progress, stop).await)
 }
 
-/// As [`load`], over connections that stand already.
+/// As [`load`], over connections that stand already. A stop that is asked for once the batches are sent ends their
+/// verification, and there is none; one that comes before does not.
 pub async fn load_over(
     server: &ConnectOptions,
     targets: Vec<FlightTarget>,
     plan: &Plan,
     progress: Progress,
-    stop: Stop,
+    mut stop: Stop,
 ) -> Report {
-    let (mut report, ledgers) = run_recorded(plan, targets, progress.clone(), stop).await;
-    if plan.verify {
-        report.verification = Some(verify::verify(server, plan, &ledgers, &progress).await);
+    let (mut report, ledgers) = run_recorded(plan, targets, progress.clone(), stop.clone()).await;
+    if !plan.verify {
+        return report;
+    }
+    let is_stopped_already = stop.is_requested();
+    tokio::select! {
+        proof = verify::verify(server, plan, &ledgers, &progress) => {
+            report.verification = Some(proof);
+        }
+        () = stop.requested(), if !is_stopped_already => report.interrupted = true,
     }
     report
 }

@@ -4,11 +4,13 @@ mod keeper;
 
 use std::collections::HashSet;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use duck_flight_protocol::{Commit, ConnectOptions};
 use duck_load::{Plan, Progress, Report, Stop};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 use keeper::{Fault, Keeper, Spoil};
 
@@ -291,4 +293,41 @@ async fn an_unknown_batch_of_a_plain_load_may_be_there_or_not() {
         assert_eq!(proof.batches_unacknowledged, 1);
         assert_eq!(proof.batches_unacknowledged_present, present);
     }
+}
+
+#[tokio::test]
+async fn a_proof_is_waited_for_as_long_as_the_plan_says_and_no_longer() {
+    let keeper = Keeper::new([]);
+    keeper.kept().asked = Some(Arc::default());
+    for plan in [plan(Commit::Batch), resuming(Commit::Batch)] {
+        let plan = Plan {
+            verify: true,
+            give_up_after: Duration::from_millis(300),
+            ..plan
+        };
+        let started = Instant::now();
+        let report = keeper.load(&plan).await;
+        assert!(started.elapsed() < Duration::from_secs(5));
+        let proof = report.verification.unwrap();
+        assert_eq!(proof.error.unwrap(), "no answer within 300ms");
+        assert!(!report.interrupted && !proof.verified);
+    }
+}
+
+#[tokio::test]
+async fn a_stop_ends_the_waiting_for_a_proof() {
+    let keeper = Keeper::new([]);
+    let asked = Arc::new(Notify::new());
+    keeper.kept().asked = Some(asked.clone());
+    let server = keeper.serve().await;
+    let plan = Plan {
+        verify: true,
+        ..plan(Commit::Batch)
+    };
+    let stop = Stop::on(async move { asked.notified().await });
+    let loading = duck_load::load(&server, &plan, Progress::silent(), stop);
+    let report = tokio::time::timeout(Duration::from_secs(10), loading).await;
+    let report = report.expect("an end").unwrap();
+    assert_eq!(report.batches, 200);
+    assert!(report.interrupted && report.verification.is_none());
 }
