@@ -18,15 +18,26 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// The exit code of a command line that is wrong, as clap has it.
+const EXIT_USAGE: u8 = 2;
+
 /// The exit code of a server that was told twice to stop: what it was doing is not finished.
 const EXIT_INTERRUPTED: i32 = 130;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    init_tracing(args.log_format);
+    let log_format = args.log_format;
+    let config = match Config::try_from(args) {
+        Ok(config) => config,
+        Err(error) => {
+            tell(&format!("error: {error}"));
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    init_tracing(log_format);
     let outcome = runtime()
         .context("start the runtime")
-        .and_then(|runtime| runtime.block_on(run(args)));
+        .and_then(|runtime| runtime.block_on(run(config)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -53,8 +64,7 @@ fn told(error: &anyhow::Error) -> String {
     told
 }
 
-async fn run(args: Args) -> anyhow::Result<()> {
-    let config = Config::try_from(args)?;
+async fn run(config: Config) -> anyhow::Result<()> {
     let starting = Starting::begin(StopSignals::new().context("listen for signals")?);
     outlive_file_limit().context("listen for signals")?;
     let engine = Engine::open(&config.engine).context("open the database")?;

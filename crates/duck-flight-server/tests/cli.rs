@@ -155,8 +155,13 @@ fn version_tells_the_name_and_the_version() {
 }
 
 #[test]
-fn flags_that_cannot_be_read_are_a_usage_error() {
-    let cases: [(&[&str], &str); 10] = [
+fn flags_that_are_wrong_are_a_usage_error() {
+    let cases: [(&[&str], &str); 15] = [
+        (&["--listen", "0.0.0.0:0"], "--insecure"),
+        (&["--database", "d/q?x.db"], "--database d/q?x.db"),
+        (&["--memory-limit", "1KiB"], "--memory-limit"),
+        (&["--ingest-buffer", "1KiB"], "--ingest-buffer"),
+        (&["--max-message-size", "8GiB"], "--max-message-size"),
         (&["--storage-version", "v9"], "v1.0.0, v1.1.0"),
         (&["--row-group-size", "1000"], "multiple of 2048"),
         (&["--row-group-size", "245760"], "up to 122880"),
@@ -185,20 +190,7 @@ fn settings_that_do_not_work_are_an_error_that_names_them() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     let memory = ["--database", ":memory:"];
-    let cases: [(&[&str], &str); 7] = [
-        (&["--listen", "0.0.0.0:0"], "--insecure"),
-        (
-            &["--listen", "127.0.0.1:0", "--memory-limit", "1KiB"],
-            "--memory-limit",
-        ),
-        (
-            &["--listen", "127.0.0.1:0", "--ingest-buffer", "1KiB"],
-            "--ingest-buffer",
-        ),
-        (
-            &["--listen", "127.0.0.1:0", "--max-message-size", "8GiB"],
-            "--max-message-size",
-        ),
+    let cases: [(&[&str], &str); 3] = [
         (&["--listen", &taken], &taken),
         (
             &[
@@ -300,14 +292,14 @@ fn every_flag_has_a_variable_and_the_flag_wins() {
         output(command.env(name, value))
     };
     let cases = [
-        ("DUCK_FLIGHT_LISTEN", "0.0.0.0:0", 1, "--insecure"),
+        ("DUCK_FLIGHT_LISTEN", "0.0.0.0:0", 2, "--insecure"),
         ("DUCK_FLIGHT_DATABASE", "/nowhere/at/all.db", 1, "/nowhere"),
-        ("DUCK_FLIGHT_MEMORY_LIMIT", "1KiB", 1, "--memory-limit"),
-        ("DUCK_FLIGHT_INGEST_BUFFER", "1KiB", 1, "--ingest-buffer"),
+        ("DUCK_FLIGHT_MEMORY_LIMIT", "1KiB", 2, "--memory-limit"),
+        ("DUCK_FLIGHT_INGEST_BUFFER", "1KiB", 2, "--ingest-buffer"),
         (
             "DUCK_FLIGHT_MAX_MESSAGE_SIZE",
             "1KiB",
-            1,
+            2,
             "--max-message-size",
         ),
         ("DUCK_FLIGHT_THREADS", "0", 2, "--threads"),

@@ -43,6 +43,7 @@ pub use target::{Failure, FlightTarget, Outcome, Target};
 pub use verify::{Offender, Verification};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use duck_flight_protocol::{ConnectError, ConnectOptions};
 use tokio::sync::Barrier;
@@ -128,6 +129,15 @@ async fn run_recorded<T: Target>(
     let (stats, ledgers): (Vec<_>, Vec<_>) = done.into_iter().map(|(_, done)| done).unzip();
     let stats = stats.into_iter().reduce(Stats::merge).unwrap_or_default();
     progress.finish();
-    let report = Report::new(plan, writer_count, &stats, stop.is_requested());
+    let interrupted = stop.is_requested() && !is_fulfilled(plan, &ledgers, stats.elapsed());
+    let report = Report::new(plan, writer_count, &stats, interrupted);
     (report, ledgers)
+}
+
+/// Whether a run sent all batches of its plan, or for as long as the plan says. One without an end never does.
+fn is_fulfilled(plan: &Plan, ledgers: &[Ledger], elapsed: Duration) -> bool {
+    let all_sent = plan
+        .batches
+        .is_some_and(|most| ledgers.iter().all(|ledger| ledger.sent() >= most.get()));
+    all_sent || plan.duration.is_some_and(|duration| elapsed >= duration)
 }

@@ -4,6 +4,7 @@ mod signals;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 use clap::Parser;
@@ -18,8 +19,7 @@ use signals::Signals;
 async fn main() -> ExitCode {
     let args = Args::parse();
     match run(args).await {
-        Ok(report) if report.is_success() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(error) => {
             // Nobody is left to hear that even this fails.
             let _ = writeln!(io::stderr(), "error: {error:#}");
@@ -28,7 +28,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(args: Args) -> anyhow::Result<Report> {
+async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let plan = Plan::from(&args);
     let format = args.format;
     let server = ConnectOptions::from(args.connect);
@@ -36,10 +36,15 @@ async fn run(args: Args) -> anyhow::Result<Report> {
     let targets = duck_load::FlightTarget::connect_all(&server, &plan, &progress).await?;
     // Not before the connections stand, so that Ctrl-C ends a hanging attempt at once.
     let signals = Signals::listen().context("listen for signals")?;
-    let stop = stop_on(signals, progress.clone());
+    let (stop, signal) = stop_on(signals, progress.clone());
     let report = duck_load::load_over(&server, targets, &plan, progress, stop).await;
     print(&report, format).context("write the summary")?;
-    Ok(report)
+    Ok(match signal.get() {
+        _ if !report.is_success() => ExitCode::FAILURE,
+        // Whoever started it must not take it for done.
+        Some(code) if report.interrupted => ExitCode::from(*code),
+        _ => ExitCode::SUCCESS,
+    })
 }
 
 fn print(report: &Report, format: Format) -> io::Result<()> {
@@ -54,15 +59,17 @@ fn print(report: &Report, format: Format) -> io::Result<()> {
     }
 }
 
-/// Asks the run to end at the first signal; from then on, another one ends the process at once.
-fn stop_on(mut signals: Signals, progress: Progress) -> Stop {
+/// Asks the run to end at the first signal, whose exit code is there from then on; another one ends the process at once.
+fn stop_on(mut signals: Signals, progress: Progress) -> (Stop, Arc<OnceLock<u8>>) {
     let (ask, asked) = oneshot::channel::<()>();
+    let first = Arc::new(OnceLock::new());
+    let code = first.clone();
     tokio::spawn(async move {
-        signals.next().await;
+        let _ = code.set(signals.next().await);
         // First of all: whatever may be said of it comes behind it.
         let _ = ask.send(());
         progress.say("stopping: waiting for outstanding acks; once more to end at once");
         std::process::exit(signals.next().await.into());
     });
-    Stop::on(async { drop(asked.await) })
+    (Stop::on(async { drop(asked.await) }), first)
 }
