@@ -1,6 +1,7 @@
 //! The disk fails under the server. Nothing acknowledged is lost; the client is told to try again, or the server ends
 //! and says why; once the disk is good again, a restart serves everything.
 
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -45,9 +46,10 @@ async fn refusal(ledger: &mut Ledger, client: &Client, rows: i64) -> tonic::Stat
     panic!("the disk fails, and {UNITS} units were acknowledged");
 }
 
-/// Asserts that a refusal tells a loader to try again, and why; or that the server has ended and says why.
+/// Asserts that a refusal tells a loader to try again, and why; or that the server has ended, which leaves the unit's fate
+/// open, and says why.
 fn assert_retriable(status: &tonic::Status, server: &mut ServerProcess) {
-    if is_broken_connection(status) {
+    if is_broken_connection(status) || status.code() == Code::Unknown {
         assert_ended_with_reason(&server.wait());
         return;
     }
@@ -93,6 +95,33 @@ async fn a_log_that_cannot_be_synced_ends_the_server_and_loses_nothing() {
     // After a failed sync nobody knows what the disk has: only a new process that reads the log does.
     assert_ended_with_reason(&server.wait());
     assert_retriable(&refused, &mut server);
+    assert_restart_serves_everything(&disk, server, &mut ledger).await;
+}
+
+/// Units of several loaders that share the commit whose sync fails, and whose entry in the log cannot be taken back either:
+/// they are there after a restart, so none of their loaders may have been told that they are not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_could_not_be_synced_is_not_said_to_be_refused() {
+    let disk = Disk::new();
+    let (mut server, client, mut ledger) = loaded(&disk).await;
+    let load = |index: i64| {
+        let (client, mut ledger) = (client.clone(), Ledger::starting_at(index * 1_000_000));
+        tokio::spawn(async move {
+            loop {
+                if let Err(status) = ledger.append(&client, 10).await {
+                    return (ledger, status);
+                }
+            }
+        })
+    };
+    let loaders: Vec<_> = (1..=8).map(load).collect();
+    ledger.append_all(&client, 20, 10).await;
+    disk.fail_all(&[("sync", LOG, EIO), ("truncate", LOG, EIO)]);
+    for loader in loaders {
+        let (others, end) = soon("the end", loader).await.expect("no panic");
+        assert_retriable(&end, &mut server);
+        ledger.merge(others);
+    }
     assert_restart_serves_everything(&disk, server, &mut ledger).await;
 }
 
@@ -317,5 +346,37 @@ async fn a_server_starts_on_a_full_disk_or_says_why_not() {
             }
         };
         assert_restart_serves_everything(&disk, server, &mut ledger).await;
+    }
+}
+
+/// A start may take as long as a log of gigabytes does, and whoever starts the server must be able to end that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_ends_a_start_at_once_and_the_next_one_serves_everything() {
+    let disk = Disk::new();
+    let (server, _, ledger) = loaded(&disk).await;
+    let mut directory = server.kill();
+    for (name, code) in [("INT", 130), ("TERM", 143)] {
+        disk.fail("sync", DATABASE, "hang");
+        let hits = disk.failures();
+        let mut start = disk.command(directory.path());
+        let mut start = start.stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let hanging = async {
+            while disk.failures() == hits {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        soon("the hanging call", hanging).await;
+        let id = start.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status();
+        assert!(sent.expect("kill runs").success());
+        let waiting = tokio::task::spawn_blocking(move || start.wait_with_output());
+        let output = soon("the end", waiting).await.unwrap().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains("stopped before it listened"), "{said}");
+        disk.heal();
+        let server = disk.start(directory);
+        ledger.assert_kept(&server.client().await).await;
+        directory = server.kill();
     }
 }

@@ -1,12 +1,12 @@
 //! A disk that fails on demand: a shim under the server, and what was written through it.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use duck_tests::{Answer, Client, Exit, ServerProcess, numbered, soon};
+use duck_tests::{Answer, Client, Exit, ServerProcess, numbered, server_command, soon};
 use tempfile::TempDir;
 use tonic::Code;
 
@@ -53,14 +53,26 @@ impl Disk {
         self.0.path().join("rules")
     }
 
+    /// The environment of a server on this disk.
+    fn environment(&self) -> [(&'static str, OsString); 2] {
+        [
+            ("LD_PRELOAD", shim().into()),
+            ("DUCK_FAULTS", self.rules().into()),
+        ]
+    }
+
     /// Starts a server on this disk.
     pub(crate) fn try_start(&self, directory: TempDir) -> Result<ServerProcess, (TempDir, Exit)> {
-        let rules = self.rules();
-        let environment: [(&str, &OsStr); 2] = [
-            ("LD_PRELOAD", shim().as_os_str()),
-            ("DUCK_FAULTS", rules.as_os_str()),
-        ];
+        let environment = self.environment();
+        let environment = environment.each_ref().map(|(name, value)| (*name, &**value));
         ServerProcess::try_start_in(directory, &[], &environment)
+    }
+
+    /// The command that starts a server on this disk, for a test that does not wait until it listens.
+    pub(crate) fn command(&self, directory: &Path) -> Command {
+        let mut command = server_command(directory, &[]);
+        command.envs(self.environment());
+        command
     }
 
     /// As [`Disk::try_start`], of a server that must start.
@@ -99,13 +111,20 @@ impl Disk {
     }
 }
 
+/// Whether the server itself has promised that nothing of a unit is committed.
+fn is_refusal(status: &tonic::Status) -> bool {
+    let is_answer = std::error::Error::source(status).is_none();
+    let promises = [Code::ResourceExhausted, Code::Unavailable, Code::Aborted];
+    is_answer && promises.contains(&status.code())
+}
+
 /// What became of a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Acknowledged,
-    /// The server said no, for a reason of the unit's own: it is not there.
+    /// The server said no: it is not there.
     Refused,
-    /// The server was lost: it is there or not.
+    /// The server was lost, or does not know: it is there or not.
     Unknown,
 }
 
@@ -140,7 +159,7 @@ impl Ledger {
                 assert_eq!(*acknowledged, rows.unsigned_abs());
                 Fate::Acknowledged
             }
-            Err(status) if status.code() == Code::ResourceExhausted => Fate::Refused,
+            Err(status) if is_refusal(status) => Fate::Refused,
             Err(_) => Fate::Unknown,
         };
         self.units.insert(unit, (rows, fate));

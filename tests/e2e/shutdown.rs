@@ -391,7 +391,7 @@ async fn a_second_server_on_the_same_file_names_the_file_and_the_process() {
 fn an_address_that_others_can_reach_needs_insecure() {
     let flags = ["--database", ":memory:", "--listen", "0.0.0.0:0"];
     let exit = ServerProcess::try_start(&flags).unwrap_err();
-    assert_eq!((exit.code, exit.stdout.as_str()), (Some(1), ""), "{exit:?}");
+    assert_eq!((exit.code, exit.stdout.as_str()), (Some(2), ""), "{exit:?}");
     assert!(exit.stderr.contains("--insecure"), "{}", exit.stderr);
     let flags = [flags.as_slice(), &["--insecure"]].concat();
     assert!(ServerProcess::try_start(&flags).is_ok());

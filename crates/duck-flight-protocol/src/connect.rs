@@ -7,6 +7,7 @@ use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 use tower::ServiceExt;
 
@@ -20,6 +21,21 @@ pub const DEFAULT_SERVER: &str = "grpc://127.0.0.1:8815";
 
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// When a client takes its server for gone. A server answers however busy it is, and however slow its client reads.
+const KEEP_ALIVE: KeepAlive = KeepAlive {
+    interval: Duration::from_secs(10),
+    timeout: Duration::from_secs(20),
+};
+
+/// How a client finds out that its server has gone without a word: its machine has lost its power, or the network is cut.
+#[derive(Debug, Clone, Copy)]
+struct KeepAlive {
+    /// After so long without a word from the server, the client asks whether it is there.
+    interval: Duration,
+    /// After so long without an answer to that, it is not.
+    timeout: Duration,
+}
 
 /// How much a server may send ahead of what the client has read: per stream, and per connection.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
@@ -60,8 +76,11 @@ impl ConnectOptions {
     /// Connects, and answers with a client that is ready for calls. Clone its channel
     /// ([`FlightClient::inner`]) to share the connection.
     ///
+    /// A server that takes the connection and then says nothing, now or later, is found out within half a minute: all calls
+    /// on the connection fail then. [`error_message`] says why.
+    ///
     /// # Errors
-    /// When the address is malformed or no server answers there within ten seconds; the message names the address.
+    /// When the address is malformed or nobody takes the connection within ten seconds; the message names the address.
     pub async fn connect(&self) -> Result<FlightClient, ConnectError> {
         self.connect_counted(&Endings::default()).await
     }
@@ -72,7 +91,14 @@ impl ConnectOptions {
     /// # Errors
     /// As there.
     pub async fn connect_counted(&self, endings: &Endings) -> Result<FlightClient, ConnectError> {
-        let endings = endings.clone();
+        self.connect_with(endings.clone(), KEEP_ALIVE).await
+    }
+
+    async fn connect_with(
+        &self,
+        endings: Endings,
+        keep_alive: KeepAlive,
+    ) -> Result<FlightClient, ConnectError> {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -82,6 +108,10 @@ impl ConnectOptions {
         });
         let channel = self
             .endpoint()?
+            .http2_keep_alive_interval(keep_alive.interval)
+            .keep_alive_timeout(keep_alive.timeout)
+            // A call on a connection that was idle is not always seen in time to begin asking.
+            .keep_alive_while_idle(true)
             .connect_with_connector(connector)
             .await
             .map_err(|error| ConnectError::Refused {
@@ -136,11 +166,24 @@ fn flight_client(channel: Channel) -> FlightClient {
     )
 }
 
+/// How the transport words it that a server has not answered [`KeepAlive`]'s question.
+const NO_ANSWER: &str = "keep-alive timed out";
+
+/// Why a call failed whose server has not answered for too long, for people; `None` for other failures.
+pub fn silence(status: &Status) -> Option<&'static str> {
+    (root_cause(status) == NO_ANSWER).then_some(
+        "the server does not answer: its process stands still, or its machine or the network is gone",
+    )
+}
+
 /// What a call's error says to a person: the server's own message where there is one.
 pub fn error_message(error: &FlightError) -> String {
     match error {
-        FlightError::Tonic(status) if status.message().is_empty() => status.code().to_string(),
-        FlightError::Tonic(status) => status.message().to_owned(),
+        FlightError::Tonic(status) => match silence(status) {
+            Some(silence) => silence.to_owned(),
+            None if status.message().is_empty() => status.code().to_string(),
+            None => status.message().to_owned(),
+        },
         other => other.to_string(),
     }
 }
@@ -168,6 +211,8 @@ pub enum ConnectError {
 
 #[cfg(test)]
 mod tests {
+    use arrow_flight::Ticket;
+
     use super::*;
 
     fn uri(server: &str) -> Result<String, String> {
@@ -185,6 +230,25 @@ mod tests {
         for server in ["grpc://h:1", "grpc+tcp://h:1", "http://h:1", "h:1"] {
             assert_eq!(uri(server).unwrap(), "http://h:1/");
         }
+    }
+
+    #[tokio::test]
+    async fn a_call_to_a_server_that_says_nothing_ends_and_says_so() {
+        // The system takes connections for a listener that accepts none.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let options = ConnectOptions {
+            server: listener.local_addr().unwrap().to_string(),
+        };
+        let keep_alive = KeepAlive {
+            interval: Duration::from_millis(50),
+            timeout: Duration::from_millis(50),
+        };
+        let mut client = options.connect_with(Endings::default(), keep_alive).await.unwrap();
+        let call = client.do_get(Ticket::new("SELECT 1"));
+        let answer = tokio::time::timeout(Duration::from_secs(10), call).await;
+        let error = answer.expect("an end").map(drop).unwrap_err();
+        let message = error_message(&error);
+        assert!(message.contains("does not answer"), "{message} {error:?}");
     }
 
     #[test]

@@ -252,6 +252,12 @@ pub enum Error {
     /// The client cancelled, or went away.
     #[error("the statement was cancelled")]
     Cancelled,
+    /// The database failed for good, it may be in the middle of a commit.
+    #[error(
+        "{0}; what was being committed may be in the database or not, and the server must be started again to know: look \
+         before you send it again, or name a producer, whose units may be sent again"
+    )]
+    Undecided(String),
     /// The server is on its way down.
     #[error("the server is shutting down; try again once it is back")]
     ShuttingDown,
@@ -375,7 +381,7 @@ impl Error {
             | Self::ResultTooLarge(_) => Code::ResourceExhausted,
             Self::Unimplemented(_) => Code::Unimplemented,
             Self::ShuttingDown => Code::Unavailable,
-            Self::ReasonLost => Code::Unknown,
+            Self::ReasonLost | Self::Undecided(_) => Code::Unknown,
             Self::WorkerLost | Self::NeedsConnection | Self::Io { .. } => Code::Internal,
             Self::Transport(code, _) | Self::Again(code, _) => *code,
         }
@@ -556,6 +562,7 @@ mod tests {
             (Error::Unimplemented("u".into()), Code::Unimplemented),
             (Error::Cancelled, Code::Cancelled),
             (Error::ReasonLost, Code::Unknown),
+            (Error::Undecided("u".into()), Code::Unknown),
             (Error::ShuttingDown, Code::Unavailable),
             (Error::WorkerLost, Code::Internal),
             (

@@ -1,6 +1,6 @@
 //! The `duck-flight-server` command: flags in, exit code out.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -9,6 +9,8 @@ use duck_flight_server::{Args, Config, Engine, LogFormat, runtime, serve};
 use rustix::process::Signal;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{self, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 
 /// Statements allocate on one thread what another frees, which glibc's allocator answers with locks and system
@@ -16,22 +18,38 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// The exit code of a command line that is wrong, as clap has it.
+const EXIT_USAGE: u8 = 2;
+
 /// The exit code of a server that was told twice to stop: what it was doing is not finished.
 const EXIT_INTERRUPTED: i32 = 130;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    init_tracing(args.log_format);
+    let log_format = args.log_format;
+    let config = match Config::try_from(args) {
+        Ok(config) => config,
+        Err(error) => {
+            tell(&format!("error: {error}"));
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    init_tracing(log_format);
     let outcome = runtime()
         .context("start the runtime")
-        .and_then(|runtime| runtime.block_on(run(args)));
+        .and_then(|runtime| runtime.block_on(run(config)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", told(&error));
+            tell(&format!("error: {}", told(&error)));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes a line to stderr; nobody is left to hear that even this fails.
+fn tell(line: &str) {
+    writeln!(std::io::stderr(), "{line}").ok();
 }
 
 /// The error and its causes. One that the error before it tells already is not told again.
@@ -46,15 +64,17 @@ fn told(error: &anyhow::Error) -> String {
     told
 }
 
-async fn run(args: Args) -> anyhow::Result<()> {
-    let config = Config::try_from(args)?;
-    let signals = StopSignals::new().context("listen for signals")?;
+async fn run(config: Config) -> anyhow::Result<()> {
+    let starting = Starting::begin(StopSignals::new().context("listen for signals")?);
     outlive_file_limit().context("listen for signals")?;
     let engine = Engine::open(&config.engine).context("open the database")?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("listen on {}", config.listen))?;
-    println!("listening on {}", listener.local_addr()?);
+    let address = listener.local_addr()?;
+    let signals = starting.end().await?;
+    // Whoever started it need not read on to be served.
+    writeln!(std::io::stdout(), "listening on {address}").ok();
     serve(listener, engine, &config, signals.first()).await?;
     Ok(())
 }
@@ -66,7 +86,41 @@ fn outlive_file_limit() -> std::io::Result<()> {
     signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map(drop)
 }
 
-/// SIGINT and SIGTERM: the first asks to finish, the second ends the process at once.
+/// The time from the start until the database is open, which may have to replay a long log first. Nobody is served, and
+/// nothing is promised that the log does not hold: a signal ends the process at once.
+struct Starting {
+    /// Dropped at the end.
+    running: oneshot::Sender<()>,
+    signals: JoinHandle<StopSignals>,
+}
+
+impl Starting {
+    /// Listens in a task of its own, for opening the database blocks.
+    fn begin(mut signals: StopSignals) -> Self {
+        let (running, over) = oneshot::channel::<()>();
+        let signals = tokio::spawn(async move {
+            tokio::select! {
+                code = signals.next() => {
+                    tell("stopped before it listened; the next start begins where this one did");
+                    std::process::exit(code);
+                }
+                _ = over => signals,
+            }
+        });
+        Self {
+            running,
+            signals,
+        }
+    }
+
+    /// Answers with the signals, which from now on ask to finish.
+    async fn end(self) -> anyhow::Result<StopSignals> {
+        drop(self.running);
+        self.signals.await.context("listen for signals")
+    }
+}
+
+/// SIGINT and SIGTERM: once it serves, the first asks to finish, the second ends the process at once.
 struct StopSignals {
     interrupt: unix::Signal,
     terminate: unix::Signal,
@@ -89,11 +143,13 @@ impl StopSignals {
         });
     }
 
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
+    /// Waits for the next one, and answers with the exit code of a process that it ends, as shells have it.
+    async fn next(&mut self) -> i32 {
+        let signal = tokio::select! {
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.terminate.recv() => Signal::TERM,
+        };
+        128 + signal.as_raw()
     }
 }
 
@@ -103,10 +159,13 @@ fn shows_colors() -> bool {
     std::io::stderr().is_terminal() && !is_refused
 }
 
+/// Writes log lines to stderr, for as long as somebody reads it: the server does not depend on that.
 fn init_tracing(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // It would be told on stderr, too, and panic where nobody reads that.
+        .log_internal_errors(false)
         .with_ansi(shows_colors())
         .with_writer(std::io::stderr);
     match format {

@@ -51,10 +51,14 @@ impl Running {
         line
     }
 
-    fn stop(mut self) -> (Option<i32>, String) {
+    fn terminate(&self) {
         let id = self.0.id().to_string();
         let sent = Command::new("kill").args(["-s", "TERM", &id]).status();
         assert!(sent.expect("kill runs").success());
+    }
+
+    fn stop(mut self) -> (Option<i32>, String) {
+        self.terminate();
         let code = self.0.wait().expect("a child").code();
         let mut said = String::new();
         let mut stderr = self.0.stderr.take().expect("piped");
@@ -151,8 +155,13 @@ fn version_tells_the_name_and_the_version() {
 }
 
 #[test]
-fn flags_that_cannot_be_read_are_a_usage_error() {
-    let cases: [(&[&str], &str); 10] = [
+fn flags_that_are_wrong_are_a_usage_error() {
+    let cases: [(&[&str], &str); 15] = [
+        (&["--listen", "0.0.0.0:0"], "--insecure"),
+        (&["--database", "d/q?x.db"], "--database d/q?x.db"),
+        (&["--memory-limit", "1KiB"], "--memory-limit"),
+        (&["--ingest-buffer", "1KiB"], "--ingest-buffer"),
+        (&["--max-message-size", "8GiB"], "--max-message-size"),
         (&["--storage-version", "v9"], "v1.0.0, v1.1.0"),
         (&["--row-group-size", "1000"], "multiple of 2048"),
         (&["--row-group-size", "245760"], "up to 122880"),
@@ -181,20 +190,7 @@ fn settings_that_do_not_work_are_an_error_that_names_them() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     let memory = ["--database", ":memory:"];
-    let cases: [(&[&str], &str); 7] = [
-        (&["--listen", "0.0.0.0:0"], "--insecure"),
-        (
-            &["--listen", "127.0.0.1:0", "--memory-limit", "1KiB"],
-            "--memory-limit",
-        ),
-        (
-            &["--listen", "127.0.0.1:0", "--ingest-buffer", "1KiB"],
-            "--ingest-buffer",
-        ),
-        (
-            &["--listen", "127.0.0.1:0", "--max-message-size", "8GiB"],
-            "--max-message-size",
-        ),
+    let cases: [(&[&str], &str); 3] = [
         (&["--listen", &taken], &taken),
         (
             &[
@@ -246,6 +242,22 @@ fn a_ready_line_says_where_it_listens_and_a_signal_ends_it_with_success() {
 }
 
 #[test]
+fn it_serves_and_ends_well_when_nobody_reads_what_it_says() {
+    for format in ["text", "json"] {
+        let directory = tempfile::tempdir().unwrap();
+        let database = directory.path().join("d.db");
+        let flags = ["--listen", "127.0.0.1:0", "--log-format", format];
+        let mut running = Running::start(server(&flags).arg("--database").arg(&database));
+        assert!(is_ready_line(&running.ready_line()));
+        drop(running.0.stderr.take());
+        running.terminate();
+        let status = running.0.wait().expect("a child");
+        assert_eq!(status.code(), Some(0), "{format}: {status}");
+        assert!(database.exists() && !directory.path().join("d.db.wal").exists());
+    }
+}
+
+#[test]
 fn it_starts_on_the_file_of_its_default_and_again() {
     let directory = tempfile::tempdir().unwrap();
     for _ in 0..2 {
@@ -280,14 +292,14 @@ fn every_flag_has_a_variable_and_the_flag_wins() {
         output(command.env(name, value))
     };
     let cases = [
-        ("DUCK_FLIGHT_LISTEN", "0.0.0.0:0", 1, "--insecure"),
+        ("DUCK_FLIGHT_LISTEN", "0.0.0.0:0", 2, "--insecure"),
         ("DUCK_FLIGHT_DATABASE", "/nowhere/at/all.db", 1, "/nowhere"),
-        ("DUCK_FLIGHT_MEMORY_LIMIT", "1KiB", 1, "--memory-limit"),
-        ("DUCK_FLIGHT_INGEST_BUFFER", "1KiB", 1, "--ingest-buffer"),
+        ("DUCK_FLIGHT_MEMORY_LIMIT", "1KiB", 2, "--memory-limit"),
+        ("DUCK_FLIGHT_INGEST_BUFFER", "1KiB", 2, "--ingest-buffer"),
         (
             "DUCK_FLIGHT_MAX_MESSAGE_SIZE",
             "1KiB",
-            1,
+            2,
             "--max-message-size",
         ),
         ("DUCK_FLIGHT_THREADS", "0", 2, "--threads"),

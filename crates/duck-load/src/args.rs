@@ -11,8 +11,9 @@ use crate::{Commit, Plan};
 /// Load random batches into a Duck Flight server, and report what it acknowledged.
 ///
 /// Every row of a batch carries the batch's id, and no two batches share one, however many loaders run at the
-/// same time. Exits with 0 when every batch was acknowledged (and, with --verify, found in the table), 1 when one
-/// was not, 2 on bad usage.
+/// same time. Exits with 0 when all was sent and every batch acknowledged (and, with --verify, found in the table), 1
+/// when one was not, 2 on bad usage; and, when nothing failed but it was stopped before the end, with 130 after Ctrl-C and
+/// 143 after SIGTERM.
 #[derive(Debug, clap::Parser)]
 #[command(name = "duck-load", version)]
 pub struct Args {
@@ -79,7 +80,7 @@ pub struct Args {
     #[arg(long, env = "DUCK_LOAD_RESUME", requires = "producer")]
     pub resume: bool,
     /// With --resume: end after failures for so long without a batch acknowledged. With --verify: how long to wait
-    /// for the table's answer.
+    /// for the table's answer, however often it has to be asked.
     #[arg(
         long,
         env = "DUCK_LOAD_GIVE_UP_AFTER",

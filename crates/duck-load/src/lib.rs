@@ -43,6 +43,7 @@ pub use target::{Failure, FlightTarget, Outcome, Target};
 pub use verify::{Offender, Verification};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use duck_flight_protocol::{ConnectError, ConnectOptions};
 use tokio::sync::Barrier;
@@ -67,17 +68,25 @@ pub async fn load(
     Ok(load_over(server, targets, plan, progress, stop).await)
 }
 
-/// As [`load`], over connections that stand already.
+/// As [`load`], over connections that stand already. A stop that is asked for once the batches are sent ends their
+/// verification, and there is none; one that comes before does not.
 pub async fn load_over(
     server: &ConnectOptions,
     targets: Vec<FlightTarget>,
     plan: &Plan,
     progress: Progress,
-    stop: Stop,
+    mut stop: Stop,
 ) -> Report {
-    let (mut report, ledgers) = run_recorded(plan, targets, progress.clone(), stop).await;
-    if plan.verify {
-        report.verification = Some(verify::verify(server, plan, &ledgers, &progress).await);
+    let (mut report, ledgers) = run_recorded(plan, targets, progress.clone(), stop.clone()).await;
+    if !plan.verify {
+        return report;
+    }
+    let is_stopped_already = stop.is_requested();
+    tokio::select! {
+        proof = verify::verify(server, plan, &ledgers, &progress) => {
+            report.verification = Some(proof);
+        }
+        () = stop.requested(), if !is_stopped_already => report.interrupted = true,
     }
     report
 }
@@ -120,6 +129,15 @@ async fn run_recorded<T: Target>(
     let (stats, ledgers): (Vec<_>, Vec<_>) = done.into_iter().map(|(_, done)| done).unzip();
     let stats = stats.into_iter().reduce(Stats::merge).unwrap_or_default();
     progress.finish();
-    let report = Report::new(plan, writer_count, &stats, stop.is_requested());
+    let interrupted = stop.is_requested() && !is_fulfilled(plan, &ledgers, stats.elapsed());
+    let report = Report::new(plan, writer_count, &stats, interrupted);
     (report, ledgers)
+}
+
+/// Whether a run sent all batches of its plan, or for as long as the plan says. One without an end never does.
+fn is_fulfilled(plan: &Plan, ledgers: &[Ledger], elapsed: Duration) -> bool {
+    let all_sent = plan
+        .batches
+        .is_some_and(|most| ledgers.iter().all(|ledger| ledger.sent() >= most.get()));
+    all_sent || plan.duration.is_some_and(|duration| elapsed >= duration)
 }

@@ -1,41 +1,50 @@
 //! The command `duck-load`: flags in, a run of the library, a summary and an exit code out.
 
+mod signals;
+
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 use clap::Parser;
 use duck_flight_protocol::ConnectOptions;
 use duck_load::args::{Args, Format};
 use duck_load::{Plan, Progress, Report, Stop};
+use tokio::sync::oneshot;
 
-/// The exit code of a process that Ctrl-C ended.
-const EXIT_INTERRUPTED: i32 = 130;
+use signals::Signals;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
     match run(args).await {
-        Ok(report) if report.is_success() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // Nobody is left to hear that even this fails.
+            let _ = writeln!(io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(args: Args) -> anyhow::Result<Report> {
+async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let plan = Plan::from(&args);
     let format = args.format;
     let server = ConnectOptions::from(args.connect);
     let progress = Progress::on_stderr(&plan);
     let targets = duck_load::FlightTarget::connect_all(&server, &plan, &progress).await?;
     // Not before the connections stand, so that Ctrl-C ends a hanging attempt at once.
-    let stop = Stop::on(interrupt(progress.clone()));
+    let signals = Signals::listen().context("listen for signals")?;
+    let (stop, signal) = stop_on(signals, progress.clone());
     let report = duck_load::load_over(&server, targets, &plan, progress, stop).await;
     print(&report, format).context("write the summary")?;
-    Ok(report)
+    Ok(match signal.get() {
+        _ if !report.is_success() => ExitCode::FAILURE,
+        // Whoever started it must not take it for done.
+        Some(code) if report.interrupted => ExitCode::from(*code),
+        _ => ExitCode::SUCCESS,
+    })
 }
 
 fn print(report: &Report, format: Format) -> io::Result<()> {
@@ -50,37 +59,17 @@ fn print(report: &Report, format: Format) -> io::Result<()> {
     }
 }
 
-/// Waits for the first Ctrl-C or SIGTERM; from then on, another one ends the process at once.
-async fn interrupt(progress: Progress) {
-    signal().await;
-    progress.say("stopping: waiting for outstanding acks; once more to end at once");
-    tokio::spawn(async {
-        signal().await;
-        std::process::exit(EXIT_INTERRUPTED);
+/// Asks the run to end at the first signal, whose exit code is there from then on; another one ends the process at once.
+fn stop_on(mut signals: Signals, progress: Progress) -> (Stop, Arc<OnceLock<u8>>) {
+    let (ask, asked) = oneshot::channel::<()>();
+    let first = Arc::new(OnceLock::new());
+    let code = first.clone();
+    tokio::spawn(async move {
+        let _ = code.set(signals.next().await);
+        // First of all: whatever may be said of it comes behind it.
+        let _ = ask.send(());
+        progress.say("stopping: waiting for outstanding acks; once more to end at once");
+        std::process::exit(signals.next().await.into());
     });
-}
-
-#[cfg(unix)]
-async fn signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return ctrl_c().await;
-    };
-    tokio::select! {
-        () = ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
-}
-
-#[cfg(not(unix))]
-async fn signal() {
-    ctrl_c().await;
-}
-
-async fn ctrl_c() {
-    // Where signals cannot be had, the process ends as the system would have it.
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
+    (Stop::on(async { drop(asked.await) }), first)
 }

@@ -39,7 +39,7 @@ pub struct Plan {
     /// [`Plan::batches`] then counts from the producer's first batch, whichever process sent it.
     pub resume: bool,
     /// With [`Plan::resume`]: how long to go on without any progress. With [`Plan::verify`]: how long to wait for
-    /// the table's answer.
+    /// the table's answer, all attempts together.
     pub give_up_after: Duration,
     /// Prove afterwards from the table itself that every acknowledged batch is there once, and whole.
     pub verify: bool,

@@ -1,6 +1,7 @@
 //! What a person sees while a run goes on, on stderr.
 
-use std::fmt::Write;
+use std::fmt;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use indicatif::{HumanFloatCount, ProgressBar, ProgressState, ProgressStyle};
@@ -45,12 +46,12 @@ impl Progress {
         Self { bar: Some(bar) }
     }
 
-    /// Says one line, above the bar.
+    /// Says one line, above the bar. Where nobody reads stderr any more, the run goes on all the same.
     pub fn say(&self, line: &str) {
         match &self.bar {
             None => {}
             // A hidden bar would swallow the line.
-            Some(bar) if bar.is_hidden() => eprintln!("{line}"),
+            Some(bar) if bar.is_hidden() => drop(writeln!(io::stderr(), "{line}")),
             Some(bar) => bar.println(line),
         }
     }
@@ -80,7 +81,7 @@ impl Progress {
 }
 
 /// The rows per second so far, as a whole number.
-fn write_rate(state: &ProgressState, line: &mut dyn Write) {
+fn write_rate(state: &ProgressState, line: &mut dyn fmt::Write) {
     // A progress bar that cannot be written is no reason to stop.
     let _ = write!(line, "{}", HumanFloatCount(state.per_sec().round()));
 }

@@ -66,9 +66,9 @@ pub struct Report {
     pub unknown: u64,
     /// The first failure that no retry mended.
     pub first_error: Option<String>,
-    /// Whether the run was asked to end before its plan was fulfilled.
+    /// Whether the run was asked to end before its plan was fulfilled, verification included.
     pub interrupted: bool,
-    /// The proof from the table itself, if the plan asked for it.
+    /// The proof from the table itself, if the plan asked for it and nobody asked for the end meanwhile.
     pub verification: Option<Verification>,
 }
 

@@ -9,7 +9,7 @@ use std::future::Future;
 
 use arrow::error::ArrowError;
 use arrow_flight::error::FlightError;
-use duck_flight_protocol::Ack;
+use duck_flight_protocol::{Ack, silence};
 use tonic::{Code, ConnectError, Status};
 
 pub use flight::FlightTarget;
@@ -173,6 +173,9 @@ fn never_sent(status: &Status) -> bool {
 }
 
 fn status_message(status: &Status) -> String {
+    if let Some(silence) = silence(status) {
+        return silence.to_owned();
+    }
     let mut message = match status.message() {
         "" => status.code().to_string(),
         message => message.to_owned(),

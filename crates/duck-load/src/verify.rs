@@ -6,16 +6,14 @@
 mod tally;
 
 use std::fmt;
-use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use arrow_flight::Ticket;
-use arrow_flight::error::FlightError;
 use duck_flight_protocol::{ConnectError, ConnectOptions};
 use futures::TryStreamExt;
 use serde::Serialize;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::digest::Digest;
 use crate::ledger::Ledger;
@@ -74,7 +72,8 @@ impl Verification {
     pub const MAX_OFFENDERS: usize = 5;
 }
 
-/// Asks the table for the batches of a run. A failure that may pass is tried again, for it is only read.
+/// Asks the table for the batches of a run, and waits for its answer as long as the plan says, all attempts together. A
+/// failure that may pass is tried again, for it is only read.
 pub(crate) async fn verify(
     server: &ConnectOptions,
     plan: &Plan,
@@ -82,21 +81,21 @@ pub(crate) async fn verify(
     progress: &Progress,
 ) -> Verification {
     let started = Instant::now();
+    let patience = || plan.give_up_after.saturating_sub(started.elapsed());
     let mut attempt = 1;
     loop {
         let mut tally = Tally::new(ledgers, plan.rows.get().into());
-        let failure = match count(server, plan, &mut tally).await {
-            Ok(()) => return tally.finish(),
-            Err(failure) => failure,
+        let counting = count(server, plan, &mut tally);
+        let failure = match timeout(patience(), counting).await {
+            Ok(Ok(())) => return tally.finish(),
+            Ok(Err(failure)) => failure,
+            Err(_) => return tally.fail(format!("no answer within {:?}", plan.give_up_after)),
         };
-        let exhausted = match plan.resume {
-            true => started.elapsed() >= plan.give_up_after,
-            false => attempt > plan.retries,
-        };
+        let delay = retry::delay(attempt);
+        let exhausted = delay >= patience() || !plan.resume && attempt > plan.retries;
         if failure.oldest == Outcome::Refused || exhausted {
             return tally.fail(failure.message);
         }
-        let delay = retry::delay(attempt);
         let (millis, message) = (delay.as_millis(), failure.message);
         progress.say(&format!("verifying again in {millis} ms: {message}"));
         sleep(delay).await;
@@ -110,28 +109,13 @@ async fn count(server: &ConnectOptions, plan: &Plan, tally: &mut Tally<'_>) -> R
     };
     let query = Digest::query(&plan.table.to_sql(), &condition);
     let mut client = server.connect().await.map_err(unreachable_for_now)?;
-    // A table of billions of rows takes its time; a server that went away without a word takes for ever.
-    let patience = plan.give_up_after;
-    let mut answer = in_time(patience, client.do_get(Ticket::new(query))).await?;
-    while let Some(batch) = in_time(patience, answer.try_next()).await? {
+    let mut answer = client.do_get(Ticket::new(query)).await?;
+    while let Some(batch) = answer.try_next().await? {
         for (id, digest) in digests(&batch)? {
             tally.found(id, &digest);
         }
     }
     Ok(())
-}
-
-async fn in_time<T>(
-    patience: Duration,
-    answer: impl Future<Output = Result<T, FlightError>>,
-) -> Result<T, Failure> {
-    match tokio::time::timeout(patience, answer).await {
-        Ok(result) => Ok(result?),
-        Err(_) => {
-            let message = format!("no answer within {patience:?}");
-            Err(Failure::of_all(Outcome::Unknown, message))
-        }
-    }
 }
 
 fn unreachable_for_now(error: ConnectError) -> Failure {

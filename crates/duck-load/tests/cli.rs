@@ -2,8 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Output};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
+use std::time::{Duration, Instant};
 
 fn duck_load(flags: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_duck-load"))
@@ -183,4 +185,58 @@ fn a_proof_that_cannot_be_had_is_a_failure() {
     let summary = stdout(&output);
     let expected = "\nFAILED     the table could not be asked: ";
     assert!(summary.contains(expected), "{summary}");
+}
+
+/// Takes connections, tells when a client has sent a batch over one, and says nothing itself.
+fn server_that_says_nothing() -> (String, Receiver<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (sender, loaded) = mpsc::channel();
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let mut beginning = [0; 2000];
+            if connection.read_exact(&mut beginning).is_ok() {
+                sender.send(connection).ok();
+            }
+        }
+    });
+    (address, loaded)
+}
+
+fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    let sent = Command::new("kill").args(["-s", name, &id]).status();
+    assert!(sent.unwrap().success());
+}
+
+/// Sends a signal again and again until the process ends, for several that come at once count as one.
+fn signal_until_it_ends(child: &mut Child, name: &str) -> ExitStatus {
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(10) {
+        signal(child, name);
+        thread::sleep(Duration::from_millis(50));
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+    }
+    child.kill().unwrap();
+    panic!("it does not end");
+}
+
+#[test]
+fn a_second_signal_ends_it_even_when_nobody_reads_what_it_says() {
+    for (name, code) in [("INT", 130), ("TERM", 143)] {
+        let (server, loaded) = server_that_says_nothing();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_duck-load"))
+            .args(["--server", &server])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let _connection = loaded.recv_timeout(Duration::from_secs(10)).unwrap();
+        drop(child.stderr.take());
+        let status = signal_until_it_ends(&mut child, name);
+        assert_eq!(status.code(), Some(code), "{status}");
+    }
 }

@@ -4,11 +4,14 @@ mod keeper;
 
 use std::collections::HashSet;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use duck_flight_protocol::{Commit, ConnectOptions};
 use duck_load::{Plan, Progress, Report, Stop};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 use keeper::{Fault, Keeper, Spoil};
 
@@ -287,4 +290,94 @@ async fn an_unknown_batch_of_a_plain_load_may_be_there_or_not() {
         assert_eq!(proof.batches_unacknowledged, 1);
         assert_eq!(proof.batches_unacknowledged_present, present);
     }
+}
+
+#[tokio::test]
+async fn a_proof_is_waited_for_as_long_as_the_plan_says_and_no_longer() {
+    let keeper = Keeper::new([]);
+    keeper.kept().asked = Some(Arc::default());
+    for plan in [plan(Commit::Batch), resuming(Commit::Batch)] {
+        let plan = Plan {
+            verify: true,
+            give_up_after: Duration::from_millis(300),
+            ..plan
+        };
+        let started = Instant::now();
+        let report = keeper.load(&plan).await;
+        assert!(started.elapsed() < Duration::from_secs(5));
+        let proof = report.verification.unwrap();
+        assert_eq!(proof.error.unwrap(), "no answer within 300ms");
+        assert!(!report.interrupted && !proof.verified);
+    }
+}
+
+#[tokio::test]
+async fn a_stop_ends_the_waiting_for_a_proof() {
+    let keeper = Keeper::new([]);
+    let asked = Arc::new(Notify::new());
+    keeper.kept().asked = Some(asked.clone());
+    let server = keeper.serve().await;
+    let plan = Plan {
+        verify: true,
+        ..plan(Commit::Batch)
+    };
+    let stop = Stop::on(async move { asked.notified().await });
+    let loading = duck_load::load(&server, &plan, Progress::silent(), stop);
+    let report = tokio::time::timeout(Duration::from_secs(10), loading).await;
+    let report = report.expect("an end").unwrap();
+    assert_eq!(report.batches, 200);
+    assert!(report.interrupted && report.verification.is_none());
+}
+
+/// Runs the command until the keeper has some batches, interrupts it, and answers with its exit code and its report.
+async fn interrupted(signal: &str, flags: &[&str]) -> (Option<i32>, serde_json::Value) {
+    let keeper = Keeper::new([]);
+    let server = keeper.serve().await.server;
+    let child = Command::new(env!("CARGO_BIN_EXE_duck-load"))
+        .args(["--server", &server, "--interval", "5ms", "--format", "json"])
+        .args(flags)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while keeper.kept().units < 10 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let id = child.id().to_string();
+    let sent = Command::new("kill").args(["-s", signal, &id]).status();
+    assert!(sent.unwrap().success());
+    let ended = tokio::task::spawn_blocking(|| child.wait_with_output());
+    let output = ended.await.unwrap().unwrap();
+    let report = serde_json::from_slice(&output.stdout).unwrap();
+    (output.status.code(), report)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_was_interrupted_is_not_taken_for_done() {
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        for flags in [["--batches", "10000"], ["--duration", "1h"]] {
+            let (found, report) = interrupted(signal, &flags).await;
+            assert_eq!(found, Some(code), "{flags:?}");
+            assert_eq!(report["interrupted"], true, "{report}");
+            assert_eq!(report["errors"], 0, "{report}");
+        }
+    }
+}
+
+/// The stop comes while the answer to the last batch is waited for.
+#[tokio::test]
+async fn a_load_that_has_sent_all_is_not_interrupted_by_a_late_stop() {
+    let keeper = Keeper::new([]);
+    let server = keeper.serve().await;
+    let plan = plan(Commit::Stream);
+    let at_the_last = keeper.clone();
+    let stop = Stop::on(async move {
+        while at_the_last.kept().units < 200 {
+            tokio::task::yield_now().await;
+        }
+    });
+    let report = duck_load::load(&server, &plan, Progress::silent(), stop);
+    let report = report.await.unwrap();
+    assert_eq!(report.batches, 200);
+    assert!(!report.interrupted, "{report}");
 }

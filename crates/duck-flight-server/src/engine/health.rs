@@ -11,14 +11,19 @@ use crate::error::{Error, Result};
 pub(super) struct Health(Arc<watch::Sender<Option<String>>>);
 
 impl Health {
-    /// Takes note of an error after which nothing works until the database is opened again.
+    /// Takes note of an error after which nothing works until the database is opened again. It may be that of a commit,
+    /// which is durable or not: it comes back as one that says so.
     pub(super) fn observe(&self, error: Error) -> Error {
-        if let Error::Sql(sql) | Error::Statement { source: sql, .. } = &error
-            && sql.is_fatal()
-        {
-            self.fail(&sql.message);
+        match &error {
+            Error::Sql(sql) | Error::Statement { source: sql, .. } if sql.is_fatal() => {
+                self.fail(&sql.message);
+                match sql.is_of_earlier() {
+                    true => error,
+                    false => Error::Undecided(sql.message.clone()),
+                }
+            }
+            _ => error,
         }
-        error
     }
 
     /// Fails when the database cannot be used any more: nothing may be committed from then on.

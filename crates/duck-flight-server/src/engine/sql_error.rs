@@ -96,6 +96,11 @@ impl SqlError {
     pub(crate) fn is_fatal(&self) -> bool {
         self.kind == SqlErrorKind::Fatal
     }
+
+    /// Whether the database was unusable before: the statement was not begun.
+    pub(crate) fn is_of_earlier(&self) -> bool {
+        self.message.contains("because of a previous fatal error")
+    }
 }
 
 fn kind_of(name: &str) -> SqlErrorKind {

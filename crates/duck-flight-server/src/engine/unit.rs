@@ -309,7 +309,7 @@ impl Unit {
         self.answer.give(Ok(committed));
     }
 
-    /// Says why it was not committed.
+    /// Says why it was not committed, or why nobody knows.
     pub(super) fn refuse(self, error: Error) {
         self.answer.give(Err(error));
     }

@@ -241,6 +241,11 @@ impl Writer {
     /// A group that failed: its halves are tried, down to the unit at fault.
     fn take_apart(&self, mut group: Vec<Unit>, error: Error) {
         let error = self.shared.observe(error);
+        if let Error::Undecided(reason) = &error {
+            // All of them may be durable, and nothing can be tried any more.
+            let undecided = || Error::Undecided(reason.clone());
+            return group.into_iter().for_each(|unit| unit.refuse(undecided()));
+        }
         let second = group.split_off(group.len().div_ceil(2));
         if second.is_empty() {
             if let Some(unit) = group.pop() {
@@ -275,7 +280,7 @@ impl Writer {
             let before = self.shared.mark.before();
             match self.try_commit(std::slice::from_mut(&mut unit)) {
                 Ok(()) => return self.acknowledge(vec![unit], before),
-                Err(again) => error = again,
+                Err(again) => error = self.shared.observe(again),
             }
         }
         unit.refuse(error);

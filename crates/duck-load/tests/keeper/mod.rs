@@ -20,7 +20,7 @@ use duck_load::{Plan, Progress, Report, Stop};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -56,6 +56,8 @@ pub(crate) struct Kept {
     pub(crate) faults: HashMap<usize, Fault>,
     /// What is done to the table before it is read.
     pub(crate) spoil: Option<Spoil>,
+    /// Is told that the table was asked for; whoever asks gets no answer then.
+    pub(crate) asked: Option<Arc<Notify>>,
     /// The units that came.
     pub(crate) units: usize,
     /// The options of all puts.
@@ -279,6 +281,11 @@ impl FlightService for Keeper {
     }
 
     async fn do_get(&self, _: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
+        let asked = self.kept().asked.clone();
+        if let Some(asked) = asked {
+            asked.notify_one();
+            return std::future::pending().await;
+        }
         let mut batches = self.kept().batches.clone();
         if let Some(spoil) = self.kept().spoil {
             spoil(&mut batches);
