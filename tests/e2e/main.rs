@@ -30,3 +30,4 @@ mod storage;
 mod ticket;
 mod transaction;
 mod values;
+mod words;
