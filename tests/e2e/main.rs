@@ -4,6 +4,7 @@ mod bombs;
 mod cancel;
 mod depth;
 mod express;
+mod failure;
 mod fairness;
 mod files;
 mod fuzz;

@@ -56,9 +56,7 @@ pub(super) fn run_script(
         ..
     } = session;
     cancel.check()?;
-    if *transaction != ClientTransaction::None {
-        cancel.spare_transaction();
-    } else if traces == Traces::KeptInTransaction {
+    if *transaction == ClientTransaction::None && traces == Traces::KeptInTransaction {
         // Outside of it, what is to be all or nothing would be committed bit by bit.
         return Err(Error::TransactionFailed);
     }

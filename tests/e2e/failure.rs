@@ -1,0 +1,92 @@
+//! Transactions in which something has failed: what is committed is all that was said to have succeeded, and nothing else.
+
+use std::time::Duration;
+
+use arrow_flight::sql::CommandGetTables;
+use bytes::Bytes;
+use duck_tests::{Client, SqlClient, TestServer, assert_refused, soon};
+use tonic::Code;
+
+/// DuckDB reads the format when it plans the query.
+const NOT_TO_PLAN: &str = "SELECT strptime(i::VARCHAR, '%Q') FROM t";
+
+/// The PRAGMA becomes a query when it is parsed.
+const NOT_TO_PARSE: &str = "PRAGMA table_info(strptime('now', '%Q')::VARCHAR)";
+
+/// It takes DuckDB about a second to plan this, for it does most of the work beforehand.
+const SLOW_TO_PLAN: &str = "SELECT levenshtein(repeat('a', 100000), repeat('b', 5000))";
+
+/// Begins a transaction in which a row is inserted.
+async fn begin_with_a_row(sql: &mut SqlClient) -> Bytes {
+    let transaction = sql.begin().await.unwrap();
+    let insert = "INSERT INTO t VALUES (1)";
+    sql.update(insert, Some(&transaction)).await.unwrap();
+    transaction
+}
+
+/// Sees that a transaction cannot be committed, and that nothing of it is.
+async fn assert_not_committed(client: &Client, transaction: &Bytes) {
+    let commit = client.sql().commit(transaction).await;
+    assert_refused(commit, Code::FailedPrecondition, &["rolled back instead"]);
+    assert_eq!(client.count("t").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_is_only_asked_about_can_fail_its_transaction_and_a_commit_says_so() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    let mut sql = client.sql();
+    let transaction = begin_with_a_row(&mut sql).await;
+    sql.info(NOT_TO_PLAN, Some(&transaction)).await.unwrap_err();
+    assert_not_committed(&client, &transaction).await;
+    let transaction = begin_with_a_row(&mut sql).await;
+    let prepared = sql
+        .raw()
+        .prepare(NOT_TO_PLAN.into(), Some(transaction.clone()));
+    assert!(prepared.await.is_err());
+    assert_not_committed(&client, &transaction).await;
+    let transaction = begin_with_a_row(&mut sql).await;
+    let parsed = sql.update(NOT_TO_PARSE, Some(&transaction)).await;
+    parsed.unwrap_err();
+    assert_not_committed(&client, &transaction).await;
+    // What does DuckDB no harm leaves the transaction whole.
+    let transaction = begin_with_a_row(&mut sql).await;
+    let unknown = sql.info("FROM no_such", Some(&transaction)).await;
+    assert_refused(unknown, Code::NotFound, &["no_such"]);
+    sql.commit(&transaction).await.unwrap();
+    assert_eq!(client.count("t").await, 1);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_after_a_question_that_was_given_up_says_what_has_become_of_the_transaction() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    let mut sql = client.sql();
+    for (patience, is_about_tables) in [(200, false), (1, true), (0, true), (0, false)] {
+        let transaction = begin_with_a_row(&mut sql).await;
+        let mut asking = sql.clone();
+        let asked = async {
+            if is_about_tables {
+                let tables = CommandGetTables::default();
+                let info = asking.raw().get_tables(tables).await.unwrap();
+                asking.fetch(&info).await.map(|_| ())
+            } else {
+                let info = asking.info(SLOW_TO_PLAN, Some(&transaction)).await;
+                info.map(|_| ())
+            }
+        };
+        let patience = Duration::from_millis(patience);
+        tokio::time::timeout(patience, asked).await.ok();
+        let commit = soon("the end", sql.commit(&transaction)).await;
+        let committed = u64::from(commit.is_ok());
+        if let Err(error) = commit {
+            assert_eq!(error.code(), Code::FailedPrecondition, "{error:?}");
+        }
+        assert_eq!(client.count("t").await, committed);
+        client.execute("DELETE FROM t").await;
+    }
+    server.shutdown().await;
+}
