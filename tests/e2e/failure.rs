@@ -1,11 +1,15 @@
 //! Transactions in which something has failed: what is committed is all that was said to have succeeded, and nothing else.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::{ArrayRef, RecordBatch, Time64MicrosecondArray};
 use arrow_flight::sql::CommandGetTables;
 use bytes::Bytes;
 use duck_tests::{Client, SqlClient, TestServer, assert_refused, soon};
 use tonic::Code;
+
+use super::transaction::{begin_update, prepare};
 
 /// DuckDB reads the format when it plans the query.
 const NOT_TO_PLAN: &str = "SELECT strptime(i::VARCHAR, '%Q') FROM t";
@@ -88,5 +92,51 @@ async fn a_commit_after_a_question_that_was_given_up_says_what_has_become_of_the
         assert_eq!(client.count("t").await, committed);
         client.execute("DELETE FROM t").await;
     }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_whose_answer_cannot_be_told_is_not_committed() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    let mut sql = client.sql();
+    for (returned, code) in [
+        ("repeat('x', 1000000)", Code::ResourceExhausted),
+        ("to_hours(3000000)", Code::InvalidArgument),
+    ] {
+        let transaction = sql.begin().await.unwrap();
+        let insert = format!("INSERT INTO t FROM range(100) RETURNING {returned}");
+        let refused = sql.try_rows(&insert, Some(&transaction)).await;
+        assert_refused(refused, code, &[]);
+        let next = sql.try_rows("FROM t", Some(&transaction)).await;
+        assert_refused(next, Code::FailedPrecondition, &["aborted"]);
+        assert_not_committed(&client, &transaction).await;
+    }
+    // A query has changed nothing.
+    let transaction = begin_with_a_row(&mut sql).await;
+    let query = sql.try_rows("SELECT to_hours(3000000)", Some(&transaction));
+    assert_refused(query.await, Code::InvalidArgument, &["INTERVAL"]);
+    sql.commit(&transaction).await.unwrap();
+    assert_eq!(client.count("t").await, 1);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_change_is_committed_for_all_its_rows_of_values_or_for_none() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (v TIME)").await;
+    let mut sql = client.sql();
+    let transaction = sql.begin().await.unwrap();
+    let handle = prepare(&mut sql, "INSERT INTO t VALUES (?)", Some(&transaction)).await;
+    // The last one is 25 o'clock.
+    let times: ArrayRef = Arc::new(Time64MicrosecondArray::from(vec![0, 1, 90_000_000_000]));
+    let times = RecordBatch::try_from_iter([("v", times)]).unwrap();
+    let mut update = begin_update(&sql, handle, &times.schema(), &[times]).await;
+    update.end().await;
+    let answer = soon("an answer", update.result()).await.unwrap();
+    assert_refused(answer, Code::InvalidArgument, &["row 3"]);
+    assert_not_committed(&client, &transaction).await;
     server.shutdown().await;
 }

@@ -1,6 +1,7 @@
 //! A script, run statement by statement: each in a transaction, or in none where that is safe, and admitted or refused
 //! by its kind.
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use super::admission::{
@@ -76,6 +77,7 @@ pub(super) fn run_script(
         traces,
         index,
         is_alone,
+        executions: Cell::new(0),
     };
     if *transaction == ClientTransaction::None
         && let Some(rows_changed) = statement(0, true).run_kept(dirty, &mut last)?
@@ -135,6 +137,8 @@ struct Statement<'a> {
     index: u64,
     /// Whether it is the only one of its script.
     is_alone: bool,
+    /// How often it has run to its effect: for so many rows of values.
+    executions: Cell<usize>,
 }
 
 impl<'a> Statement<'a> {
@@ -225,15 +229,15 @@ impl<'a> Statement<'a> {
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<u64> {
         let _watch = self.cancel.watch(self.connection);
-        let (mut ends, mut runs) = (false, false);
+        let (mut kind, mut runs) = (None, false);
         let outcome = self.prepare(script).and_then(|statement| {
-            ends = statement.kind() == StatementKind::Transaction;
+            let kind = *kind.insert(statement.kind());
             self.check_alteration(&statement, *rows_written)?;
-            if ends && *transaction == ClientTransaction::Doubtful {
+            if kind == StatementKind::Transaction && *transaction == ClientTransaction::Doubtful {
                 self.check_commit()?;
             }
             runs = true;
-            let (kind, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
+            let (_, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
             let written = self.rows_written(kind, rows_changed);
             *rows_written = rows_written.saturating_add(written);
             if written > 0 {
@@ -241,11 +245,12 @@ impl<'a> Statement<'a> {
                 let (sql, rows) = (&self.sql.text, *rows_written);
                 replay::secure_statement(self.connection, sql, rows, false, &steady)?;
             }
-            if ends {
+            if kind == StatementKind::Transaction {
                 *transaction = ClientTransaction::None;
             }
             Ok(rows_changed)
         });
+        let ends = kind == Some(StatementKind::Transaction);
         match &outcome {
             // It has not run.
             Err(Error::TransactionByCall | Error::AlterationTooLate { .. }) => {}
@@ -260,7 +265,10 @@ impl<'a> Statement<'a> {
                 self.connection.roll_back();
                 *transaction = ClientTransaction::None;
             }
-            Err(_) => {
+            Err(error) => {
+                if self.leaves_changes(kind, error) {
+                    self.connection.spoil_transaction();
+                }
                 *transaction = ClientTransaction::Doubtful;
                 if runs {
                     // It may have written rows all the same, where only its result was given up.
@@ -270,6 +278,19 @@ impl<'a> Statement<'a> {
             Ok(_) => {}
         }
         outcome
+    }
+
+    /// Whether a statement that has failed with this error has changed what a commit would keep: for some of its rows of
+    /// values, or for all, where only its result could not be told. One whose result was given up has not failed.
+    fn leaves_changes(&self, kind: Option<StatementKind>, error: &Error) -> bool {
+        let executions = self.executions.get();
+        let wanted = self.sql.parameters.rows().max(1);
+        let is_given_up = matches!(error, Error::Cancelled) && executions == wanted;
+        let may_change = !matches!(
+            kind,
+            None | Some(StatementKind::Select | StatementKind::Set | StatementKind::Transaction)
+        );
+        may_change && executions > 0 && !is_given_up
     }
 
     /// Refuses to alter a table after a row group of rows was written.
@@ -594,6 +615,7 @@ impl<'a> Statement<'a> {
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<u64> {
         let mut result = pending.finish()?;
+        self.executions.update(|count| count + 1);
         let is_returning = kind == StatementKind::Rows && result.has_rows();
         let rows_changed = result.rows_changed();
         consume(result)?;
