@@ -6,7 +6,7 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, RecordBatch, Time64MicrosecondArray};
 use arrow_flight::sql::CommandGetTables;
 use bytes::Bytes;
-use duck_tests::{Client, SqlClient, TestServer, assert_refused, soon};
+use duck_tests::{Client, SqlClient, TestServer, assert_refused, ints, soon};
 use tonic::Code;
 
 use super::transaction::{begin_update, prepare};
@@ -138,5 +138,25 @@ async fn a_prepared_change_is_committed_for_all_its_rows_of_values_or_for_none()
     let answer = soon("an answer", update.result()).await.unwrap();
     assert_refused(answer, Code::InvalidArgument, &["row 3"]);
     assert_not_committed(&client, &transaction).await;
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_names_a_failed_commit_ends_no_transaction() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    let mut session = client.session().await;
+    session.update("BEGIN", None).await.unwrap();
+    session.ingest("t", None, vec![ints([1])]).await.unwrap();
+    let typo = "SELECT typo FROM t WHERE 'TransactionContext Error: Failed to commit: ' <> ''";
+    session.update(typo, None).await.unwrap_err();
+    session
+        .update("INSERT INTO t VALUES (2)", None)
+        .await
+        .unwrap();
+    assert_eq!(client.count("t").await, 0);
+    session.update("COMMIT", None).await.unwrap();
+    assert_eq!(client.rows("FROM t ORDER BY i").await, ["1", "2"]);
     server.shutdown().await;
 }

@@ -38,9 +38,6 @@ const OWN_SCHEMA_SQL: &str = "
 const SEARCH_PATH_SQL: &str = "SELECT system.main.current_setting('search_path')";
 const RESET_SCHEMA_SQL: &str = "RESET search_path";
 
-/// What DuckDB says of a commit that it has rolled back.
-const COMMIT_FAILED: &str = "Failed to commit";
-
 /// Runs every statement of a script in order; the results of the last one go to `last`.
 pub(super) fn run_script(
     session: &mut Session,
@@ -254,13 +251,9 @@ impl<'a> Statement<'a> {
         match &outcome {
             // It has not run.
             Err(Error::TransactionByCall | Error::AlterationTooLate { .. }) => {}
-            // A commit that fails is rolled back.
             Err(Error::TransactionFailed) => *transaction = ClientTransaction::None,
-            Err(Error::Sql(error)) if error.message.contains(COMMIT_FAILED) => {
-                self.connection.roll_back();
-                *transaction = ClientTransaction::None;
-            }
-            // It may have ended the transaction all the same, where it was interrupted or cancelled.
+            // It has ended the transaction all the same: a commit that fails is rolled back, and one that is cancelled or
+            // interrupted may be done.
             Err(_) if ends && self.connection.begin().is_ok() => {
                 self.connection.roll_back();
                 *transaction = ClientTransaction::None;
