@@ -160,3 +160,27 @@ async fn a_statement_that_names_a_failed_commit_ends_no_transaction() {
     assert_eq!(client.rows("FROM t ORDER BY i").await, ["1", "2"]);
     server.shutdown().await;
 }
+
+/// DuckDB stops the other threads of a query that fails, and now and then tells of that instead of the failure.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_fails_in_a_transaction_was_not_cancelled() {
+    const TRIES: usize = 60;
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client
+        .execute("CREATE TABLE t AS SELECT range AS i FROM range(1000000)")
+        .await;
+    let failing = "
+        SELECT CASE WHEN a.i + b.i = 250000 THEN error('told') ELSE 'x' END
+        FROM t a JOIN t b ON a.i = b.i";
+    let mut sql = client.sql();
+    for _ in 0..TRIES {
+        let transaction = sql.begin().await.unwrap();
+        let failed = sql.try_rows(failing, Some(&transaction)).await;
+        let failed = failed.expect_err("an error");
+        let codes = [Code::InvalidArgument, Code::Unknown];
+        assert!(codes.contains(&failed.code()), "{failed:?}");
+        sql.roll_back(&transaction).await.unwrap();
+    }
+    server.shutdown().await;
+}

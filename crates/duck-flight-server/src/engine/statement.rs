@@ -17,7 +17,7 @@ use super::lease::Traces;
 use super::pool::{ClientTransaction, Session};
 use super::query::Sql;
 use super::replay;
-use super::sql_error::SqlErrorKind;
+use super::sql_error::{SqlError, SqlErrorKind};
 use super::tokens::{begins_with, contains_any_word, contains_word, count_pairs};
 use super::transaction_that;
 use crate::error::{Error, Result};
@@ -207,13 +207,14 @@ impl<'a> Statement<'a> {
     /// The error as the client is told it.
     fn told(&self, error: Error, dirty: &mut bool) -> Error {
         match error {
-            Error::Sql(error)
-                if error.kind == SqlErrorKind::Interrupted && !self.cancel.is_cancelled() =>
-            {
-                self.find_reason(dirty)
-            }
+            Error::Sql(error) if self.is_untold(&error) => self.find_reason(dirty),
             other => other,
         }
+    }
+
+    /// Whether DuckDB says that the statement was interrupted, although nobody did: it has failed.
+    fn is_untold(&self, error: &SqlError) -> bool {
+        error.kind == SqlErrorKind::Interrupted && !self.cancel.is_cancelled()
     }
 
     /// Runs the statement in the client's transaction.
@@ -270,7 +271,11 @@ impl<'a> Statement<'a> {
             }
             Ok(_) => {}
         }
-        outcome
+        outcome.map_err(|error| match error {
+            // It cannot be run again for its error: nothing runs in the transaction any more.
+            Error::Sql(error) if self.is_untold(&error) => Error::ReasonLost,
+            other => other,
+        })
     }
 
     /// Whether a statement that has failed with this error has changed what a commit would keep: for some of its rows of
