@@ -226,7 +226,7 @@ impl<'a> Statement<'a> {
         dirty: &mut bool,
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<u64> {
-        let _watch = self.cancel.watch(self.connection);
+        let watch = self.cancel.watch(self.connection);
         let (mut kind, mut runs) = (None, false);
         let outcome = self.prepare(script).and_then(|statement| {
             let kind = *kind.insert(statement.kind());
@@ -248,11 +248,16 @@ impl<'a> Statement<'a> {
             }
             Ok(rows_changed)
         });
+        // An interrupt that hit a roll back would leave open what is taken for ended.
+        drop(watch);
         let ends = kind == Some(StatementKind::Transaction);
         match &outcome {
             // It has not run.
             Err(Error::TransactionByCall | Error::AlterationTooLate { .. }) => {}
-            Err(Error::TransactionFailed) => *transaction = ClientTransaction::None,
+            Err(Error::TransactionFailed) => {
+                self.connection.roll_back();
+                *transaction = ClientTransaction::None;
+            }
             // It has ended the transaction all the same: a commit that fails is rolled back, and one that is cancelled or
             // interrupted may be done.
             Err(_) if ends && self.connection.begin().is_ok() => {
@@ -324,12 +329,10 @@ impl<'a> Statement<'a> {
         if is_untold { u64::MAX } else { rows_changed }
     }
 
-    /// Refuses to commit a transaction that can be rolled back only, and rolls it back. DuckDB itself would roll it back
-    /// and say nothing.
+    /// Refuses to commit a transaction that can be rolled back only. DuckDB itself would roll it back and say nothing.
     fn check_commit(&self) -> Result<()> {
         let is_failed = self.connection.check_transaction().is_err();
         if is_failed && !begins_with(&self.sql.text, &["rollback", "abort"]) {
-            self.connection.roll_back();
             return Err(Error::TransactionFailed);
         }
         Ok(())
