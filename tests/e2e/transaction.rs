@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use arrow_flight::sql::{
     ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, Any,
     CommandPreparedStatementUpdate, ProstMessageExt, TableDefinitionOptions, TableExistsOption,
@@ -20,7 +22,11 @@ use tonic::Code;
 use super::statement::kept;
 
 /// Prepares a statement; answers with its handle.
-async fn prepare(sql: &mut SqlClient, query: &str, transaction: Option<&Bytes>) -> Bytes {
+pub(super) async fn prepare(
+    sql: &mut SqlClient,
+    query: &str,
+    transaction: Option<&Bytes>,
+) -> Bytes {
     let request = ActionCreatePreparedStatementRequest {
         query: query.into(),
         transaction_id: transaction.cloned(),
@@ -37,14 +43,19 @@ async fn prepare(sql: &mut SqlClient, query: &str, transaction: Option<&Bytes>) 
     prepared.prepared_statement_handle
 }
 
-/// An update by a prepared statement, of whose rows of values none has been sent.
-async fn begin_update(sql: &SqlClient, prepared_statement_handle: Bytes) -> OpenPut {
+/// An update by a prepared statement, of whose rows of values only these have been sent.
+pub(super) async fn begin_update(
+    sql: &SqlClient,
+    prepared_statement_handle: Bytes,
+    schema: &SchemaRef,
+    values: &[RecordBatch],
+) -> OpenPut {
     let command = CommandPreparedStatementUpdate {
         prepared_statement_handle,
     };
     let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
     let put = sql.open_raw_put();
-    for message in messages(descriptor, &ints([]).schema(), &[], None) {
+    for message in messages(descriptor, schema, values, None) {
         put.send(message).await;
     }
     put
@@ -52,8 +63,8 @@ async fn begin_update(sql: &SqlClient, prepared_statement_handle: Bytes) -> Open
 
 /// Runs a prepared statement for one row of values.
 async fn run_for(sql: &SqlClient, handle: &Bytes, value: i64) -> Answer<()> {
-    let mut put = begin_update(sql, handle.clone()).await;
-    put.send_batch(&ints([value])).await;
+    let values = ints([value]);
+    let mut put = begin_update(sql, handle.clone(), &values.schema(), &[values]).await;
     put.end().await;
     let answer = soon("an answer", put.result()).await.unwrap();
     answer.map(|_| ())
@@ -64,7 +75,7 @@ const INSERT: &str = "INSERT INTO t VALUES (?)";
 /// An update of a prepared INSERT, of whose rows of values none has been sent.
 async fn begin_insert(sql: &mut SqlClient, transaction: Option<&Bytes>) -> OpenPut {
     let handle = prepare(sql, INSERT, transaction).await;
-    begin_update(sql, handle).await
+    begin_update(sql, handle, &ints([]).schema(), &[]).await
 }
 
 /// A statement that is not answered within this time waits for its connection.

@@ -113,7 +113,8 @@ impl Place {
 
 impl Seat {
     /// Runs `work` on the connection; `thread` is the session of the thread that does it. Closing the client's session
-    /// cancels it.
+    /// cancels it. Whatever fails inside of a client's transaction, be it a question about a statement, may have left
+    /// nothing possible in it but to roll it back.
     pub(super) fn run<T>(
         mut self,
         thread: &mut Session,
@@ -125,7 +126,15 @@ impl Seat {
             Self::Own(held, traces) => {
                 let lease = held.lease.clone();
                 let _running = lease.running(cancel)?;
-                work(held.session(thread)?, *traces)
+                let session = held.session(thread)?;
+                if session.transaction != ClientTransaction::None {
+                    cancel.spare_transaction();
+                }
+                let outcome = work(session, *traces);
+                if outcome.is_err() && session.transaction == ClientTransaction::Open {
+                    session.transaction = ClientTransaction::Doubtful;
+                }
+                outcome
             }
         }
     }

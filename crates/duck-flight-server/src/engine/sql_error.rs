@@ -117,14 +117,36 @@ fn kind_of(name: &str) -> SqlErrorKind {
     }
 }
 
-/// Some kinds are told apart only by DuckDB's wording.
+/// How DuckDB begins to say that it has given a database up, because it could not checkpoint it.
+const GIVEN_UP: &[&str] = &[
+    "Checkpoint failed for database \"",
+    "Transaction COMMIT succeeded and is durable, but the autocheckpoint failed.",
+];
+const GIVEN_UP_BEFORE: (&str, &str) = (
+    "Database \"",
+    "\" has been invalidated because checkpointing failed",
+);
+
+/// How DuckDB begins to say that another transaction was in the way of a definition.
+const DEFINITIONS_CONFLICT: &str = "Catalog write-write conflict";
+
+/// Some kinds are told apart only by DuckDB's wording, read where no client can have written it.
 fn refine(kind: SqlErrorKind, message: &str) -> SqlErrorKind {
-    let says = |words: &str| message.contains(words);
+    let (name, words) = name_and_words(message);
+    let says = |part: &str| words.contains(part);
+    let is_told_of_names = |what: &str| match name {
+        "Binder" | "Catalog" | "Parser" => words.contains(what),
+        // What refuses a value says more after it.
+        "" => {
+            let first = words.lines().next().and_then(|line| line.strip_suffix('!'));
+            first.is_some_and(|line| line.ends_with(what))
+        }
+        _ => false,
+    };
     match kind {
         SqlErrorKind::Invalid if says(&NO_FILES.to_string_lossy()) => SqlErrorKind::Forbidden,
-        _ if says("database has been invalidated")
-            || says("has been invalidated because checkpointing failed") =>
-        {
+        // What refuses a value or a statement quotes it.
+        SqlErrorKind::Internal | SqlErrorKind::Transaction if is_given_up(words) => {
             SqlErrorKind::Fatal
         }
         // A key that is there only at the commit is one that another transaction has committed meanwhile.
@@ -136,10 +158,12 @@ fn refine(kind: SqlErrorKind, message: &str) -> SqlErrorKind {
         {
             SqlErrorKind::Conflict
         }
-        SqlErrorKind::Invalid if says("write-write conflict") => SqlErrorKind::Conflict,
+        SqlErrorKind::Invalid if message.starts_with(DEFINITIONS_CONFLICT) => {
+            SqlErrorKind::Conflict
+        }
         SqlErrorKind::Unsupported if says("Unknown TimeZone") => SqlErrorKind::Invalid,
-        SqlErrorKind::Invalid if says("already exists") => SqlErrorKind::AlreadyExists,
-        SqlErrorKind::Invalid if says("does not exist") => SqlErrorKind::NotFound,
+        SqlErrorKind::Invalid if is_told_of_names("already exists") => SqlErrorKind::AlreadyExists,
+        SqlErrorKind::Invalid if is_told_of_names("does not exist") => SqlErrorKind::NotFound,
         SqlErrorKind::Invalid if says("the configuration has been locked") => {
             SqlErrorKind::Forbidden
         }
@@ -159,6 +183,38 @@ fn refine(kind: SqlErrorKind, message: &str) -> SqlErrorKind {
         }
         kind => kind,
     }
+}
+
+/// Before it quotes the statement that an error is in.
+const QUOTED: &str = "\n\nLINE ";
+
+/// DuckDB's name for the kind of an error, where the message begins with it, and what it says before it quotes the
+/// statement.
+fn name_and_words(message: &str) -> (&str, &str) {
+    let is_name = |name: &str| {
+        name.bytes()
+            .all(|byte| byte.is_ascii_alphabetic() || byte == b' ')
+    };
+    let named = message.split_once(" Error: ");
+    let (name, words) = named
+        .filter(|(name, _)| is_name(name))
+        .unwrap_or(("", message));
+    let said = words.split_once(QUOTED).map_or(words, |(said, _)| said);
+    (name, said)
+}
+
+/// Whether DuckDB has given a database up, by the words of an error that does not begin with those of a client.
+fn is_given_up(words: &str) -> bool {
+    let reason = ["Failed to append: ", "Failed to commit: "]
+        .iter()
+        .fold(words, |words, prefix| {
+            words.strip_prefix(prefix).unwrap_or(words)
+        });
+    let (beginning, end) = GIVEN_UP_BEFORE;
+    GIVEN_UP
+        .iter()
+        .any(|beginning| reason.starts_with(beginning))
+        || reason.starts_with(beginning) && reason.contains(end)
 }
 
 impl SqlErrorKind {
@@ -218,6 +274,40 @@ mod tests {
                 "FATAL Error: Failed: database has been invalidated because of a previous fatal error"
             ),
             SqlErrorKind::Fatal
+        );
+        for reason in [
+            "Checkpoint failed for database \"d\". The database has been invalidated. Original error: e",
+            "Database \"d\" has been invalidated because checkpointing failed. Detach and reattach it.",
+            "Transaction COMMIT succeeded and is durable, but the autocheckpoint failed. Detach it.",
+        ] {
+            for told in [
+                "IO Error: ",
+                "TransactionContext Error: Failed to commit: ",
+                "IO Error: Failed to append: ",
+            ] {
+                assert_eq!(kind(&format!("{told}{reason}")), SqlErrorKind::Fatal);
+            }
+            for told in [
+                "Invalid Input Error: ",
+                "Conversion Error: Could not convert string \"",
+                "",
+            ] {
+                assert_eq!(kind(&format!("{told}{reason}")), SqlErrorKind::Invalid);
+            }
+        }
+        assert_eq!(
+            kind("Binder Error: no column\n\nLINE 1: SELECT c WHERE s = 'it does not exist'"),
+            SqlErrorKind::Invalid
+        );
+        let catalog = "Catalog \"c\" does not exist!";
+        assert_eq!(kind(catalog), SqlErrorKind::NotFound);
+        for told in ["", "Conversion Error: "] {
+            let message = format!("{told}Could not convert string '{catalog}' to INT32");
+            assert_eq!(kind(&message), SqlErrorKind::Invalid);
+        }
+        assert_eq!(
+            kind("Conversion Error: Could not convert string 'Catalog write-write conflict'"),
+            SqlErrorKind::Invalid
         );
         assert_eq!(kind("words of no known kind"), SqlErrorKind::Invalid);
         let json = r#"{"exception_type":"Not implemented","exception_message":"no such type"}"#;

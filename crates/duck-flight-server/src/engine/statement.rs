@@ -1,6 +1,7 @@
 //! A script, run statement by statement: each in a transaction, or in none where that is safe, and admitted or refused
 //! by its kind.
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use super::admission::{
@@ -16,7 +17,7 @@ use super::lease::Traces;
 use super::pool::{ClientTransaction, Session};
 use super::query::Sql;
 use super::replay;
-use super::sql_error::SqlErrorKind;
+use super::sql_error::{SqlError, SqlErrorKind};
 use super::tokens::{begins_with, contains_any_word, contains_word, count_pairs};
 use super::transaction_that;
 use crate::error::{Error, Result};
@@ -37,9 +38,6 @@ const OWN_SCHEMA_SQL: &str = "
 const SEARCH_PATH_SQL: &str = "SELECT system.main.current_setting('search_path')";
 const RESET_SCHEMA_SQL: &str = "RESET search_path";
 
-/// What DuckDB says of a commit that it has rolled back.
-const COMMIT_FAILED: &str = "Failed to commit";
-
 /// Runs every statement of a script in order; the results of the last one go to `last`.
 pub(super) fn run_script(
     session: &mut Session,
@@ -56,9 +54,7 @@ pub(super) fn run_script(
         ..
     } = session;
     cancel.check()?;
-    if *transaction != ClientTransaction::None {
-        cancel.spare_transaction();
-    } else if traces == Traces::KeptInTransaction {
+    if *transaction == ClientTransaction::None && traces == Traces::KeptInTransaction {
         // Outside of it, what is to be all or nothing would be committed bit by bit.
         return Err(Error::TransactionFailed);
     }
@@ -78,6 +74,7 @@ pub(super) fn run_script(
         traces,
         index,
         is_alone,
+        executions: Cell::new(0),
     };
     if *transaction == ClientTransaction::None
         && let Some(rows_changed) = statement(0, true).run_kept(dirty, &mut last)?
@@ -137,6 +134,8 @@ struct Statement<'a> {
     index: u64,
     /// Whether it is the only one of its script.
     is_alone: bool,
+    /// How often it has run to its effect: for so many rows of values.
+    executions: Cell<usize>,
 }
 
 impl<'a> Statement<'a> {
@@ -218,13 +217,14 @@ impl<'a> Statement<'a> {
     /// The error as the client is told it.
     fn told(&self, error: Error, dirty: &mut bool) -> Error {
         match error {
-            Error::Sql(error)
-                if error.kind == SqlErrorKind::Interrupted && !self.cancel.is_cancelled() =>
-            {
-                self.find_reason(dirty)
-            }
+            Error::Sql(error) if self.is_untold(&error) => self.find_reason(dirty),
             other => other,
         }
+    }
+
+    /// Whether DuckDB says that the statement was interrupted, although nobody did: it has failed.
+    fn is_untold(&self, error: &SqlError) -> bool {
+        error.kind == SqlErrorKind::Interrupted && !self.cancel.is_cancelled()
     }
 
     /// Runs the statement in the client's transaction.
@@ -236,16 +236,16 @@ impl<'a> Statement<'a> {
         dirty: &mut bool,
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<u64> {
-        let _watch = self.cancel.watch(self.connection);
-        let (mut ends, mut runs) = (false, false);
+        let watch = self.cancel.watch(self.connection);
+        let (mut kind, mut runs) = (None, false);
         let outcome = self.prepare(script).and_then(|statement| {
-            ends = statement.kind() == StatementKind::Transaction;
+            let kind = *kind.insert(statement.kind());
             self.check_alteration(&statement, *rows_written)?;
-            if ends && *transaction == ClientTransaction::Doubtful {
+            if kind == StatementKind::Transaction && *transaction == ClientTransaction::Doubtful {
                 self.check_commit()?;
             }
             runs = true;
-            let (kind, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
+            let (_, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
             let written = self.rows_written(kind, rows_changed);
             *rows_written = rows_written.saturating_add(written);
             if written > 0 {
@@ -253,26 +253,31 @@ impl<'a> Statement<'a> {
                 let (sql, rows) = (&self.sql.text, *rows_written);
                 replay::secure_statement(self.connection, sql, rows, false, &steady)?;
             }
-            if ends {
+            if kind == StatementKind::Transaction {
                 *transaction = ClientTransaction::None;
             }
             Ok(rows_changed)
         });
+        // An interrupt that hit a roll back would leave open what is taken for ended.
+        drop(watch);
+        let ends = kind == Some(StatementKind::Transaction);
         match &outcome {
             // It has not run.
             Err(Error::TransactionByCall | Error::AlterationTooLate { .. }) => {}
-            // A commit that fails is rolled back.
-            Err(Error::TransactionFailed) => *transaction = ClientTransaction::None,
-            Err(Error::Sql(error)) if error.message.contains(COMMIT_FAILED) => {
+            Err(Error::TransactionFailed) => {
                 self.connection.roll_back();
                 *transaction = ClientTransaction::None;
             }
-            // It may have ended the transaction all the same, where it was interrupted or cancelled.
+            // It has ended the transaction all the same: a commit that fails is rolled back, and one that is cancelled or
+            // interrupted may be done.
             Err(_) if ends && self.connection.begin().is_ok() => {
                 self.connection.roll_back();
                 *transaction = ClientTransaction::None;
             }
-            Err(_) => {
+            Err(error) => {
+                if self.leaves_changes(kind, error) {
+                    self.connection.spoil_transaction();
+                }
                 *transaction = ClientTransaction::Doubtful;
                 if runs {
                     // It may have written rows all the same, where only its result was given up.
@@ -281,7 +286,24 @@ impl<'a> Statement<'a> {
             }
             Ok(_) => {}
         }
-        outcome
+        outcome.map_err(|error| match error {
+            // It cannot be run again for its error: nothing runs in the transaction any more.
+            Error::Sql(error) if self.is_untold(&error) => Error::ReasonLost,
+            other => other,
+        })
+    }
+
+    /// Whether a statement that has failed with this error has changed what a commit would keep: for some of its rows of
+    /// values, or for all, where only its result could not be told. One whose result was given up has not failed.
+    fn leaves_changes(&self, kind: Option<StatementKind>, error: &Error) -> bool {
+        let executions = self.executions.get();
+        let wanted = self.sql.parameters.rows().max(1);
+        let is_given_up = matches!(error, Error::Cancelled) && executions == wanted;
+        let may_change = !matches!(
+            kind,
+            None | Some(StatementKind::Select | StatementKind::Set | StatementKind::Transaction)
+        );
+        may_change && executions > 0 && !is_given_up
     }
 
     /// Refuses to alter a table after a row group of rows was written.
@@ -317,12 +339,10 @@ impl<'a> Statement<'a> {
         if is_untold { u64::MAX } else { rows_changed }
     }
 
-    /// Refuses to commit a transaction that can be rolled back only, and rolls it back. DuckDB itself would roll it back
-    /// and say nothing.
+    /// Refuses to commit a transaction that can be rolled back only. DuckDB itself would roll it back and say nothing.
     fn check_commit(&self) -> Result<()> {
         let is_failed = self.connection.check_transaction().is_err();
         if is_failed && !begins_with(&self.sql.text, &["rollback", "abort"]) {
-            self.connection.roll_back();
             return Err(Error::TransactionFailed);
         }
         Ok(())
@@ -613,6 +633,7 @@ impl<'a> Statement<'a> {
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<u64> {
         let mut result = pending.finish()?;
+        self.executions.update(|count| count + 1);
         let is_returning = kind == StatementKind::Rows && result.has_rows();
         let rows_changed = result.rows_changed();
         consume(result)?;
