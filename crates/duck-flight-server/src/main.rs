@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use duck_flight_server::{Args, Config, Engine, LogFormat, runtime, serve};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{self, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -50,6 +50,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let config = Config::try_from(args)?;
     let signals = StopSignals::new().context("listen for signals")?;
     outlive_file_limit().context("listen for signals")?;
+    allow_open_files();
     let engine = Engine::open(&config.engine).context("open the database")?;
     let listener = TcpListener::bind(config.listen)
         .await
@@ -64,6 +65,18 @@ async fn run(args: Args) -> anyhow::Result<()> {
 fn outlive_file_limit() -> std::io::Result<()> {
     // Once somebody listens, it is so for good.
     signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map(drop)
+}
+
+/// Lets the process have as many open files as it is allowed to ask for: each connection is one.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// SIGINT and SIGTERM: the first asks to finish, the second ends the process at once.

@@ -3,6 +3,7 @@
 mod body;
 mod connection;
 mod deadline;
+mod door;
 mod inflow;
 
 use std::convert::Infallible;
@@ -29,7 +30,7 @@ use crate::flight::FrontDoor;
 use crate::intake::Intake;
 use crate::session::Sessions;
 use body::RequestBody;
-use connection::connections;
+use door::connections;
 use inflow::Inflow;
 
 /// How much a client may send ahead of what was read: on one stream, and on one connection.
