@@ -90,6 +90,47 @@ fn bombs() -> Vec<(&'static str, Vec<FlightData>)> {
     ]
 }
 
+/// A put of 600 columns that share the buffers of the first.
+fn shared(first: ArrayRef, others: ArrayRef) -> Vec<FlightData> {
+    const COLUMNS: usize = 600;
+    const BUFFER_BYTES: usize = 16;
+    let columns = std::iter::once(first).chain(std::iter::repeat_n(others, COLUMNS - 1));
+    let columns = columns.enumerate().map(|(i, c)| (format!("c{i}"), c));
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let descriptor = PutOptions::new("t").descriptor();
+    let mut put = messages(descriptor, &batch.schema(), &[batch], None);
+    let mut header = put[1].data_header.to_vec();
+    let message = arrow_ipc::root_as_message(&header).unwrap();
+    let buffers = message.header_as_record_batch().unwrap().buffers().unwrap();
+    let at = buffers.bytes().as_ptr().addr() - header.as_ptr().addr();
+    let (bytes, each) = (buffers.bytes().len(), buffers.len() / COLUMNS);
+    let last = buffers.get(each - 1);
+    let end = usize::try_from(last.offset() + last.length()).unwrap();
+    let first = header[at..at + each * BUFFER_BYTES].to_vec();
+    header[at..at + bytes].copy_from_slice(&first.repeat(COLUMNS));
+    put[1].data_header = header.into();
+    put[1].data_body = put[1].data_body.slice(..end.next_multiple_of(64));
+    put
+}
+
+/// Batches whose columns share what they hold.
+fn shared_bombs() -> Vec<(&'static str, Vec<FlightData>)> {
+    let numbers: ArrayRef = Arc::new(Int8Array::from(vec![7; 100_000]));
+    let text = |bytes| -> ArrayRef { Arc::new(StringArray::from_iter_values(["x".repeat(bytes)])) };
+    vec![
+        (
+            "100,000 numbers in 600 columns",
+            shared(numbers.clone(), numbers),
+        ),
+        ("a megabyte in 600 columns", shared(text(1 << 20), text(1))),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_hundreds_of_columns_share_count_for_each() {
+    assert_refused(shared_bombs()).await;
+}
+
 /// Compressed buffers: their first eight bytes say how long they are once they are decompressed.
 fn compressed_bombs() -> Vec<(&'static str, Vec<FlightData>)> {
     let zeros = |codec| put_of(Arc::new(Int64Array::from(vec![0; 8 << 20])), Some(codec));

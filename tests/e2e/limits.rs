@@ -43,6 +43,46 @@ async fn more_statements_than_may_wait_are_refused_with_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_texts_of_statements_that_wait_have_a_limit_together() {
+    let server = TestServer::with_max_queries(1).await;
+    let client = server.client().await;
+    let mut blocking = client.stream("FROM range(100000000000)").await.unwrap();
+    assert!(blocking.next().await.unwrap().is_ok());
+    let long = format!("SELECT 1 -- {}", "x".repeat(30_000_000));
+    let mut asked: FuturesUnordered<_> = (0..8)
+        .map(|number| {
+            let (client, sql) = (client.clone(), long.clone());
+            tokio::spawn(async move {
+                match number % 2 {
+                    0 => client.try_rows(&sql).await,
+                    _ => client.try_execute(sql).await.map(|_| vec!["1".into()]),
+                }
+            })
+        })
+        .collect();
+    // There is room for four, as they came and as they are to run.
+    for _ in 0..4 {
+        let outcome = soon("a refusal", asked.next()).await.expect("an answer");
+        let names = ["texts of statements", "268435456 bytes"];
+        assert_refused(outcome.unwrap(), Code::ResourceExhausted, &names);
+    }
+    let short = tokio::spawn({
+        let client = client.clone();
+        async move { client.try_rows("SELECT 2").await }
+    });
+    drop(blocking);
+    assert_eq!(soon("an answer", short).await.unwrap().unwrap(), ["2"]);
+    while let Some(outcome) = soon("an answer", asked.next()).await {
+        assert_eq!(outcome.unwrap().unwrap(), ["1"]);
+    }
+    let values: Vec<_> = (0..300_000).map(|number| format!("({number})")).collect();
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    let script = format!("INSERT INTO t VALUES {}", values.join(","));
+    assert_eq!(client.execute(&script).await, 300_000);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn puts_do_not_wait_behind_queries() {
     let server = TestServer::with_max_queries(1).await;
     let client = server.client().await;

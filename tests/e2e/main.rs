@@ -2,6 +2,7 @@
 
 mod bombs;
 mod cancel;
+mod connections;
 mod depth;
 mod express;
 mod failure;

@@ -232,7 +232,7 @@ struct Endless(VecDeque<Bytes>);
 impl Endless {
     /// The beginning of a message.
     fn message(length: u32, sent: usize) -> Self {
-        const PART: usize = 1 << 20;
+        const PART: usize = 64 << 10;
         let header = [&[0][..], &length.to_be_bytes()].concat();
         let part = Bytes::from(vec![0; PART]);
         let parts = (0..sent / PART).map(|_| part.clone());
@@ -255,8 +255,9 @@ impl Body for Endless {
     }
 }
 
-/// A call of `method` whose message never comes to its end, until the server does not bear it any more.
-async fn half_a_call(address: String, method: &str) -> Code {
+/// A call of `method` whose message of so many bytes never comes to its end, until the server does not bear it any more.
+async fn half_a_call(address: String, method: &str, length: u32) -> Code {
+    let sent = usize::try_from(length).unwrap() - (100 << 10);
     let endpoint = Endpoint::new(format!("http://{address}")).unwrap();
     let mut channel = endpoint.connect().await.unwrap();
     let request = http::Request::post(format!(
@@ -264,7 +265,7 @@ async fn half_a_call(address: String, method: &str) -> Code {
     ))
     .header("content-type", "application/grpc")
     .header("te", "trailers")
-    .body(tonic::body::Body::new(Endless::message(60 << 20, 59 << 20)))
+    .body(tonic::body::Body::new(Endless::message(length, sent)))
     .unwrap();
     std::future::poll_fn(|context| channel.poll_ready(context))
         .await
@@ -281,7 +282,7 @@ async fn large_messages_that_never_end_keep_memory_bounded_and_hinder_nobody_for
     let calls = (0..CALLS).map(|call| {
         let method = if call % 2 == 0 { "DoPut" } else { "DoGet" };
         let address = server.address().to_owned();
-        tokio::spawn(async move { half_a_call(address, method).await })
+        tokio::spawn(async move { half_a_call(address, method, 60 << 20).await })
     });
     let calls: Vec<_> = calls.collect();
     // Four have room, and lose it to those that wait.
@@ -299,6 +300,28 @@ async fn large_messages_that_never_end_keep_memory_bounded_and_hinder_nobody_for
     // What the messages of four may take, and what HTTP/2 holds of a stream that is not read.
     let room = 4 * 64 * MIB + 64 * 9 * MIB;
     assert!(peak < BESIDE_BYTES + room, "{} MiB", peak / MIB);
+    calls.iter().for_each(tokio::task::JoinHandle::abort);
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ordinary_messages_that_never_end_hinder_nobody_for_long() {
+    const CALLS: usize = 192;
+    let server = ServerProcess::start(&["--memory-limit", LIMIT, "--stall-timeout", "200ms"]);
+    let calls = (0..CALLS).map(|_| {
+        let address = server.address().to_owned();
+        tokio::spawn(async move { half_a_call(address, "DoPut", (1 << 20) - 1).await })
+    });
+    let calls: Vec<_> = calls.collect();
+    let (ended, _, calls) = soon("the end of one", select_all(calls)).await;
+    assert_eq!(ended.unwrap(), Code::ResourceExhausted);
+    let client = server.client().await;
+    for rows in [1000, 50_000, 500_000] {
+        let batch = [numbered(0, rows)];
+        let put = client.append("t", &batch);
+        let acknowledged = soon("a put", put).await.unwrap();
+        assert_eq!(acknowledged, rows.cast_unsigned());
+    }
     calls.iter().for_each(tokio::task::JoinHandle::abort);
     server.stop();
 }

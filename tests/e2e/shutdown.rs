@@ -7,8 +7,8 @@ use arrow_flight::FlightDescriptor;
 use arrow_flight::sql::ProstMessageExt;
 use duck_flight_protocol::{Commit, PutOptions};
 use duck_tests::{
-    Client, ServerProcess, assert_refused, ingest_into, ints, messages, numbered, rows_at_rest,
-    soon, status,
+    Client, ServerProcess, Wire, assert_refused, ingest_into, ints, messages, numbered,
+    rows_at_rest, soon, status,
 };
 use futures::{StreamExt, TryStreamExt};
 use prost::Message;
@@ -169,6 +169,40 @@ async fn a_reader_that_does_not_finish_within_the_grace_is_told_why() {
     assert_eq!(exit.code, Some(0), "{exit:?}");
     assert_eq!(rows_at_rest(server.directory(), "t"), 10);
     drop(stalled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_take_nothing_more_do_not_keep_the_server_up() {
+    let mut server = ServerProcess::start(SHORT_GRACE);
+    let client = server.client().await;
+    client.append("t", &[ints(0..10)]).await.unwrap();
+    let mut wires = Vec::new();
+    for _ in 0..4 {
+        let wire = Wire::to(server.address()).await;
+        let frozen = Client::connect(&wire.address()).await;
+        let mut rows = frozen.stream(ENDLESS).await.unwrap();
+        let (sender, mut first) = tokio::sync::mpsc::channel(1);
+        let reading = tokio::spawn(async move {
+            while let Some(Ok(_)) = rows.next().await {
+                sender.try_send(()).ok();
+            }
+        });
+        for _ in 0..10 {
+            soon("rows", first.recv()).await.unwrap();
+        }
+        wire.freeze();
+        wires.push((wire, frozen, reading));
+    }
+    // The server is in the middle of a message by then, and can write no more of it.
+    for _ in 0..100 {
+        client.ping().await;
+    }
+    server.signal("TERM");
+    let exit = server.wait();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    assert!(!has_log(server.directory()));
+    assert_eq!(rows_at_rest(server.directory(), "t"), 10);
+    wires.iter().for_each(|(_, _, reading)| reading.abort());
 }
 
 #[tokio::test(flavor = "multi_thread")]

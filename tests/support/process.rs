@@ -98,6 +98,25 @@ impl ServerProcess {
         }
     }
 
+    /// Starts one on a new database under a limit, as the shell's `ulimit` takes it.
+    ///
+    /// # Panics
+    /// When it does not come to listen.
+    pub fn start_under(limit: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let server = server_command(directory.path(), &[]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")]);
+        shell.arg(server.get_program()).args(server.get_args());
+        match Self::listening(&mut shell) {
+            Ok(mut server) => {
+                server.directory = Some(directory);
+                server
+            }
+            Err(exit) => panic!("the server did not start: {exit:?}"),
+        }
+    }
+
     /// As [`ServerProcess::start_in`], with these environment variables besides the test's own; answers with the
     /// directory and how it ended where it does not come to listen.
     ///

@@ -127,6 +127,9 @@ const WRITERS: usize = 2;
 const LARGE_UNITS: usize = 4;
 const LARGE_UNITS_WAITING: usize = 1024;
 
+/// Texts of statements up to this size count nowhere: as many as may wait take little.
+const SHORT_TEXT_BYTES: usize = 16 << 10;
+
 /// How many look-ups of tables may wait for the catalog thread.
 const LOOKUPS_WAITING: usize = 65_536;
 
@@ -249,9 +252,11 @@ impl Engine {
             shared,
             ..
         } = &*self.0;
+        let sql = sql.into();
+        let _held = self.hold_text(&sql.text)?;
         let runs = self.0.running.begin();
         let lossless = &shared.lossless;
-        let result = query::query(queries, express, patience, lossless, place, sql.into()).await;
+        let result = query::query(queries, express, patience, lossless, place, sql).await;
         let result = result.map(|stream| stream.counted_by(runs));
         result.map_err(|error| shared.health.observe(error))
     }
@@ -264,8 +269,10 @@ impl Engine {
             holdings,
             ..
         } = &*self.0;
+        let sql = sql.into();
+        let _held = self.hold_text(&sql.text)?;
         let _runs = self.0.running.begin();
-        let result = query::run(queries, &shared.lossless, holdings, place, sql.into()).await;
+        let result = query::run(queries, &shared.lossless, holdings, place, sql).await;
         result.map_err(|error| shared.health.observe(error))
     }
 
@@ -282,10 +289,21 @@ impl Engine {
         self.0.holdings.take(bytes)
     }
 
+    /// Takes memory for a statement's text while it waits for its turn, unless it is short.
+    fn hold_text(&self, text: &str) -> Result<Option<HeldBytes>> {
+        if text.len() <= SHORT_TEXT_BYTES {
+            return Ok(None);
+        }
+        // As it came, and as it is to run.
+        self.hold_bytes(text.len().saturating_mul(2)).map(Some)
+    }
+
     /// Runs a script for its effect and answers with the number of rows it changed.
     pub(crate) async fn execute(&self, place: &Place, sql: impl Into<Sql>) -> Result<u64> {
+        let sql = sql.into();
+        let _held = self.hold_text(&sql.text)?;
         let _runs = self.0.running.begin();
-        let result = query::execute(&self.0.queries, place, sql.into()).await;
+        let result = query::execute(&self.0.queries, place, sql).await;
         result.map_err(|error| self.0.shared.health.observe(error))
     }
 
@@ -297,6 +315,7 @@ impl Engine {
             shared,
             ..
         } = &*self.0;
+        let _held = self.hold_text(&sql)?;
         let result = query::describe(queries, express, &shared.lossless, place, sql).await;
         result.map_err(|error| shared.health.observe(error))
     }

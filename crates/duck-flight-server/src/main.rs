@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use duck_flight_server::{Args, Config, Engine, LogFormat, runtime, serve};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -67,6 +67,7 @@ fn told(error: &anyhow::Error) -> String {
 async fn run(config: Config) -> anyhow::Result<()> {
     let starting = Starting::begin(StopSignals::new().context("listen for signals")?);
     outlive_file_limit().context("listen for signals")?;
+    allow_open_files();
     let engine = Engine::open(&config.engine).context("open the database")?;
     let listener = TcpListener::bind(config.listen)
         .await
@@ -84,6 +85,18 @@ async fn run(config: Config) -> anyhow::Result<()> {
 fn outlive_file_limit() -> std::io::Result<()> {
     // Once somebody listens, it is so for good.
     signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map(drop)
+}
+
+/// Lets the process have as many open files as it is allowed to ask for: each connection is one.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// The time from the start until the database is open, which may have to replay a long log first. Nobody is served, and

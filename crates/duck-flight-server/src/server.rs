@@ -3,6 +3,7 @@
 mod body;
 mod connection;
 mod deadline;
+mod door;
 mod inflow;
 
 use std::convert::Infallible;
@@ -29,12 +30,14 @@ use crate::flight::FrontDoor;
 use crate::intake::Intake;
 use crate::session::Sessions;
 use body::RequestBody;
-use connection::connections;
+use door::connections;
 use inflow::Inflow;
 
-/// How much a client may send ahead of what was read: on one stream, and on one connection.
-const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// How much a client may send on one stream ahead of what was read.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+
+/// The same on one connection: puts that are held back leave the others theirs, however many there are.
+const CONNECTION_WINDOW_BYTES: u32 = MAX_STREAMS * STREAM_WINDOW_BYTES;
 
 /// The largest HTTP/2 frame: large ones save work on large messages and cost small ones nothing.
 const FRAME_BYTES: u32 = 1 << 20;
@@ -44,7 +47,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Streams on one connection.
-const MAX_STREAMS: u32 = 1024;
+const MAX_STREAMS: u32 = 256;
 
 /// A client may cancel this many streams at once before its connection is closed as an attack.
 const MAX_PENDING_RESETS: usize = 1024;

@@ -1,4 +1,4 @@
-//! The memory of what waits for its client: unread results, prepared statements and their values.
+//! The memory of what waits: unread results, prepared statements and their values, texts of statements.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

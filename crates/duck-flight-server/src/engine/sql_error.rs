@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn the_kind_is_read_from_duckdbs_wording() {
-        let kind = |message| SqlError::from_message(message).kind;
+        let kind = |message: &str| SqlError::from_message(message).kind;
         assert_eq!(
             kind("Parser Error: syntax error at or near \"x\""),
             SqlErrorKind::Invalid

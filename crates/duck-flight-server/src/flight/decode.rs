@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayData, ArrayRef, RecordBatch};
 use arrow::buffer::Buffer;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow_flight::{FlightData, FlightDescriptor};
 use arrow_ipc::{CompressionType, Message, MessageHeader};
 use bytes::Bytes;
@@ -29,6 +29,9 @@ const MAX_EXPANSION: usize = 8;
 
 /// Values that take no bytes (nulls, runs) may outnumber the message's bits by this many.
 const FREE_VALUES: usize = 1 << 20;
+
+/// And those of all columns together by this many.
+const FREE_VALUES_OF_ALL: usize = 16 << 20;
 
 /// The messages of a put as they come, until the server is on its way down.
 pub(super) struct Messages {
@@ -228,6 +231,7 @@ impl Decoder {
                     .header_as_record_batch()
                     .ok_or_else(|| empty("record batch"))?;
                 let bytes = self.expanded_bytes(&batch, &body)?;
+                let referred = self.referred_bytes(&batch)?;
                 let rows = arrow_ipc::reader::read_record_batch(
                     &body,
                     batch,
@@ -237,7 +241,7 @@ impl Decoder {
                     &message.version(),
                 )
                 .map_err(invalid_batch)?;
-                let bytes = self.check_sizes(&rows, bytes)?;
+                let bytes = self.check_sizes(&rows, bytes)?.max(referred);
                 Ok(Some(SentBatch { rows, bytes }))
             }
             MessageHeader::DictionaryBatch => {
@@ -296,6 +300,22 @@ impl Decoder {
         Ok(total)
     }
 
+    /// The bytes that the buffers of a batch have in its message, each as often as it is referred to: columns that share
+    /// one are apart once they are copied.
+    fn referred_bytes(&self, batch: &arrow_ipc::RecordBatch<'_>) -> Result<usize> {
+        let buffers = batch.buffers();
+        let lengths = buffers.iter().flatten().map(|buffer| buffer.length());
+        let lengths = lengths.map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+        let referred = lengths.fold(0, usize::saturating_add);
+        if referred > self.max_expanded_bytes {
+            return Err(malformed(format!(
+                "the batch would take {referred} bytes once each column has its own (limit {}); send smaller batches",
+                self.max_expanded_bytes
+            )));
+        }
+        Ok(referred)
+    }
+
     /// Refuses batches that would grow far beyond their message once they are copied: more values than bytes,
     /// or the same bytes referred to many times. Answers with what the batch weighs.
     fn check_sizes(&self, rows: &RecordBatch, bytes: usize) -> Result<usize> {
@@ -312,15 +332,18 @@ impl Decoder {
             .iter()
             .map(|column| column.to_data())
             .collect();
-        let longest = columns
-            .iter()
-            .map(size::longest)
-            .max()
-            .unwrap_or(0)
-            .max(rows.num_rows());
-        if longest > limit {
+        let longest = columns.iter().map(size::longest).max();
+        let longest = longest.unwrap_or(0).max(rows.num_rows());
+        // A dictionary's values are its own, in however many columns.
+        let length = |column: &ArrayData| match column.data_type() {
+            DataType::Dictionary(..) => column.len(),
+            _ => size::longest(column),
+        };
+        let all = columns.iter().map(length).fold(0, usize::saturating_add);
+        if longest > limit || all > limit.saturating_add(FREE_VALUES_OF_ALL) {
             return Err(malformed(format!(
-                "the batch claims {longest} values in a message of {bytes} bytes; send smaller batches"
+                "the batch claims {} values in a message of {bytes} bytes; send smaller batches",
+                longest.max(all)
             )));
         }
         let spelled_out = columns

@@ -17,17 +17,20 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
-use super::FRAME_BYTES;
 use crate::error::Error;
 use crate::intake::Standing;
 
-/// A message of up to so many bytes is read without asking: not more than HTTP/2 holds of a stream anyway.
-const SMALL_BYTES: usize = FRAME_BYTES as usize;
+/// A message of up to so many bytes is read without asking: of the streams of a connection together they are little.
+const SMALL_BYTES: usize = 64 << 10;
+
+/// Up to so many bytes it is one of ordinary batches, and there is room for so many of the largest of these.
+const ORDINARY_BYTES: usize = 1 << 20;
+const ORDINARY_MESSAGES: usize = 128;
 
 /// There is room for so many messages of the largest size.
 const LARGEST_MESSAGES: usize = 4;
 
-/// So many messages more are read for puts in the middle of a unit, whatever their size.
+/// So many messages more, of each kind, are read for puts in the middle of a unit, whatever their size.
 const BEYOND: usize = 16;
 
 /// Room is counted in these, so that it fits the semaphore's range.
@@ -39,25 +42,30 @@ const LOOK: Duration = Duration::from_secs(1);
 /// A patience so long that the clock could not count it is cut to this.
 const LONGEST: Duration = Duration::from_secs(1 << 30);
 
-/// The server's room for large messages. Clones share it.
+/// The server's room for messages on their way. Clones share it.
 #[derive(Clone)]
 pub(super) struct Inflow {
+    ordinary: Space,
+    large: Space,
+    max_message_bytes: usize,
+    patience: Duration,
+}
+
+/// Room that messages share. Clones share it too.
+#[derive(Clone)]
+struct Space {
     grains: Arc<Semaphore>,
     beyond: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
-    max_message_bytes: usize,
-    patience: Duration,
 }
 
 impl Inflow {
     /// Room for messages of at most `max_message_bytes`. One that stands still for longer than `patience`, while others
     /// wait for its room, loses it.
     pub(super) fn new(max_message_bytes: usize, patience: Duration) -> Self {
-        let largest = grains(max_message_bytes) as usize;
         Self {
-            grains: Arc::new(Semaphore::new(largest * LARGEST_MESSAGES)),
-            beyond: Arc::new(Semaphore::new(BEYOND)),
-            waiting: Arc::default(),
+            ordinary: Space::new(ORDINARY_BYTES, ORDINARY_MESSAGES),
+            large: Space::new(max_message_bytes, LARGEST_MESSAGES),
             max_message_bytes,
             patience: patience.min(LONGEST),
         }
@@ -81,18 +89,35 @@ impl Inflow {
                 stall: None,
             };
         }
+        let is_ordinary = bytes <= ORDINARY_BYTES;
+        let space = if is_ordinary {
+            self.ordinary
+        } else {
+            self.large
+        };
         let grains = grains(bytes);
-        let permit = match self.grains.clone().try_acquire_many_owned(grains) {
+        let permit = match space.grains.clone().try_acquire_many_owned(grains) {
             Ok(permit) => Some(permit),
-            Err(_) => self.wait(standing, grains).await,
+            Err(_) => space.wait(standing, grains).await,
         };
         Room {
             _permit: permit,
             stall: Some(Stall {
                 look: Box::pin(tokio::time::sleep(self.patience)),
-                waiting: self.waiting,
+                waiting: space.waiting,
                 patience: self.patience,
             }),
+        }
+    }
+}
+
+impl Space {
+    /// Room for so many messages of so many bytes.
+    fn new(bytes: usize, messages: usize) -> Self {
+        Self {
+            grains: Arc::new(Semaphore::new(grains(bytes) as usize * messages)),
+            beyond: Arc::new(Semaphore::new(BEYOND)),
+            waiting: Arc::default(),
         }
     }
 
