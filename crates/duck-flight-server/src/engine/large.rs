@@ -168,26 +168,37 @@ impl LargeUnit {
         let mut turn = None;
         let before = self.shared.mark.before();
         let mut steady = None;
-        let committed = match self.gathering_plan(connection)? {
-            Some(plan) => {
-                let committed = self.gather_and_apply(connection, plan, &mut turn);
-                connection.execute(&format!(
-                    "DROP TABLE IF EXISTS {STAGED}; DROP TABLE IF EXISTS {AT_FAULT}"
-                ))?;
-                committed?
-            }
+        let plan = self.gathering_plan(connection)?;
+        let is_gathered = plan.is_some();
+        let outcome = match plan {
+            Some(plan) => self.gather_and_apply(connection, plan, &mut turn),
             None => transaction(connection, |connection| {
                 let committed = self.append(connection, &put)?;
                 let steady = steady.insert(connection.indexes().steady());
                 self.secure(connection, committed.rows, steady)?;
                 self.finish(connection, &mut turn)?;
                 Ok(committed)
-            })?,
+            }),
         };
-        // Still in its turn, which ends with the function.
-        Producers::advance(self.identity());
-        self.shared.mark.write(before);
-        Ok(committed)
+        if outcome.is_ok() {
+            // Still in its turn, which ends with the function.
+            Producers::advance(self.identity());
+            self.shared.mark.write(before);
+        }
+        if is_gathered {
+            self.drop_gathered(connection);
+        }
+        outcome
+    }
+
+    /// Drops the tables in which rows were gathered. What has become of the unit does not depend on it: where it fails, they
+    /// stay until the connection's next unit replaces them.
+    fn drop_gathered(&self, connection: &Connection) {
+        let sql = format!("DROP TABLE IF EXISTS {STAGED}; DROP TABLE IF EXISTS {AT_FAULT}");
+        if let Err(error) = connection.execute(&sql) {
+            let error = self.shared.observe(error.into());
+            tracing::warn!(%error, "rows that were gathered are not dropped");
+        }
     }
 
     /// Writes the unit on a client's own connection. Where a transaction is open there, it commits or rolls back the
@@ -327,5 +338,51 @@ impl LargeUnit {
             return Err(Error::EarlierBatchFailed);
         }
         self.shared.producers.write(connection, self.identity())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array};
+    use duck_flight_protocol::Mode;
+
+    use super::*;
+    use crate::engine::ingest::SentBatch;
+    use crate::engine::{EngineOptions, Place};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_unit_is_committed_although_what_it_gathered_cannot_be_dropped() {
+        let engine = Engine::open(&EngineOptions::in_memory()).unwrap();
+        engine
+            .execute(
+                &Place::Any,
+                "CREATE TABLE t (i BIGINT PRIMARY KEY)".to_owned(),
+            )
+            .await
+            .unwrap();
+        // No DROP TABLE drops a view. The connection that was used last is the next one's.
+        engine
+            .large_units()
+            .run(|session, _| {
+                let sql = "CREATE TEMP VIEW duck_flight_at_fault AS SELECT 1";
+                Ok(session.connection.execute(sql)?)
+            })
+            .await
+            .unwrap();
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1000));
+        let rows = RecordBatch::try_from_iter([("i", ids)]).unwrap();
+        let options = PutOptions {
+            mode: Mode::Upsert,
+            producer: Some("p".into()),
+            ..PutOptions::new("t")
+        };
+        let mut put = engine.put(&options, rows.schema()).await.unwrap();
+        let mut unit = put.unit(Some(7)).await.unwrap();
+        // What weighs so much is a large unit.
+        let bytes = 1 << 30;
+        unit.push(SentBatch { rows, bytes }).await.unwrap();
+        let committed = unit.commit().await.unwrap().done().await.unwrap();
+        assert_eq!(committed.rows, 1000);
+        assert_eq!(put.last_sequence(), Some(7));
     }
 }
