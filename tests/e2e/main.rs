@@ -3,6 +3,7 @@
 mod bombs;
 mod cancel;
 mod depth;
+mod dictionaries;
 mod express;
 mod fairness;
 mod files;

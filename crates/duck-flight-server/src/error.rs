@@ -107,8 +107,8 @@ pub enum Error {
     },
     /// Too much waits for clients.
     #[error(
-        "unread results and prepared statements with their values take {0} bytes already, the limit: read or close \
-         some, or try again later"
+        "unread results, prepared statements with their values and dictionaries of puts take {0} bytes already, the limit: \
+         read or close some, or try again later"
     )]
     TooMuchHeld(usize),
     /// A session that its client still shows has ended.
