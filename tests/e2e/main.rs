@@ -14,6 +14,7 @@ mod get;
 mod group;
 mod lifetime;
 mod limits;
+mod losses;
 mod macros;
 mod malformed;
 mod memory;
