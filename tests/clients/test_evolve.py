@@ -315,7 +315,10 @@ def test_upserts_evolve_their_table(client, table):
     with pytest.raises(pa.ArrowException, match="(?i)cannot|depend"):
         evolve(client, table, pa.table({"k": [D("0.5")]}), **options)
     # What a delete carries beside its key changes no table.
-    evolve(client, table, pa.table({"k": [3], "v": ["text"], "more": [1]}), mode="delete", key=["k"])
+    gone = pa.table({"k": [3], "v": ["text"], "more": [1]})
+    send(client, gone, table=table, mode="delete", key=["k"])
+    with pytest.raises(pa.ArrowInvalid, match="`schema`"):
+        evolve(client, table, gone, mode="delete", key=["k"])
     assert list(types(client, table)) == ["k", "v", "n", "m"]
     assert [row["k"] for row in query(client, f"SELECT k FROM {table}")] == [2]
 
