@@ -4,6 +4,7 @@ mod bombs;
 mod cancel;
 mod depth;
 mod dictionaries;
+mod evolve;
 mod express;
 mod fairness;
 mod files;

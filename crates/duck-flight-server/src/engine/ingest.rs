@@ -142,8 +142,10 @@ impl Put {
             create,
             schema,
             effect,
+            schema_mode: mode,
             ..
         } = &*self.target;
+        let mode = *mode;
         if effect.is_keyed() || self.target.rejects {
             let stream = schema.fields().iter().map(|field| field.name());
             let shapes = columns.iter().flat_map(|columns| columns.iter());
@@ -164,7 +166,7 @@ impl Put {
             }
             // The table that the rows go into is yet to be made.
             (None, _) | (Some(_), Create::Replace) => {
-                create_table_sql("CREATE TABLE", &table.to_sql(), schema, effect)?;
+                create_table_sql("CREATE TABLE", &table.to_sql(), schema, effect, mode)?;
                 self.plan = None;
                 return Ok(());
             }
@@ -173,11 +175,10 @@ impl Put {
         if self.plan.as_ref().is_some_and(|plan| plan.is_for(&columns)) {
             return Ok(());
         }
-        let mode = self.target.schema_mode;
         let is_changed = !alterations(table, &columns, schema, effect, mode)?.is_empty();
         self.plan = match is_changed {
             true => None,
-            false => Some(Arc::new(Plan::new(schema, &columns, effect)?)),
+            false => Some(Arc::new(Plan::new(schema, &columns, effect, mode)?)),
         };
         Ok(())
     }

@@ -241,7 +241,7 @@ impl LargeUnit {
     /// Appends the rows as they come, in the open transaction.
     fn append(&mut self, connection: &Connection, put: &Target) -> Result<Committed> {
         let columns = resolve(connection, put, self.is_first, || ())?;
-        let plan = Arc::new(Plan::new(&put.schema, &columns, &put.effect)?);
+        let plan = Arc::new(put.plan(&columns)?);
         let mut table = TableWriter::open(connection, &put.table, &plan, 0)?;
         let (shared, sequence) = (self.shared.clone(), self.sequence);
         let mut rejected = 0;
@@ -270,7 +270,7 @@ impl LargeUnit {
         let columns = transaction(connection, |connection| {
             resolve(connection, put, self.is_first, || ())
         })?;
-        let plan = Arc::new(Plan::new(&put.schema, &columns, &put.effect)?);
+        let plan = Arc::new(put.plan(&columns)?);
         let is_gathered = put.effect.is_keyed()
             || plan.may_be_refused(connection, &self.shared.lossless, &put.table)?;
         Ok(is_gathered.then_some(plan))

@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::appender::STAGED;
 use super::effect::Effect;
+use super::ffi::ColumnShape;
 use super::offences::Offence;
 use super::plan::Plan;
 use super::producers::{Claim, OWN_SCHEMA, Standing};
@@ -113,6 +114,11 @@ impl Target {
             schema,
             failed: AtomicBool::new(false),
         }
+    }
+
+    /// How its rows go into a table with these columns.
+    pub(super) fn plan(&self, columns: &Arc<[ColumnShape]>) -> Result<Plan> {
+        Plan::new(&self.schema, columns, &self.effect, self.schema_mode)
     }
 
     /// Notes that a unit of this put was refused: those that follow it are, too.
