@@ -21,6 +21,7 @@ mod malformed;
 mod memory;
 mod mixed;
 mod modes;
+mod names;
 mod peers;
 mod places;
 mod producer;

@@ -21,7 +21,7 @@ use super::large::Large;
 use super::lease::Place;
 use super::plan::Plan;
 use super::sql_type::create_table_sql;
-use super::unit::{Answer, CastRows, Committed, TableKey, Target, Unit};
+use super::unit::{Answer, CastRows, Committed, TableKey, Target, Unit, unambiguous};
 use crate::error::{Error, Result};
 use crate::intake::Standing;
 
@@ -71,6 +71,11 @@ impl Put {
                     .into(),
             ));
         }
+        let table = unambiguous(&options.table, engine.own_catalog());
+        let options = &PutOptions {
+            table,
+            ..options.clone()
+        };
         let effect = effect(engine, options).await?;
         // From here on the producer's other stream is fenced.
         let claim = match &options.producer {

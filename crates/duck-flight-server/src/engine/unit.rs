@@ -36,6 +36,26 @@ impl PutId {
 /// The catalog of temporary tables. Where no catalog is named, DuckDB takes it for one in the place of the schema.
 pub(crate) const TEMPORARY: &str = "temp";
 
+/// The name of a table of the server's own database with what it leaves to DuckDB, where DuckDB might take one part for
+/// another: a schema may have the name of the database.
+pub(super) fn unambiguous(table: &TableName, own_catalog: &str) -> TableName {
+    let TableName {
+        catalog,
+        schema,
+        table,
+    } = table.clone();
+    let (catalog, schema) = match (catalog, schema) {
+        (None, Some(schema)) => (Some(own_catalog.to_owned()), Some(schema)),
+        (Some(catalog), None) => (Some(catalog), Some("main".to_owned())),
+        as_it_is => as_it_is,
+    };
+    TableName {
+        catalog,
+        schema,
+        table,
+    }
+}
+
 /// What tells a table from others, however its name is written: DuckDB ignores the case of ASCII letters only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct TableKey {
