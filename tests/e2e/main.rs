@@ -22,6 +22,7 @@ mod memory;
 mod mixed;
 mod modes;
 mod names;
+mod parameters;
 mod peers;
 mod places;
 mod producer;
