@@ -32,6 +32,7 @@ mod session;
 mod shutdown;
 mod statement;
 mod storage;
+mod superseded;
 mod ticket;
 mod transaction;
 mod values;
