@@ -72,10 +72,8 @@ def test_a_type_is_widened_to_one_that_holds_all_values(client, table, case, mod
     [
         ("HUGEINT", pa.array([2**64 - 1], pa.uint64()), pa.array([-(2**63)]), ["18446744073709551615", str(-(2**63))]),
         ("TIME_NS", pa.array([1], pa.time64("us")), pa.array([1], pa.time64("ns")), ["00:00:00.000001", "00:00:00.000000001"]),
-        ("TIMESTAMP_NS", pa.array([1], pa.timestamp("us")), pa.array([1], pa.timestamp("ns")),
-         ["1970-01-01 00:00:00.000001", "1970-01-01 00:00:00.000000001"]),
     ],
-    ids=["HUGEINT", "TIME_NS", "TIMESTAMP_NS"],
+    ids=["HUGEINT", "TIME_NS"],
 )  # fmt: skip
 def test_the_widest_types_hold_both_values(client, table, sql_type, first, second, as_text):
     for values in [first, second]:
@@ -170,10 +168,10 @@ def test_new_columns_are_added_and_null_in_old_rows(client, table, mode):
         "decimal": [D("1.50")],
         "moment": pa.array([MOMENT], pa.timestamp("us", "UTC")),
         "bytes": [b"\0\xff"],
-        "nothing": pa.array([None], pa.null()),
         "späť; DROP": [True],
     }
-    evolve(client, table, pa.table(new), schema=mode)
+    # One of nothing but nulls has no type yet.
+    evolve(client, table, pa.table(new | {"nothing": pa.array([None], pa.null())}), schema=mode)
     assert list(types(client, table)) == ["i", *new]
     found = read(client, f"SELECT * FROM {table} ORDER BY rowid").to_pylist()
     assert found[:3] == [{"i": i} | dict.fromkeys(new) for i in range(3)]
@@ -315,7 +313,10 @@ def test_upserts_evolve_their_table(client, table):
     with pytest.raises(pa.ArrowException, match="(?i)cannot|depend"):
         evolve(client, table, pa.table({"k": [D("0.5")]}), **options)
     # What a delete carries beside its key changes no table.
-    evolve(client, table, pa.table({"k": [3], "v": ["text"], "more": [1]}), mode="delete", key=["k"])
+    gone = pa.table({"k": [3], "v": ["text"], "more": [1]})
+    send(client, gone, table=table, mode="delete", key=["k"])
+    with pytest.raises(pa.ArrowInvalid, match="`schema`"):
+        evolve(client, table, gone, mode="delete", key=["k"])
     assert list(types(client, table)) == ["k", "v", "n", "m"]
     assert [row["k"] for row in query(client, f"SELECT k FROM {table}")] == [2]
 

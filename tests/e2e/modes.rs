@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use duck_flight_protocol::PutOptions;
-use duck_tests::{Client, TestServer, soon};
+use duck_tests::{Client, TestServer, assert_refused, ints, soon};
 use futures::future::join_all;
 use tokio::sync::Barrier;
 use tonic::Code;
@@ -428,5 +428,31 @@ async fn of_the_rows_with_one_key_the_last_one_counts_in_a_unit_of_any_size() {
         .rows("SELECT count(*), min(v), max(v), count(kept), min(kept) FROM t")
         .await;
     assert_eq!(found, [format!("{KEYS}|2|2|{KEYS}|5")]);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_empties_no_table_and_makes_none() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client
+        .execute("CREATE TABLE t (i BIGINT PRIMARY KEY); INSERT INTO t FROM range(3)")
+        .await;
+    let row = ints([1]);
+    for (option, word) in [
+        (r#""create":"replace""#, "`create`"),
+        (r#""create":"always""#, "`create`"),
+        (r#""schema":"evolve""#, "`schema`"),
+    ] {
+        let json = format!(r#"{{"table":"t","mode":"delete",{option}}}"#);
+        assert_refused(
+            client
+                .put(&options(&json), std::slice::from_ref(&row))
+                .await,
+            Code::InvalidArgument,
+            &["`mode: delete`", word],
+        );
+    }
+    assert_eq!(client.count("t").await, 3);
     server.shutdown().await;
 }

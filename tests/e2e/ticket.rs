@@ -163,7 +163,7 @@ async fn a_change_whose_answer_there_is_no_room_for_does_not_happen() {
 }
 
 /// Prepares a statement; answers with its handle.
-async fn prepare(client: &Client, sql: &str) -> Bytes {
+pub(super) async fn prepare(client: &Client, sql: &str) -> Bytes {
     let request = ActionCreatePreparedStatementRequest {
         query: sql.into(),
         transaction_id: None,

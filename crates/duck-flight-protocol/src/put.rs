@@ -193,6 +193,18 @@ impl PutOptions {
         if self.op.is_some() && self.mode != Mode::Changes {
             return Err("`op` belongs to `mode: changes`");
         }
+        if self.mode == Mode::Delete {
+            if matches!(self.create, Create::Always | Create::Replace) {
+                return Err(
+                    "`mode: delete` deletes from a table that is there: leave `create` out",
+                );
+            }
+            if self.schema != SchemaMode::Match {
+                return Err(
+                    "`mode: delete` looks at the key's columns alone, and changes no table: leave `schema` out",
+                );
+            }
+        }
         match &self.key {
             Some(_) if self.mode == Mode::Append => {
                 Err("`key` belongs to `mode: upsert`, `delete` and `changes`")
@@ -279,6 +291,22 @@ mod tests {
             (r#"{"table":"t","key":["k"]}"#, "`key` belongs"),
             (r#"{"table":"t","mode":"upsert","key":[]}"#, "no column"),
             (r#"{"table":"t","mode":"upsert","op":"o"}"#, "`op` belongs"),
+            (
+                r#"{"table":"t","mode":"delete","create":"replace"}"#,
+                "leave `create` out",
+            ),
+            (
+                r#"{"table":"t","mode":"delete","create":"always"}"#,
+                "leave `create` out",
+            ),
+            (
+                r#"{"table":"t","mode":"delete","schema":"evolve"}"#,
+                "leave `schema` out",
+            ),
+            (
+                r#"{"table":"t","mode":"delete","schema":"evolve_text"}"#,
+                "leave `schema` out",
+            ),
         ];
         for (json, expected) in cases {
             let error = PutOptions::from_descriptor(&FlightDescriptor::new_cmd(json))

@@ -574,6 +574,11 @@ impl Engine {
         TableKey::new(table, &self.0.catalog)
     }
 
+    /// What DuckDB calls the server's own database.
+    fn own_catalog(&self) -> &str {
+        &self.0.catalog
+    }
+
     /// Opens a stream of a producer; the one before it is fenced.
     fn claim(&self, producer: &str, table: &TableKey) -> Result<Claim> {
         self.0.shared.producers.claim(producer, table)

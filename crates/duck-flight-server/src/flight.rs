@@ -6,6 +6,7 @@
 mod action;
 mod cut;
 mod decode;
+mod dictionaries;
 mod get;
 mod list;
 mod put;

@@ -33,6 +33,7 @@ pub(super) fn alterations(
         let column = names.place(field.name()).map(|place| &columns[place]);
         let (table, name) = (table.to_sql(), quote(field.name()));
         match column {
+            None if has_no_type_yet(field, mode) => {}
             None => {
                 let sql_type = sql_type(field).map_err(|reason| {
                     Error::Columns(format!("column `{}`: {reason}", field.name()))
@@ -56,6 +57,12 @@ pub(super) fn alterations(
     Ok(statements)
 }
 
+/// Whether a stream's column holds nothing but nulls and the table may get it later, with a type: any that it were given
+/// now would refuse the values of others.
+pub(super) fn has_no_type_yet(field: &Field, mode: SchemaMode) -> bool {
+    mode != SchemaMode::Match && *plain(field.data_type()) == DataType::Null
+}
+
 /// The type to widen a column to, where that helps.
 fn widen(column: &ColumnShape, field: &Field, mode: SchemaMode) -> Option<String> {
     // An extension type means more than its storage: a UUID is no blob to be widened.
@@ -70,9 +77,11 @@ fn widen(column: &ColumnShape, field: &Field, mode: SchemaMode) -> Option<String
     if old == new || *new == DataType::Null {
         return None;
     }
-    let common = common(Kind::of(old)?, Kind::of(new)?);
-    match common {
-        Some(kind) => (Kind::of(old) != Some(kind)).then(|| kind.sql()),
+    let (old_kind, new_kind) = (Kind::of(old)?, Kind::of(new)?);
+    match common(old_kind, new_kind) {
+        Some(kind) => (old_kind != kind).then(|| kind.sql()),
+        // Most moments are both.
+        None if old_kind.is_moment() && new_kind.is_moment() => None,
         None if mode == SchemaMode::EvolveText && !is_text(old) => Some("VARCHAR".into()),
         None => None,
     }
@@ -155,6 +164,11 @@ impl Kind {
         name.into()
     }
 
+    /// Whether its values are days or moments of no zone.
+    fn is_moment(self) -> bool {
+        matches!(self, Self::Date | Self::Timestamp(_))
+    }
+
     /// An integer as the decimal that holds all its values.
     fn as_decimal(self) -> Option<(u8, u8)> {
         let digits = match self {
@@ -203,6 +217,9 @@ fn common(one: Kind, other: Kind) -> Option<Kind> {
             let digits = p.saturating_sub(s).max(q.saturating_sub(t)) + scale;
             (digits <= MAX_DECIMAL_DIGITS).then_some(Decimal { digits, scale })
         }
+        // Those of nanoseconds end in 2262.
+        (Date | Timestamp(_), Timestamp(TimeUnit::Nanosecond))
+        | (Timestamp(TimeUnit::Nanosecond), Date | Timestamp(_)) => None,
         (Date, Timestamp(unit)) | (Timestamp(unit), Date) => Some(Timestamp(unit)),
         (Timestamp(one), Timestamp(other)) => Some(Timestamp(finer(one, other))),
         (Time { .. }, Time { .. }) => Some(Time { nanos: true }),
@@ -211,11 +228,7 @@ fn common(one: Kind, other: Kind) -> Option<Kind> {
 }
 
 fn finer(one: TimeUnit, other: TimeUnit) -> TimeUnit {
-    let units = [
-        TimeUnit::Nanosecond,
-        TimeUnit::Microsecond,
-        TimeUnit::Millisecond,
-    ];
+    let units = [TimeUnit::Microsecond, TimeUnit::Millisecond];
     let finest = units
         .into_iter()
         .find(|unit| *unit == one || *unit == other);
@@ -238,6 +251,7 @@ mod tests {
     fn a_common_type_holds_every_value_of_both() {
         use DataType::*;
         let micros = Timestamp(TimeUnit::Microsecond, None);
+        let nanos = Timestamp(TimeUnit::Nanosecond, None);
         let cases = [
             (Int32, Int64, Some("BIGINT")),
             (UInt8, Int8, Some("SMALLINT")),
@@ -256,6 +270,9 @@ mod tests {
                 micros.clone(),
                 Some("TIMESTAMP"),
             ),
+            (Date32, nanos.clone(), None),
+            (micros.clone(), nanos.clone(), None),
+            (nanos.clone(), nanos, Some("TIMESTAMP_NS")),
             (
                 Timestamp(TimeUnit::Second, Some("UTC".into())),
                 micros,

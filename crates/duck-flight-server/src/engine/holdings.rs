@@ -1,4 +1,5 @@
-//! The memory of what waits: unread results, prepared statements and their values, texts of statements.
+//! The memory of what waits: unread results, prepared statements and their values, texts of statements, dictionaries of
+//! puts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -50,6 +51,20 @@ impl HeldBytes {
         }
         Ok(())
     }
+
+    /// Takes more, or gives some back: the part is as large as that then.
+    ///
+    /// # Errors
+    /// When all would hold too much.
+    pub(crate) fn resize(&mut self, bytes: usize) -> Result<()> {
+        if bytes > self.bytes {
+            return self.grow(bytes - self.bytes);
+        }
+        let less = self.bytes - bytes;
+        self.all.0.fetch_sub(less, Ordering::Relaxed);
+        self.bytes = bytes;
+        Ok(())
+    }
 }
 
 impl Drop for HeldBytes {
@@ -73,6 +88,11 @@ mod tests {
         drop(half);
         assert!(all.take(MAX_HELD_BYTES).is_err());
         drop(quarter);
+        let mut part = all.take(MAX_HELD_BYTES).unwrap();
+        part.resize(1).unwrap();
+        assert!(all.take(MAX_HELD_BYTES).is_err());
+        assert!(all.take(MAX_HELD_BYTES - 1).is_ok());
+        drop(part);
         assert!(all.take(MAX_HELD_BYTES).is_ok());
     }
 }

@@ -22,7 +22,7 @@ use super::lease::Place;
 use super::plan::Plan;
 use super::rejects::Sifted;
 use super::sql_type::create_table_sql;
-use super::unit::{Answer, CastRows, Committed, TableKey, Target, Unit};
+use super::unit::{Answer, CastRows, Committed, TableKey, Target, Unit, unambiguous};
 use crate::error::{Error, Result};
 use crate::intake::Standing;
 
@@ -72,6 +72,11 @@ impl Put {
                     .into(),
             ));
         }
+        let table = unambiguous(&options.table, engine.own_catalog());
+        let options = &PutOptions {
+            table,
+            ..options.clone()
+        };
         let effect = effect(engine, options).await?;
         // From here on the producer's other stream is fenced.
         let claim = match &options.producer {
@@ -143,8 +148,10 @@ impl Put {
             create,
             schema,
             effect,
+            schema_mode: mode,
             ..
         } = &*self.target;
+        let mode = *mode;
         if effect.is_keyed() || self.target.rejects {
             let stream = schema.fields().iter().map(|field| field.name());
             let shapes = columns.iter().flat_map(|columns| columns.iter());
@@ -164,18 +171,17 @@ impl Put {
         };
         let Some(columns) = columns else {
             // The table that the rows go into is yet to be made.
-            create_table_sql("CREATE TABLE", &table.to_sql(), schema, effect)?;
+            create_table_sql("CREATE TABLE", &table.to_sql(), schema, effect, mode)?;
             self.plan = None;
             return Ok(());
         };
         if self.plan.as_ref().is_some_and(|plan| plan.is_for(&columns)) {
             return Ok(());
         }
-        let mode = self.target.schema_mode;
         let is_changed = !alterations(table, &columns, schema, effect, mode)?.is_empty();
         self.plan = match is_changed {
             true => None,
-            false => Some(Arc::new(Plan::new(schema, &columns, effect)?)),
+            false => Some(Arc::new(Plan::new(schema, &columns, effect, mode)?)),
         };
         Ok(())
     }

@@ -171,6 +171,8 @@ mod tests {
     use arrow::array::{ArrayRef, Int64Array, StringArray};
     use arrow::datatypes::{DataType, Field, Schema};
 
+    use duck_flight_protocol::SchemaMode;
+
     use super::*;
     use crate::engine::effect::Effect;
     use crate::engine::ffi::Database;
@@ -204,7 +206,13 @@ mod tests {
     /// The plan of a batch for the table as it is, and the batch as it goes there.
     fn plan(connection: &Connection, batch: &RecordBatch) -> (Arc<Plan>, RecordBatch) {
         let columns = connection.table_columns(&table()).unwrap().unwrap();
-        let plan = Plan::new(batch.schema_ref(), &columns.into(), &Effect::Append).unwrap();
+        let plan = Plan::new(
+            batch.schema_ref(),
+            &columns.into(),
+            &Effect::Append,
+            SchemaMode::Match,
+        )
+        .unwrap();
         let cast = plan.apply(batch, 0).unwrap();
         (Arc::new(plan), cast)
     }

@@ -261,7 +261,7 @@ impl LargeUnit {
             return self.append_to_new_table(connection, put);
         }
         let columns = resolve(connection, put, self.is_first, || ())?;
-        let plan = Arc::new(Plan::new(&put.schema, &columns, &put.effect)?);
+        let plan = Arc::new(put.plan(&columns)?);
         let mut table = TableWriter::open(connection, &put.table, &plan, 0)?;
         let (shared, sequence) = (self.shared.clone(), self.sequence);
         let mut rejected = 0;
@@ -297,7 +297,7 @@ impl LargeUnit {
         let columns = transaction(connection, |connection| {
             resolve(connection, put, self.is_first, || ())
         })?;
-        let plan = Arc::new(Plan::new(&put.schema, &columns, &put.effect)?);
+        let plan = Arc::new(put.plan(&columns)?);
         let is_gathered = put.effect.is_keyed()
             || plan.may_be_refused(connection, &self.shared.lossless, &put.table)?;
         Ok(is_gathered.then_some(plan))
@@ -305,22 +305,21 @@ impl LargeUnit {
 
     /// How rows go into the table that the unit is to make: by the columns of one like it, which is left as [`STAGED`].
     fn plan_of_new_table(&self, connection: &Connection) -> Result<Arc<Plan>> {
-        let Target {
-            table,
-            create,
-            schema,
-            effect,
-            ..
-        } = &*self.put;
-        if *create == Create::Always && connection.table_columns(table)?.is_some() {
-            return Err(Error::TableExists(table.clone()));
+        let put = &*self.put;
+        if put.create == Create::Always && connection.table_columns(&put.table)?.is_some() {
+            return Err(Error::TableExists(put.table.clone()));
         }
         let like = staged_table();
-        let create = "CREATE OR REPLACE TEMP TABLE";
-        connection.execute(&create_table_sql(create, &like.to_sql(), schema, effect)?)?;
+        connection.execute(&create_table_sql(
+            "CREATE OR REPLACE TEMP TABLE",
+            &like.to_sql(),
+            &put.schema,
+            &put.effect,
+            put.schema_mode,
+        )?)?;
         let columns = connection.table_columns(&like)?;
         let columns = columns.ok_or(Error::NoTable(like))?.into();
-        Ok(Arc::new(Plan::new(schema, &columns, effect)?))
+        put.plan(&columns).map(Arc::new)
     }
 
     /// Makes the table and appends the rows, once all are there, in the open transaction.

@@ -30,6 +30,30 @@ pub(super) struct Queries<'a> {
 impl Queries<'_> {
     /// The one for the ordinals of rows that break a constraint, each by itself; `None` where none can.
     pub(super) fn broken(&self, constraint: &Constraint, sight: Sight) -> Option<String> {
+        let broken = self.broken_if_stored(constraint, sight)?;
+        match (self.effect, &constraint.kind) {
+            // It knows which rows count.
+            (_, Kind::Referred(_)) | (Effect::Append, _) => Some(broken),
+            _ => Some(self.unless_superseded(&broken)),
+        }
+    }
+
+    /// Of the rows that a query finds, those behind which none with their key is that it does not find: another that counts in
+    /// their place.
+    fn unless_superseded(&self, found: &str) -> String {
+        let keys = numbered("key", self.plan.key_columns().len());
+        format!(
+            "SELECT ordinal FROM (
+                 SELECT new.*, found.{ORDINAL} IS NOT NULL AS is_found
+                 FROM ({found}) AS found RIGHT JOIN {all} AS new ON (found.{ORDINAL} = new.ordinal))
+             QUALIFY system.main.bool_and(is_found) OVER (PARTITION BY {keys} ORDER BY ordinal DESC)",
+            all = self.values(&self.stored.all, &[], true),
+            keys = keys.join(", "),
+        )
+    }
+
+    /// The one for all rows that break a constraint, be there others with their key or not.
+    fn broken_if_stored(&self, constraint: &Constraint, sight: Sight) -> Option<String> {
         let all = &self.stored.all;
         let stays = match self.effect {
             Effect::Changes { .. } => format!("NOT {DELETES}"),
@@ -58,9 +82,8 @@ impl Queries<'_> {
     /// Whether a row that breaks a constraint may do so for want of another row, or for another one.
     pub(super) fn depends_on_others(&self, constraint: &Constraint) -> bool {
         match &constraint.kind {
-            Kind::Never(_) | Kind::Refers(_) => false,
             Kind::Unique(values) => self.effect.is_keyed() && !self.is_key(values),
-            Kind::Referred(_) => self.effect.is_keyed(),
+            Kind::Never(_) | Kind::Refers(_) | Kind::Referred(_) => self.effect.is_keyed(),
         }
     }
 
@@ -76,8 +99,9 @@ impl Queries<'_> {
         let new = self.values(&self.stored.all, values, true);
         let old = self.values(&qualified(self.table), values, false);
         let same_values = each("new", "=", "old", &numbered("value", values.len()));
-        let rows =
-            format!("SELECT new.ordinal FROM {new} AS new JOIN {old} AS old ON ({same_values})");
+        let rows = format!(
+            "SELECT new.ordinal AS {ORDINAL} FROM {new} AS new JOIN {old} AS old ON ({same_values})"
+        );
         let key = numbered("key", self.plan.key_columns().len());
         if key.is_empty() {
             return rows;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
-use duck_flight_protocol::TableName;
+use duck_flight_protocol::{SchemaMode, TableName};
 
 use super::appender::TableWriter;
 use super::effect::Effect;
@@ -31,7 +31,12 @@ impl OwnTable {
         let columns = connection
             .table_columns(&name)?
             .ok_or_else(|| Error::NoTable(name.clone()))?;
-        let plan = Arc::new(Plan::new(schema, &columns.into(), &Effect::Append)?);
+        let plan = Arc::new(Plan::new(
+            schema,
+            &columns.into(),
+            &Effect::Append,
+            SchemaMode::Match,
+        )?);
         Ok(Self { name, plan })
     }
 

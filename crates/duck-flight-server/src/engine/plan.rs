@@ -5,12 +5,13 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanBuilder, RecordBatch, RecordBatchOptions};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use duck_flight_protocol::TableName;
+use duck_flight_protocol::{SchemaMode, TableName};
 
 use super::Lossless;
 use super::appender::STAGED;
 use super::constraints::constraints;
 use super::effect::{self, DELETES, Effect, ORDINAL};
+use super::evolve::has_no_type_yet;
 use super::ffi::ColumnShape;
 use super::ffi::Connection;
 use super::types::{ColumnCast, Names, is_text};
@@ -37,7 +38,8 @@ struct PlannedColumn {
 }
 
 impl Plan {
-    /// Matches a stream's columns with a table's, by name and without regard to case.
+    /// Matches a stream's columns with a table's, by name and without regard to case. Where the table may change, a column
+    /// of nothing but nulls that it lacks is left out.
     ///
     /// # Errors
     /// When a column is unknown, missing, given twice, or cannot become the table's type; the message names it.
@@ -45,6 +47,7 @@ impl Plan {
         stream: &Schema,
         table: &Arc<[ColumnShape]>,
         effect: &Effect,
+        mode: SchemaMode,
     ) -> Result<Self> {
         let mut columns: Vec<PlannedColumn> = Vec::with_capacity(stream.fields().len());
         let mut op = None;
@@ -60,9 +63,11 @@ impl Plan {
             if !effect.concerns(field.name()) {
                 continue;
             }
-            let place = names
-                .place(field.name())
-                .ok_or_else(|| unknown_column(field, table))?;
+            let place = match names.place(field.name()) {
+                Some(place) => place,
+                None if has_no_type_yet(field, mode) => continue,
+                None => return Err(unknown_column(field, table)),
+            };
             if std::mem::replace(&mut is_given[place], true) {
                 return Err(given_twice(field));
             }
@@ -78,7 +83,7 @@ impl Plan {
         columns.sort_by_key(|column| column.place);
         let key = places_of_key(effect, &names, &columns)?;
         if columns.is_empty() {
-            return Err(Error::Columns("the stream's schema has no columns".into()));
+            return Err(no_columns(stream));
         }
         let deletes = op.map(|_| ColumnShape::flag(DELETES).field);
         let fields: Vec<_> = columns
@@ -279,6 +284,17 @@ fn deletions(ops: &ArrayRef, name: &str, rows_before: u64) -> Result<ArrayRef> {
         flags.append_value(delete);
     }
     Ok(Arc::new(flags.finish()))
+}
+
+pub(super) fn no_columns(stream: &Schema) -> Error {
+    let why = match stream.fields().is_empty() {
+        true => "the stream's schema has no columns",
+        false => {
+            "the stream's columns are of the type null, and a table that evolves gets them once they have another: send \
+             them with their types"
+        }
+    };
+    Error::Columns(why.into())
 }
 
 pub(super) fn given_twice(field: &Field) -> Error {

@@ -3,23 +3,26 @@
 use std::collections::HashSet;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit, UnionMode};
-use duck_flight_protocol::quote;
+use duck_flight_protocol::{SchemaMode, quote};
 
 use super::effect::Effect;
-use super::plan::given_twice;
-use super::types::{extension_name, is_text};
+use super::evolve::has_no_type_yet;
+use super::plan::{given_twice, no_columns};
+use super::types::{extension_name, is_text, same_name};
 use crate::error::{Error, Result};
 
 /// The largest precision of a DuckDB decimal.
 const MAX_DECIMAL_DIGITS: u8 = 38;
 
 /// The statement that creates a table for a stream, up to its verb: `create` is `CREATE TABLE` and its kind.
-/// Rows that are told by a key get it as their primary key.
+/// Rows that are told by a key get it as their primary key. Where the table may change, columns that have no type yet are
+/// left out.
 pub(super) fn create_table_sql(
     create: &str,
     table: &str,
     stream: &Schema,
     effect: &Effect,
+    mode: SchemaMode,
 ) -> Result<String> {
     let mut columns = Vec::with_capacity(stream.fields().len() + 1);
     let mut names = HashSet::with_capacity(stream.fields().len());
@@ -31,12 +34,21 @@ pub(super) fn create_table_sql(
         if !is_new {
             return Err(given_twice(field));
         }
+        let is_key = || {
+            effect
+                .key()
+                .iter()
+                .any(|name| same_name(name, field.name()))
+        };
+        if has_no_type_yet(field, mode) && !is_key() {
+            continue;
+        }
         let sql_type = sql_type(field)
             .map_err(|reason| Error::Columns(format!("column `{}`: {reason}", field.name())))?;
         columns.push(format!("{} {sql_type}", quote(field.name())));
     }
     if columns.is_empty() {
-        return Err(Error::Columns("the stream's schema has no columns".into()));
+        return Err(no_columns(stream));
     }
     if effect.is_keyed() {
         let key: Vec<_> = effect.key().iter().map(|name| quote(name)).collect();

@@ -208,6 +208,7 @@ fn conversion(
     if from.is_nested() && to.is_nested() {
         return nested::conversion(from, column);
     }
+    refuse_unchecked_json(from, column)?;
     let cast_to = |target: &DataType| {
         let cast = Cast::new(from, target);
         Ok((Conversion::Cast(cast), target.clone()))
@@ -216,7 +217,12 @@ fn conversion(
         Some("arrow.bool8") if *from == DataType::Int8 && *to == DataType::Boolean => {
             return cast_to(to);
         }
-        Some("arrow.uuid") if *from == DataType::FixedSizeBinary(16) && !column.is_json => {
+        // To a BLOB it is the 16 bytes that it is.
+        Some("arrow.uuid")
+            if *from == DataType::FixedSizeBinary(16)
+                && !column.is_json
+                && column.type_id != ffi::DUCKDB_TYPE_DUCKDB_TYPE_BLOB =>
+        {
             return Ok((Conversion::UuidText, DataType::Utf8));
         }
         _ => {}
@@ -227,6 +233,14 @@ fn conversion(
             plain => Conversion::Unpack(plain.clone(), Box::new(Conversion::GeometryText)),
         };
         return Ok((conversion, DataType::Utf8));
+    }
+    if column.type_id == ffi::DUCKDB_TYPE_DUCKDB_TYPE_BIT && is_binary(plain(from)) {
+        let target = DataType::Binary;
+        let cast = Cast {
+            target: target.clone(),
+            check: Check::Filled,
+        };
+        return Ok((Conversion::Cast(cast), target));
     }
     if same_shape(from, to) && needs_check(from) && !(is_huge(column) && from.is_decimal()) {
         // A cast that changes nothing, for its check.
@@ -246,14 +260,38 @@ fn conversion(
     if is_huge(column) && from.is_integer() {
         return Ok((Conversion::Keep, from.clone()));
     }
-    if let (DataType::Timestamp(..), DataType::Timestamp(unit, Some(_))) = (from, to) {
-        // DuckDB keeps the instant alone, so the zone's name does not matter; an offset needs no zone table.
-        return cast_to(&DataType::Timestamp(*unit, Some("+00:00".into())));
-    }
+    let to = match to {
+        // DuckDB keeps the instant alone, so the zone's name does not matter to what tells an instant. What tells none is
+        // taken to be in UTC: the column's zone is that of the server's machine. An offset needs no zone table.
+        DataType::Timestamp(unit, Some(_)) => &DataType::Timestamp(*unit, Some("+00:00".into())),
+        to => to,
+    };
     if are_kin(from, to) && can_cast_types(from, to) {
         return cast_to(to);
     }
     Err(cannot_become(from, column))
+}
+
+/// Refuses what would become JSON by a way on which nobody sees whether it is that.
+fn refuse_unchecked_json(from: &DataType, column: &ColumnShape) -> std::result::Result<(), String> {
+    if column.is_json && from.is_nested() {
+        // Arrow's text for it is not JSON, but may look like other JSON.
+        return Err(format!(
+            "{from} cannot become JSON of the table; send the JSON as text"
+        ));
+    }
+    let to = column.field.data_type();
+    if is_text(from) && to.is_nested() && holds_json(column) {
+        return Err(format!(
+            "text cannot become {to} of the table, for DuckDB would not check the JSON in it; send it nested as it is, with \
+             the JSON as text"
+        ));
+    }
+    Ok(())
+}
+
+fn holds_json(column: &ColumnShape) -> bool {
+    column.is_json || column.children().iter().any(holds_json)
 }
 
 /// Whether not all of Arrow's values are some of DuckDB's.
@@ -283,8 +321,8 @@ fn check_of_text(from: &DataType, column: &ColumnShape) -> Option<Check> {
         ffi::DUCKDB_TYPE_DUCKDB_TYPE_TIME_TZ => Some(Check::Places(6)),
         ffi::DUCKDB_TYPE_DUCKDB_TYPE_ENUM
         | ffi::DUCKDB_TYPE_DUCKDB_TYPE_GEOMETRY
-        | ffi::DUCKDB_TYPE_DUCKDB_TYPE_UUID
-        | ffi::DUCKDB_TYPE_DUCKDB_TYPE_BIT => Some(Check::Nothing),
+        | ffi::DUCKDB_TYPE_DUCKDB_TYPE_UUID => Some(Check::Nothing),
+        ffi::DUCKDB_TYPE_DUCKDB_TYPE_BIT => Some(Check::Filled),
         _ => (is_text(from) && column.field.data_type().is_nested()).then_some(Check::Nothing),
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::appender::STAGED;
 use super::budget::Share;
 use super::effect::Effect;
+use super::ffi::ColumnShape;
 use super::offences::Offence;
 use super::plan::Plan;
 use super::producers::{Claim, OWN_SCHEMA, Standing};
@@ -35,6 +36,26 @@ impl PutId {
 
 /// The catalog of temporary tables. Where no catalog is named, DuckDB takes it for one in the place of the schema.
 pub(crate) const TEMPORARY: &str = "temp";
+
+/// The name of a table of the server's own database with what it leaves to DuckDB, where DuckDB might take one part for
+/// another: a schema may have the name of the database.
+pub(super) fn unambiguous(table: &TableName, own_catalog: &str) -> TableName {
+    let TableName {
+        catalog,
+        schema,
+        table,
+    } = table.clone();
+    let (catalog, schema) = match (catalog, schema) {
+        (None, Some(schema)) => (Some(own_catalog.to_owned()), Some(schema)),
+        (Some(catalog), None) => (Some(catalog), Some("main".to_owned())),
+        as_it_is => as_it_is,
+    };
+    TableName {
+        catalog,
+        schema,
+        table,
+    }
+}
 
 /// What tells a table from others, however its name is written: DuckDB ignores the case of ASCII letters only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -116,6 +137,11 @@ impl Target {
             failed: AtomicBool::new(false),
             committed: AtomicBool::new(false),
         }
+    }
+
+    /// How its rows go into a table with these columns.
+    pub(super) fn plan(&self, columns: &Arc<[ColumnShape]>) -> Result<Plan> {
+        Plan::new(&self.schema, columns, &self.effect, self.schema_mode)
     }
 
     /// Notes that a unit of this put was refused: those that follow it are, too.

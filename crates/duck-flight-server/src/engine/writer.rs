@@ -411,7 +411,7 @@ impl Writer {
             {
                 // Not remembered: what this transaction sees may be of its own making, and undone.
                 self.shared.seen.forget(&unit.put.table);
-                let plan = Plan::new(&unit.put.schema, columns, &unit.put.effect)?;
+                let plan = unit.put.plan(columns)?;
                 unit.replan(&Arc::new(plan), is_alone)?;
             }
         }
@@ -510,6 +510,7 @@ pub(super) fn resolve(
         create,
         schema,
         effect,
+        schema_mode,
         ..
     } = put;
     let columns = connection.table_columns(table)?;
@@ -528,7 +529,8 @@ pub(super) fn resolve(
         (None, _) => "CREATE TABLE",
     };
     before_create();
-    connection.execute(&create_table_sql(verb, &table.to_sql(), schema, effect)?)?;
+    let sql = create_table_sql(verb, &table.to_sql(), schema, effect, *schema_mode)?;
+    connection.execute(&sql)?;
     let columns = connection.table_columns(table)?;
     Ok(columns.ok_or_else(|| Error::NoTable(table.clone()))?.into())
 }

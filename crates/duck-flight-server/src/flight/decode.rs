@@ -4,11 +4,10 @@
 //! lengths). What it takes on trust is checked here before: the sizes that compressed buffers claim, and the
 //! numbers of values that take no bytes. Where it panics, the panic ends as an error of the put.
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayData, ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayData, RecordBatch};
 use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow_flight::{FlightData, FlightDescriptor};
@@ -18,6 +17,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Fuse};
 use tonic::{Code, Streaming};
 
+use super::dictionaries::Dictionaries;
 use super::size;
 use crate::drain::{Drain, Stage};
 use crate::engine::{HeldBytes, Parameters, SentBatch};
@@ -49,7 +49,7 @@ pub(super) struct PutStream {
 
 struct Decoder {
     schema: SchemaRef,
-    dictionaries: HashMap<i64, ArrayRef>,
+    dictionaries: Dictionaries,
     max_expanded_bytes: usize,
 }
 
@@ -82,12 +82,13 @@ impl Upload {
         Ok((descriptor, upload))
     }
 
-    /// The rows, whose schema is in the first message too.
-    pub(super) fn rows(self) -> Result<PutStream> {
+    /// The rows, whose schema is in the first message too. Their dictionaries are added to what is held.
+    pub(super) fn rows(self, held: HeldBytes) -> Result<PutStream> {
+        let max_expanded_bytes = self.max_message_bytes.saturating_mul(MAX_EXPANSION);
         let decoder = Decoder {
             schema: guarded(|| decode_schema(&self.first.data_header))?,
-            dictionaries: HashMap::new(),
-            max_expanded_bytes: self.max_message_bytes.saturating_mul(MAX_EXPANSION),
+            dictionaries: Dictionaries::new(max_expanded_bytes, held),
+            max_expanded_bytes,
         };
         Ok(PutStream {
             messages: self.messages,
@@ -96,11 +97,12 @@ impl Upload {
     }
 
     /// All rows and their schema, where there is one: the values of a statement's parameters. They are added to what is held
-    /// for it, which comes to no more than `max_bytes`.
+    /// for it, which comes to no more than `max_bytes`, and their dictionaries to what is held until all are read.
     pub(super) async fn all_rows(
         mut self,
         max_bytes: usize,
         held: &mut HeldBytes,
+        held_meanwhile: HeldBytes,
     ) -> Result<Option<(SchemaRef, Vec<RecordBatch>)>> {
         if self.first.data_header.is_empty() {
             // A statement without parameters: nothing may follow but the end.
@@ -109,7 +111,7 @@ impl Upload {
                 Some(_) => Err(malformed("rows without a schema before them")),
             };
         }
-        let mut rows = self.rows()?;
+        let mut rows = self.rows(held_meanwhile)?;
         // Before Arrow's reader, which panics at some that DuckDB does not have.
         Parameters::check_types(rows.schema())?;
         let mut batches = Vec::new();
@@ -236,12 +238,13 @@ impl Decoder {
                     &body,
                     batch,
                     self.schema.clone(),
-                    &self.dictionaries,
+                    self.dictionaries.by_id(),
                     None,
                     &message.version(),
                 )
                 .map_err(invalid_batch)?;
                 let bytes = self.check_sizes(&rows, bytes)?.max(referred);
+                let bytes = bytes.saturating_add(self.dictionaries.take_new_bytes());
                 Ok(Some(SentBatch { rows, bytes }))
             }
             MessageHeader::DictionaryBatch => {
@@ -249,15 +252,10 @@ impl Decoder {
                     .header_as_dictionary_batch()
                     .ok_or_else(|| empty("dictionary"))?;
                 let data = dictionary.data().ok_or_else(|| empty("dictionary"))?;
-                self.expanded_bytes(&data, &body)?;
-                arrow_ipc::reader::read_dictionary(
-                    &body,
-                    dictionary,
-                    &self.schema,
-                    &mut self.dictionaries,
-                    &message.version(),
-                )
-                .map_err(invalid_batch)?;
+                let bytes = self.expanded_bytes(&data, &body)?;
+                let version = message.version();
+                self.dictionaries
+                    .read(dictionary, &body, bytes, &self.schema, version)?;
                 Ok(None)
             }
             MessageHeader::Schema => Err(malformed("a put has one schema, at its start")),
@@ -319,12 +317,7 @@ impl Decoder {
     /// Refuses batches that would grow far beyond their message once they are copied: more values than bytes,
     /// or the same bytes referred to many times. Answers with what the batch weighs.
     fn check_sizes(&self, rows: &RecordBatch, bytes: usize) -> Result<usize> {
-        let dictionary_bytes: usize = self
-            .dictionaries
-            .values()
-            .map(|values| values.get_array_memory_size())
-            .sum();
-        let limit = (bytes + dictionary_bytes)
+        let limit = (bytes + self.dictionaries.bytes())
             .saturating_mul(8)
             .saturating_add(FREE_VALUES);
         let columns: Vec<_> = rows
@@ -375,7 +368,7 @@ fn check_lz4(compressed: &[u8], claim: usize) -> Result<()> {
     ))
 }
 
-fn invalid_batch(error: arrow::error::ArrowError) -> Error {
+pub(super) fn invalid_batch(error: arrow::error::ArrowError) -> Error {
     malformed(format!(
         "the batch is not valid Arrow IPC for the put's schema: {error}"
     ))
@@ -385,6 +378,6 @@ fn empty(kind: &str) -> Error {
     malformed(format!("a message calls itself a {kind} and holds none"))
 }
 
-fn malformed(message: impl Into<String>) -> Error {
+pub(super) fn malformed(message: impl Into<String>) -> Error {
     Error::Malformed(message.into())
 }

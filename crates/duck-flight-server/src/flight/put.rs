@@ -21,7 +21,7 @@ pub(super) async fn put(
     descriptor: &FlightDescriptor,
     upload: Upload,
 ) -> Result<Answers<PutResult>> {
-    let batches = upload.rows()?;
+    let batches = upload.rows(engine.hold_bytes(0)?)?;
     let options = PutOptions::from_descriptor(descriptor)?;
     let put = engine.put(&options, batches.schema().clone()).await?;
     match options.commit {

@@ -41,7 +41,10 @@ pub(super) fn logical_type(field: &Field, depth: usize) -> Result<LogicalType> {
             let DataType::Struct(pair) = entries.data_type() else {
                 return Err(no_value(field.data_type()));
             };
-            let (key, value) = (child(&pair[0])?, child(&pair[1])?);
+            let [key, value] = &pair[..] else {
+                return Err(refused("a map's entries are a key and a value".into()));
+            };
+            let (key, value) = (child(key)?, child(value)?);
             // SAFETY: the types given are live and copied.
             unsafe { ffi::duckdb_create_map_type(key.0, value.0) }
         }

@@ -28,14 +28,18 @@ pub(super) enum Check {
     By(TimeUnit),
     /// A number must not become infinite.
     Finite,
-    /// A text must not have more digits behind its point.
+    /// A text must have digits, and not more of them behind its point.
     Places(i64),
-    /// The time of day in a text must be 0.
+    /// The same of a time of day, which must be told as one: Arrow takes a number for what it counts times in.
+    Clock(i64),
+    /// A text must tell a day alone: no time of day but 0, and no zone in which it might be another day.
     Midnight,
     /// An interval must not have parts of a microsecond, which DuckDB has no place for.
     Micros,
     /// A text must be JSON.
     Json,
+    /// It must not be empty.
+    Filled,
 }
 
 impl Check {
@@ -57,9 +61,10 @@ impl Check {
     }
 
     fn of_text(to: &DataType) -> Self {
-        use DataType::{Date32, Date64, Decimal128, Decimal256};
+        use DataType::{Date32, Date64, Decimal128, Decimal256, Time32, Time64};
         match to {
             Date32 | Date64 => Self::Midnight,
+            Time32(unit) | Time64(unit) => Self::Clock(places_of(*unit)),
             Decimal128(_, scale) | Decimal256(_, scale) => Self::Places(i64::from(*scale)),
             float if float.is_floating() => Self::Finite,
             other => unit(other).map_or(Self::Nothing, |unit| Self::Places(places_of(unit))),
@@ -108,6 +113,9 @@ impl Cast {
         if self.check == Check::Json {
             return format!("`{value}` is not JSON, as the table wants it");
         }
+        if self.check == Check::Filled {
+            return "the table's type has no value that is empty".into();
+        }
         let (from, target) = (array.data_type(), &self.target);
         if from == target && has_range(target) {
             return format!("`{value}` of type {from} is outside of what DuckDB's type holds");
@@ -133,16 +141,26 @@ impl Cast {
             }
             Check::Finite => first_infinite(array, &cast_values)?,
             Check::Micros => first_finer_than_micros(&cast_values),
-            Check::Places(most) => first_text(array, |text| places(text) > most)?,
+            Check::Places(most) => first_text(array, |text| !has_places(text, most))?,
+            Check::Clock(most) => {
+                first_text(array, |text| !text.contains(':') || !has_places(text, most))?
+            }
             Check::Midnight => first_text(array, has_time)?,
             Check::Json => first_text(&cast_values, |text| !is_json(text.as_bytes()))?,
+            Check::Filled => first_empty(&cast_values),
         };
         let outside = match has_range(&self.target) {
             true => first_out_of_range(&cast_values),
             false => None,
         };
+        // Counted in finer units, a time that is none may overflow and become one.
+        let no_time = match array.data_type() {
+            DataType::Time32(_) | DataType::Time64(_) => first_out_of_range(array),
+            _ => None,
+        };
         // The first of all.
-        let lost = made_null.into_iter().chain(lost).chain(outside).min();
+        let all = [made_null, lost, outside, no_time];
+        let lost = all.into_iter().flatten().min();
         Ok((cast_values, lost))
     }
 }
@@ -189,6 +207,18 @@ fn first_made_null(array: &ArrayRef, cast: &ArrayRef) -> Option<usize> {
         .find(|&row| after.is_null(row) && before.as_ref().is_none_or(|nulls| nulls.is_valid(row)))
 }
 
+fn first_empty(array: &ArrayRef) -> Option<usize> {
+    let is_empty = |value: Option<&[u8]>| value.is_some_and(<[u8]>::is_empty);
+    match array.data_type() {
+        DataType::Binary => array.as_binary::<i32>().iter().position(is_empty),
+        DataType::Utf8 => {
+            let mut texts = array.as_string::<i32>().iter();
+            texts.position(|text| is_empty(text.map(str::as_bytes)))
+        }
+        _ => None,
+    }
+}
+
 fn first_finer_than_micros(array: &ArrayRef) -> Option<usize> {
     let intervals = array.as_primitive_opt::<IntervalMonthDayNanoType>()?;
     intervals
@@ -230,6 +260,12 @@ fn first_text(
     Ok(texts.position(|text| text.is_some_and(&is_lost)))
 }
 
+/// Whether a text has digits, and not more than so many behind its point. Arrow takes one without any for 0.
+fn has_places(text: &str, most: i64) -> bool {
+    let number = text.split(['e', 'E']).next().unwrap_or(text);
+    number.bytes().any(|byte| byte.is_ascii_digit()) && places(text) <= most
+}
+
 /// How many digits behind the point a number, or a moment, needs: `-12.50`, `1.5e3`, `12:34:56.5+02`.
 fn places(text: &str) -> i64 {
     let length = |digits: &str| i64::try_from(digits.len()).unwrap_or(i64::MAX);
@@ -257,10 +293,14 @@ fn places(text: &str) -> i64 {
     needed.saturating_sub(exponent)
 }
 
-/// Whether a date's text tells a time of day other than midnight.
+/// Whether a date's text tells a time of day other than midnight, or names a zone: midnight there may be another day's
+/// evening in UTC, which Arrow takes the day from.
 fn has_time(text: &str) -> bool {
-    let time = text.trim_start().split_once([' ', 'T', 't']);
-    time.is_some_and(|(_, time)| time.bytes().any(|byte| matches!(byte, b'1'..=b'9')))
+    let Some((_, time)) = text.trim().split_once([' ', 'T', 't']) else {
+        return false;
+    };
+    let time = time.strip_suffix(['Z', 'z']).unwrap_or(time);
+    time.contains(|c: char| matches!(c, '1'..='9') || c.is_alphabetic())
 }
 
 fn places_of(unit: TimeUnit) -> i64 {
@@ -422,5 +462,60 @@ mod tests {
         assert_eq!(misfit(moments, &micros), Some(1));
         let days = texts(["2020-01-01 00:00:00", "2020-01-01 12:34:56"]);
         assert_eq!(misfit(days, &DataType::Date32), Some(1));
+    }
+
+    #[test]
+    fn a_text_without_digits_is_no_decimal() {
+        for text in ["", " ", "-", "+", ".", "-.", "e5", ".e5"] {
+            for scale in [0, 2] {
+                let texts = StringArray::from(vec!["0", text]);
+                let decimal = DataType::Decimal128(10, scale);
+                assert_eq!(misfit(texts, &decimal), Some(1), "{text:?}, {scale}");
+            }
+        }
+        let texts = StringArray::from(vec!["0", ".5", "-1.", "1e1"]);
+        assert_eq!(misfit(texts, &DataType::Decimal128(10, 2)), None);
+    }
+
+    #[test]
+    fn a_text_is_a_time_only_where_it_tells_hours_and_minutes() {
+        let micros = DataType::Time64(TimeUnit::Microsecond);
+        let nanos = DataType::Time64(TimeUnit::Nanosecond);
+        let millis = DataType::Time32(TimeUnit::Millisecond);
+        for target in [&micros, &nanos, &millis] {
+            for text in ["093000", "0", "1", "86399"] {
+                let texts = StringArray::from(vec!["9:30:00", "09:30", text]);
+                assert_eq!(misfit(texts, target), Some(2), "{text}");
+            }
+        }
+        let texts = StringArray::from(vec!["09:30:00.123456", "09:30:00.1234567"]);
+        assert_eq!(misfit(texts, &micros), Some(1));
+    }
+
+    #[test]
+    fn a_text_tells_a_day_only_where_no_zone_can_shift_it() {
+        for text in [
+            "2020-01-01 00:00:00 Europe/Berlin",
+            "2020-01-01 00:00:00 UTC",
+            "2020-01-01T00:00:00+05:30",
+        ] {
+            let texts = StringArray::from(vec!["2020-01-01", text]);
+            assert_eq!(misfit(texts, &DataType::Date32), Some(1), "{text}");
+        }
+        let texts = StringArray::from(vec![
+            "2020-01-01T00:00:00Z",
+            "2020-01-01 00:00:00.000",
+            "20200101",
+        ]);
+        assert_eq!(misfit(texts, &DataType::Date32), None);
+    }
+
+    #[test]
+    fn times_that_are_none_do_not_become_some_in_finer_units() {
+        // In nanoseconds it is 2^64 and a bit.
+        let wraps = (1_i64 << 61) / 125 + 1;
+        let times = Time64MicrosecondArray::from(vec![0, wraps]);
+        let nanos = DataType::Time64(TimeUnit::Nanosecond);
+        assert_eq!(misfit(times, &nanos), Some(1));
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! DuckDB's import must not see dictionaries in there: it reads wrong values where a list starts at an offset.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -60,6 +61,12 @@ pub(super) fn conversion(
         }
         // The fields' names are the keys.
         (Struct(fields), Map(..), [_, value]) if !fields.is_empty() => {
+            let names = fields.iter().map(|field| field.name().as_str());
+            if let Some(name) = first_repeated(names) {
+                return Err(format!(
+                    "it has two fields `{name}`, and a map no key twice"
+                ));
+            }
             let pairs = fields.iter().map(|field| (field, value));
             let (conversions, fields) = each(pairs)?;
             (
@@ -176,21 +183,35 @@ fn fields_by_name(
     fields: &Fields,
     columns: &[ColumnShape],
 ) -> Result<(Vec<Conversion>, Fields), String> {
-    let named = fields
-        .iter()
-        .map(|field| Ok((field, find(field, columns)?)));
+    each(by_name(fields.iter(), columns)?.into_iter())
+}
+
+/// The fields with those of the table that have their names, each at most once.
+fn by_name<'a>(
+    fields: impl Iterator<Item = &'a FieldRef>,
+    columns: &'a [ColumnShape],
+) -> Result<Vec<(&'a FieldRef, &'a ColumnShape)>, String> {
+    let named = fields.map(|field| Ok((field, find(field, columns)?)));
     let named = named.collect::<Result<Vec<_>, String>>()?;
-    each(named.into_iter())
+    let names = named.iter().map(|(_, column)| column.field.name().as_str());
+    match first_repeated(names) {
+        None => Ok(named),
+        Some(name) => Err(format!(
+            "it has two fields `{name}`; DuckDB does not tell names apart by their case"
+        )),
+    }
+}
+
+fn first_repeated<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let mut seen = HashSet::new();
+    names.find(|name| !seen.insert(*name))
 }
 
 fn union_members(
     members: &UnionFields,
     columns: &[ColumnShape],
 ) -> Result<(Vec<Conversion>, UnionFields), String> {
-    let named = members
-        .iter()
-        .map(|(_, member)| Ok((member, find(member, columns)?)));
-    let named = named.collect::<Result<Vec<_>, String>>()?;
+    let named = by_name(members.iter().map(|(_, member)| member), columns)?;
     let (conversions, fields) = each(named.into_iter())?;
     // DuckDB takes a member's code for its place.
     let places = (0..=i8::MAX).take(fields.len());

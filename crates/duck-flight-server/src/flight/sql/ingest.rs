@@ -39,8 +39,8 @@ pub(super) async fn ingest(
     };
     let transaction = command.transaction_id.as_deref();
     let place = sessions.ingest_place(caller, transaction).await?;
-    let mut rows = upload.rows()?;
     let engine = sessions.engine();
+    let mut rows = upload.rows(engine.hold_bytes(0)?)?;
     if let Some(held) = engine.own_connection(&place, is_temporary).await? {
         let mut put = engine.put_on(held, options, rows.schema().clone())?;
         put.started().await;

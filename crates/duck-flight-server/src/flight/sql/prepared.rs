@@ -143,7 +143,9 @@ pub(super) async fn update(
 /// The values that a client sends, and the memory they take.
 async fn values(sessions: &Sessions, upload: Upload) -> Result<(Parameters, HeldBytes)> {
     let mut held = sessions.hold(0)?;
-    let sent = upload.all_rows(MAX_PARAMETER_BYTES, &mut held).await?;
+    let meanwhile = sessions.hold(0)?;
+    let sent = upload.all_rows(MAX_PARAMETER_BYTES, &mut held, meanwhile);
+    let sent = sent.await?;
     let parameters = sent.map_or_else(Parameters::default, |(schema, rows)| {
         Parameters::new(schema, rows)
     });

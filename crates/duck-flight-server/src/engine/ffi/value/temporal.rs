@@ -15,7 +15,12 @@ pub(super) fn temporal(array: &dyn Array, row: usize) -> Result<Value> {
         DataType::Date32 => Value::date(array.as_primitive::<Date32Type>().value(row).into())?,
         DataType::Date64 => {
             let millis = array.as_primitive::<Date64Type>().value(row);
-            Value::date(millis.div_euclid(24 * 60 * 60 * 1000))?
+            let days = whole(millis, 24 * 60 * 60 * 1000);
+            Value::date(days.ok_or_else(|| {
+                refused(format!(
+                    "a date has no time of day, and {millis} ms from 1970 has one: bind a timestamp"
+                ))
+            })?)?
         }
         DataType::Time32(Second) => {
             let seconds = array.as_primitive::<Time32SecondType>().value(row);
@@ -52,7 +57,8 @@ pub(super) fn temporal(array: &dyn Array, row: usize) -> Result<Value> {
                     .checked_mul(1000),
                 Microsecond => Some(array.as_primitive::<DurationMicrosecondType>().value(row)),
                 Nanosecond => {
-                    Some(array.as_primitive::<DurationNanosecondType>().value(row) / 1000)
+                    let nanos = array.as_primitive::<DurationNanosecondType>().value(row);
+                    Some(whole_micros(nanos)?)
                 }
             };
             let micros = micros.ok_or_else(|| refused("the duration is out of range".into()))?;
@@ -68,9 +74,23 @@ pub(super) fn temporal(array: &dyn Array, row: usize) -> Result<Value> {
         }
         DataType::Interval(IntervalUnit::MonthDayNano) => {
             let value = array.as_primitive::<IntervalMonthDayNanoType>().value(row);
-            Value::interval(value.months, value.days, value.nanoseconds / 1000)
+            let micros = whole_micros(value.nanoseconds)?;
+            Value::interval(value.months, value.days, micros)
         }
         other => return Err(no_value(other)),
+    })
+}
+
+/// A number in a unit that is larger by this factor, where nothing of it is left over.
+fn whole(number: i64, factor: i64) -> Option<i64> {
+    (number.rem_euclid(factor) == 0).then(|| number.div_euclid(factor))
+}
+
+fn whole_micros(nanos: i64) -> Result<i64> {
+    whole(nanos, 1000).ok_or_else(|| {
+        refused(format!(
+            "{nanos} ns has parts of a microsecond, which DuckDB's type has no place for: round it"
+        ))
     })
 }
 
@@ -142,7 +162,7 @@ impl Value {
                         TimeUnit::Second => micros(1_000_000)?,
                         TimeUnit::Millisecond => micros(1000)?,
                         TimeUnit::Microsecond => value,
-                        TimeUnit::Nanosecond => value.div_euclid(1000),
+                        TimeUnit::Nanosecond => whole_micros(value)?,
                     };
                     ffi::duckdb_create_timestamp_tz(ffi::duckdb_timestamp { micros })
                 }

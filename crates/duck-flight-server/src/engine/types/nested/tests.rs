@@ -183,6 +183,17 @@ fn fields_are_matched_by_name_and_none_is_dropped() {
         error.to_string(),
         "column `v`: the table has no field `b` in it; its fields are a"
     );
+    let error = convert(one_row(&["a", "A"]), "STRUCT(a INTEGER, b INTEGER)").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "column `v`: it has two fields `a`; DuckDB does not tell names apart by their case"
+    );
+    let error = convert(one_row(&["k", "k"]), "MAP(VARCHAR, INTEGER)").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "column `v`: it has two fields `k`, and a map no key twice"
+    );
+    assert_eq!(misfit(one_row(&["k", "K"]), "MAP(VARCHAR, INTEGER)"), 0);
     let error = convert(list_of(&[1], one_row(&["a"])), "STRUCT(a DATE)[]").unwrap_err();
     assert_eq!(
         error.to_string(),
