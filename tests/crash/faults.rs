@@ -98,8 +98,8 @@ async fn a_log_that_cannot_be_synced_ends_the_server_and_loses_nothing() {
     assert_restart_serves_everything(&disk, server, &mut ledger).await;
 }
 
-/// Units of several loaders that share the commit whose sync fails, and whose entry in the log cannot be taken back either:
-/// they are there after a restart, so none of their loaders may have been told that they are not.
+/// Units of several loaders share the commit whose sync fails: what is there after a restart, no loader may have been told
+/// that it is not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_could_not_be_synced_is_not_said_to_be_refused() {
     let disk = Disk::new();
@@ -116,7 +116,7 @@ async fn a_commit_that_could_not_be_synced_is_not_said_to_be_refused() {
     };
     let loaders: Vec<_> = (1..=8).map(load).collect();
     ledger.append_all(&client, 20, 10).await;
-    disk.fail_all(&[("sync", LOG, EIO), ("truncate", LOG, EIO)]);
+    disk.fail("sync", LOG, EIO);
     for loader in loaders {
         let (others, end) = soon("the end", loader).await.expect("no panic");
         assert_retriable(&end, &mut server);
@@ -356,10 +356,13 @@ async fn a_signal_ends_a_start_at_once_and_the_next_one_serves_everything() {
     let (server, _, ledger) = loaded(&disk).await;
     let mut directory = server.kill();
     for (name, code) in [("INT", 130), ("TERM", 143)] {
-        disk.fail("sync", DATABASE, "hang");
+        disk.fail("write", DATABASE, "hang");
         let hits = disk.failures();
         let mut start = disk.command(directory.path());
-        let mut start = start.stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let start = start
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
         let hanging = async {
             while disk.failures() == hits {
                 tokio::time::sleep(LOOK).await;

@@ -64,7 +64,9 @@ impl Disk {
     /// Starts a server on this disk.
     pub(crate) fn try_start(&self, directory: TempDir) -> Result<ServerProcess, (TempDir, Exit)> {
         let environment = self.environment();
-        let environment = environment.each_ref().map(|(name, value)| (*name, &**value));
+        let environment = environment
+            .each_ref()
+            .map(|(name, value)| (*name, &**value));
         ServerProcess::try_start_in(directory, &[], &environment)
     }
 

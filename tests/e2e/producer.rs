@@ -273,12 +273,13 @@ async fn load(server: &str, plan: Plan) -> Report {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resuming_loader_sends_again_what_a_server_with_an_older_file_has_lost() {
-    // The last one sends nothing while its server is away.
-    for (commit, interval_ms) in [
-        (Commit::Stream, 20),
-        (Commit::Batch, 20),
-        (Commit::Stream, 500),
-    ] {
+    // The last one may send nothing while its server is away.
+    let cases = [
+        (Commit::Stream, 20, 100),
+        (Commit::Batch, 20, 100),
+        (Commit::Stream, 500, 15),
+    ];
+    for (commit, interval_ms, batches) in cases {
         let plan = |batches| resuming(commit, Duration::from_millis(interval_ms), batches);
         let directory = tempfile::tempdir().unwrap();
         let file = |name: &str| directory.path().join(name);
@@ -294,7 +295,7 @@ async fn a_resuming_loader_sends_again_what_a_server_with_an_older_file_has_lost
         std::fs::copy(file("test.db"), file("older.db")).unwrap();
         let mut server = start(&address);
         let loading = tokio::spawn({
-            let (address, plan) = (address.clone(), plan(15));
+            let (address, plan) = (address.clone(), plan(batches));
             async move { load(&address, plan).await }
         });
         let client = server.client().await;
@@ -308,9 +309,9 @@ async fn a_resuming_loader_sends_again_what_a_server_with_an_older_file_has_lost
         std::fs::copy(file("older.db"), file("test.db")).unwrap();
         let server = start(&address);
         let report = soon("the loader's end", loading).await.unwrap();
-        assert!(report.is_success() && report.lost >= 3, "{report}");
+        assert!(report.is_success() && report.lost > 0, "{report}");
         let stored = "SELECT count(*), count(DISTINCT batch_id) FROM t";
         let stored = server.client().await.rows(stored).await;
-        assert_eq!(stored, ["150|15"], "{report}");
+        assert_eq!(stored, [format!("{}|{batches}", 10 * batches)], "{report}");
     }
 }

@@ -171,7 +171,9 @@ const NO_ANSWER: &str = "keep-alive timed out";
 
 /// Why a call failed whose server has not answered for too long, for people; `None` for other failures.
 pub fn silence(status: &Status) -> Option<&'static str> {
-    (root_cause(status) == NO_ANSWER).then_some(
+    let first = std::error::Error::source(status);
+    let mut causes = std::iter::successors(first, |cause| cause.source());
+    causes.any(|cause| cause.to_string() == NO_ANSWER).then_some(
         "the server does not answer: its process stands still, or its machine or the network is gone",
     )
 }

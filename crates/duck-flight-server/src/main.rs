@@ -120,10 +120,7 @@ impl Starting {
                 _ = over => signals,
             }
         });
-        Self {
-            running,
-            signals,
-        }
+        Self { running, signals }
     }
 
     /// Answers with the signals, which from now on ask to finish.

@@ -149,7 +149,8 @@ async fn a_resuming_producer_lands_every_batch_once_through_cuts_and_lost_acks()
         assert!(report.is_success(), "{report}");
         assert_exactly_once(&keeper, 50);
         assert_eq!((report.rows, report.batches), (200_000, 200));
-        assert!(report.retries > 3, "{report}");
+        // Those whose ack got lost are found to be durable.
+        assert!(report.retries >= 2, "{report}");
         let proof = report.verification.unwrap();
         assert_eq!(
             (proof.batches_acknowledged, proof.rows_found),

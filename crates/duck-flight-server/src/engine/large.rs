@@ -125,10 +125,9 @@ impl Large {
         (&mut self.started).await.ok();
     }
 
-    /// Adds a batch. Waits a little where the disk is nearly full; fails where no room is left, or when the transaction has
-    /// failed.
+    /// Adds a batch; fails where no room is left on the disk, or when the transaction has failed.
     pub(crate) async fn push(&mut self, batch: RecordBatch) -> Result<()> {
-        self.engine.room().wait().await?;
+        self.engine.room().check()?;
         if self.steps.send(Step::Append(batch)).await.is_ok() {
             return Ok(());
         }

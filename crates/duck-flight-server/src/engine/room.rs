@@ -77,6 +77,17 @@ impl RoomWatch {
         Ok(())
     }
 
+    /// Sees that there is room, for a unit that is being written already.
+    ///
+    /// # Errors
+    /// When there is none left; the message says how much is missing.
+    pub(super) fn check(&self) -> Result<()> {
+        match self.level() {
+            Level::Plenty | Level::Scarce(_) => Ok(()),
+            Level::None(reason) => Err(Error::NoRoom(reason)),
+        }
+    }
+
     fn level(&self) -> Level {
         let Some(room) = &self.room else {
             return Level::Plenty;
