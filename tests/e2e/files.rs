@@ -33,6 +33,7 @@ fn ways_to(file: &str) -> Vec<String> {
         ),
         format!("COPY t FROM '{file}'"),
         format!("COPY t TO '{file}'"),
+        format!("EXPLAIN VERBOSE COPY t FROM '{file}'"),
         format!("ATTACH '{file}' AS again"),
         format!("ATTACH '{file}' AS again (READ_ONLY)"),
         format!("IMPORT DATABASE '{file}'"),

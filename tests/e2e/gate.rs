@@ -295,6 +295,7 @@ const OWN_TABLE_CHANGES: &[&str] = &[
     "COMMENT ON TABLE duck_flight.rejects IS 'x'",
     "COMMENT ON COLUMN duck_flight.rejects.row IS 'x'",
     "COMMENT ON COLUMN test.duck_flight.rejects.row IS 'x'",
+    "COMMENT ON COLUMN (duck_flight.sequences.producer) IS 'x'",
     "CREATE SEQUENCE duck_flight.s",
     "CREATE TYPE duck_flight.e AS ENUM ('a')",
     "CREATE MACRO duck_flight.m() AS 1",
@@ -601,6 +602,7 @@ async fn tables_of_a_database_that_is_called_as_the_own_schema_can_be_changed() 
         "DELETE FROM duck_flight_db.main.t WHERE i = 2",
         "ALTER TABLE duck_flight_db.main.t ADD COLUMN j INTEGER",
         "CREATE SCHEMA duck_flight_db.s",
+        "CREATE TABLE duck_flight_db.s.t AS SELECT 1 AS größe",
     ] {
         client.execute(sql).await;
     }

@@ -171,6 +171,8 @@ async fn the_servers_own_tables_cannot_be_changed_whatever_names_them() {
         "DELETE FROM duck_flight.sequences",
         "DROP SCHEMA duck_flight CASCADE",
         "USE duck_flight; DELETE FROM sequences",
+        "USE DUCK_FLIGHT; DELETE FROM sequences",
+        "SET search_path = 'main,Duck_Flight'",
         "SET schema = 'duck_' || 'flight'",
         "SET search_path = 'main,duck_flight'",
     ] {
@@ -204,6 +206,7 @@ async fn a_search_path_that_is_refused_leaves_the_one_before() {
         "SET schema = 'duck_flight'",
         "SET search_path = 'main,duck_flight'",
         "USE duck_flight",
+        "USE Duck_Flight",
     ];
     let path = "SELECT current_schemas(false), current_schema()";
     for set in paths {

@@ -235,3 +235,29 @@ async fn a_file_that_may_not_grow_is_an_error_and_not_the_end_of_all_that_was_ac
     let found = server.client().await.count("t").await;
     assert_eq!(found, u64::try_from(rows).unwrap());
 }
+
+/// DuckDB replays rows that are deleted and written anew in whole row groups so that their keys lead nowhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_a_script_has_written_anew_are_found_after_kill() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    client
+        .execute(
+            "CREATE TABLE audit (i INTEGER); CREATE TABLE t (i BIGINT PRIMARY KEY, j INTEGER);
+             INSERT INTO t SELECT range, 0 FROM range(50000); CHECKPOINT",
+        )
+        .await;
+    client
+        .execute("INSERT INTO audit VALUES (1); UPDATE t SET i = i, j = 1")
+        .await;
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let client = server.client().await;
+    for key in [0, 20_479, 49_999] {
+        let found = client.rows(&format!("FROM t WHERE i = {key}")).await;
+        assert_eq!(found, [format!("{key}|1")]);
+        let twice = client
+            .try_execute(format!("INSERT INTO t VALUES ({key}, 2)"))
+            .await;
+        assert!(twice.is_err(), "{key}");
+    }
+}

@@ -13,8 +13,8 @@ use arrow_flight::{Action, FlightDescriptor};
 use bytes::Bytes;
 use duck_flight_server::Expiry;
 use duck_tests::{
-    Answer, OpenPut, Setup, SqlClient, TestServer, assert_refused, ingest_into, ints, messages,
-    soon,
+    Answer, OpenPut, ServerProcess, Setup, SqlClient, TestServer, assert_refused, ingest_into,
+    ints, messages, soon,
 };
 use prost::Message;
 use tonic::Code;
@@ -439,4 +439,80 @@ async fn an_ingest_that_makes_its_table_holds_up_no_checkpoint_while_it_comes_in
     sql.commit(&transaction).await.unwrap();
     assert_eq!(client.rows(in_order).await, ["3600000|true"]);
     server.shutdown().await;
+}
+
+/// DuckDB makes BEGIN, ALTER, UPDATE, ALTER and COMMIT of such an ALTER.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_with_a_default_that_is_no_literal_is_added_as_a_whole_or_not_at_all() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    client
+        .execute(
+            "CREATE TABLE t (i BIGINT PRIMARY KEY); INSERT INTO t SELECT range FROM range(100000);
+             CREATE TABLE small AS SELECT 1 AS i",
+        )
+        .await;
+    client
+        .execute("ALTER TABLE t ADD COLUMN a BOOLEAN DEFAULT false")
+        .await;
+    client
+        .execute("ALTER TABLE small ADD COLUMN größe INTEGER DEFAULT (2 + 3)")
+        .await;
+    client
+        .execute("INSERT INTO small VALUES (2, 0); ALTER TABLE t ADD b DATE DEFAULT DATE '2020-01-01'; SELECT 1")
+        .await;
+    let mut session = client.session().await;
+    for failing in [
+        "ALTER TABLE t ADD COLUMN c INTEGER DEFAULT ('x'::INTEGER)",
+        "ALTER TABLE t ADD COLUMN c INTEGER DEFAULT nowhere(1)",
+        "ALTER TABLE nowhere ADD COLUMN c BOOLEAN DEFAULT false",
+        "CREATE TABLE t AS PIVOT small ON i USING count(*)",
+    ] {
+        session.update(failing, None).await.expect_err(failing);
+        session
+            .update("INSERT INTO small (i) VALUES (3)", None)
+            .await
+            .unwrap();
+        // It is committed: the session is in no transaction that nobody has begun.
+        let found = client.rows("FROM small WHERE i = 3").await;
+        assert_eq!(found, ["3|5"], "{failing}");
+        session
+            .update("DELETE FROM small WHERE i = 3", None)
+            .await
+            .unwrap();
+        // In a transaction there is no part of it either.
+        session.update("BEGIN", None).await.unwrap();
+        session.update(failing, None).await.expect_err(failing);
+        session.update("COMMIT", None).await.ok();
+        client.try_rows("SELECT c FROM t").await.expect_err(failing);
+    }
+    for sql in [
+        "BEGIN",
+        "INSERT INTO t (i) VALUES (-1)",
+        "ALTER TABLE t ADD COLUMN c INTEGER DEFAULT (1 + 1)",
+        "INSERT INTO t (i) VALUES (-2)",
+        "CREATE TABLE wide AS PIVOT small ON i USING count(*) GROUP BY größe",
+        "COMMIT",
+        "CREATE TABLE other AS PIVOT small ON i USING count(*) GROUP BY größe",
+    ] {
+        session.update(sql, None).await.expect(sql);
+    }
+    let late = "BEGIN; INSERT INTO t (i) SELECT -range FROM range(10, 50010); ALTER TABLE t ADD COLUMN d BOOLEAN DEFAULT true";
+    let refused = session.update(late, None).await;
+    assert_refused(refused, Code::FailedPrecondition, &["ALTER", "commit"]);
+    session.update("ROLLBACK", None).await.unwrap();
+    for sql in ["FROM wide ORDER BY ALL", "FROM other ORDER BY ALL"] {
+        assert_eq!(client.rows(sql).await, ["0|0|1", "5|1|0"], "{sql}");
+    }
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let client = server.client().await;
+    client.execute("INSERT INTO t (i) VALUES (-3)").await;
+    let found = client
+        .rows("SELECT count(*), bool_or(a), min(b), max(b), sum(c), max(i) FROM t")
+        .await;
+    assert_eq!(found, ["100003|false|2020-01-01|2020-01-01|200006|99999"]);
+    assert_eq!(
+        client.rows("SELECT i FROM t WHERE i = 70001").await,
+        ["70001"]
+    );
 }

@@ -16,6 +16,7 @@ mod commits;
 mod constraints;
 mod effect;
 mod evolve;
+mod expansion;
 mod express;
 mod ffi;
 mod files;

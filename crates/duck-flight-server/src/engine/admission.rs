@@ -174,7 +174,10 @@ fn may_create_secret(sql: &str) -> bool {
 
 /// Whether a script may give a database another name.
 fn may_rename_database(sql: &str) -> bool {
-    count_pairs(sql, "alter", "database").is_none_or(|(_, pairs)| pairs > 0)
+    match count_pairs(sql, "alter", "database") {
+        Some((_, pairs)) => pairs > 0,
+        None => may_contain(sql, "database"),
+    }
 }
 
 /// Whether a statement makes something temporary: a CREATE, or an EXPLAIN that runs one.
@@ -233,6 +236,8 @@ mod tests {
             (Copy, "SELECT 1; EXPORT DATABASE 'x'"),
             (Rows, "SELECT é; COPY t FROM 'x'"),
             (Explain, "EXPLAIN (ANALYZE) COPY t FROM 'x'"),
+            (Explain, "EXPLAIN VERBOSE COPY t FROM 'x'"),
+            (Explain, "EXPLAIN ANALYZE VERBOSE COPY t FROM 'x'"),
             (Set, "SET GLOBAL x = 1"),
             (Set, "RESET /* */ Global x"),
             (Set, "é; SET global\u{a0}x = 1"),
@@ -242,6 +247,7 @@ mod tests {
             (Definition, "SELECT é; CREATE SECRET s (TYPE http)"),
             (Definition, "CREATE VIEW v AS SELECT setseed(1)"),
             (Alteration, "ALTER DATABASE a SET ALIAS TO b"),
+            (Alteration, "SELECT é; ALTER DATABASE a SET ALIAS TO b"),
             (Rows, "DELETE FROM ONLY duck_flight.sequences"),
         ] {
             assert!(!admitted(kind, sql), "{sql}");
@@ -259,6 +265,7 @@ mod tests {
             (Definition, "CREATE TABLE secret (secret INTEGER)"),
             (Definition, "CREATE VIEW v AS SELECT 'setseed(1)' AS e"),
             (Alteration, "COMMENT ON TABLE t IS 'alter database'"),
+            (Alteration, "ALTER TABLE t ADD COLUMN größe INTEGER"),
             (Rows, "INSERT INTO log VALUES ('query (12s)')"),
             (Rows, "INSERT INTO copy SELECT export AS copy FROM import"),
         ] {

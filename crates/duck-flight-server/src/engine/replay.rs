@@ -163,14 +163,20 @@ fn targets(sql: &str) -> Option<Vec<&str>> {
     let mut tokens = tokens(sql);
     let mut last = Token::Symbol(';');
     while let Some(token) = tokens.next() {
-        let is_before_target =
-            token.is_any(&["into", "update", "truncate"]) || last.is("delete") && token.is("from");
+        // DuckDB makes an UPDATE of an ALTER that gives a new column a default.
+        let is_before_target = token.is_any(&["into", "update", "truncate"])
+            || last.is("delete") && token.is("from")
+            || last.is("alter") && token.is("table");
         if token == Token::Doubt || token.is("execute") {
             return None;
         }
         last = token;
         if !is_before_target {
             continue;
+        }
+        let mut ahead = tokens.clone();
+        if ahead.accept(&["if"]) && ahead.accept(&["exists"]) {
+            tokens = ahead;
         }
         while tokens.accept(&["only", "table"]) {}
         let mut name = tokens.clone().next()?.name();
@@ -225,6 +231,9 @@ mod tests {
             ("UPDATE t SET i = 1", &["t"]),
             ("DELETE FROM s.t WHERE i IN (FROM u)", &["t"]),
             ("TRUNCATE TABLE t", &["t"]),
+            ("ALTER TABLE s.t ADD COLUMN i INTEGER DEFAULT (1)", &["t"]),
+            ("ALTER TABLE IF EXISTS ONLY t ADD COLUMN i INTEGER", &["t"]),
+            ("ALTER TABLE if DROP i", &["if"]),
             ("EXPLAIN ANALYZE INSERT INTO t VALUES (1)", &["t"]),
             ("INSERT INTO t; INSERT INTO u", &["t", "u"]),
             ("SELECT 'insert into t' -- update u", &[]),

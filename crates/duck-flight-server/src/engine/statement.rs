@@ -2,19 +2,22 @@
 //! by its kind.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Instant;
 
 use super::admission::{
     Gate, OWN_TABLES, check_before_planning, creates_temporary, may_explain_definition,
 };
 use super::cancel::Cancel;
-use super::catalog::{literal, text};
+use super::catalog::{folded, literal, text};
 use super::commits::{Moment, Starting};
+use super::expansion::{Expansion, Expansions};
 use super::ffi::query::{ALONE, Script};
 use super::ffi::{ArrowOptions, Connection, Pending, Prepared, QueryResult, StatementKind};
 use super::frozen::is_frozen_by_plan;
 use super::lease::Traces;
 use super::pool::{ClientTransaction, Session};
+use super::producers::OWN_SCHEMA;
 use super::query::Sql;
 use super::replay;
 use super::sql_error::{SqlError, SqlErrorKind};
@@ -31,10 +34,6 @@ const REASON_TRIES: u32 = 3;
 /// What DuckDB makes several statements of, which name what the first one makes by a name that it draws at each parse.
 const PIVOTS: &[&str] = &["pivot", "pivot_longer", "pivot_wider"];
 
-/// A row where names are looked up among the server's own tables: a statement that names one by its last part alone
-/// would not be recognised.
-const OWN_SCHEMA_SQL: &str = "
-    SELECT 1 WHERE system.main.list_contains(system.main.current_schemas(false), 'duck_flight')";
 const SEARCH_PATH_SQL: &str = "SELECT system.main.current_setting('search_path')";
 const RESET_SCHEMA_SQL: &str = "RESET search_path";
 
@@ -66,7 +65,7 @@ pub(super) fn run_script(
         None => None,
     };
     let gate = Gate::new(&sql.text);
-    let statement = |index, is_alone| Statement {
+    let statement = |index, is_alone, expansion| Statement {
         connection,
         sql,
         gate: &gate,
@@ -74,10 +73,11 @@ pub(super) fn run_script(
         traces,
         index,
         is_alone,
+        expansion,
         executions: Cell::new(0),
     };
     if *transaction == ClientTransaction::None
-        && let Some(rows_changed) = statement(0, true).run_kept(dirty, &mut last)?
+        && let Some(rows_changed) = statement(0, true, None).run_kept(dirty, &mut last)?
     {
         return Ok(rows_changed);
     }
@@ -96,7 +96,9 @@ pub(super) fn run_script(
             return Err(Error::ParametersOfScript);
         }
     }
+    let mut expansions = Expansions::find(connection, &sql.text, count)?;
     while number < count {
+        let index = number;
         number += 1;
         let at = |error: Error| match error {
             Error::Sql(source) if count > 1 => Error::Statement {
@@ -106,14 +108,21 @@ pub(super) fn run_script(
             },
             other => other,
         };
-        let is_last = number == count;
+        let expansion = expansions.enter(index, *transaction, *rows_written);
+        let is_last = expansions.is_last(index, count);
         let mut consume = |result: QueryResult<'_>| match is_last {
             true => last(result),
             false => drain(result, cancel),
         };
-        rows_changed += statement(number - 1, count == 1)
-            .run(&mut script, transaction, rows_written, dirty, &mut consume)
-            .map_err(at)?;
+        let outcome = statement(index, count == 1, expansion).run(
+            &mut script,
+            transaction,
+            rows_written,
+            dirty,
+            &mut consume,
+        );
+        expansions.leave(outcome.is_err(), transaction);
+        rows_changed += outcome.map_err(at)?;
     }
     let is_open = *transaction != ClientTransaction::None;
     let is_kept = matches!(traces, Traces::Kept | Traces::KeptInTransaction);
@@ -134,6 +143,8 @@ struct Statement<'a> {
     index: u64,
     /// Whether it is the only one of its script.
     is_alone: bool,
+    /// What it belongs to, where DuckDB has made several statements of one.
+    expansion: Option<Rc<Expansion>>,
     /// How often it has run to its effect: for so many rows of values.
     executions: Cell<usize>,
 }
@@ -240,7 +251,18 @@ impl<'a> Statement<'a> {
         let (mut kind, mut runs) = (None, false);
         let outcome = self.prepare(script).and_then(|statement| {
             let kind = *kind.insert(statement.kind());
-            self.check_alteration(&statement, *rows_written)?;
+            if let Some(expansion) = &self.expansion
+                && kind == StatementKind::Set
+            {
+                expansion.note_set();
+                return Ok(0);
+            }
+            // What an expansion alters behind its own UPDATE is a default, which leaves the rows where they are.
+            let written_before = self
+                .expansion
+                .as_ref()
+                .map(|expansion| expansion.rows_before);
+            self.check_alteration(&statement, written_before.unwrap_or(*rows_written))?;
             if kind == StatementKind::Transaction && *transaction == ClientTransaction::Doubtful {
                 self.check_commit()?;
             }
@@ -275,7 +297,11 @@ impl<'a> Statement<'a> {
                 *transaction = ClientTransaction::None;
             }
             Err(error) => {
-                if self.leaves_changes(kind, error) {
+                let is_part = self
+                    .expansion
+                    .as_ref()
+                    .is_some_and(|expansion| expansion.is_whole());
+                if is_part || self.leaves_changes(kind, error) {
                     self.connection.spoil_transaction();
                 }
                 *transaction = ClientTransaction::Doubtful;
@@ -506,7 +532,7 @@ impl<'a> Statement<'a> {
             let (kind, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
             let written = self.rows_written(kind, rows_changed);
             let steady = steady.insert(self.connection.indexes().steady());
-            replay::secure_statement(connection, &self.sql.text, written, true, steady)?;
+            replay::secure_statement(connection, &self.sql.text, written, self.is_alone, steady)?;
             Ok(Some((kind, rows_changed)))
         };
         let changes = |outcome: &Option<(StatementKind, u64)>| {
@@ -516,7 +542,7 @@ impl<'a> Statement<'a> {
         drop((defining, steady));
         match inside {
             Some(outcome) => Ok(outcome),
-            // It is about transactions, or about the session: neither belongs inside one.
+            // It is about transactions, or does what is refused inside one.
             None => {
                 let watch = self.cancel.watch(self.connection);
                 let statement = self.prepare(script)?;
@@ -548,19 +574,28 @@ impl<'a> Statement<'a> {
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<(StatementKind, u64)> {
         let kind = statement.kind();
-        // What belongs in a transaction is committed by the COMMIT that ends it; anything else may be a COMMIT.
-        let _under_way =
-            (!belongs_in_transaction(kind)).then(|| self.connection.commits().under_way());
         let search_path = (kind == StatementKind::Set).then(|| self.search_path());
         let mut rows_changed = 0;
-        self.sql.parameters.for_each(statement, || {
+        let outcome = self.sql.parameters.for_each(statement, || {
+            // What belongs in a transaction is committed by the COMMIT that ends it; anything else may be a COMMIT, which is
+            // done once there is a result: a client may take long to read that.
+            let mut under_way =
+                (!belongs_in_transaction(kind)).then(|| self.connection.commits().under_way());
+            let mut consume = |result: QueryResult<'_>| {
+                drop(under_way.take());
+                consume(result)
+            };
             let pending = self.start(statement, dirty)?;
-            rows_changed += self.finish(pending, kind, consume)?;
+            rows_changed += self.finish(pending, kind, &mut consume)?;
             Ok(())
-        })?;
-        if let Some(before) = search_path {
+        });
+        // One that is cancelled may be done all the same.
+        if let Some(before) = search_path
+            && (outcome.is_ok() || self.cancel.is_cancelled())
+        {
             self.check_search_path(before.ok())?;
         }
+        outcome?;
         if self.traces == Traces::Wiped && self.is_alone && is_for_session(kind, &self.sql.text) {
             return Err(Error::NoSession);
         }
@@ -579,7 +614,7 @@ impl<'a> Statement<'a> {
     /// Refuses a search path that leads to the server's own tables, and goes back to the one before.
     fn check_search_path(&self, before: Option<String>) -> Result<()> {
         let found = || {
-            let statement = self.connection.parse(OWN_SCHEMA_SQL)?.last_statement();
+            let statement = self.connection.parse(&own_schema_sql())?.last_statement();
             let mut rows = statement.ok_or(Error::NoStatement)??.execute()?;
             Ok::<_, Error>(rows.next_chunk()?.is_some())
         };
@@ -644,6 +679,16 @@ impl<'a> Statement<'a> {
     }
 }
 
+/// A query with a row where names are looked up among the server's own tables, in whatever case the path writes their
+/// schema: a statement that names one by its last part alone would not be recognised.
+fn own_schema_sql() -> String {
+    format!(
+        "SELECT 1 WHERE system.main.list_contains(system.main.list_transform(\
+         system.main.current_schemas(false), lambda name: {}), '{OWN_SCHEMA}')",
+        folded("name")
+    )
+}
+
 /// Whether all that a script alters are names of tables, which touches no rows.
 fn renames_tables_only(sql: &str) -> bool {
     let all_are_of_tables = count_pairs(sql, "rename", "to")
@@ -661,7 +706,8 @@ fn is_for_session(kind: StatementKind, sql: &str) -> bool {
     }
 }
 
-/// Whether a statement of this kind runs in a transaction of ours where the client has none.
+/// Whether a statement of this kind runs in a transaction of ours where the client has none. A SET does, for a variable may be
+/// given what a query finds.
 fn belongs_in_transaction(kind: StatementKind) -> bool {
     matches!(
         kind,
@@ -670,6 +716,7 @@ fn belongs_in_transaction(kind: StatementKind) -> bool {
             | StatementKind::Explain
             | StatementKind::Definition
             | StatementKind::Alteration
+            | StatementKind::Set
     )
 }
 

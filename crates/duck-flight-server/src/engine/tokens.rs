@@ -62,6 +62,24 @@ pub(super) fn statements(sql: &str) -> impl Iterator<Item = Tokens<'_>> {
     })
 }
 
+/// The texts of the statements of a script. `None` in doubt how many there are.
+pub(super) fn single_statements(sql: &str) -> Option<Vec<&str>> {
+    let mut starts: Vec<_> = statements(sql)
+        .map(|statement| sql.len() - statement.rest.len())
+        .collect();
+    starts.push(sql.len());
+    let texts: Vec<_> = starts
+        .windows(2)
+        .filter_map(|ends| sql.get(ends[0]..ends[1]))
+        .collect();
+    let is_single = |text: &&str| {
+        let is_end = |c: char| c == ';' || c.is_whitespace();
+        !text.trim_end_matches(is_end).contains(';')
+    };
+    let is_known = is_certain(sql) || texts.last().is_none_or(is_single);
+    is_known.then_some(texts)
+}
+
 /// Whether every token of a script is certain.
 pub(super) fn is_certain(sql: &str) -> bool {
     tokens(sql).all(|token| token != Token::Doubt)
@@ -485,6 +503,18 @@ mod tests {
             }
         }
         Some(count)
+    }
+
+    #[test]
+    fn a_script_is_parted_into_its_statements() {
+        for (sql, texts) in [
+            ("; /* ; */ SELECT 1", &[" /* ; */ SELECT 1"][..]),
+            ("a ';' ; b;;", &["a ';' ;", " b;;"]),
+            ("a; SELECT é ;\n", &["a;", " SELECT é ;\n"]),
+        ] {
+            assert_eq!(single_statements(sql).unwrap(), texts, "{sql}");
+        }
+        assert_eq!(single_statements("a; é; b"), None);
     }
 
     fn connection() -> Connection {

@@ -44,6 +44,7 @@ pub(super) fn explained(mut statement: Tokens<'_>) -> Option<Explained<'_>> {
         return None;
     }
     let mut is_run = statement.accept(&["analyze", "analyse"]);
+    statement.accept(&["verbose"]);
     // Options, or a query. What follows tells.
     let (mut is_query, mut is_doubtful) = (false, false);
     while statement.peek() == Some(Token::Symbol('(')) {
@@ -170,6 +171,7 @@ mod tests {
             ("EXPLAIN ANALYZE CREATE TABLE t AS SELECT 1", Definition),
             ("EXPLAIN ALTER TABLE t ADD COLUMN é INTEGER", Alteration),
             ("EXPLAIN SELECT é FROM t", Select),
+            ("EXPLAIN VERBOSE DELETE FROM t", Rows),
         ] {
             assert_eq!(kinds(sql), Ok(vec![kind]), "{sql}");
         }
@@ -189,6 +191,8 @@ mod tests {
             "EXPLAIN ANALYZE PREPARE p AS SELECT 1",
             "EXPLAIN ANALYZE EXECUTE p",
             "EXPLAIN COPY t TO 'x'",
+            "EXPLAIN VERBOSE COPY t TO 'x'",
+            "EXPLAIN ANALYZE verbose SET x = 1",
             "EXPLAIN ANALYZE LOAD x",
             "EXPLAIN ANALYZE CHECKPOINT",
             "EXPLAIN ANALYZE FORCE CHECKPOINT",

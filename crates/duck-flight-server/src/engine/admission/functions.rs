@@ -58,7 +58,15 @@ const SET_SEED: &str = "setseed";
 
 /// Keywords behind which stands the name of a table or of a query, and in parentheses its columns: no function can be
 /// called there.
-const BEFORE_COLUMNS: &[&str] = &["exists", "into", "recursive", "references", "table", "with"];
+const BEFORE_COLUMNS: &[&str] = &[
+    "exists",
+    "into",
+    "recursive",
+    "references",
+    "table",
+    "view",
+    "with",
+];
 
 /// A function that is an operator as well, before which stands a value.
 const GLOB: &str = "glob";
@@ -298,6 +306,7 @@ mod tests {
             "CREATE TABLE IF NOT EXISTS main.query (i INTEGER)",
             "INSERT INTO main.\"query\" (i) VALUES (1)",
             "WITH query (i) AS (SELECT 1) FROM query",
+            "CREATE OR REPLACE VIEW query (i) AS SELECT 1",
             "SELECT query /* (",
             "SELECT query --",
             "SELECT query /*é",

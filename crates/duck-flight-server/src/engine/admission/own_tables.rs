@@ -23,7 +23,7 @@ const BEFORE_KIND: &[&str] = &[
 /// names what it changes.
 pub(super) fn may_be_changed(sql: &str) -> bool {
     if !is_certain(sql) {
-        return sql.to_ascii_lowercase().contains(OWN_SCHEMA);
+        return names_own_schema(&sql.to_ascii_lowercase());
     }
     statements(sql).any(|statement| {
         let statement = match explained(statement.clone()) {
@@ -32,6 +32,13 @@ pub(super) fn may_be_changed(sql: &str) -> bool {
         };
         is_definition(statement.clone()) || changes_rows(statement)
     })
+}
+
+/// Whether the name of our schema stands anywhere in a script, in lower case, but in a longer name.
+fn names_own_schema(sql: &str) -> bool {
+    let goes_on = |rest: &str| rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    sql.match_indices(OWN_SCHEMA)
+        .any(|(start, name)| !goes_on(&sql[start + name.len()..]))
 }
 
 /// Whether a statement defines, alters or comments on something of ours: whether that stands before its first
@@ -56,7 +63,7 @@ fn is_definition(mut statement: Tokens<'_>) -> bool {
         last = token;
         match token {
             Token::Symbol('.') => continue,
-            Token::Symbol('(') if was_only => continue,
+            Token::Symbol('(') if was_only || is_a("column") => continue,
             Token::Symbol('(') => break,
             _ if token.is_any(&["as", "is"]) && !is_qualified => break,
             // A schema's name may be a text, which escapes and continuations write otherwise.
@@ -166,6 +173,8 @@ mod tests {
             "COMMENT ON TABLE duck_flight.rejects IS 'x'",
             "COMMENT ON COLUMN duck_flight.rejects.row IS 'x'",
             "COMMENT ON COLUMN db.duck_flight.rejects.row IS 'x'",
+            "COMMENT ON COLUMN (duck_flight.sequences.producer) IS 'x'",
+            "COMMENT ON COLUMN ((db.duck_flight.rejects.row)) IS 'x'",
             "MERGE INTO duck_flight.rejects USING t ON true WHEN MATCHED THEN DELETE",
             "MERGE INTO ONLY duck_flight.rejects USING t ON true WHEN MATCHED THEN DELETE",
             "DELETE FROM ONLY duck_flight.sequences",
@@ -213,6 +222,8 @@ mod tests {
             "INSERT INTO t VALUES ('duck_flight.sequences')",
             "INSERT INTO t VALUES ('DELETE FROM duck_flight.sequences') -- UPDATE duck_flight.sequences",
             "COMMENT ON TABLE t IS 'duck_flight.sequences'",
+            "COMMENT ON COLUMN (main.t.i) IS 'duck_flight.sequences'",
+            "INSERT INTO duck_flight_db.main.t SELECT 1 AS größe",
         ] {
             assert!(!may_be_changed(sql), "{sql}");
         }

@@ -1,0 +1,137 @@
+//! What DuckDB makes several statements of when it parses it: an ADD COLUMN with a default that is no literal, which it
+//! carries out as ALTER, UPDATE and ALTER, or a table made of a PIVOT without an IN.
+//!
+//! Outside of a transaction it puts a BEGIN before them and a COMMIT behind, so that all of it is done or nothing. In a
+//! transaction it puts a SET there instead, which would let each of their errors end it; that is of a global setting, which
+//! the server has locked. So these are left out, and the transaction is spoiled where one of the others fails.
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::rc::Rc;
+
+use parking_lot::{RwLockReadGuard, RwLockWriteGuard};
+
+use super::ffi::Connection;
+use super::pool::ClientTransaction;
+use super::tokens::single_statements;
+use crate::error::Result;
+
+/// The statements of a script that DuckDB has made of others, followed while they run.
+pub(super) struct Expansions<'a> {
+    connection: &'a Connection,
+    sql: &'a str,
+    /// Which ones were made of one each.
+    ranges: Vec<Range<u64>>,
+    current: Option<Rc<Expansion>>,
+    /// What is held where DuckDB has begun a transaction, until its end.
+    defining: Option<(RwLockReadGuard<'a, ()>, Option<RwLockWriteGuard<'a, ()>>)>,
+}
+
+/// The statements that one was made of.
+pub(super) struct Expansion {
+    /// So many rows the transaction may have written before it.
+    pub(super) rows_before: u64,
+    /// Whether it began outside of a transaction.
+    is_outside: bool,
+    /// Whether all of it is to be done or nothing.
+    is_whole: Cell<bool>,
+    end: u64,
+}
+
+impl<'a> Expansions<'a> {
+    /// Those of a script of which DuckDB has made `count` statements.
+    pub(super) fn find(connection: &'a Connection, sql: &'a str, count: u64) -> Result<Self> {
+        let mut expansions = Self {
+            connection,
+            sql,
+            ranges: Vec::new(),
+            current: None,
+            defining: None,
+        };
+        let parts = single_statements(sql).unwrap_or_default();
+        let is_expanded = u64::try_from(parts.len()).is_ok_and(|parts| parts < count);
+        if count < 2 || !is_expanded {
+            return Ok(expansions);
+        }
+        let mut start = 0;
+        for part in &parts {
+            let len = match parts.len() {
+                1 => count,
+                _ => connection.parse(part)?.len(),
+            };
+            if len > 1 {
+                expansions.ranges.push(start..start + len);
+            }
+            start += len;
+        }
+        if start != count {
+            expansions.ranges.clear();
+        }
+        Ok(expansions)
+    }
+
+    /// The one that statement `index` belongs to, which is to run now.
+    pub(super) fn enter(
+        &mut self,
+        index: u64,
+        transaction: ClientTransaction,
+        rows_written: u64,
+    ) -> Option<Rc<Expansion>> {
+        let range = self.ranges.iter().find(|range| range.contains(&index));
+        let is_outside = transaction == ClientTransaction::None;
+        match range {
+            None => self.current = None,
+            Some(range) if range.start == index => {
+                self.current = Some(Rc::new(Expansion {
+                    rows_before: if is_outside { 0 } else { rows_written },
+                    is_outside,
+                    is_whole: Cell::new(false),
+                    end: range.end,
+                }));
+            }
+            Some(_) => {}
+        }
+        self.current.clone()
+    }
+
+    /// Whether the result of statement `index` of `count` is the script's: it is the last, but for the COMMIT or SET that
+    /// DuckDB has put behind it.
+    pub(super) fn is_last(&self, index: u64, count: u64) -> bool {
+        let ends = |current: &Rc<Expansion>| current.is_whole() && current.end == count;
+        let behind = u64::from(self.current.as_ref().is_some_and(ends));
+        index + 1 + behind == count
+    }
+
+    /// Follows what the statement has done. Where it has failed in a transaction that nobody but DuckDB has begun, that is
+    /// rolled back.
+    pub(super) fn leave(&mut self, has_failed: bool, transaction: &mut ClientTransaction) {
+        let Some(current) = self.current.as_ref().filter(|current| current.is_outside) else {
+            return;
+        };
+        if has_failed {
+            self.connection.roll_back();
+            *transaction = ClientTransaction::None;
+        }
+        if *transaction == ClientTransaction::None {
+            self.defining = None;
+        } else if self.defining.is_none() {
+            current.is_whole.set(true);
+            self.defining = Some((
+                self.connection.definitions().read(),
+                self.connection.indexes().making(self.sql),
+            ));
+        }
+    }
+}
+
+impl Expansion {
+    /// Says that DuckDB has put a SET before it.
+    pub(super) fn note_set(&self) {
+        self.is_whole.set(true);
+    }
+
+    /// Whether it must not be committed in part.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole.get()
+    }
+}
