@@ -344,3 +344,60 @@ async fn an_index_that_is_made_while_row_groups_come_in_survives() {
         server.stop();
     }
 }
+
+/// Kills the server; sees that all rows with `ids` are there once, and found by the index of their text.
+async fn assert_indexed_after_kill(server: ServerProcess, rows: i64, ids: &[i64]) {
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let client = server.client().await;
+    assert_eq!(client.count("t").await, rows.unsigned_abs());
+    for id in ids {
+        let by_index = format!("SELECT id FROM t WHERE c = 's{id}'");
+        assert_eq!(client.rows(&by_index).await, [id.to_string()]);
+    }
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_is_made_while_a_large_put_comes_in_survives() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    client.execute(PLAIN).await;
+    client.append("t", &[batch(-10, 10, 0)]).await.unwrap();
+    let put = client
+        .open_put(&PutOptions::new("t"), &batch(0, 0, 0).schema())
+        .await;
+    // More than a small unit takes, and than may be on its way: rows are in their transaction by now.
+    for part in 0..80 {
+        put.send_batch(&batch(part * MANY, MANY, 0)).await;
+    }
+    client.execute("CREATE INDEX i ON t (c)").await;
+    for part in 80..82 {
+        put.send_batch(&batch(part * MANY, MANY, 0)).await;
+    }
+    put.finish().await.unwrap();
+    client.append("t", &[batch(-20, 10, 0)]).await.unwrap();
+    let ids = [-20, -10, 0, 20_480, 1_000_000, 82 * MANY - 1];
+    assert_indexed_after_kill(server, 82 * MANY + 20, &ids).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_is_made_beside_a_transaction_with_row_groups_survives() {
+    for last in [None, Some("INSERT INTO t VALUES (-1, 's-1', 0)")] {
+        let server = ServerProcess::start(&[]);
+        let client = server.client().await;
+        client.execute(PLAIN).await;
+        client.append("t", &[batch(-10, 9, 0)]).await.unwrap();
+        let mut sql = client.sql();
+        let transaction = sql.begin().await.unwrap();
+        let insert = "INSERT INTO t SELECT i, 's' || i, i FROM range(0, 25000) AS r(i)";
+        sql.update(insert, Some(&transaction)).await.unwrap();
+        client.execute("CREATE INDEX i ON t (c)").await;
+        if let Some(last) = last {
+            sql.update(last, Some(&transaction)).await.unwrap();
+        }
+        sql.commit(&transaction).await.unwrap();
+        client.append("t", &[batch(-20, 10, 0)]).await.unwrap();
+        let count = client.count("t").await.cast_signed();
+        assert_indexed_after_kill(server, count, &[-20, -10, 0, 20_480, MANY - 1]).await;
+    }
+}

@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
-use parking_lot::{RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::RwLockReadGuard;
 
 use super::ffi::Connection;
 use super::pool::ClientTransaction;
@@ -19,12 +19,11 @@ use crate::error::Result;
 /// The statements of a script that DuckDB has made of others, followed while they run.
 pub(super) struct Expansions<'a> {
     connection: &'a Connection,
-    sql: &'a str,
     /// Which ones were made of one each.
     ranges: Vec<Range<u64>>,
     current: Option<Rc<Expansion>>,
     /// What is held where DuckDB has begun a transaction, until its end.
-    defining: Option<(RwLockReadGuard<'a, ()>, Option<RwLockWriteGuard<'a, ()>>)>,
+    defining: Option<RwLockReadGuard<'a, ()>>,
 }
 
 /// The statements that one was made of.
@@ -43,7 +42,6 @@ impl<'a> Expansions<'a> {
     pub(super) fn find(connection: &'a Connection, sql: &'a str, count: u64) -> Result<Self> {
         let mut expansions = Self {
             connection,
-            sql,
             ranges: Vec::new(),
             current: None,
             defining: None,
@@ -116,10 +114,7 @@ impl<'a> Expansions<'a> {
             self.defining = None;
         } else if self.defining.is_none() {
             current.is_whole.set(true);
-            self.defining = Some((
-                self.connection.definitions().read(),
-                self.connection.indexes().making(self.sql),
-            ));
+            self.defining = Some(self.connection.definitions().read());
         }
     }
 }

@@ -172,6 +172,7 @@ impl LargeUnit {
         }
         let mut turn = None;
         let before = self.shared.mark.before();
+        let seen = connection.indexes().seen();
         let mut steady = None;
         let plan = self.gathering_plan(connection)?;
         let is_gathered = plan.is_some();
@@ -179,7 +180,7 @@ impl LargeUnit {
             Some(plan) => self.gather_and_apply(connection, plan, &mut turn),
             None => transaction(connection, |connection| {
                 let committed = self.append(connection, &put)?;
-                let steady = steady.insert(connection.indexes().steady());
+                let steady = steady.insert(connection.indexes().steady_since(seen));
                 self.secure(connection, committed.rows, steady)?;
                 self.finish(connection, &mut turn)?;
                 Ok(committed)
@@ -212,18 +213,20 @@ impl LargeUnit {
         let put = self.put.clone();
         let connection = &session.connection;
         if session.transaction == ClientTransaction::None {
+            let seen = connection.indexes().seen();
             let mut steady = None;
             return transaction(connection, |connection| {
                 let committed = self.append(connection, &put)?;
-                let steady = steady.insert(connection.indexes().steady());
+                let steady = steady.insert(connection.indexes().steady_since(seen));
                 self.secure(connection, committed.rows, steady)?;
                 Ok(committed)
             });
         }
-        let rows_written = session.rows_written;
+        let rows_written = session.work.rows_written;
         let outcome = self.append(connection, &put).and_then(|committed| {
             let rows = rows_written.saturating_add(committed.rows);
-            self.secure(connection, rows, &connection.indexes().steady())?;
+            let steady = connection.indexes().steady_since(session.work.seen_indexes);
+            self.secure(connection, rows, &steady)?;
             Ok(committed)
         });
         if outcome.is_err() {
@@ -231,7 +234,7 @@ impl LargeUnit {
             session.transaction = ClientTransaction::Doubtful;
         }
         let rows = outcome.as_ref().map_or(0, |committed| committed.rows);
-        session.rows_written = session.rows_written.saturating_add(rows);
+        session.work.rows_written = rows_written.saturating_add(rows);
         outcome
     }
 

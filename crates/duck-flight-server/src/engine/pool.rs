@@ -14,6 +14,7 @@ use super::cancel::{Cancel, CancelOnDrop};
 use super::catalog;
 use super::ffi::{Connection, Database};
 use super::frames::ReadAhead;
+use super::replay::SeenIndexes;
 use crate::error::{Error, Result};
 
 /// Parsing, planning and nested values go as deep as a client sends them, and DuckDB looks at no bound: what does not fit
@@ -216,9 +217,31 @@ pub(super) struct Session {
     /// Whether the request may have left something behind (a temporary table, a setting, a transaction).
     pub(super) dirty: bool,
     pub(super) transaction: ClientTransaction,
-    /// In the client's transaction, as far as it is known; more where it is not.
-    pub(super) rows_written: u64,
+    /// What the client's transaction has done.
+    pub(super) work: Work,
     database: Database,
+}
+
+/// What a transaction that a client has begun has done so far.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Work {
+    /// How many rows it has written, as far as it is known; more where it is not.
+    pub(super) rows_written: u64,
+    /// Whether it may have made an index.
+    pub(super) makes_index: bool,
+    /// The indexes of others that it sees.
+    pub(super) seen_indexes: SeenIndexes,
+}
+
+impl Work {
+    /// What a transaction has done that begins afterwards.
+    pub(super) fn none(connection: &Connection) -> Self {
+        Self {
+            rows_written: 0,
+            makes_index: false,
+            seen_indexes: connection.indexes().seen(),
+        }
+    }
 }
 
 /// A transaction that a client has begun, and ends.
@@ -362,11 +385,12 @@ fn run_unless_panic<T>(session: &mut Session, job: impl FnOnce(&mut Session) -> 
 
 impl Session {
     fn open(database: &Database) -> Result<Self> {
+        let connection = database.connect_for_clients()?;
         Ok(Self {
-            connection: database.connect_for_clients()?,
             dirty: false,
             transaction: ClientTransaction::None,
-            rows_written: 0,
+            work: Work::none(&connection),
+            connection,
             database: database.clone(),
         })
     }

@@ -5,13 +5,14 @@
 //! start fails, or the index has other values; and where a row of the transaction has a key that it has deleted before, the
 //! key leads nowhere. A transaction that deletes one of its own new rows is logged row by row instead, and replayed well.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use duck_flight_protocol::{TableName, quote};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::catalog::{prepare, text};
 use super::ffi::{ArrowOptions, Connection};
+use super::pool::Work;
 use super::tokens::{MAX_NAME_PARTS, Token, begins_with, contains_word, tokens};
 use super::types::same_name;
 use crate::error::Result;
@@ -30,6 +31,12 @@ const KEYED_SQL: &str = "
     SELECT database_name, schema_name, table_name FROM system.main.duckdb_constraints()
     WHERE constraint_type IN ('PRIMARY KEY', 'UNIQUE', 'FOREIGN KEY')";
 
+/// The tables of databases that have a log.
+const LOGGED_SQL: &str = "
+    SELECT database_name, schema_name, table_name FROM system.main.duckdb_tables()
+    WHERE NOT internal AND database_name IN
+        (SELECT database_name FROM system.main.duckdb_databases() WHERE path IS NOT NULL)";
+
 /// All tables.
 const ALL_SQL: &str = "
     SELECT database_name, schema_name, table_name FROM system.main.duckdb_tables() WHERE NOT internal";
@@ -40,27 +47,64 @@ pub(super) struct Indexes {
     /// Whether there may be any. Once it is so it stays so.
     may_be: AtomicBool,
     making: RwLock<()>,
+    /// How many statements have ended since the start that may have made one.
+    made: AtomicU64,
 }
 
-/// While it lives no index is made, but for one that is being made already: then it is not certain which tables have one.
-pub(super) struct Steady<'a>(Option<RwLockReadGuard<'a, ()>>);
+/// The indexes that a transaction sees, however many are made after it has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SeenIndexes(u64);
+
+/// While it lives no index is made, but for one that is being made already. Then it is not certain which tables have one;
+/// nor is it where some were made that the transaction does not see.
+pub(super) struct Steady<'a> {
+    is_certain: bool,
+    _making: Option<RwLockReadGuard<'a, ()>>,
+}
+
+/// Lives while an index may be made, until its commit.
+pub(super) struct Making<'a> {
+    indexes: &'a Indexes,
+    _making: RwLockWriteGuard<'a, ()>,
+}
 
 impl Indexes {
-    /// Keeps scripts from making an index, from a look for indexes until the commit.
+    /// What a transaction sees that begins afterwards.
+    pub(super) fn seen(&self) -> SeenIndexes {
+        SeenIndexes(self.made.load(Ordering::Acquire))
+    }
+
+    /// Keeps scripts from making an index until the commit of a transaction that begins afterwards.
     pub(super) fn steady(&self) -> Steady<'_> {
-        Steady(self.making.try_read())
+        self.steady_since(self.seen())
+    }
+
+    /// Keeps scripts from making an index, from a look for those that a transaction sees until its commit.
+    pub(super) fn steady_since(&self, seen: SeenIndexes) -> Steady<'_> {
+        let making = self.making.try_read();
+        Steady {
+            is_certain: making.is_some() && self.seen() == seen,
+            _making: making,
+        }
     }
 
     /// Takes note of a script that may make an index. To be called before it runs.
     pub(super) fn note(&self, sql: &str) {
-        if contains_word(sql, "index") {
+        if may_make_index(sql) {
             self.may_be.store(true, Ordering::Release);
         }
     }
 
     /// To be held while a statement runs that may make an index, and until its commit.
-    pub(super) fn making(&self, sql: &str) -> Option<RwLockWriteGuard<'_, ()>> {
-        contains_word(sql, "index").then(|| self.making.write())
+    pub(super) fn making(&self, sql: &str) -> Option<Making<'_>> {
+        may_make_index(sql).then(|| self.make())
+    }
+
+    fn make(&self) -> Making<'_> {
+        Making {
+            indexes: self,
+            _making: self.making.write(),
+        }
     }
 
     fn may_be(&self) -> bool {
@@ -68,10 +112,16 @@ impl Indexes {
     }
 }
 
-impl Steady<'_> {
-    fn is_certain(&self) -> bool {
-        self.0.is_some()
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        // Only now, after the commit: who has counted before may have begun before it, too.
+        self.indexes.made.fetch_add(1, Ordering::Release);
     }
+}
+
+/// Whether a script may make an index.
+pub(super) fn may_make_index(sql: &str) -> bool {
+    contains_word(sql, "index")
 }
 
 /// Looks at what is there already.
@@ -99,7 +149,7 @@ pub(super) fn secure_put(
         same_name(&other.table, &table.table) && other.schema.as_deref().is_some_and(is_schema)
     };
     let is_at_risk = is_keyed
-        || !steady.is_certain()
+        || !steady.is_certain
         || connection.indexes().may_be() && tables(connection, INDEXED_SQL)?.iter().any(is_it);
     match is_at_risk {
         true => log_row_by_row(connection, table),
@@ -123,7 +173,7 @@ pub(super) fn secure_statement(
         && begins_with(sql, &["insert"])
         && !contains_word(sql, "conflict")
         && !contains_word(sql, "replace");
-    let at_risk = match (steady.is_certain(), only_adds) {
+    let at_risk = match (steady.is_certain, only_adds) {
         (false, _) => ALL_SQL,
         (true, false) => KEYED_SQL,
         (true, true) if connection.indexes().may_be() => INDEXED_SQL,
@@ -138,6 +188,26 @@ pub(super) fn secure_statement(
         }
     }
     Ok(())
+}
+
+/// Makes sure that a client's transaction can be replayed that is about to be committed: indexes may have been made since its
+/// statements were looked at, by itself or beside it. What is given back must live until the commit.
+pub(super) fn secure_commit<'c>(
+    connection: &'c Connection,
+    work: &Work,
+) -> Result<(Option<Making<'c>>, Option<Steady<'c>>)> {
+    let indexes = connection.indexes();
+    let making = work.makes_index.then(|| indexes.make());
+    if work.rows_written < connection.row_group_rows() {
+        return Ok((making, None));
+    }
+    let steady = indexes.steady_since(work.seen_indexes);
+    if !steady.is_certain {
+        for table in tables(connection, LOGGED_SQL)? {
+            log_row_by_row(connection, &table)?;
+        }
+    }
+    Ok((making, Some(steady)))
 }
 
 fn tables(connection: &Connection, sql: &str) -> Result<Vec<TableName>> {

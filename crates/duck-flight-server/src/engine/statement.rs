@@ -16,10 +16,10 @@ use super::ffi::query::{ALONE, Script};
 use super::ffi::{ArrowOptions, Connection, Pending, Prepared, QueryResult, StatementKind};
 use super::frozen::is_frozen_by_plan;
 use super::lease::Traces;
-use super::pool::{ClientTransaction, Session};
+use super::pool::{ClientTransaction, Session, Work};
 use super::producers::OWN_SCHEMA;
 use super::query::Sql;
-use super::replay;
+use super::replay::{self, may_make_index};
 use super::sql_error::{SqlError, SqlErrorKind};
 use super::tokens::{begins_with, contains_any_word, contains_word, count_pairs};
 use super::transaction_that;
@@ -49,7 +49,7 @@ pub(super) fn run_script(
         connection,
         dirty,
         transaction,
-        rows_written,
+        work,
         ..
     } = session;
     cancel.check()?;
@@ -108,7 +108,7 @@ pub(super) fn run_script(
             },
             other => other,
         };
-        let expansion = expansions.enter(index, *transaction, *rows_written);
+        let expansion = expansions.enter(index, *transaction, work.rows_written);
         let is_last = expansions.is_last(index, count);
         let mut consume = |result: QueryResult<'_>| match is_last {
             true => last(result),
@@ -117,7 +117,7 @@ pub(super) fn run_script(
         let outcome = statement(index, count == 1, expansion).run(
             &mut script,
             transaction,
-            rows_written,
+            work,
             dirty,
             &mut consume,
         );
@@ -159,19 +159,20 @@ impl<'a> Statement<'a> {
         &self,
         script: &mut Script<'a>,
         transaction: &mut ClientTransaction,
-        rows_written: &mut u64,
+        work: &mut Work,
         dirty: &mut bool,
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<u64> {
         if *transaction != ClientTransaction::None {
-            return self.run_inside(script, transaction, rows_written, dirty, consume);
+            return self.run_inside(script, transaction, work, dirty, consume);
         }
+        let begun = Work::none(self.connection);
         let outcome = self.run_outside(script, dirty, consume);
         let (kind, rows_changed) = outcome.map_err(|error| self.told(error, dirty))?;
         // Outside of a transaction only a BEGIN succeeds.
         if kind == StatementKind::Transaction {
             *transaction = ClientTransaction::Open;
-            *rows_written = 0;
+            *work = begun;
         }
         Ok(rows_changed)
     }
@@ -243,12 +244,12 @@ impl<'a> Statement<'a> {
         &self,
         script: &mut Script<'a>,
         transaction: &mut ClientTransaction,
-        rows_written: &mut u64,
+        work: &mut Work,
         dirty: &mut bool,
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<u64> {
         let watch = self.cancel.watch(self.connection);
-        let (mut kind, mut runs) = (None, false);
+        let (mut kind, mut runs, mut is_insecure) = (None, false, false);
         let outcome = self.prepare(script).and_then(|statement| {
             let kind = *kind.insert(statement.kind());
             if let Some(expansion) = &self.expansion
@@ -262,17 +263,23 @@ impl<'a> Statement<'a> {
                 .expansion
                 .as_ref()
                 .map(|expansion| expansion.rows_before);
-            self.check_alteration(&statement, written_before.unwrap_or(*rows_written))?;
+            self.check_alteration(&statement, written_before.unwrap_or(work.rows_written))?;
             if kind == StatementKind::Transaction && *transaction == ClientTransaction::Doubtful {
                 self.check_commit()?;
             }
+            let commits = kind == StatementKind::Transaction && !self.rolls_back();
+            let secured = commits.then(|| replay::secure_commit(self.connection, work));
+            is_insecure = matches!(secured, Some(Err(_)));
+            // Until the commit.
+            let _secured = secured.transpose()?;
             runs = true;
+            work.makes_index |= may_make_index(&self.sql.text);
             let (_, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
             let written = self.rows_written(kind, rows_changed);
-            *rows_written = rows_written.saturating_add(written);
+            work.rows_written = work.rows_written.saturating_add(written);
             if written > 0 {
-                let steady = self.connection.indexes().steady();
-                let (sql, rows) = (&self.sql.text, *rows_written);
+                let steady = self.connection.indexes().steady_since(work.seen_indexes);
+                let (sql, rows) = (&self.sql.text, work.rows_written);
                 replay::secure_statement(self.connection, sql, rows, false, &steady)?;
             }
             if kind == StatementKind::Transaction {
@@ -290,9 +297,9 @@ impl<'a> Statement<'a> {
                 self.connection.roll_back();
                 *transaction = ClientTransaction::None;
             }
-            // It has ended the transaction all the same: a commit that fails is rolled back, and one that is cancelled or
-            // interrupted may be done.
-            Err(_) if ends && self.connection.begin().is_ok() => {
+            // It has ended the transaction all the same: a commit that fails is rolled back, also where it could not be
+            // replayed, and one that is cancelled or interrupted may be done.
+            Err(_) if is_insecure || ends && self.connection.begin().is_ok() => {
                 self.connection.roll_back();
                 *transaction = ClientTransaction::None;
             }
@@ -307,7 +314,7 @@ impl<'a> Statement<'a> {
                 *transaction = ClientTransaction::Doubtful;
                 if runs {
                     // It may have written rows all the same, where only its result was given up.
-                    *rows_written = u64::MAX;
+                    work.rows_written = u64::MAX;
                 }
             }
             Ok(_) => {}
@@ -368,10 +375,14 @@ impl<'a> Statement<'a> {
     /// Refuses to commit a transaction that can be rolled back only. DuckDB itself would roll it back and say nothing.
     fn check_commit(&self) -> Result<()> {
         let is_failed = self.connection.check_transaction().is_err();
-        if is_failed && !begins_with(&self.sql.text, &["rollback", "abort"]) {
+        if is_failed && !self.rolls_back() {
             return Err(Error::TransactionFailed);
         }
         Ok(())
+    }
+
+    fn rolls_back(&self) -> bool {
+        begins_with(&self.sql.text, &["rollback", "abort"])
     }
 
     /// The error of a statement that says it was interrupted although nobody did.
@@ -506,6 +517,7 @@ impl<'a> Statement<'a> {
         dirty: &mut bool,
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<(StatementKind, u64)> {
+        let seen = self.connection.indexes().seen();
         let (mut defining, mut steady) = (None, None);
         let work = |connection: &Connection| {
             // Not longer than this: an interrupt that hit the roll back would leave the transaction open, and the
@@ -531,7 +543,7 @@ impl<'a> Statement<'a> {
             }
             let (kind, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
             let written = self.rows_written(kind, rows_changed);
-            let steady = steady.insert(self.connection.indexes().steady());
+            let steady = steady.insert(self.connection.indexes().steady_since(seen));
             replay::secure_statement(connection, &self.sql.text, written, self.is_alone, steady)?;
             Ok(Some((kind, rows_changed)))
         };

@@ -63,7 +63,7 @@ struct Chunks {
 impl Chunks {
     /// The next chunk that has rows, and how many; `None` once all are handed out. To DuckDB a chunk without rows is the
     /// end, whatever comes after it.
-    fn next(&mut self) -> Option<(&DataChunk, u64)> {
+    fn next_chunk(&mut self) -> Option<(&DataChunk, u64)> {
         while let Some(chunk) = self.all.get(self.next) {
             self.next += 1;
             let rows = chunk.rows();
@@ -258,7 +258,7 @@ extern "C" fn hand_out(info: ffi::duckdb_function_info, output: ffi::duckdb_data
     // SAFETY: as in `start`.
     let handover = unsafe { &*ffi::duckdb_function_get_bind_data(info).cast::<Handover>() };
     let mut chunks = handover.chunks.lock();
-    let Some((chunk, rows)) = chunks.next() else {
+    let Some((chunk, rows)) = chunks.next_chunk() else {
         // SAFETY: info and output are live during the call, and the text is copied.
         unsafe {
             if chunks.rows_handed_out != chunks.rows {
