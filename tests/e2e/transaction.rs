@@ -516,3 +516,31 @@ async fn a_column_with_a_default_that_is_no_literal_is_added_as_a_whole_or_not_a
         ["70001"]
     );
 }
+
+/// DuckDB gives the database up where it carries that out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nested_column_with_a_default_is_refused_but_where_duckdb_can_add_it() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client
+        .execute("CREATE TABLE t AS SELECT range AS i FROM range(50000)")
+        .await;
+    for column in [
+        "l INTEGER[] DEFAULT (list_value(1, 1 + 1))",
+        "l INTEGER[2] DEFAULT array_value(1, 2)",
+        "l STRUCT(a INTEGER) DEFAULT {'a': 1}",
+        "l MAP(INTEGER, INTEGER) DEFAULT map{1: 2}",
+    ] {
+        let refused = client
+            .try_execute(format!("ALTER TABLE t ADD COLUMN {column}"))
+            .await;
+        assert_refused(refused, Code::Unimplemented, &["IF NOT EXISTS"]);
+        client
+            .execute(&format!(
+                "ALTER TABLE t ADD COLUMN IF NOT EXISTS {column}; ALTER TABLE t DROP l"
+            ))
+            .await;
+    }
+    assert_eq!(client.count("t").await, 50_000);
+    server.shutdown().await;
+}

@@ -245,7 +245,10 @@ mod tests {
             interval: Duration::from_millis(50),
             timeout: Duration::from_millis(50),
         };
-        let mut client = options.connect_with(Endings::default(), keep_alive).await.unwrap();
+        let mut client = options
+            .connect_with(Endings::default(), keep_alive)
+            .await
+            .unwrap();
         let call = client.do_get(Ticket::new("SELECT 1"));
         let answer = tokio::time::timeout(Duration::from_secs(10), call).await;
         let error = answer.expect("an end").map(drop).unwrap_err();

@@ -13,8 +13,11 @@ use parking_lot::RwLockReadGuard;
 
 use super::ffi::Connection;
 use super::pool::ClientTransaction;
-use super::tokens::single_statements;
-use crate::error::Result;
+use super::tokens::{Token, begins_with, single_statements, tokens};
+use crate::error::{Error, Result};
+
+/// The words for types that have others inside, beside `[`.
+const NESTED: &[&str] = &["array", "list", "map", "row", "struct", "union", "variant"];
 
 /// The statements of a script that DuckDB has made of others, followed while they run.
 pub(super) struct Expansions<'a> {
@@ -58,6 +61,7 @@ impl<'a> Expansions<'a> {
                 _ => connection.parse(part)?.len(),
             };
             if len > 1 {
+                check_default(part)?;
                 expansions.ranges.push(start..start + len);
             }
             start += len;
@@ -117,6 +121,25 @@ impl<'a> Expansions<'a> {
             self.defining = Some(self.connection.definitions().read());
         }
     }
+}
+
+/// Refuses a nested column with a default: DuckDB 1.5.5 gives the database up where the table has more rows than a few
+/// (`INTERNAL Error: Operation requires a flat vector`). With IF NOT EXISTS it goes another way.
+fn check_default(alteration: &str) -> Result<()> {
+    let may_be_nested = tokens(alteration).any(|token| match token {
+        Token::Word(word) => NESTED
+            .iter()
+            .any(|nested| word.eq_ignore_ascii_case(nested)),
+        token => matches!(token, Token::Symbol('[') | Token::Doubt),
+    });
+    if may_be_nested && begins_with(alteration, &["alter"]) {
+        return Err(Error::Unimplemented(
+            "DuckDB 1.5.5 cannot add a nested column together with a default to a table of many rows: write ADD COLUMN IF NOT EXISTS, \
+             or add it without the default, UPDATE it, and SET DEFAULT"
+                .to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 impl Expansion {
