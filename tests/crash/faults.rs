@@ -356,7 +356,7 @@ async fn a_signal_ends_a_start_at_once_and_the_next_one_serves_everything() {
     let (server, _, ledger) = loaded(&disk).await;
     let mut directory = server.kill();
     for (name, code) in [("INT", 130), ("TERM", 143)] {
-        disk.fail("write", DATABASE, "hang");
+        disk.fail("open", DATABASE, "hang");
         let hits = disk.failures();
         let mut start = disk.command(directory.path());
         let start = start

@@ -194,7 +194,11 @@ fn options(table: usize, producer: usize, mode: Mode, commit: Commit) -> PutOpti
     PutOptions {
         mode,
         commit,
-        schema: SchemaMode::Evolve,
+        // Deletes change no table.
+        schema: match mode {
+            Mode::Delete => SchemaMode::Match,
+            _ => SchemaMode::Evolve,
+        },
         key: (mode != Mode::Append).then(|| vec!["k".into()]),
         producer: Some(format!("p{producer}")),
         ..PutOptions::new(TABLES[table])

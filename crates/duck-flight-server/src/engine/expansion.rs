@@ -13,7 +13,7 @@ use parking_lot::RwLockReadGuard;
 
 use super::ffi::Connection;
 use super::pool::ClientTransaction;
-use super::tokens::{Token, begins_with, single_statements, tokens};
+use super::tokens::{Token, begins_with, contains_word, single_statements, tokens};
 use crate::error::{Error, Result};
 
 /// The words for types that have others inside, beside `[`.
@@ -50,6 +50,7 @@ impl<'a> Expansions<'a> {
             defining: None,
         };
         let parts = single_statements(sql).unwrap_or_default();
+        parts.iter().try_for_each(|part| check_default(part))?;
         let is_expanded = u64::try_from(parts.len()).is_ok_and(|parts| parts < count);
         if count < 2 || !is_expanded {
             return Ok(expansions);
@@ -61,7 +62,6 @@ impl<'a> Expansions<'a> {
                 _ => connection.parse(part)?.len(),
             };
             if len > 1 {
-                check_default(part)?;
                 expansions.ranges.push(start..start + len);
             }
             start += len;
@@ -123,19 +123,21 @@ impl<'a> Expansions<'a> {
     }
 }
 
-/// Refuses a nested column with a default: DuckDB 1.5.5 gives the database up where the table has more rows than a few
-/// (`INTERNAL Error: Operation requires a flat vector`). With IF NOT EXISTS it goes another way.
-fn check_default(alteration: &str) -> Result<()> {
-    let may_be_nested = tokens(alteration).any(|token| match token {
+/// Refuses to add a nested column with a default: DuckDB 1.5.5 gives the database up where the table has more rows than a few
+/// (`INTERNAL Error: Operation requires a flat vector`).
+fn check_default(statement: &str) -> Result<()> {
+    let says = |word| contains_word(statement, word);
+    let adds = begins_with(statement, &["alter"]) && says("add") && says("default");
+    let may_be_nested = |token| match token {
         Token::Word(word) => NESTED
             .iter()
             .any(|nested| word.eq_ignore_ascii_case(nested)),
-        token => matches!(token, Token::Symbol('[') | Token::Doubt),
-    });
-    if may_be_nested && begins_with(alteration, &["alter"]) {
+        token => token == Token::Symbol('['),
+    };
+    if adds && tokens(statement).any(may_be_nested) {
         return Err(Error::Unimplemented(
-            "DuckDB 1.5.5 cannot add a nested column together with a default to a table of many rows: write ADD COLUMN IF NOT EXISTS, \
-             or add it without the default, UPDATE it, and SET DEFAULT"
+            "DuckDB 1.5.5 cannot add a nested column together with its default to a table of many rows: add it without the default, \
+             UPDATE it, and ALTER it to SET DEFAULT"
                 .to_owned(),
         ));
     }

@@ -143,18 +143,22 @@ pub(super) fn secure_put(
     if rows < connection.row_group_rows() {
         return Ok(());
     }
-    let is_it = |other: &TableName| {
-        let schema = table.schema.as_deref().unwrap_or("main");
-        let is_schema = |other: &str| same_name(other, schema);
-        same_name(&other.table, &table.table) && other.schema.as_deref().is_some_and(is_schema)
-    };
     let is_at_risk = is_keyed
         || !steady.is_certain
-        || connection.indexes().may_be() && tables(connection, INDEXED_SQL)?.iter().any(is_it);
+        || connection.indexes().may_be() && is_among(table, &tables(connection, INDEXED_SQL)?);
     match is_at_risk {
-        true => log_row_by_row(connection, table),
+        true => log_row_by_row(connection, table, steady.is_certain),
         false => Ok(()),
     }
+}
+
+/// Whether a table is one of these, or may be: the database is not compared.
+fn is_among(table: &TableName, others: &[TableName]) -> bool {
+    let schema = table.schema.as_deref().unwrap_or("main");
+    let is_schema = |other: &str| same_name(other, schema);
+    others.iter().any(|other| {
+        same_name(&other.table, &table.table) && other.schema.as_deref().is_some_and(is_schema)
+    })
 }
 
 /// Makes sure that the open transaction can be replayed, in which a client's statements, this one the last, have written
@@ -184,7 +188,7 @@ pub(super) fn secure_statement(
         let is_it = |name: &&str| same_name(&name.replace("\"\"", "\""), &table.table);
         let is_target = |targets: &Vec<&str>| targets.iter().any(is_it);
         if targets.as_ref().is_none_or(is_target) {
-            log_row_by_row(connection, &table)?;
+            log_row_by_row(connection, &table, steady.is_certain)?;
         }
     }
     Ok(())
@@ -204,7 +208,7 @@ pub(super) fn secure_commit<'c>(
     let steady = indexes.steady_since(work.seen_indexes);
     if !steady.is_certain {
         for table in tables(connection, LOGGED_SQL)? {
-            log_row_by_row(connection, &table)?;
+            log_row_by_row(connection, &table, false)?;
         }
     }
     Ok((making, Some(steady)))
@@ -260,25 +264,49 @@ fn targets(sql: &str) -> Option<Vec<&str>> {
 }
 
 /// Puts the last new row of a table in its own place, where the transaction may have written a row group of it: to update a
-/// column of an index is to delete the row and to insert it.
-fn log_row_by_row(connection: &Connection, table: &TableName) -> Result<()> {
+/// column of an index is to delete the row and to insert it. Where it is not certain which tables have one, a table that seems
+/// to have none may get it before the commit: there the row is inserted again, and deleted.
+fn log_row_by_row(connection: &Connection, table: &TableName, is_certain: bool) -> Result<()> {
     let Some(mut columns) = connection.table_columns(table)? else {
         return Ok(());
     };
+    let name = table.to_sql();
+    let Some(row) = last_new_row(connection, &name)? else {
+        return Ok(());
+    };
     connection.mark_generated(table, &mut columns);
-    let values: Vec<_> = columns
-        .iter()
-        .filter(|column| !column.is_generated)
-        .map(|column| format!("{0} = {0}", quote(column.field.name())))
-        .collect();
-    let last_of_row_group = FIRST_NEW_ROW + connection.row_group_rows() - 1;
-    connection.execute(&format!(
-        "UPDATE {table} SET {values} \
-         WHERE rowid = (SELECT system.main.max(rowid) FROM {table} WHERE rowid >= {last_of_row_group})",
-        table = table.to_sql(),
-        values = values.join(", "),
-    ))?;
+    let columns = columns.iter().filter(|column| !column.is_generated);
+    let columns: Vec<_> = columns.map(|column| quote(column.field.name())).collect();
+    let may_update = is_certain
+        || is_among(table, &tables(connection, INDEXED_SQL)?)
+        || is_among(table, &tables(connection, KEYED_SQL)?);
+    if may_update {
+        let values = columns.iter().map(|column| format!("{column} = {column}"));
+        let values = values.collect::<Vec<_>>().join(", ");
+        connection.execute(&format!("UPDATE {name} SET {values} WHERE rowid = {row}"))?;
+    } else {
+        let columns = columns.join(", ");
+        connection.execute(&format!(
+            "INSERT INTO {name} ({columns}) SELECT {columns} FROM {name} WHERE rowid = {row};
+             DELETE FROM {name} WHERE rowid = {row}"
+        ))?;
+    }
     Ok(())
+}
+
+/// The last of the transaction's new rows of a table, where they may fill a row group.
+fn last_new_row(connection: &Connection, table: &str) -> Result<Option<String>> {
+    let last_of_row_group = FIRST_NEW_ROW + connection.row_group_rows() - 1;
+    let sql = format!(
+        "SELECT CAST(system.main.max(rowid) AS VARCHAR) AS last FROM {table} \
+         WHERE rowid >= {last_of_row_group} HAVING last IS NOT NULL"
+    );
+    let options = ArrowOptions::of(connection);
+    let mut batches = prepare(connection, &sql)?
+        .execute()?
+        .into_batches(&options)?;
+    let found = batches.next_batch()?.filter(|found| found.num_rows() > 0);
+    Ok(found.map(|found| text(found.column(0), 0)))
 }
 
 #[cfg(test)]
