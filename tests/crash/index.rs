@@ -401,3 +401,43 @@ async fn an_index_that_is_made_beside_a_transaction_with_row_groups_survives() {
         assert_indexed_after_kill(server, count, &[-20, -10, 0, 20_480, MANY - 1]).await;
     }
 }
+
+/// DuckDB reads the table first and then adds the index: what was committed in between was never found by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_has_what_is_committed_while_it_is_made() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    client.execute(PLAIN).await;
+    for round in 0..4 {
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let loaders = (0..4).map(|loader| {
+            let (address, stopped) = (server.address().to_owned(), stopped.clone());
+            tokio::spawn(async move {
+                let client = Client::connect(&address).await;
+                let mut loaded = Vec::new();
+                while !*stopped.borrow() {
+                    let puts = i64::try_from(loaded.len()).unwrap();
+                    let from = ((round * 4 + loader) * 10_000 + puts) * 100;
+                    client.append("t", &[batch(from, 100, 0)]).await.unwrap();
+                    loaded.push(from);
+                }
+                loaded
+            })
+        });
+        let loaders: Vec<_> = loaders.collect();
+        soon("rows", async {
+            while client.count("t").await < 1000 * (round + 1).unsigned_abs() {}
+        })
+        .await;
+        client.execute("CREATE INDEX i ON t (c)").await;
+        stop.send_replace(true);
+        for loaded in join_all(loaders).await {
+            for id in loaded.unwrap() {
+                let by_index = format!("SELECT id FROM t WHERE c = 's{id}'");
+                assert_eq!(client.rows(&by_index).await, [id.to_string()]);
+            }
+        }
+        client.execute("DROP INDEX i").await;
+    }
+    server.stop();
+}

@@ -1,5 +1,7 @@
 //! Whether anything is committed between two moments.
 
+use std::cell::Cell;
+use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -8,17 +10,26 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 /// it starts, as it does with `now()` in it and with values for its parameters: then it takes as long as the plan does.
 const START_PATIENCE: Duration = Duration::from_millis(2);
 
+thread_local! {
+    /// How many commits this thread has under way, and whether it keeps others from beginning any.
+    static UNDER_WAY: Cell<usize> = const { Cell::new(0) };
+    static IS_ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Counts the commits of a database. Whoever commits a change holds [`Commits::under_way`] meanwhile.
 #[derive(Default)]
 pub(super) struct Commits {
     state: Mutex<State>,
     all_started: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     begun: u64,
     under_way: usize,
+    /// Whether somebody keeps others from committing, or waits to do so.
+    is_alone: bool,
     /// Statements that take their view of the database at present, and that no commit has overtaken.
     starting: usize,
     /// How often a commit has overtaken those that were starting.
@@ -29,8 +40,17 @@ struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Moment(u64);
 
-/// A commit that is under way until this is dropped.
-pub(super) struct UnderWay<'a>(&'a Commits);
+/// A commit that is under way until this is dropped, by the thread that has begun it.
+pub(super) struct UnderWay<'a> {
+    commits: &'a Commits,
+    _thread: PhantomData<*const ()>,
+}
+
+/// While it lives nobody else commits anything.
+pub(super) struct Alone<'a> {
+    commits: &'a Commits,
+    _thread: PhantomData<*const ()>,
+}
 
 /// While it lives no commit begins, unless it lives for long.
 pub(super) struct Starting<'a> {
@@ -42,13 +62,39 @@ impl Commits {
     /// Says that something may be committed until the guard is dropped. Waits for statements that are starting, but
     /// not for long: those that it overtakes learn of it, and later ones see that they are too late.
     pub(super) fn under_way(&self) -> UnderWay<'_> {
+        let is_let_in = UNDER_WAY.get() > 0 || IS_ALONE.get();
         let mut state = self.state.lock();
+        while state.is_alone && !is_let_in {
+            self.changed.wait(&mut state);
+        }
         state.begun += 1;
         state.under_way += 1;
         if state.starting > 0 {
             self.let_start(&mut state);
         }
-        UnderWay(self)
+        UNDER_WAY.set(UNDER_WAY.get() + 1);
+        UnderWay {
+            commits: self,
+            _thread: PhantomData,
+        }
+    }
+
+    /// Waits for the commits that are under way, of which none may be this thread's, and keeps other threads from beginning
+    /// any.
+    pub(super) fn alone(&self) -> Alone<'_> {
+        let mut state = self.state.lock();
+        while state.is_alone {
+            self.changed.wait(&mut state);
+        }
+        state.is_alone = true;
+        while state.under_way > 0 {
+            self.changed.wait(&mut state);
+        }
+        IS_ALONE.set(true);
+        Alone {
+            commits: self,
+            _thread: PhantomData,
+        }
     }
 
     fn let_start(&self, state: &mut MutexGuard<'_, State>) {
@@ -92,7 +138,20 @@ impl Starting<'_> {
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().under_way -= 1;
+        UNDER_WAY.set(UNDER_WAY.get() - 1);
+        let mut state = self.commits.state.lock();
+        state.under_way -= 1;
+        if state.is_alone && state.under_way == 0 {
+            self.commits.changed.notify_all();
+        }
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        IS_ALONE.set(false);
+        self.commits.state.lock().is_alone = false;
+        self.commits.changed.notify_all();
     }
 }
 
@@ -128,6 +187,31 @@ mod tests {
         drop(second);
         assert!(commits.still(before).is_none());
         assert!(commits.still(commits.quiet().unwrap()).is_some());
+    }
+
+    #[test]
+    fn nobody_else_commits_beside_whoever_is_alone() {
+        let commits = Commits::default();
+        let committing = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let _outer = commits.under_way();
+                        committing.store(true, Ordering::SeqCst);
+                        let _inner = commits.under_way();
+                        committing.store(false, Ordering::SeqCst);
+                    }
+                });
+            }
+            for _ in 0..50 {
+                let _alone = commits.alone();
+                assert!(!committing.load(Ordering::SeqCst));
+                drop(commits.under_way());
+                assert!(commits.quiet().is_some());
+            }
+        });
+        assert!(commits.quiet().is_some());
     }
 
     #[test]

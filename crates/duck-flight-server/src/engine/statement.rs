@@ -10,7 +10,7 @@ use super::admission::{
 };
 use super::cancel::Cancel;
 use super::catalog::{folded, literal, text};
-use super::commits::{Moment, Starting};
+use super::commits::{Alone, Moment, Starting};
 use super::expansion::{Expansion, Expansions};
 use super::ffi::query::{ALONE, Script};
 use super::ffi::{ArrowOptions, Connection, Pending, Prepared, QueryResult, StatementKind};
@@ -274,7 +274,9 @@ impl<'a> Statement<'a> {
             let _secured = secured.transpose()?;
             runs = true;
             work.makes_index |= may_make_index(&self.sql.text);
+            let alone = self.alone_with_index(kind);
             let (_, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
+            drop(alone);
             let written = self.rows_written(kind, rows_changed);
             work.rows_written = work.rows_written.saturating_add(written);
             if written > 0 {
@@ -379,6 +381,13 @@ impl<'a> Statement<'a> {
             return Err(Error::TransactionFailed);
         }
         Ok(())
+    }
+
+    /// Keeps others from committing anything where the statement may make an index: DuckDB 1.5.5 reads the table first and
+    /// then adds the index, and what is committed in between is never found by it.
+    fn alone_with_index(&self, kind: StatementKind) -> Option<Alone<'a>> {
+        let defines = matches!(kind, StatementKind::Definition | StatementKind::Explain);
+        (defines && may_make_index(&self.sql.text)).then(|| self.connection.commits().alone())
     }
 
     fn rolls_back(&self) -> bool {
@@ -539,6 +548,7 @@ impl<'a> Statement<'a> {
                 defining = Some((
                     self.connection.definitions().read(),
                     indexes.making(&self.sql.text),
+                    self.alone_with_index(kind),
                 ));
             }
             let (kind, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
