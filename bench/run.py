@@ -77,6 +77,8 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     options = arguments()
     results = Results.load(options.json)
+    # Cases that there are no more.
+    results.cases = {name: case for name, case in results.cases.items() if name in CASES}
     if not options.page_only:
         measure(results, options)
     for name in options.cases:
