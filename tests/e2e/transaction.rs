@@ -302,7 +302,13 @@ async fn a_statement_that_comes_once_its_session_has_ended_does_not_run() {
     late.send_batch(&ints([1])).await;
     late.end().await;
     let answer = soon("an answer", late.result()).await.unwrap();
-    assert_refused(answer, Code::Unauthenticated, &["connect again"]);
+    let refusal = answer.expect_err("a refusal");
+    // The session has ended after the server has looked for the statement, or, rarely, before.
+    let is_told = match refusal.code() {
+        Code::Unauthenticated => refusal.message().contains("connect again"),
+        code => code == Code::NotFound,
+    };
+    assert!(is_told, "{refusal:?}");
     assert_eq!(client.count("t").await, 0);
     server.shutdown().await;
 }
