@@ -160,4 +160,4 @@ def print_for(results: Results, cases: list[str]) -> None:
     lines = [target.row(results) for target in TARGETS if target.case in cases]
     if lines:
         print("== targets")
-        print_aligned([[cell.strip("*") for cell in line] for line in [HEADER, *lines]])
+        print_aligned([[cell.replace("**", "") for cell in line] for line in [HEADER, *lines]])
