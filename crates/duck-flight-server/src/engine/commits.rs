@@ -1,4 +1,4 @@
-//! Whether anything is committed between two moments.
+//! Whether anything is committed between two moments, and who may commit.
 
 use std::cell::Cell;
 use std::marker::PhantomData;

@@ -13,7 +13,9 @@ use parking_lot::RwLockReadGuard;
 
 use super::ffi::Connection;
 use super::pool::ClientTransaction;
-use super::tokens::{Token, begins_with, contains_word, single_statements, tokens};
+use super::tokens::{
+    Token, Tokens, begins_with, contains_word, single_statements, statements, tokens,
+};
 use crate::error::{Error, Result};
 
 /// The words for types that have others inside, beside `[`.
@@ -49,6 +51,11 @@ impl<'a> Expansions<'a> {
             current: None,
             defining: None,
         };
+        let alters = |mut first: Tokens<'_>| first.accept(&["alter"]);
+        if count < 2 && !statements(sql).next().is_some_and(alters) {
+            // As most are: there is nothing to look for.
+            return Ok(expansions);
+        }
         let parts = single_statements(sql).unwrap_or_default();
         parts.iter().try_for_each(|part| check_default(part))?;
         let is_expanded = u64::try_from(parts.len()).is_ok_and(|parts| parts < count);

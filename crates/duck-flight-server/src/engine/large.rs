@@ -365,9 +365,10 @@ impl LargeUnit {
         };
         let mut rows = self.gather(connection, &like, plan)?;
         // No other loader makes the table or changes its rows meanwhile.
-        let others = match put.effect.is_keyed() {
-            _ if makes_anew => Some(Others::All),
-            is_keyed => is_keyed.then_some(Others::Changing),
+        let others = if makes_anew {
+            Some(Others::All)
+        } else {
+            put.effect.is_keyed().then_some(Others::Changing)
         };
         let _hold = others.map(|others| self.shared.queue.hold(&put.key, others));
         let steady = connection.indexes().steady();
