@@ -117,7 +117,7 @@ async fn dictionaries_of_puts_that_stay_open_are_bounded_for_all_of_them() {
     let mut open = Vec::new();
     let refused = soon("the limit", async {
         loop {
-            let next = server.client().await.open_raw_put();
+            let next = server.client().await.open_raw_put().await;
             for message in put.clone() {
                 next.send(message).await;
             }

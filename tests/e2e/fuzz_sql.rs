@@ -19,7 +19,6 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use super::fuzz::{Random, corpus, spoil, spoil_bytes};
-use super::statement::nothing_is_kept;
 
 /// How many spoiled messages are made of all valid ones together, and how many uploads of each valid one.
 const SPOILED: usize = 3000;
@@ -214,7 +213,7 @@ async fn send(client: &mut Client, random: &mut Random, command: Bytes) {
 
 async fn at_rest(server: &mut ServerProcess) {
     let client = server.client().await;
-    nothing_is_kept(&client).await;
+    client.until_nothing_is_kept().await;
     assert_eq!(client.rows("SELECT 1").await, ["1"]);
     assert!(server.is_alive());
     let said = server.stderr();

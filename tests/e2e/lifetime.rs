@@ -2,24 +2,57 @@
 
 use std::time::Duration;
 
+use arrow_flight::FlightDescriptor;
+use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
-use arrow_flight::{Action, FlightDescriptor};
 use duck_flight_server::Expiry;
 use duck_tests::{
-    Setup, SqlClient, TestServer, assert_refused, ingest_into, ints, messages, soon, status,
+    Answer, Client, ENDLESS_COUNT, ENDLESS_ROWS, Setup, SqlClient, TestServer, assert_refused,
+    soon, status,
 };
 use futures::StreamExt;
 use prost::Message;
+use tokio::task::JoinHandle;
 use tonic::{Code, Request};
 
-use super::statement::{ENDLESS_COUNT, ENDLESS_ROWS, kept};
+use super::transaction::occupy;
 
-async fn close(session: &mut SqlClient) {
-    let close = session
-        .raw()
-        .do_action(Request::new(Action::new("CloseSession", "")));
-    let mut closed = close.await.unwrap();
-    closed.message().await.unwrap();
+/// A query of which the first rows have been read.
+async fn begin_to_read(session: &mut SqlClient) -> FlightRecordBatchStream {
+    let info = session.info(ENDLESS_ROWS, None).await.unwrap();
+    let ticket = info.endpoint[0].ticket.clone().unwrap();
+    let mut rows = session.raw().do_get(ticket).await.unwrap();
+    assert!(rows.next().await.unwrap().is_ok());
+    rows
+}
+
+/// Occupies the only place, in a session; answers, once that is done, with what comes of it.
+async fn busy(client: &Client, session: &SqlClient, with: &str) -> JoinHandle<Answer<()>> {
+    let (client, mut session) = (client.clone(), session.clone());
+    match with {
+        "a count" => {
+            let count = async move { session.try_rows(ENDLESS_COUNT, None).await.map(|_| ()) };
+            let count = tokio::spawn(count);
+            client.until_kept("running", 1).await;
+            count
+        }
+        "a stalled reader" => {
+            let mut rows = begin_to_read(&mut session).await;
+            tokio::spawn(async move {
+                client.until_kept("sessions", 0).await;
+                loop {
+                    match rows.next().await {
+                        Some(Ok(_)) => {}
+                        end => return end.expect("an error").map(|_| ()).map_err(status),
+                    }
+                }
+            })
+        }
+        _ => {
+            let (mut put, _) = occupy(&session).await;
+            tokio::spawn(async move { put.result().await.expect("an answer").map(|_| ()) })
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -27,73 +60,44 @@ async fn closing_a_session_ends_what_runs_in_it() {
     let server = TestServer::with_max_queries(1).await;
     let client = server.client().await;
     client.execute("CREATE TABLE t (i BIGINT)").await;
-    for busy_with in ["a count", "a stalled reader", "an ingest"] {
+    for (busy_with, running) in [("a count", 2), ("a stalled reader", 2), ("an ingest", 1)] {
         let mut session = client.session().await;
         session.update("BEGIN", None).await.unwrap();
         session
             .update("INSERT INTO t VALUES (1)", None)
             .await
             .unwrap();
-        let (mut other, watcher) = (session.clone(), client.clone());
-        let ended = tokio::spawn(async move {
-            match busy_with {
-                "a count" => other.try_rows(ENDLESS_COUNT, None).await.map(|_| ()),
-                "a stalled reader" => {
-                    let info = other.info(ENDLESS_ROWS, None).await.unwrap();
-                    let ticket = info.endpoint[0].ticket.clone().unwrap();
-                    let mut rows = other.raw().do_get(ticket).await.unwrap();
-                    assert!(rows.next().await.unwrap().is_ok());
-                    while kept(&watcher, "sessions").await > 0 {
-                        tokio::task::yield_now().await;
-                    }
-                    loop {
-                        match rows.next().await {
-                            Some(Ok(_)) => {}
-                            end => return end.expect("an error").map(|_| ()).map_err(status),
-                        }
-                    }
-                }
-                _ => {
-                    let mut put = other.open_raw_put();
-                    let command = ingest_into("t", None).as_any().encode_to_vec();
-                    let batch = ints([2]);
-                    let command = FlightDescriptor::new_cmd(command);
-                    for message in messages(command, &batch.schema(), &[batch], None) {
-                        put.send(message).await;
-                    }
-                    put.result().await.expect("an answer").map(|_| ())
-                }
-            }
-        });
-        // It has the only place once another statement does not get it any more.
-        let waiting = loop {
+        let ended = busy(&client, &session, busy_with).await;
+        let waiting = tokio::spawn({
             let client = client.clone();
-            let mut asked = tokio::spawn(async move { client.rows("SELECT 1").await });
-            if tokio::time::timeout(BUSY, &mut asked).await.is_err() {
-                break asked;
-            }
-        };
-        close(&mut session).await;
+            async move { client.rows("SELECT 1").await }
+        });
+        client.until_kept("running", running).await;
+        session.close().await;
         assert_eq!(soon("a free place", waiting).await.unwrap(), ["1"]);
         let ended = soon("the end of what ran", ended).await.unwrap();
-        let (code, word) = match busy_with {
-            "an ingest" => (Code::Unauthenticated, "ended"),
-            _ => (Code::Cancelled, "cancelled"),
+        let is_told_of_its_session = match busy_with {
+            "an ingest" => true,
+            "a stalled reader" => false,
+            // It may still have been on its way to its thread.
+            _ => ended
+                .as_ref()
+                .is_err_and(|error| error.code() == Code::Unauthenticated),
         };
-        assert_refused(ended, code, &[word]);
+        match is_told_of_its_session {
+            true => assert_refused(ended, Code::Unauthenticated, &["ended"]),
+            false => assert_refused(ended, Code::Cancelled, &["cancelled"]),
+        }
         assert_eq!(client.count("t").await, 0, "{busy_with}");
     }
     server.shutdown().await;
 }
 
-/// A statement that is not answered within this time waits for a place.
-const BUSY: Duration = Duration::from_millis(300);
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_lasts_as_long_as_its_query() {
     let setup = Setup {
         expiry: Expiry {
-            session: Duration::from_millis(200),
+            session: Duration::from_secs(1),
             transaction: Duration::from_secs(300),
         },
         ..Setup::default()
@@ -101,36 +105,21 @@ async fn a_session_lasts_as_long_as_its_query() {
     let server = setup.start().await;
     let client = server.client().await;
     let mut session = client.session().await;
-    let info = session.info(ENDLESS_ROWS, None).await.unwrap();
-    let ticket = info.endpoint[0].ticket.clone().unwrap();
-    let mut rows = session.raw().do_get(ticket).await.unwrap();
-    assert!(rows.next().await.unwrap().is_ok());
+    let rows = begin_to_read(&mut session).await;
     let mut counting = client.session().await;
     let count = tokio::spawn({
         let mut counting = counting.clone();
         async move { counting.update(ENDLESS_COUNT, None).await }
     });
-    while kept(&client, "sessions").await < 2 {
-        tokio::task::yield_now().await;
-    }
+    client.until_kept("running", 2).await;
     // One that came later and is not used goes.
     client.session().await;
-    let gone = async {
-        while kept(&client, "sessions").await > 2 {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("the end of the idle session", gone).await;
+    client.until_kept("sessions", 2).await;
     assert_eq!(session.rows("SELECT 1", None).await, ["1"]);
     assert_eq!(counting.rows("SELECT 2", None).await, ["2"]);
     drop(rows);
     count.abort();
-    let gone = async {
-        while kept(&client, "sessions").await > 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("the end of the sessions", gone).await;
+    client.until_kept("sessions", 0).await;
     server.shutdown().await;
 }
 

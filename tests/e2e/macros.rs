@@ -2,8 +2,8 @@
 
 use arrow_flight::Action;
 use arrow_flight::sql::CommandGetTables;
-use duck_flight_protocol::{ProducerState, PutOptions};
-use duck_tests::{ServerProcess, ints};
+use duck_flight_protocol::ProducerState;
+use duck_tests::{ServerProcess, ints, options};
 use futures::TryStreamExt;
 
 /// Macros over functions that the server's queries call.
@@ -28,10 +28,6 @@ const MACROS: &str = "
     CREATE MACRO duckdb_tables() AS TABLE SELECT 1 AS nothing;
     CREATE MACRO duckdb_views() AS TABLE SELECT 1 AS nothing;
     CREATE MACRO duckdb_constraints() AS TABLE SELECT 1 AS nothing;";
-
-fn options(json: &str) -> PutOptions {
-    serde_json::from_str(json).unwrap()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn macros_of_a_client_are_not_for_the_servers_own_queries() {

@@ -7,22 +7,28 @@ use arrow_flight::Action;
 use bytes::Bytes;
 use duck_flight_protocol::ACTION_SET_SESSION_OPTIONS;
 use duck_flight_server::Expiry;
-use duck_tests::{Client, Setup, SqlClient, TestServer, Wire, assert_refused, ints, soon};
+use duck_tests::{Client, Setup, SqlClient, TestServer, Wire, assert_refused, ints};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::net::TcpListener;
 use tonic::Code;
 
-use super::statement::kept;
-
 /// How many sessions, and how many transactions, there may be.
 const LIMIT: usize = 10_000;
+
+const INSERT: &str = "INSERT INTO t VALUES (1)";
 
 /// How many calls a flood makes at a time.
 const AT_ONCE: usize = 32;
 
-/// An address that is free.
+/// An address that is free. Where a machine has more than one of its own, connections to the first have the first, too, and
+/// none of them takes this one.
 async fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = if cfg!(target_os = "linux") {
+        "127.0.0.2:0"
+    } else {
+        "127.0.0.1:0"
+    };
+    let listener = TcpListener::bind(host).await.unwrap();
     listener.local_addr().unwrap()
 }
 
@@ -79,25 +85,14 @@ async fn a_transaction_that_was_never_used_lasts_as_long_as_its_connection() {
     let mut using = server.client().await.sql();
     let used = using.begin().await.unwrap();
     assert_eq!(using.rows("SELECT 42", Some(&used)).await, ["42"]);
-    let expired = async {
-        while kept(&watcher, "transactions").await > 2 {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("the end of the one that was used", expired).await;
-    assert_eq!(kept(&watcher, "transactions").await, 2);
+    watcher.until_kept("transactions", 2).await;
     assert_refused(
         using.try_rows("SELECT 42", Some(&used)).await,
         Code::FailedPrecondition,
         &["expired"],
     );
     drop(leaving);
-    let forgotten = async {
-        while kept(&watcher, "transactions").await > 1 {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("the end of what was left behind", forgotten).await;
+    watcher.until_kept("transactions", 1).await;
     assert_eq!(staying.rows("SELECT 42", Some(&transaction)).await, ["42"]);
     server.shutdown().await;
 }
@@ -141,7 +136,7 @@ async fn sessions_that_hold_nothing_make_room_for_others() {
     assert_eq!(used.rows("SELECT 1", None).await, ["1"]);
     let sessions = stream::iter(0..LIMIT).map(|_| client.session());
     let mut sessions: Vec<SqlClient> = sessions.buffered(AT_ONCE).collect().await;
-    assert_eq!(kept(&client, "sessions").await, LIMIT as u64);
+    assert_eq!(client.kept("sessions").await, LIMIT as u64);
     // The ones that were never used go first, and of them the oldest.
     let mut displaced = 0;
     for session in &mut sessions[..2 * AT_ONCE] {
@@ -166,8 +161,7 @@ async fn transactions_that_were_never_used_make_room_for_others() {
     watcher.execute("CREATE TABLE t (i BIGINT)").await;
     let (mut used, mut idle) = (server.client().await.sql(), server.client().await.sql());
     let in_use = used.begin().await.unwrap();
-    let insert = "INSERT INTO t VALUES (1)";
-    used.update(insert, Some(&in_use)).await.unwrap();
+    used.update(INSERT, Some(&in_use)).await.unwrap();
     let not_yet = idle.begin().await.unwrap();
     let flooding = server.client().await.sql();
     let begun = stream::iter(0..LIMIT).map(|_| {
@@ -175,9 +169,9 @@ async fn transactions_that_were_never_used_make_room_for_others() {
         async move { sql.begin().await }
     });
     let begun: Vec<Bytes> = begun.buffered(AT_ONCE).try_collect().await.unwrap();
-    assert_eq!(kept(&watcher, "transactions").await, LIMIT as u64);
+    assert_eq!(watcher.kept("transactions").await, LIMIT as u64);
     // A client with too many makes room with its own.
-    idle.update(insert, Some(&not_yet)).await.unwrap();
+    idle.update(INSERT, Some(&not_yet)).await.unwrap();
     idle.commit(&not_yet).await.unwrap();
     used.commit(&in_use).await.unwrap();
     assert_eq!(watcher.count("t").await, 2);
@@ -193,7 +187,7 @@ async fn transactions_that_were_never_used_make_room_for_others() {
     }
     assert_eq!(displaced, 2);
     let newest = begun.last().unwrap();
-    flooding.update(insert, Some(newest)).await.unwrap();
+    flooding.update(INSERT, Some(newest)).await.unwrap();
     flooding.commit(newest).await.unwrap();
     assert_eq!(watcher.count("t").await, 3);
     server.shutdown().await;

@@ -7,8 +7,8 @@ use arrow_flight::sql::{ActionCancelQueryRequest, ActionCancelQueryResult, Any, 
 use arrow_flight::{Action, CancelStatus, FlightDescriptor, FlightInfo};
 use duck_flight_protocol::PutOptions;
 use duck_tests::{
-    Answer, Client, Setup, SqlClient, TestServer, assert_refused, ingest_into, ints, messages,
-    soon, status,
+    Answer, Client, ENDLESS_ROWS, Setup, SqlClient, TestServer, assert_refused, ingest_into, ints,
+    messages, soon, status,
 };
 use futures::future::select_all;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -16,7 +16,7 @@ use prost::Message;
 use tokio::task::JoinHandle;
 use tonic::Code;
 
-use super::statement::{ENDLESS_ROWS, cancel, poll, query};
+use super::statement::{cancel, poll, query};
 
 /// A server with so many places, that bears with clients that stand still for so long.
 async fn server(max_queries: usize, stall_timeout: Duration) -> TestServer {
@@ -80,7 +80,7 @@ async fn a_query_whose_reader_stands_still_gives_its_place_back_when_it_is_cance
             let info = sql.info(ENDLESS_ROWS, None).await.unwrap();
             let mut rows = Some(stall(&mut sql, &info).await);
             let waiting = waiting(&client);
-            client.ping().await;
+            client.until_kept("running", 2).await;
             match way {
                 "CancelFlightInfo" => {
                     assert_eq!(cancel(&client, info).await, CancelStatus::Cancelled);
@@ -160,7 +160,7 @@ async fn an_ingest_that_stands_still_in_its_transaction_ends_once_others_have_wa
     sql.update("INSERT INTO t VALUES (1)", Some(&transaction))
         .await
         .unwrap();
-    let mut ingest = sql.open_raw_put();
+    let mut ingest = sql.open_raw_put().await;
     let command = ingest_into("t", Some(&transaction))
         .as_any()
         .encode_to_vec();

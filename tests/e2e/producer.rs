@@ -5,16 +5,12 @@ use std::time::Duration;
 
 use duck_flight_protocol::{Commit, ConnectOptions, PutOptions};
 use duck_load::{Plan, Progress, Report, Stop};
-use duck_tests::{Answer, Client, OpenPut, ServerProcess, TestServer, ints, soon};
+use duck_tests::{Answer, Client, OpenPut, ServerProcess, TestServer, ints, options, soon};
 use futures::future::join_all;
 use tonic::{Code, Status};
 
 /// So many rows have a transaction of their own.
 const LARGE: i64 = 1_100_000;
-
-fn options(json: &str) -> PutOptions {
-    serde_json::from_str(json).unwrap()
-}
 
 fn batches_of(producer: &str) -> PutOptions {
     options(&format!(

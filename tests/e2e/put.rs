@@ -5,16 +5,12 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array, ListArray, RecordBatch, StringArray, StructArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field};
-use duck_flight_protocol::{PutOptions, TableName};
+use duck_flight_protocol::TableName;
 use duck_tests::{
-    Client, Setup, TestServer, assert_refused, empty_message, ints, numbered, pairs, rows_at_rest,
-    soon,
+    Client, Setup, TestServer, assert_refused, empty_message, ints, numbered, options, pairs,
+    rows_at_rest, soon,
 };
 use tonic::Code;
-
-fn options(json: &str) -> PutOptions {
-    serde_json::from_str(json).unwrap()
-}
 
 async fn start() -> (TestServer, Client) {
     let server = TestServer::start().await;

@@ -6,15 +6,11 @@ use arrow::array::{
     Array, ArrayRef, DictionaryArray, Int32Array, Int64Array, RecordBatch, RunArray, StringArray,
 };
 use duck_flight_protocol::PutOptions;
-use duck_tests::{Client, Setup, TestServer, assert_refused, soon};
+use duck_tests::{Client, Setup, TestServer, assert_refused, options, soon};
 use tonic::Code;
 
 /// Stands for a NULL.
 const NULL: i64 = i64::MIN;
-
-fn options(json: &str) -> PutOptions {
-    serde_json::from_str(json).unwrap()
-}
 
 /// A batch of integers, column by column.
 fn longs(columns: &[(&str, &[i64])]) -> RecordBatch {

@@ -2,13 +2,10 @@
 
 use std::time::Duration;
 
-use arrow_flight::Action;
 use duck_flight_server::Expiry;
 use duck_tests::{Setup, TestServer, assert_refused, ints, numbered, soon, status};
 use futures::{StreamExt, TryStreamExt};
 use tonic::Code;
-
-use super::statement::kept;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_keeps_tables_and_settings_that_no_other_sees() {
@@ -42,16 +39,12 @@ async fn a_session_keeps_tables_and_settings_that_no_other_sees() {
         Code::NotFound,
         &["t"],
     );
-    for session in [one, other] {
-        let mut session = session;
-        let close = session
-            .raw()
-            .do_action(tonic::Request::new(Action::new("CloseSession", "")));
-        close.await.unwrap().message().await.unwrap();
+    for mut session in [one, other] {
+        session.close().await;
         let gone = session.try_rows("SELECT 1", None).await;
         assert_refused(gone, Code::Unauthenticated, &["connect again"]);
     }
-    assert_eq!(kept(&client, "sessions").await, 0);
+    assert_eq!(client.kept("sessions").await, 0);
     server.shutdown().await;
 }
 
@@ -148,14 +141,8 @@ async fn a_client_that_leaves_takes_its_transaction_with_it() {
         sql.update("UPDATE t SET i = 2", Some(&transaction))
             .await
             .unwrap();
-        let close = Action::new("CloseSession", "");
-        let mut closed = sql
-            .raw()
-            .do_action(tonic::Request::new(close))
-            .await
-            .unwrap();
-        closed.message().await.unwrap();
-        assert_eq!(kept(&client, "transactions").await, 0);
+        sql.close().await;
+        assert_eq!(client.kept("transactions").await, 0);
         assert_eq!(client.execute("UPDATE t SET i = i").await, 1);
         assert_eq!(client.rows("FROM t").await, ["1"]);
     }
@@ -301,7 +288,7 @@ async fn transactions_of_many_clients_are_apart_and_each_counts_once() {
     }
     let found = "SELECT count(*), count(DISTINCT client), max(client % 2) FROM t";
     assert_eq!(client.rows(found).await, ["160|32|0"]);
-    assert_eq!(kept(&client, "transactions").await, 0);
+    assert_eq!(client.kept("transactions").await, 0);
     server.shutdown().await;
 }
 
@@ -438,7 +425,7 @@ async fn an_ingest_that_fails_in_a_transaction_can_only_be_rolled_back() {
     let commit = sql.commit(&transaction).await;
     assert_refused(commit, Code::FailedPrecondition, &["rolled back instead"]);
     assert_eq!(client.count("t").await, 0);
-    assert_eq!(kept(&client, "transactions").await, 0);
+    assert_eq!(client.kept("transactions").await, 0);
     server.shutdown().await;
 }
 
@@ -465,14 +452,9 @@ async fn what_nobody_uses_any_more_is_rolled_back_and_forgotten() {
         .await
         .unwrap();
     let statement = sql.raw().prepare("SELECT 1".into(), None).await.unwrap();
-    let forgotten = async {
-        for what in ["transactions", "sessions", "prepared_statements"] {
-            while kept(&client, what).await > 0 {
-                tokio::task::yield_now().await;
-            }
-        }
-    };
-    soon("the end of what expires", forgotten).await;
+    for what in ["transactions", "sessions", "prepared_statements"] {
+        client.until_kept(what, 0).await;
+    }
     // Its client is told until it has understood.
     let words = ["transaction", "expired", "roll it back"];
     let gone = sql.update("UPDATE t SET i = 3", Some(&transaction)).await;

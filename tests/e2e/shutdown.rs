@@ -7,14 +7,14 @@ use arrow_flight::FlightDescriptor;
 use arrow_flight::sql::ProstMessageExt;
 use duck_flight_protocol::{Commit, PutOptions};
 use duck_tests::{
-    Client, ServerProcess, Wire, assert_refused, ingest_into, ints, messages, numbered,
-    rows_at_rest, soon, status,
+    Client, ENDLESS_COUNT, ENDLESS_ROWS, ServerProcess, Wire, assert_refused, ingest_into, ints,
+    messages, numbered, rows_at_rest, soon, status,
 };
 use futures::{StreamExt, TryStreamExt};
 use prost::Message;
 use tonic::Code;
 
-use super::statement::{ENDLESS_COUNT, kept, poll, query};
+use super::statement::{poll, query};
 
 /// A query whose result comes in many messages, and its number of rows.
 const LONG: (&str, usize) = (
@@ -85,9 +85,6 @@ async fn sigterm_ends_a_server_with_idle_connections_at_once() {
 /// A server that ends what does not finish within this time.
 const SHORT_GRACE: &[&str] = &["--shutdown-grace", "300ms"];
 
-/// A query whose result never ends.
-const ENDLESS: &str = "SELECT * FROM range(100000000000)";
-
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_rolls_back_open_transactions_and_keeps_what_was_committed() {
     for signal in ["TERM", "KILL"] {
@@ -128,9 +125,9 @@ async fn sigterm_does_not_wait_for_results_that_nobody_has_fetched() {
     let mut sql = client.sql();
     let info = sql.info("INSERT INTO t VALUES (1) RETURNING i", None);
     assert_eq!(info.await.unwrap().total_records, 1);
-    let polled = poll(&client, query(ENDLESS)).await;
+    let polled = poll(&client, query(ENDLESS_ROWS)).await;
     assert!(polled.flight_descriptor.is_none(), "its rows wait");
-    assert_eq!(kept(&client, "results").await, 2);
+    assert_eq!(client.kept("results").await, 2);
     let polled = poll(&client, query(ENDLESS_COUNT)).await;
     assert!(polled.flight_descriptor.is_some(), "it runs");
     server.signal("TERM");
@@ -146,11 +143,12 @@ async fn a_reader_that_does_not_finish_within_the_grace_is_told_why() {
     let client = server.client().await;
     client.append("t", &[ints(0..10)]).await.unwrap();
     let (other, third) = (server.client().await, server.client().await);
-    let mut stalled = other.stream(ENDLESS).await.unwrap();
+    let mut stalled = other.stream(ENDLESS_ROWS).await.unwrap();
     assert!(stalled.next().await.unwrap().is_ok());
     let counting = tokio::spawn(async move { third.query(ENDLESS_COUNT).await });
-    let mut reading = client.stream(ENDLESS).await.unwrap();
+    let mut reading = client.stream(ENDLESS_ROWS).await.unwrap();
     assert!(reading.next().await.unwrap().is_ok());
+    client.until_kept("running", 3).await;
     server.signal("TERM");
     let end = soon("the end of the result", async {
         loop {
@@ -180,7 +178,7 @@ async fn clients_that_take_nothing_more_do_not_keep_the_server_up() {
     for _ in 0..4 {
         let wire = Wire::to(server.address()).await;
         let frozen = Client::connect(&wire.address()).await;
-        let mut rows = frozen.stream(ENDLESS).await.unwrap();
+        let mut rows = frozen.stream(ENDLESS_ROWS).await.unwrap();
         let (sender, mut first) = tokio::sync::mpsc::channel(1);
         let reading = tokio::spawn(async move {
             while let Some(Ok(_)) = rows.next().await {
@@ -218,7 +216,7 @@ async fn a_put_that_does_not_finish_within_the_grace_commits_nothing_and_is_told
         .await;
     idle.send_batch(&numbered(0, 1000)).await;
     let transaction = sql.begin().await.unwrap();
-    let mut in_transaction = sql.open_raw_put();
+    let mut in_transaction = sql.open_raw_put().await;
     let command = ingest_into("t", Some(&transaction))
         .as_any()
         .encode_to_vec();
@@ -227,7 +225,7 @@ async fn a_put_that_does_not_finish_within_the_grace_commits_nothing_and_is_told
     for message in messages(command, &batch.schema(), &[batch], None) {
         in_transaction.send(message).await;
     }
-    let mut unnamed = client.open_raw_put();
+    let mut unnamed = client.open_raw_put().await;
     client.ping().await;
     server.signal("TERM");
     for put in [&mut idle, &mut in_transaction, &mut unnamed] {
@@ -284,7 +282,7 @@ async fn a_second_signal_ends_the_server_at_once() {
     let mut server = ServerProcess::start(&[]);
     let client = server.client().await;
     client.append("t", &[ints(0..10)]).await.unwrap();
-    let mut result = client.stream(ENDLESS).await.unwrap();
+    let mut result = client.stream(ENDLESS_ROWS).await.unwrap();
     assert!(result.next().await.unwrap().is_ok());
     server.signal("TERM");
     closed_to_newcomers(&server).await;
@@ -314,12 +312,7 @@ async fn sigterm_ends_a_server_whose_statement_does_not_end() {
         async move { client.try_rows(&sql).await.err() }
     });
     let in_session = tokio::spawn(async move { session.update(&stuck, None).await.err() });
-    soon("the two statements", async {
-        while kept(&client, "running").await < 2 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    client.until_kept("running", 2).await;
     server.signal("TERM");
     let exit = server.wait();
     assert_eq!(exit.code, Some(0), "{exit:?}");

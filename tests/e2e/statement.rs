@@ -11,35 +11,12 @@ use arrow_flight::{
     Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightDescriptor,
     FlightInfo, PollInfo,
 };
-use duck_tests::{Client, TestServer, assert_refused, ints, soon, status};
+use duck_tests::{
+    Client, ENDLESS_COUNT, ENDLESS_ROWS, TestServer, assert_refused, ints, soon, status,
+};
 use futures::{StreamExt, TryStreamExt};
 use prost::Message;
 use tonic::Code;
-
-pub(super) const ENDLESS_ROWS: &str = "SELECT range AS i FROM range(100000000000)";
-pub(super) const ENDLESS_COUNT: &str =
-    "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range + b.range < 3";
-
-/// What the server keeps for its clients, by the action `status`.
-pub(super) async fn kept(client: &Client, what: &str) -> u64 {
-    let answers = client.flight().do_action(Action::new("status", "")).await;
-    let answers: Vec<_> = answers.unwrap().try_collect().await.unwrap();
-    let counts: serde_json::Value = serde_json::from_slice(&answers[0]).unwrap();
-    counts[what].as_u64().unwrap()
-}
-
-/// Waits until the server keeps nothing for any client.
-pub(super) async fn nothing_is_kept(client: &Client) {
-    for what in [
-        "running",
-        "results",
-        "transactions",
-        "sessions",
-        "prepared_statements",
-    ] {
-        soon(what, async { while kept(client, what).await > 0 {} }).await;
-    }
-}
 
 pub(super) async fn cancel(client: &Client, info: FlightInfo) -> CancelStatus {
     let request = CancelFlightInfoRequest::new(info).encode_to_vec();
@@ -86,9 +63,9 @@ async fn returned_rows_are_there_before_they_are_fetched_and_are_fetched_once() 
     let info = info.await.unwrap();
     assert_eq!(client.count("t").await, 2);
     assert!(info.endpoint[0].expiration_time.is_some());
-    assert_eq!(kept(&client, "results").await, 1);
+    assert_eq!(client.kept("results").await, 1);
     assert_eq!(sql.fetch(&info).await.unwrap(), ["10", "20"]);
-    assert_eq!(kept(&client, "results").await, 0);
+    assert_eq!(client.kept("results").await, 0);
     assert_refused(sql.fetch(&info).await, Code::NotFound, &["once"]);
     assert_eq!(client.count("t").await, 2);
     server.shutdown().await;
@@ -191,18 +168,13 @@ async fn the_status_counts_all_statements_that_run() {
     });
     let descriptor = FlightDescriptor::new_cmd(any.unwrap().encode_to_vec());
     let polled = poll(&client, descriptor).await.info.unwrap();
-    soon("four statements", async {
-        while kept(&client, "running").await != 4 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    client.until_kept("running", 4).await;
     assert_eq!(cancel(&client, polled).await, CancelStatus::Cancelled);
     for task in tasks {
         task.abort();
     }
     drop(rows);
-    nothing_is_kept(&client).await;
+    client.until_nothing_is_kept().await;
     server.shutdown().await;
 }
 
@@ -318,7 +290,7 @@ async fn a_query_that_reads_waits_in_its_ticket_for_as_long_as_one_likes() {
     for number in 0..2000 {
         tickets.push(sql.info(&format!("SELECT {number}"), None).await.unwrap());
     }
-    assert_eq!(kept(&client, "results").await, 0);
+    assert_eq!(client.kept("results").await, 0);
     for (number, info) in tickets.iter().enumerate() {
         assert_eq!(sql.fetch(info).await.unwrap(), [number.to_string()]);
     }
@@ -375,7 +347,7 @@ async fn a_prepared_statement_runs_once_for_each_row_of_values() {
     );
     select.close().await.unwrap();
     insert.close().await.unwrap();
-    assert_eq!(kept(&client, "prepared_statements").await, 0);
+    assert_eq!(client.kept("prepared_statements").await, 0);
     server.shutdown().await;
 }
 
@@ -407,7 +379,7 @@ async fn prepared_statements_of_many_clients_do_not_mix_and_leave_nothing() {
         "transactions",
         "sessions",
     ] {
-        assert_eq!(kept(&client, what).await, 0, "{what}");
+        assert_eq!(client.kept(what).await, 0, "{what}");
     }
     server.shutdown().await;
 }
@@ -427,9 +399,7 @@ async fn cancelling_a_flight_info_ends_its_query_and_no_other() {
     let ticket = streaming.endpoint[0].ticket.clone().unwrap();
     let mut rows = sql.raw().do_get(ticket).await.unwrap();
     assert!(rows.next().await.unwrap().is_ok());
-    while kept(&client, "running").await < 2 {
-        tokio::task::yield_now().await;
-    }
+    client.until_kept("running", 2).await;
     assert_eq!(cancel(&client, counting).await, CancelStatus::Cancelled);
     let ended = soon("the end of the query", fetching).await.unwrap();
     assert_refused(ended, Code::Cancelled, &["cancelled"]);
@@ -445,7 +415,7 @@ async fn cancelling_a_flight_info_ends_its_query_and_no_other() {
     });
     let end = end.await.expect("an error").map_err(status);
     assert_refused(end, Code::Cancelled, &["cancelled"]);
-    assert_eq!(kept(&client, "running").await, 0);
+    assert_eq!(client.kept("running").await, 0);
     server.shutdown().await;
 }
 

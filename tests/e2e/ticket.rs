@@ -13,13 +13,15 @@ use arrow_flight::sql::{
 };
 use arrow_flight::{Action, CancelStatus, FlightDescriptor};
 use bytes::Bytes;
-use duck_tests::{Client, ServerProcess, TestServer, assert_refused, messages, soon, status};
+use duck_tests::{
+    Client, ENDLESS_ROWS, ServerProcess, TestServer, assert_refused, messages, soon, status,
+};
 use futures::future::select_all;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use prost::Message;
 use tonic::Code;
 
-use super::statement::{ENDLESS_ROWS, cancel, kept, poll, query};
+use super::statement::{cancel, poll, query};
 
 /// How long an answer is waited for that may not come.
 const MOMENT: Duration = Duration::from_millis(300);
@@ -39,13 +41,10 @@ async fn cancelling_a_ticket_that_was_fetched_twice_ends_both() {
         assert!(rows.next().await.unwrap().is_ok());
         runs.push(rows);
     }
-    assert_eq!(kept(&client, "running").await, 3);
+    assert_eq!(client.kept("running").await, 3);
     // One that has gone leaves the others within reach.
     drop(runs.pop());
-    soon("the end of the dropped one", async {
-        while kept(&client, "running").await > 2 {}
-    })
-    .await;
+    client.until_kept("running", 2).await;
     assert_eq!(cancel(&client, info).await, CancelStatus::Cancelled);
     for run in runs {
         let end = soon("the end", run.try_collect::<Vec<_>>()).await;
@@ -62,17 +61,11 @@ async fn a_polled_query_is_cancelled_also_when_its_first_rows_are_there_already(
         (SELECT max(md5(range::VARCHAR)) AS h FROM range(8000000)) m WHERE h <> ''";
     let polled = poll(&client, query(late_and_endless)).await;
     assert!(polled.flight_descriptor.is_some(), "it takes longer");
-    soon("the first rows", async {
-        while kept(&client, "results").await == 0 {}
-    })
-    .await;
+    client.until_kept("results", 1).await;
     let answer = cancel(&client, polled.info.unwrap()).await;
     assert_eq!(answer, CancelStatus::Cancelled);
     // The poll may be about to say where its rows are; it drops them then.
-    soon("no rows kept", async {
-        while kept(&client, "results").await > 0 {}
-    })
-    .await;
+    client.until_kept("results", 0).await;
     assert_eq!(
         soon("a free connection", client.rows("SELECT 1")).await,
         ["1"]
@@ -189,7 +182,7 @@ async fn values_that_are_still_being_sent_count_too() {
                 prepared_statement_handle: prepare(&client, "SELECT length(?::VARCHAR)").await,
             };
             let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
-            let put = client.open_raw_put();
+            let put = client.open_raw_put().await;
             for message in messages(descriptor, values.schema_ref(), from_ref(&values), None) {
                 put.send(message).await;
             }

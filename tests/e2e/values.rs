@@ -5,13 +5,8 @@ use std::sync::Arc;
 use arrow::array::*;
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Fields, UnionFields};
-use duck_flight_protocol::PutOptions;
-use duck_tests::{Client, ServerProcess, TestServer, assert_refused};
+use duck_tests::{Client, ServerProcess, TestServer, assert_refused, options};
 use tonic::Code;
-
-fn options(json: &str) -> PutOptions {
-    serde_json::from_str(json).unwrap()
-}
 
 /// A batch of one column `v`.
 fn batch(values: impl Array + 'static) -> RecordBatch {

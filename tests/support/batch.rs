@@ -1,4 +1,4 @@
-//! Rows to send, and the messages they are sent in.
+//! Rows to send, how they are put, and the messages they are sent in.
 
 use std::sync::Arc;
 
@@ -10,11 +10,20 @@ use arrow_flight::utils::batches_to_flight_data;
 use arrow_flight::{FlightData, FlightDescriptor};
 use arrow_ipc::CompressionType;
 use arrow_ipc::writer::IpcWriteOptions;
+use duck_flight_protocol::PutOptions;
 use futures::executor::block_on;
 use futures::{TryStreamExt, stream};
 
 /// How the bodies of messages are compressed.
 pub type Compression = Option<CompressionType>;
+
+/// The options of a put, as they are sent.
+///
+/// # Panics
+/// When a put has no such options.
+pub fn options(json: &str) -> PutOptions {
+    serde_json::from_str(json).expect("options of a put")
+}
 
 /// A batch of one column `i` of 64-bit integers.
 ///

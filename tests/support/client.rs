@@ -8,17 +8,16 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
-use arrow_flight::{Action, FlightClient, FlightData, PutResult, Ticket};
+use arrow_flight::{Action, FlightClient, FlightData, Ticket};
 use bytes::Bytes;
 use duck_flight_protocol::{
-    ACTION_QUERY, Ack, BatchMetadata, ConnectError, ConnectOptions, PutOptions, Resume, RowsChanged,
+    ACTION_QUERY, Ack, ConnectError, ConnectOptions, PutOptions, RowsChanged,
 };
-use futures::{Stream, StreamExt, TryStreamExt, stream};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use futures::{StreamExt, TryStreamExt, stream};
 use tonic::transport::Channel;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
+use crate::open_put::{OpenPut, ack};
 use crate::{messages, soon};
 
 /// What a call comes to.
@@ -65,14 +64,51 @@ impl Client {
         FlightClient::new_from_inner(self.0.clone())
     }
 
-    /// Makes a round trip that needs no connection to the database: what was sent before on this connection has
-    /// then reached the server.
+    /// Makes a round trip that needs no connection to the database: the puts that were opened before on this connection have
+    /// then reached the server. Their messages may still be on their way, and so may a call that another task makes.
     ///
     /// # Panics
     /// When there is no answer.
     pub async fn ping(&self) {
         let actions = self.flight().list_actions().await.expect("an answer");
         assert!(actions.count().await > 0);
+    }
+
+    /// How much the server keeps for its clients, by the action `status`: `sessions`, `transactions`, `prepared_statements`,
+    /// `results` or `running`, which are the statements that run or wait for their turn. Asking takes no place among them.
+    ///
+    /// # Panics
+    /// When the server does not say.
+    pub async fn kept(&self, what: &str) -> u64 {
+        let answers = self.flight().do_action(Action::new("status", "")).await;
+        let answers: Vec<_> = answers.expect("a status").try_collect().await.expect("one");
+        let counts: serde_json::Value = serde_json::from_slice(&answers[0]).expect("JSON");
+        counts[what].as_u64().expect("a number")
+    }
+
+    /// Waits until the server keeps just so much.
+    ///
+    /// # Panics
+    /// When that does not come.
+    pub async fn until_kept(&self, what: &str, count: u64) {
+        let kept = async { while self.kept(what).await != count {} };
+        soon(&format!("{count} {what}"), kept).await;
+    }
+
+    /// Waits until the server keeps nothing for any client.
+    ///
+    /// # Panics
+    /// When that does not come.
+    pub async fn until_nothing_is_kept(&self) {
+        for what in [
+            "running",
+            "results",
+            "transactions",
+            "sessions",
+            "prepared_statements",
+        ] {
+            self.until_kept(what, 0).await;
+        }
     }
 
     /// Starts a query; its batches stream.
@@ -195,20 +231,18 @@ impl Client {
 
     /// Opens a put whose messages are sent one by one. The schema is sent with it.
     pub async fn open_put(&self, options: &PutOptions, schema: &SchemaRef) -> OpenPut {
-        let put = self.open_raw_put();
+        let put = self.open_raw_put().await;
         for message in messages(options.descriptor(), schema, &[], None) {
             put.send(message).await;
         }
         put
     }
 
-    /// Opens a put of which nothing is sent yet.
-    pub fn open_raw_put(&self) -> OpenPut {
-        let (messages, sent) = upload();
+    /// Opens a put of which nothing is sent yet but the call.
+    pub async fn open_raw_put(&self) -> OpenPut {
         let mut client = self.0.clone();
-        OpenPut::calling(messages, async move {
-            Ok(client.do_put(sent).await?.into_inner())
-        })
+        OpenPut::calling(|upload| async move { Ok(client.do_put(upload).await?.into_inner()) })
+            .await
     }
 }
 
@@ -225,152 +259,6 @@ pub(crate) fn rows_of(batch: &RecordBatch) -> Vec<String> {
             values.join("|")
         })
         .collect()
-}
-
-fn ack(result: PutResult) -> Ack {
-    Ack::from_json(&result.app_metadata).expect("an ack is JSON")
-}
-
-pub(crate) type Sender = mpsc::Sender<Option<FlightData>>;
-
-/// Messages that are sent one by one, up to the one that says the end. Without it the stream stays open for good, so
-/// that a put ends cleanly only where the test says so.
-pub(crate) fn upload() -> (
-    Sender,
-    impl Stream<Item = FlightData> + Send + Sync + Unpin + 'static,
-) {
-    let (sender, mut messages) = mpsc::channel(1);
-    let sent = stream::poll_fn(move |context| match messages.poll_recv(context) {
-        std::task::Poll::Ready(None) => std::task::Poll::Pending,
-        other => other.map(Option::flatten),
-    });
-    (sender, sent)
-}
-
-/// A put in the middle of which anything may happen. Dropped, it stays open as long as its connection.
-#[derive(Debug)]
-pub struct OpenPut {
-    messages: Sender,
-    state: State,
-}
-
-#[derive(Debug)]
-enum State {
-    Calling(JoinHandle<Answer<Streaming<PutResult>>>),
-    Answered(Box<Streaming<PutResult>>),
-    Over,
-}
-
-impl OpenPut {
-    pub(crate) fn calling(
-        messages: Sender,
-        call: impl Future<Output = Answer<Streaming<PutResult>>> + Send + 'static,
-    ) -> Self {
-        Self {
-            messages,
-            state: State::Calling(tokio::spawn(call)),
-        }
-    }
-
-    /// Sends a message: it waits while the server takes none. One that the server has no more use for is
-    /// dropped; the acks say why.
-    pub async fn send(&self, message: FlightData) {
-        self.messages.send(Some(message)).await.ok();
-    }
-
-    /// Sends a batch.
-    ///
-    /// # Panics
-    /// When it has dictionaries.
-    pub async fn send_batch(&self, batch: &RecordBatch) {
-        let none = arrow_flight::FlightDescriptor::default();
-        let mut messages = messages(none, &batch.schema(), std::slice::from_ref(batch), None);
-        assert_eq!(messages.len(), 2, "schema and batch");
-        self.send(messages.swap_remove(1)).await;
-    }
-
-    /// Sends a batch with its sequence.
-    ///
-    /// # Panics
-    /// When it has dictionaries.
-    pub async fn send_sequenced(&self, batch: &RecordBatch, sequence: u64) {
-        let none = arrow_flight::FlightDescriptor::default();
-        let mut messages = messages(none, &batch.schema(), std::slice::from_ref(batch), None);
-        assert_eq!(messages.len(), 2, "schema and batch");
-        let sequence = Some(sequence);
-        let metadata = BatchMetadata { sequence }.to_json();
-        self.send(messages.swap_remove(1).with_app_metadata(metadata))
-            .await;
-    }
-
-    /// Says that everything was sent.
-    pub async fn end(&self) {
-        self.messages.send(None).await.ok();
-    }
-
-    /// Waits for the next ack; `None` is the end of a put that succeeded.
-    ///
-    /// # Panics
-    /// When the client itself fails.
-    pub async fn ack(&mut self) -> Option<Answer<Ack>> {
-        self.result().await.map(|result| result.map(ack))
-    }
-
-    /// Waits for the first answer to a producer's put of batches: the sequence to go on after. The put is then
-    /// open, and those of the same producer before it are fenced.
-    ///
-    /// # Errors
-    /// What the server says.
-    ///
-    /// # Panics
-    /// When the answer is another one, or there is none.
-    pub async fn resume_after(&mut self) -> Answer<u64> {
-        let result = soon("where to go on", self.result()).await;
-        let result = result.expect("an answer")?;
-        let resume = Resume::from_json(&result.app_metadata).expect("where to go on");
-        Ok(resume.resume_after)
-    }
-
-    /// Waits for the next answer as it comes; `None` is the end.
-    ///
-    /// # Panics
-    /// When the client itself fails.
-    pub async fn result(&mut self) -> Option<Answer<PutResult>> {
-        if let State::Calling(call) = &mut self.state {
-            match call.await.expect("the call does not panic") {
-                Ok(acks) => self.state = State::Answered(Box::new(acks)),
-                Err(error) => {
-                    self.state = State::Over;
-                    return Some(Err(error));
-                }
-            }
-        }
-        let State::Answered(acks) = &mut self.state else {
-            return None;
-        };
-        acks.next().await
-    }
-
-    /// Ends the put and answers with the acks that are left.
-    ///
-    /// # Errors
-    /// What the server says.
-    pub async fn finish(mut self) -> Answer<Vec<Ack>> {
-        self.end().await;
-        let mut acks = Vec::new();
-        while let Some(ack) = soon("an ack", self.ack()).await {
-            acks.push(ack?);
-        }
-        Ok(acks)
-    }
-
-    /// Cancels the put: its stream is reset, as any gRPC client does that cancels a call or gives up on it.
-    pub async fn cancel(self) {
-        if let State::Calling(call) = self.state {
-            call.abort();
-            call.await.ok();
-        }
-    }
 }
 
 /// Sees that an answer is a refusal with this code, and that its message holds these words.

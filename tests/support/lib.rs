@@ -10,16 +10,18 @@
 
 mod batch;
 mod client;
+mod open_put;
 mod process;
 mod server;
 mod sql;
 mod wire;
 
-pub use batch::{Compression, empty_message, ints, messages, numbered, pairs};
-pub use client::{Answer, Client, OpenPut, assert_refused, status};
+pub use batch::{Compression, empty_message, ints, messages, numbered, options, pairs};
+pub use client::{Answer, Client, assert_refused, status};
+pub use open_put::OpenPut;
 pub use process::{Exit, ServerProcess, server_command};
 pub use server::{Setup, TestServer, rows_at_rest};
-pub use sql::{SqlClient, ingest_into};
+pub use sql::{ENDLESS_COUNT, ENDLESS_ROWS, SqlClient, ingest_into};
 pub use wire::Wire;
 
 use std::future::Future;

@@ -4,14 +4,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::RecordBatch;
-use arrow_flight::FlightInfo;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use arrow_flight::sql::{CommandStatementIngest, EndTransaction, TableDefinitionOptions};
+use arrow_flight::{Action, FlightInfo};
 use bytes::Bytes;
 use futures::{TryStreamExt, stream};
 use tonic::transport::Channel;
 
-use crate::client::{Answer, Client, OpenPut, rows_of, status, upload};
+use crate::client::{Answer, Client, rows_of, status};
+use crate::open_put::OpenPut;
+
+/// A query whose rows never end.
+pub const ENDLESS_ROWS: &str = "SELECT range AS i FROM range(100000000000)";
+
+/// A query that never comes to its first row.
+pub const ENDLESS_COUNT: &str =
+    "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range + b.range < 3";
 
 /// A Flight SQL client, in a session or in none.
 #[derive(Debug, Clone)]
@@ -135,6 +143,16 @@ impl SqlClient {
         end.await.map_err(status)
     }
 
+    /// Ends its session; without one, the transactions of its connection.
+    ///
+    /// # Panics
+    /// When the server does not.
+    pub async fn close(&mut self) {
+        let close = tonic::Request::new(Action::new("CloseSession", ""));
+        let mut closed = self.0.do_action(close).await.expect("an answer");
+        closed.message().await.expect("the end of the session");
+    }
+
     /// Appends batches to a table, made where it is missing; answers with the rows put in.
     ///
     /// # Errors
@@ -168,13 +186,10 @@ impl SqlClient {
         }
     }
 
-    /// Opens a put of which nothing is sent yet: an ingest, or a statement that awaits its parameters.
-    pub fn open_raw_put(&self) -> OpenPut {
-        let (messages, sent) = upload();
+    /// Opens a put of which nothing is sent yet but the call: an ingest, or a statement that awaits its parameters.
+    pub async fn open_raw_put(&self) -> OpenPut {
         let mut client = self.0.clone();
-        OpenPut::calling(messages, async move {
-            client.do_put(sent).await.map_err(status)
-        })
+        OpenPut::calling(|upload| async move { client.do_put(upload).await.map_err(status) }).await
     }
 }
 
