@@ -101,23 +101,68 @@ async fn a_transaction_that_was_never_used_lasts_as_long_as_its_connection() {
 async fn a_client_that_has_lost_its_connection_goes_on_with_its_transaction_over_another() {
     let server = TestServer::start().await;
     let watcher = server.client().await;
+    for loss in ["cut", "without a word"] {
+        watcher
+            .execute("CREATE OR REPLACE TABLE t (i BIGINT)")
+            .await;
+        let wire = Wire::to(server.address()).await;
+        let mut sql = Client::connect(&wire.address()).await.sql();
+        let transaction = sql.begin().await.unwrap();
+        sql.update(INSERT, Some(&transaction)).await.unwrap();
+        let lost = match loss {
+            "cut" => {
+                wire.cut().await;
+                None
+            }
+            _ => {
+                // The server takes it for open still.
+                wire.freeze();
+                Some(wire)
+            }
+        };
+        let mut again = server.client().await.sql();
+        again.update(INSERT, Some(&transaction)).await.unwrap();
+        again.ingest("t", None, vec![ints([2])]).await.unwrap();
+        assert_eq!(watcher.count("t").await, 0, "{loss}");
+        again.commit(&transaction).await.unwrap();
+        assert_eq!(watcher.count("t").await, 3, "{loss}");
+        if let Some(wire) = lost {
+            wire.cut().await;
+        }
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_meant_for_an_expired_transaction_is_so_over_another_connection_too() {
+    let setup = Setup {
+        expiry: Expiry {
+            session: Duration::from_secs(3600),
+            transaction: Duration::from_millis(200),
+        },
+        ..Setup::default()
+    };
+    let server = setup.start().await;
+    let watcher = server.client().await;
     watcher.execute("CREATE TABLE t (i BIGINT)").await;
-    let from = free_address().await;
-    let (wire, client) = client_from(from, &server).await;
-    let transaction = client.sql().begin().await.unwrap();
-    let insert = "INSERT INTO t VALUES (1)";
-    client
-        .sql()
-        .update(insert, Some(&transaction))
-        .await
-        .unwrap();
-    wire.cut().await;
-    let mut again = server.client().await.sql();
-    again.update(insert, Some(&transaction)).await.unwrap();
-    again.ingest("t", None, vec![ints([2])]).await.unwrap();
-    assert_eq!(watcher.count("t").await, 0);
-    again.commit(&transaction).await.unwrap();
-    assert_eq!(watcher.count("t").await, 3);
+    let mut first = server.client().await.sql();
+    for names_it_in in ["a statement", "a commit"] {
+        let transaction = first.begin().await.unwrap();
+        first.update(INSERT, Some(&transaction)).await.unwrap();
+        watcher.until_kept("transactions", 0).await;
+        let mut again = server.client().await.sql();
+        let named = match names_it_in {
+            "a statement" => again.update(INSERT, Some(&transaction)).await.map(|_| ()),
+            _ => again.commit(&transaction).await,
+        };
+        assert_refused(named, Code::FailedPrecondition, &["expired"]);
+        let ingest = again.ingest("t", None, vec![ints([2])]).await;
+        assert_refused(ingest, Code::FailedPrecondition, &["expired"]);
+        assert_eq!(watcher.count("t").await, 0, "{names_it_in}");
+        again.roll_back(&transaction).await.unwrap();
+    }
+    let ingested = first.ingest("t", None, vec![ints([2])]).await;
+    assert_eq!(ingested.unwrap(), 1);
     server.shutdown().await;
 }
 

@@ -249,7 +249,7 @@ impl FlightSql {
                 packed(&ActionBeginTransactionResult { transaction_id })
             }
             "EndTransaction" => {
-                self.end_transaction(&unpack(name, body)?).await?;
+                self.end_transaction(&caller, &unpack(name, body)?).await?;
                 None
             }
             "CancelFlightInfo" => {
@@ -296,7 +296,11 @@ impl FlightSql {
         Ok(Some(body))
     }
 
-    async fn end_transaction(&self, request: &ActionEndTransactionRequest) -> Result<()> {
+    async fn end_transaction(
+        &self,
+        caller: &Caller,
+        request: &ActionEndTransactionRequest,
+    ) -> Result<()> {
         let commit = match EndTransaction::try_from(request.action) {
             Ok(EndTransaction::Commit) => true,
             Ok(EndTransaction::Rollback) => false,
@@ -306,7 +310,8 @@ impl FlightSql {
                 ));
             }
         };
-        self.sessions.end(&request.transaction_id, commit).await
+        let id = &request.transaction_id;
+        self.sessions.end(caller, id, commit).await
     }
 
     /// Cancels the statements of a `FlightInfo`: of its tickets, and one that is polled for. A ticket that was not

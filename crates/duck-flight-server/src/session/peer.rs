@@ -3,6 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
+/// How many connections of one client are remembered.
+const MAX_KNOWN: usize = 8;
+
 /// The other end of a network connection. Each connection has one of its own, for addresses are used again. Clones are
 /// the same.
 #[derive(Debug, Clone, Default)]
@@ -39,12 +42,42 @@ impl KnownPeer {
         std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&peer.0))
     }
 
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.0.ptr_eq(&other.0)
+    /// Whether its connection is open, as far as the server knows.
+    fn is_connected(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}
+
+/// The peers that one client is known by; nobody, by default. A client that has lost its connection comes back over another,
+/// and the server may take the first one for open for a while.
+#[derive(Debug, Clone, Default)]
+pub(super) struct KnownPeers(Vec<KnownPeer>);
+
+impl KnownPeers {
+    pub(super) fn include(&self, peer: &Peer) -> bool {
+        self.0.iter().any(|known| known.is(peer))
     }
 
-    /// Whether its connection is open.
-    pub(super) fn is_connected(&self) -> bool {
-        self.0.strong_count() > 0
+    /// Whether one peer is among both.
+    pub(super) fn overlap(&self, other: &Self) -> bool {
+        let is_theirs = |known: &KnownPeer| other.0.iter().any(|other| other.0.ptr_eq(&known.0));
+        self.0.iter().any(is_theirs)
+    }
+
+    /// Whether the connection of any of them is open, as far as the server knows.
+    pub(super) fn are_connected(&self) -> bool {
+        self.0.iter().any(KnownPeer::is_connected)
+    }
+
+    /// Adds a peer. Those whose connections are closed make room for it, and at the limit the first one does.
+    pub(super) fn add(&mut self, peer: &Peer) {
+        if self.include(peer) {
+            return;
+        }
+        self.0.retain(KnownPeer::is_connected);
+        if self.0.len() >= MAX_KNOWN {
+            self.0.remove(0);
+        }
+        self.0.push(peer.known());
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::peer::{KnownPeer, Peer};
+use super::peer::{KnownPeers, Peer};
 use super::{Caller, Handle, Session, Sessions};
 use crate::engine::{Held, Place, TransactionLease};
 use crate::error::{Error, Result};
@@ -26,8 +26,8 @@ pub(super) struct Transaction {
 #[derive(Clone)]
 pub(super) struct Owner {
     session: Option<Session>,
-    /// The connection of a client without a session: it was begun over it or, once that was closed, named over it.
-    peer: Arc<Mutex<KnownPeer>>,
+    /// The connections of a client without a session: it was begun or named over them.
+    peers: Arc<Mutex<KnownPeers>>,
     given_up: GivenUp,
 }
 
@@ -39,9 +39,9 @@ pub(super) struct GivenUp(Arc<AtomicBool>);
 pub(super) enum Meant {
     /// None: it has begun none.
     None,
-    /// Its session's, or the only one that was begun over its connection.
+    /// Its session's, or the only one that was begun or named over its connection.
     One(Handle, Transaction),
-    /// One of several that were begun over its connection.
+    /// One of several that were begun or named over its connection.
     OneOfSeveral,
 }
 
@@ -74,39 +74,37 @@ impl GivenUp {
 
 impl Owner {
     fn new(caller: &Caller) -> Self {
-        let session = caller.session().cloned();
-        let peer = caller.peer.as_ref().filter(|_| session.is_none());
-        Self {
-            peer: Arc::new(Mutex::new(peer.map(Peer::known).unwrap_or_default())),
-            session,
+        let owner = Self {
+            session: caller.session().cloned(),
+            peers: Arc::default(),
             given_up: GivenUp::default(),
-        }
+        };
+        owner.named_by(caller);
+        owner
     }
 
     fn is(&self, peer: &Peer) -> bool {
-        self.peer.lock().is(peer)
+        self.peers.lock().include(peer)
     }
 
     /// Whether its client may still come back to it. A session takes its transaction with it when it ends.
     fn is_there(&self) -> bool {
-        self.session.is_some() || self.peer.lock().is_connected()
+        self.session.is_some() || self.peers.lock().are_connected()
     }
 
     fn is_same(&self, other: &Self) -> bool {
         let id = |owner: &Self| owner.session.as_ref().map(Session::id);
         match (id(self), id(other)) {
-            (None, None) => self.peer.lock().is_same(&other.peer.lock()),
+            (None, None) => self.peers.lock().overlap(&other.peers.lock()),
             (one, other) => one == other,
         }
     }
 
-    /// Takes note that this caller names the transaction: a client that has lost its connection goes on over another.
+    /// Takes note that this caller names the transaction: a client that has lost its connection goes on over another. The
+    /// server may take the first one for open still, where it was cut without a word.
     fn named_by(&self, caller: &Caller) {
-        let mut known = self.peer.lock();
-        if let (None, None, Some(peer)) = (&self.session, caller.session(), &caller.peer)
-            && !known.is_connected()
-        {
-            *known = peer.known();
+        if let (None, None, Some(peer)) = (&self.session, caller.session(), &caller.peer) {
+            self.peers.lock().add(peer);
         }
     }
 
@@ -194,9 +192,10 @@ impl Sessions {
 
     /// Ends a transaction. Once no statement runs in it any more it is over whatever comes of it: a commit that fails
     /// has rolled back.
-    pub(crate) async fn end(&self, id: &[u8], commit: bool) -> Result<()> {
-        let Ok((handle, transaction)) = self.0.transactions.find(id) else {
-            return self.end_expired(id, commit);
+    pub(crate) async fn end(&self, caller: &Caller, id: &[u8], commit: bool) -> Result<()> {
+        let (handle, transaction) = match self.named(caller, id) {
+            Err(Error::TransactionExpired) => return self.end_expired(id, commit),
+            found => found?,
         };
         let held = self.0.engine.hold(&transaction.lease).await?;
         let end = if commit { End::Commit } else { End::RollBack };
@@ -239,7 +238,7 @@ impl Sessions {
         outcome
     }
 
-    /// Ends the transactions that were begun over a connection.
+    /// Ends the transactions that were begun or named over a connection.
     pub(super) async fn end_transactions_of(&self, peer: &Peer) {
         drop(self.0.expired.remove_if(|owner| owner.is(peer)));
         let is_theirs = |transaction: &Transaction| transaction.owner.is(peer);
@@ -320,16 +319,21 @@ impl Sessions {
         Ok(Place::Transaction(transaction.lease.clone()))
     }
 
-    /// The transaction that the caller names by these bytes.
+    /// The transaction that the caller names by these bytes, and so says to be its own.
+    ///
+    /// # Errors
+    /// When there is none, or it has expired: then, too, it is the caller's.
     pub(super) fn named(&self, caller: &Caller, id: &[u8]) -> Result<(Handle, Transaction)> {
-        let found = self.0.transactions.find(id);
-        let (handle, transaction) =
-            found.map_err(|unknown| match self.0.expired.find(id).is_ok() {
-                true => Error::TransactionExpired,
-                false => unknown,
-            })?;
-        transaction.owner.named_by(caller);
-        Ok((handle, transaction))
+        let unknown = match self.0.transactions.find(id) {
+            Ok((handle, transaction)) => {
+                transaction.owner.named_by(caller);
+                return Ok((handle, transaction));
+            }
+            Err(unknown) => unknown,
+        };
+        let (_, owner) = self.0.expired.find(id).map_err(|_| unknown)?;
+        owner.named_by(caller);
+        Err(Error::TransactionExpired)
     }
 
     /// The transaction of the caller's session.
