@@ -110,24 +110,28 @@ impl FrameSender {
         let requests = self.requests.clone();
         let stall = self.stall.take().unwrap_or_else(|| self.patience.stall());
         loop {
-            let is_requested = requests.as_ref().is_some_and(|requests| requests.any());
-            if is_requested || stall.is_in_the_way() {
+            // What its client has dropped is in nobody's way, and nobody is refused for it.
+            if self.places.is_closed() {
+                return Err(Error::Cancelled);
+            }
+            let requested = requests.as_ref().filter(|requests| requests.any());
+            if requested.is_some() || stall.is_in_the_way() {
                 if let Some(room) = self.room(bytes) {
                     self.stall = Some(stall);
                     return Ok(room);
                 }
                 stall.check()?;
             }
-            if let Some(requests) = requests.as_ref().filter(|_| is_requested) {
-                // It takes those that wait a moment to go.
+            if let Some(requests) = requested {
                 requests.refuse();
-                std::thread::yield_now();
             }
+            // One that is there is told again in a moment.
+            let awaited = requests.as_deref().filter(|_| requested.is_none());
             let waiting = pin!(async {
                 tokio::select! {
                     biased;
                     place = &mut place => Some(place),
-                    () = arrival(requests.as_deref()) => None,
+                    () = arrival(awaited) => None,
                 }
             });
             if let Some(Some(place)) = for_a_moment(waiting) {
@@ -184,7 +188,37 @@ impl Drop for FrameReceiver {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use futures::poll;
+
+    use super::super::budget::Budget;
+    use super::super::lease::{Lease, Place};
+    use super::super::patience::Others;
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_refused_for_a_result_that_was_dropped() {
+        let lease = Lease::default();
+        let requests = Place::Own(lease.clone()).requests();
+        let held = lease.hold().await;
+        let mut next = pin!(lease.hold());
+        assert!(poll!(&mut next).is_pending());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(poll!(&mut next).is_pending());
+        let patience = Patience::new(Others::Units(Budget::new(1)), Duration::MAX);
+        let (mut sender, receiver) = channel(requests, ReadAhead::default(), patience);
+        for _ in 0..FRAMES_WAITING {
+            sender.send(Frame::End).unwrap();
+        }
+        // Nothing more is read ahead of it.
+        sender.read_ahead_bytes = READ_AHEAD_BYTES + 1;
+        drop(receiver);
+        assert!(matches!(sender.send(Frame::End), Err(Error::Cancelled)));
+        assert!(poll!(&mut next).is_pending(), "refused");
+        drop(held);
+        assert!(next.await.is_ok());
+    }
 
     #[test]
     fn what_is_read_ahead_has_a_limit_of_all_together() {

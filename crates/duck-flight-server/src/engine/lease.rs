@@ -18,6 +18,10 @@ use crate::error::{Error, Result};
 /// How long a request waits for the one before it on the same connection.
 const BUSY_WAIT: Duration = Duration::from_secs(30);
 
+/// How long a request has waited at least before it is refused for a result that is still being read. Within this time the
+/// server has found out that a client has dropped that result, and has ended it.
+const MOMENT: Duration = Duration::from_millis(100);
+
 /// Where a client's statements run.
 #[derive(Clone)]
 pub(crate) enum Place {
@@ -190,9 +194,16 @@ impl Requests {
         self.waiting.load(Ordering::SeqCst) > 0
     }
 
-    /// Tells those that wait that it is in vain: the connection is free only once a slow client reads on.
+    /// Tells those that have waited for a moment that it is in vain: the connection is free only once a slow client reads on.
+    /// To be told again and again, for the others.
     pub(super) fn refuse(&self) {
         self.refused.notify_waiters();
+    }
+
+    /// Waits until that is told to one that begins to wait now.
+    async fn refusal(&self) {
+        tokio::time::sleep(MOMENT).await;
+        self.refused.notified().await;
     }
 
     /// Waits until one waits.
@@ -288,13 +299,11 @@ impl Lease {
 
     async fn hold_whatever(&self) -> Result<Held> {
         let requests = &self.0.requests;
-        // Before it is said that one waits, so that no refusal is missed.
-        let refused = requests.refused.notified();
         let _waiting = Waiting::new(requests);
         let slot = tokio::select! {
             biased;
             slot = self.0.connection.clone().lock_owned() => slot,
-            () = refused => return Err(Error::SessionBusy),
+            () = requests.refusal() => return Err(Error::SessionBusy),
             () = tokio::time::sleep(BUSY_WAIT) => return Err(Error::SessionBusy),
         };
         Ok(self.held(slot))
@@ -419,5 +428,30 @@ impl Held {
     pub(super) fn close(&mut self) {
         *self.slot = None;
         self.lease.0.is_open.store(false, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures::poll;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_refused_only_once_it_has_waited_for_a_moment() {
+        let lease = Lease::default();
+        let held = lease.hold().await;
+        let mut next = pin!(lease.hold());
+        assert!(poll!(&mut next).is_pending());
+        lease.0.requests.refuse();
+        assert!(poll!(&mut next).is_pending(), "at once");
+        tokio::time::advance(2 * MOMENT).await;
+        assert!(poll!(&mut next).is_pending(), "without a refusal");
+        lease.0.requests.refuse();
+        assert!(matches!(next.await, Err(Error::SessionBusy)));
+        drop(held);
+        assert!(lease.hold().await.is_ok());
     }
 }
