@@ -8,6 +8,7 @@ import itertools
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import adbc_driver_flightsql.dbapi as adbc
@@ -16,6 +17,7 @@ import pytest
 from pyarrow import flight
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+START_SECONDS = 60
 STOP_SECONDS = 30
 
 
@@ -34,9 +36,14 @@ class Server:
         command = [server_binary(), "--database", self.database, "--listen", "127.0.0.1:0", *flags]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        # One that neither listens nor ends is killed: otherwise the next line would wait for good.
+        watchdog = threading.Timer(START_SECONDS, self.process.kill)
+        watchdog.daemon = True
+        watchdog.start()
         ready = self.process.stdout.readline()
+        watchdog.cancel()
         if not ready.startswith("listening on "):
-            self.process.kill()
+            self.kill()
             raise RuntimeError(f"the server did not start: {ready}{self.log.read_text()}")
         self.location = "grpc://" + ready.removeprefix("listening on ").strip()
 

@@ -258,7 +258,8 @@ def test_an_abandoned_transaction_is_rolled_back_in_the_end(start_server, table)
 
 
 def test_a_connection_goes_on_once_its_expired_transaction_is_rolled_back(start_server, table):
-    server = start_server("--transaction-timeout", "1s")
+    # Long enough for a statement and a commit, one after the other.
+    server = start_server("--transaction-timeout", "3s")
     with connect(server) as connection, connect(server, autocommit=False) as own, own.cursor() as cursor:
         run(connection, f"CREATE TABLE {table} (i BIGINT)")
         for _ in range(2):

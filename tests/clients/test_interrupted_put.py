@@ -77,7 +77,8 @@ def test_a_loader_killed_between_batches_keeps_whole_batches_and_all_acknowledge
 
 def test_a_put_that_runs_into_its_deadline_commits_nothing(server):
     with server.client() as client:
-        options = flight.FlightCallOptions(timeout=0.5)
+        # Long enough to connect and to send the batch.
+        options = flight.FlightCallOptions(timeout=3)
         writer, reader = client.do_put(flight.FlightDescriptor.for_path("t"), SCHEMA, options)
         writer.write_batch(BATCH)
         assert reader.read() is None

@@ -1,7 +1,16 @@
 //! The binary as people and scripts meet it: flags, the ready line, exit codes.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the binary may take to say that it listens, and to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often one that should end is looked at.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// The binary with these flags, none of this process' settings, and nothing of a developer's environment.
 fn server(flags: &[&str]) -> Command {
@@ -16,8 +25,22 @@ fn server(flags: &[&str]) -> Command {
     command
 }
 
+/// Runs it to its end. What it says must fit into pipes.
 fn output(command: &mut Command) -> Output {
-    command.output().expect("the binary runs")
+    let mut running = Running::start(command);
+    Output {
+        status: running.wait(),
+        stdout: rest(running.0.stdout.take()),
+        stderr: rest(running.0.stderr.take()),
+    }
+}
+
+/// What a process that has ended has left in a pipe.
+fn rest(pipe: Option<impl Read>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut pipe = pipe.expect("piped");
+    pipe.read_to_end(&mut bytes).expect("all it said");
+    bytes
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -45,10 +68,27 @@ impl Running {
 
     /// The first line on stdout; empty where the server ended without one.
     fn ready_line(&mut self) -> String {
-        let mut line = String::new();
         let stdout = self.0.stdout.take().expect("piped");
-        BufReader::new(stdout).read_line(&mut line).expect("UTF-8");
-        line
+        let (sender, said) = mpsc::channel();
+        thread::spawn(move || {
+            let mut line = String::new();
+            sender.send(BufReader::new(stdout).read_line(&mut line).map(|_| line))
+        });
+        let line = said.recv_timeout(PATIENCE).expect("a line, or an end");
+        line.expect("UTF-8")
+    }
+
+    /// Waits for its end.
+    fn wait(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            // The standard library offers no wait with an end to it.
+            if let Some(status) = self.0.try_wait().expect("a child") {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "it does not end");
+            thread::sleep(LOOK);
+        }
     }
 
     fn terminate(&self) {
@@ -59,11 +99,8 @@ impl Running {
 
     fn stop(mut self) -> (Option<i32>, String) {
         self.terminate();
-        let code = self.0.wait().expect("a child").code();
-        let mut said = String::new();
-        let mut stderr = self.0.stderr.take().expect("piped");
-        stderr.read_to_string(&mut said).expect("UTF-8");
-        (code, said)
+        let code = self.wait().code();
+        (code, text(&rest(self.0.stderr.take())))
     }
 }
 
@@ -251,7 +288,7 @@ fn it_serves_and_ends_well_when_nobody_reads_what_it_says() {
         assert!(is_ready_line(&running.ready_line()));
         drop(running.0.stderr.take());
         running.terminate();
-        let status = running.0.wait().expect("a child");
+        let status = running.wait();
         assert_eq!(status.code(), Some(0), "{format}: {status}");
         assert!(database.exists() && !directory.path().join("d.db.wal").exists());
     }

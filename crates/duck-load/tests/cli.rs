@@ -1,11 +1,15 @@
 //! The binary: help, usage errors, and servers that are not there or go away.
 
+mod process;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use process::Process;
 
 fn duck_load(flags: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_duck-load"))
@@ -204,23 +208,16 @@ fn server_that_says_nothing() -> (String, Receiver<TcpStream>) {
     (address, loaded)
 }
 
-fn signal(child: &Child, name: &str) {
-    let id = child.id().to_string();
-    let sent = Command::new("kill").args(["-s", name, &id]).status();
-    assert!(sent.unwrap().success());
-}
-
 /// Sends a signal again and again until the process ends, for several that come at once count as one.
-fn signal_until_it_ends(child: &mut Child, name: &str) -> ExitStatus {
+fn signal_until_it_ends(process: &mut Process, name: &str) -> ExitStatus {
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(10) {
-        signal(child, name);
+        process.signal(name);
         thread::sleep(Duration::from_millis(50));
-        if let Some(status) = child.try_wait().unwrap() {
+        if let Some(status) = process.0.try_wait().unwrap() {
             return status;
         }
     }
-    child.kill().unwrap();
     panic!("it does not end");
 }
 
@@ -228,15 +225,15 @@ fn signal_until_it_ends(child: &mut Child, name: &str) -> ExitStatus {
 fn a_second_signal_ends_it_even_when_nobody_reads_what_it_says() {
     for (name, code) in [("INT", 130), ("TERM", 143)] {
         let (server, loaded) = server_that_says_nothing();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_duck-load"))
-            .args(["--server", &server])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut process = Process::start(
+            Command::new(env!("CARGO_BIN_EXE_duck-load"))
+                .args(["--server", &server])
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped()),
+        );
         let _connection = loaded.recv_timeout(Duration::from_secs(10)).unwrap();
-        drop(child.stderr.take());
-        let status = signal_until_it_ends(&mut child, name);
+        drop(process.0.stderr.take());
+        let status = signal_until_it_ends(&mut process, name);
         assert_eq!(status.code(), Some(code), "{status}");
     }
 }

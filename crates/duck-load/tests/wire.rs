@@ -1,6 +1,7 @@
 //! The loader against a Flight service that keeps what it is sent, over a real connection.
 
 mod keeper;
+mod process;
 
 use std::collections::HashSet;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
@@ -14,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use keeper::{Fault, Keeper, Spoil};
+use process::Process;
 
 const BOTH: [Commit; 2] = [Commit::Stream, Commit::Batch];
 
@@ -334,24 +336,35 @@ async fn a_stop_ends_the_waiting_for_a_proof() {
 async fn interrupted(signal: &str, flags: &[&str]) -> (Option<i32>, serde_json::Value) {
     let keeper = Keeper::new([]);
     let server = keeper.serve().await.server;
-    let child = Command::new(env!("CARGO_BIN_EXE_duck-load"))
-        .args(["--server", &server, "--interval", "5ms", "--format", "json"])
-        .args(flags)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    while keeper.kept().units < 10 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let id = child.id().to_string();
-    let sent = Command::new("kill").args(["-s", signal, &id]).status();
-    assert!(sent.unwrap().success());
-    let ended = tokio::task::spawn_blocking(|| child.wait_with_output());
-    let output = ended.await.unwrap().unwrap();
-    let report = serde_json::from_slice(&output.stdout).unwrap();
-    (output.status.code(), report)
+    let mut process = Process::start(
+        Command::new(env!("CARGO_BIN_EXE_duck-load"))
+            .args(["--server", &server, "--interval", "5ms", "--format", "json"])
+            .args(flags)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null()),
+    );
+    let ended = async {
+        while keeper.kept().units < 10 {
+            assert_eq!(process.0.try_wait().unwrap(), None, "it ended too soon");
+            tokio::time::sleep(LOOK).await;
+        }
+        process.signal(signal);
+        loop {
+            if let Some(status) = process.0.try_wait().unwrap() {
+                return status;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(30), ended).await;
+    let status = ended.expect("an end");
+    // The report is short enough to wait in the pipe.
+    let report = serde_json::from_reader(process.0.stdout.take().unwrap()).unwrap();
+    (status.code(), report)
 }
+
+/// How often a child is looked at.
+const LOOK: Duration = Duration::from_millis(5);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_load_that_was_interrupted_is_not_taken_for_done() {
