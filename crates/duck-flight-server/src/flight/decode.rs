@@ -13,16 +13,15 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow_flight::{FlightData, FlightDescriptor};
 use arrow_ipc::{CompressionType, Message, MessageHeader};
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::future::{BoxFuture, Fuse};
-use tonic::{Code, Streaming};
+use prost::Message as _;
 
 use super::dictionaries::Dictionaries;
+use super::messages::{Messages, PutMessage};
 use super::size;
-use crate::drain::{Drain, Stage};
+use crate::drain::Stage;
 use crate::engine::{HeldBytes, Parameters, SentBatch};
 use crate::error::{Error, Result};
-use crate::intake::{Intake, Standing};
+use crate::intake::Standing;
 
 /// How much larger than the largest message a message may become when it is decompressed.
 const MAX_EXPANSION: usize = 8;
@@ -33,13 +32,11 @@ const FREE_VALUES: usize = 1 << 20;
 /// And those of all columns together by this many.
 const FREE_VALUES_OF_ALL: usize = 16 << 20;
 
-/// The messages of a put as they come, until the server is on its way down.
-pub(super) struct Messages {
-    stream: Streaming<FlightData>,
-    intake: Intake,
-    drain: Drain,
-    end: Fuse<BoxFuture<'static, ()>>,
-}
+/// What an array takes, and each of its buffers, however few values there are.
+const ARRAY_BYTES: usize = 128;
+
+/// An open put may keep so much of its first message without its being counted: HTTP/2 keeps more for each stream.
+const LITTLE: usize = 64 << 10;
 
 /// The record batches of a put.
 pub(super) struct PutStream {
@@ -56,37 +53,44 @@ struct Decoder {
 /// A put of which the first message has been read.
 pub(super) struct Upload {
     first: FlightData,
+    /// How long the descriptor was: what it says is kept for as long as the put is open.
+    descriptor_bytes: usize,
     messages: Messages,
-    max_message_bytes: usize,
 }
 
 impl Upload {
     /// Reads the first message, which holds the descriptor.
-    pub(super) async fn open(
-        mut messages: Messages,
-        max_message_bytes: usize,
-    ) -> Result<(FlightDescriptor, Self)> {
-        let Some(first) = messages.next().await? else {
+    pub(super) async fn open(mut messages: Messages) -> Result<(FlightDescriptor, Self)> {
+        let Some(PutMessage {
+            data: mut first, ..
+        }) = messages.next().await?
+        else {
             return Err(malformed(
                 "the put is empty: its first message holds descriptor and schema",
             ));
         };
-        let descriptor = first.flight_descriptor.clone().ok_or_else(|| {
+        let descriptor = first.flight_descriptor.take().ok_or_else(|| {
             malformed("the first message of a put must hold a descriptor that names the table")
         })?;
         let upload = Self {
             first,
+            descriptor_bytes: descriptor.encoded_len(),
             messages,
-            max_message_bytes,
         };
         Ok((descriptor, upload))
     }
 
-    /// The rows, whose schema is in the first message too. Their dictionaries are added to what is held.
-    pub(super) fn rows(self, held: HeldBytes) -> Result<PutStream> {
-        let max_expanded_bytes = self.max_message_bytes.saturating_mul(MAX_EXPANSION);
+    /// The rows, whose schema is in the first message too. Their dictionaries are added to what is held, and what the put
+    /// keeps of the first message where that is much.
+    pub(super) fn rows(self, mut held: HeldBytes) -> Result<PutStream> {
+        let max_expanded_bytes = self.messages.max_bytes().saturating_mul(MAX_EXPANSION);
+        let schema = guarded(|| decode_schema(&self.first.data_header))?;
+        let kept = schema_bytes(&schema).saturating_add(self.descriptor_bytes);
+        if kept > LITTLE {
+            held.grow(kept)?;
+        }
         let decoder = Decoder {
-            schema: guarded(|| decode_schema(&self.first.data_header))?,
+            schema,
             dictionaries: Dictionaries::new(max_expanded_bytes, held),
             max_expanded_bytes,
         };
@@ -105,7 +109,8 @@ impl Upload {
         held_meanwhile: HeldBytes,
     ) -> Result<Option<(SchemaRef, Vec<RecordBatch>)>> {
         if self.first.data_header.is_empty() {
-            // A statement without parameters: nothing may follow but the end.
+            // A statement without parameters: nothing may follow but the end, and nothing is kept until then.
+            self.first = FlightData::default();
             return match self.messages.next().await? {
                 None => Ok(None),
                 Some(_) => Err(malformed("rows without a schema before them")),
@@ -116,6 +121,9 @@ impl Upload {
         Parameters::check_types(rows.schema())?;
         let mut batches = Vec::new();
         while let Some((batch, _)) = rows.next(Standing::Idle).await? {
+            if batch.rows.num_rows() == 0 {
+                continue;
+            }
             if held.bytes() + batch.bytes > max_bytes {
                 return Err(Error::TooManyParameters(max_bytes));
             }
@@ -134,44 +142,19 @@ impl PutStream {
 
     /// Fails as soon as the server is on its way down: what was read is whole, and more can be sent to the next server.
     pub(super) fn end_with_the_server(&mut self) {
-        let Messages { drain, end, .. } = &mut self.messages;
-        *end = drain.reaches(Stage::Finishing).boxed().fuse();
+        self.messages.end_at(Stage::Finishing);
     }
 
     /// The next batch and its `app_metadata`, or `None` once the client has ended the stream. `standing` is that of the put
     /// that waits for it.
     pub(super) async fn next(&mut self, standing: Standing) -> Result<Option<(SentBatch, Bytes)>> {
-        self.messages.intake.tell(standing);
+        self.messages.tell(standing);
         while let Some(message) = self.messages.next().await? {
             if let Some(batch) = guarded(|| self.decoder.decode(&message))? {
-                return Ok(Some((batch, message.app_metadata)));
+                return Ok(Some((batch, message.data.app_metadata)));
             }
         }
         Ok(None)
-    }
-}
-
-impl Messages {
-    pub(super) fn new(stream: Streaming<FlightData>, intake: Intake, drain: &Drain) -> Self {
-        Self {
-            stream,
-            intake,
-            drain: drain.clone(),
-            end: drain.reaches(Stage::Ending).boxed().fuse(),
-        }
-    }
-
-    async fn next(&mut self) -> Result<Option<FlightData>> {
-        let message = tokio::select! {
-            biased;
-            () = &mut self.end => return Err(Error::ShuttingDown),
-            message = self.stream.message() => message,
-        };
-        // tonic says so of a message over the limit.
-        message.map_err(|status| match status.code() {
-            Code::OutOfRange => Error::MessageTooLarge(status.message().into()),
-            code => Error::Transport(code, status.message().into()),
-        })
     }
 }
 
@@ -210,6 +193,13 @@ fn decode_schema(header: &[u8]) -> Result<SchemaRef> {
     Ok(Arc::new(schema))
 }
 
+/// The memory of a schema.
+fn schema_bytes(schema: &Schema) -> usize {
+    let entries = schema.metadata.iter();
+    let entries = entries.map(|(key, value)| 2 * size_of::<String>() + key.len() + value.len());
+    schema.fields.size() + entries.sum::<usize>()
+}
+
 fn root(header: &[u8]) -> Result<Message<'_>> {
     arrow_ipc::root_as_message(header).map_err(|error| {
         malformed(format!(
@@ -220,7 +210,8 @@ fn root(header: &[u8]) -> Result<Message<'_>> {
 
 impl Decoder {
     /// Decodes a message; `None` where it holds no rows.
-    fn decode(&mut self, data: &FlightData) -> Result<Option<SentBatch>> {
+    fn decode(&mut self, sent: &PutMessage) -> Result<Option<SentBatch>> {
+        let data = &sent.data;
         if data.data_header.is_empty() && data.data_body.is_empty() {
             // Metadata alone, which a plain put has no use for.
             return Ok(None);
@@ -234,6 +225,7 @@ impl Decoder {
                     .ok_or_else(|| empty("record batch"))?;
                 let bytes = self.expanded_bytes(&batch, &body)?;
                 let referred = self.referred_bytes(&batch)?;
+                let arrays = array_bytes(&batch);
                 let rows = arrow_ipc::reader::read_record_batch(
                     &body,
                     batch,
@@ -244,7 +236,11 @@ impl Decoder {
                 )
                 .map_err(invalid_batch)?;
                 let bytes = self.check_sizes(&rows, bytes)?.max(referred);
-                let bytes = bytes.saturating_add(self.dictionaries.take_new_bytes());
+                // They keep their whole message.
+                let bytes = bytes
+                    .max(sent.bytes)
+                    .saturating_add(arrays)
+                    .saturating_add(self.dictionaries.take_new_bytes());
                 Ok(Some(SentBatch { rows, bytes }))
             }
             MessageHeader::DictionaryBatch => {
@@ -254,6 +250,11 @@ impl Decoder {
                 let data = dictionary.data().ok_or_else(|| empty("dictionary"))?;
                 let bytes = self.expanded_bytes(&data, &body)?;
                 let version = message.version();
+                // Only its own bytes count for as long as it stays.
+                let body = match body.len() < sent.bytes / 2 {
+                    true => Buffer::from(body.as_slice()),
+                    false => body,
+                };
                 self.dictionaries
                     .read(dictionary, &body, bytes, &self.schema, version)?;
                 Ok(None)
@@ -352,6 +353,13 @@ impl Decoder {
         }
         Ok(bytes.max(spelled_out))
     }
+}
+
+/// What the arrays of a batch take besides their values.
+fn array_bytes(batch: &arrow_ipc::RecordBatch<'_>) -> usize {
+    let nodes = batch.nodes().map_or(0, |nodes| nodes.len());
+    let buffers = batch.buffers().map_or(0, |buffers| buffers.len());
+    (nodes + buffers) * ARRAY_BYTES
 }
 
 /// Arrow's reader reads an LZ4 frame to its end, whatever length was claimed; so the length is checked before.
