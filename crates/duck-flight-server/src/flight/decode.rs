@@ -1,8 +1,9 @@
 //! The messages of a put, decoded and checked: nothing here trusts its client.
 //!
 //! Arrow's reader validates every buffer it builds an array from (offsets, UTF-8, dictionary keys, child
-//! lengths). What it takes on trust is checked here before: the sizes that compressed buffers claim, and the
-//! numbers of values that take no bytes. Where it panics, the panic ends as an error of the put.
+//! lengths). What it takes on trust is checked here before: how often a header refers to the same bytes, the sizes that
+//! compressed buffers claim, and the numbers of values that take no bytes. Where it panics, the panic ends as an error of
+//! the put.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow_flight::{FlightData, FlightDescriptor};
 use arrow_ipc::{CompressionType, Message, MessageHeader};
 use bytes::Bytes;
+use flatbuffers::VerifierOptions;
 use prost::Message as _;
 
 use super::dictionaries::Dictionaries;
@@ -31,6 +33,17 @@ const FREE_VALUES: usize = 1 << 20;
 
 /// And those of all columns together by this many.
 const FREE_VALUES_OF_ALL: usize = 16 << 20;
+
+/// A header may refer to a table or a string many times, and each time it is read anew. Read so, it may come to this many
+/// times its length and so many bytes more, but to no more than the last of these. Those of wide tables come to less than
+/// twice their length.
+const MAX_HEADER_EXPANSION: usize = 16;
+const SMALL_HEADER_BYTES: usize = 64 << 10;
+const MAX_HEADER_BYTES: usize = 128 << 20;
+
+/// And it may come to a table for so many of its bytes, and a few more. Those of wide tables have one for 20 at most.
+const MIN_TABLE_BYTES: usize = 4;
+const FEW_TABLES: usize = 16;
 
 /// What an array takes, and each of its buffers, however few values there are.
 const ARRAY_BYTES: usize = 128;
@@ -201,11 +214,24 @@ fn schema_bytes(schema: &Schema) -> usize {
 }
 
 fn root(header: &[u8]) -> Result<Message<'_>> {
-    arrow_ipc::root_as_message(header).map_err(|error| {
+    arrow_ipc::root_as_message_with_opts(&limits_of(header), header).map_err(|error| {
         malformed(format!(
             "the message's header is not valid Arrow IPC: {error}"
         ))
     })
+}
+
+/// What a header may come to.
+fn limits_of(header: &[u8]) -> VerifierOptions {
+    let limits = VerifierOptions::default();
+    let bytes = header.len().saturating_mul(MAX_HEADER_EXPANSION);
+    VerifierOptions {
+        max_tables: limits
+            .max_tables
+            .min(header.len() / MIN_TABLE_BYTES + FEW_TABLES),
+        max_apparent_size: MAX_HEADER_BYTES.min(bytes.saturating_add(SMALL_HEADER_BYTES)),
+        ..limits
+    }
 }
 
 impl Decoder {
@@ -388,4 +414,99 @@ fn empty(kind: &str) -> Error {
 
 pub(super) fn malformed(message: impl Into<String>) -> Error {
     Error::Malformed(message.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use arrow::datatypes::{Field, Fields};
+    use arrow_ipc::writer::{
+        CompressionContext, DictionaryTracker, IpcDataGenerator, IpcWriteOptions,
+    };
+
+    use super::*;
+
+    const COLUMNS: usize = 4000;
+
+    fn metadata(of: usize) -> [(String, String); 3] {
+        let json =
+            format!(r#"{{"name": "column_{of}", "pandas_type": "int64", "metadata": null}}"#);
+        let pairs = [
+            ("PARQUET:field_id", of.to_string()),
+            ("a", "b".into()),
+            ("pandas", json),
+        ];
+        pairs.map(|(key, value)| (key.to_owned(), value))
+    }
+
+    /// A wide table's columns: plain ones, some with metadata, some nested.
+    fn wide_schemas() -> [Schema; 4] {
+        let name = |column: usize| format!("column_{column}");
+        let plain = |column: usize| Field::new(name(column), DataType::Int64, true);
+        let short = |column: usize| Field::new(column.to_string(), DataType::Boolean, true);
+        let described = |column| plain(column).with_metadata(metadata(column).into());
+        let nested = |column| {
+            let inner = Fields::from(vec![plain(column), short(column), plain(column)]);
+            Field::new_list(name(column), Field::new_struct("item", inner, true), true)
+        };
+        let kinds: [&dyn Fn(usize) -> Field; 4] = [&plain, &short, &described, &nested];
+        kinds.map(|field| Schema::new((0..COLUMNS).map(field).collect::<Vec<_>>()))
+    }
+
+    fn schema_header(schema: &Schema) -> Vec<u8> {
+        let (generator, options) = (IpcDataGenerator::default(), IpcWriteOptions::default());
+        let mut tracker = DictionaryTracker::new(false);
+        let message =
+            generator.schema_to_bytes_with_dictionary_tracker(schema, &mut tracker, &options);
+        message.ipc_message
+    }
+
+    fn batch_header() -> Vec<u8> {
+        let values = |column: usize| -> ArrayRef {
+            match column % 2 {
+                0 => Arc::new(Int64Array::from(vec![1])),
+                _ => Arc::new(StringArray::from(vec!["x"])),
+            }
+        };
+        let columns = (0..COLUMNS).map(|column| (column.to_string(), values(column)));
+        let rows = RecordBatch::try_from_iter(columns).unwrap();
+        let mut tracker = DictionaryTracker::new(false);
+        let encoded = IpcDataGenerator::default().encode(
+            &rows,
+            &mut tracker,
+            &IpcWriteOptions::default(),
+            &mut CompressionContext::default(),
+        );
+        encoded.unwrap().1.ipc_message
+    }
+
+    #[test]
+    fn headers_of_wide_tables_come_to_far_less_than_they_may() {
+        let mut headers = wide_schemas().each_ref().map(schema_header).to_vec();
+        headers.push(batch_header());
+        for header in headers {
+            let limits = limits_of(&header);
+            let quarter = VerifierOptions {
+                max_tables: limits.max_tables / 4,
+                max_apparent_size: limits.max_apparent_size / 4,
+                ..limits
+            };
+            arrow_ipc::root_as_message_with_opts(&quarter, &header).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_schema_weighs_what_its_columns_and_texts_do() {
+        let [plain, _, described, _] = wide_schemas();
+        let of_plain = schema_bytes(&plain);
+        assert!(
+            (COLUMNS * 100..COLUMNS * 300).contains(&of_plain),
+            "{of_plain}"
+        );
+        assert!(schema_bytes(&described) > of_plain + COLUMNS * 100);
+        let texts = [("a".to_owned(), "x".repeat(10_000_000))];
+        let with_text = plain.with_metadata(texts.into());
+        let of_text = schema_bytes(&with_text) - of_plain;
+        assert!((10_000_000..10_000_100).contains(&of_text), "{of_text}");
+    }
 }
