@@ -10,9 +10,11 @@ use arrow::array::{
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Int8Type, Int32Type, Schema};
 use arrow_flight::FlightData;
-use arrow_ipc::CompressionType;
+use arrow_ipc::{CompressionType, KeyValue, KeyValueArgs, MessageHeader};
+use bytes::Bytes;
 use duck_flight_protocol::PutOptions;
-use duck_tests::{ServerProcess, messages, soon};
+use duck_tests::{ServerProcess, TestServer, messages, soon};
+use flatbuffers::{FlatBufferBuilder, ForwardsUOffset, UnionWIPOffset, Vector, WIPOffset};
 use tonic::Code;
 
 const HUGE: usize = 1_000_000_000;
@@ -194,7 +196,8 @@ async fn assert_refused(bombs: Vec<(&'static str, Vec<FlightData>)>) {
     assert!(harm.is_empty(), "{harm:#?}");
 }
 
-async fn refuses(name: &str, put: Vec<FlightData>) -> Result<(), String> {
+/// Sees that a put is refused, and answers with why it was; or with the harm it has done.
+async fn refuses(name: &str, put: Vec<FlightData>) -> Result<String, String> {
     let flags = ["--memory-limit", "256MiB", "--ingest-buffer", "16MiB"];
     let mut server = ServerProcess::start(&flags);
     let client = server.client().await;
@@ -223,7 +226,7 @@ async fn refuses(name: &str, put: Vec<FlightData>) -> Result<(), String> {
                 Code::InvalidArgument | Code::ResourceExhausted
             ) =>
         {
-            Ok(())
+            Ok(error.message().to_owned())
         }
         other => Err(format!("{other:?}")),
     }
@@ -237,4 +240,178 @@ async fn few_bytes_that_stand_for_very_many_values_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn compressed_buffers_that_lie_about_their_length_are_refused() {
     assert_refused(compressed_bombs()).await;
+}
+
+type Builder<'a> = FlatBufferBuilder<'a>;
+type Entries<'a> = WIPOffset<Vector<'a, ForwardsUOffset<KeyValue<'a>>>>;
+
+/// Metadata of 2,000 entries, which share a value of a megabyte.
+fn shared_entries<'a>(builder: &mut Builder<'a>) -> Entries<'a> {
+    let value = builder.create_string(&"x".repeat(1_000_000));
+    let entry = |number: i32| {
+        let key = Some(builder.create_string(&number.to_string()));
+        let value = Some(value);
+        KeyValue::create(builder, &KeyValueArgs { key, value })
+    };
+    let entries: Vec<_> = (0..2000).map(entry).collect();
+    builder.create_vector(&entries)
+}
+
+/// A column of numbers, or one of structs of these fields.
+fn column<'a>(
+    builder: &mut Builder<'a>,
+    children: &[WIPOffset<arrow_ipc::Field<'a>>],
+    custom_metadata: Option<Entries<'a>>,
+) -> WIPOffset<arrow_ipc::Field<'a>> {
+    let int = arrow_ipc::IntArgs {
+        bitWidth: 64,
+        is_signed: true,
+    };
+    let (kind, of) = match children {
+        [] => (
+            arrow_ipc::Type::Int,
+            arrow_ipc::Int::create(builder, &int).as_union_value(),
+        ),
+        _ => (
+            arrow_ipc::Type::Struct_,
+            arrow_ipc::Struct_::create(builder, &arrow_ipc::Struct_Args {}).as_union_value(),
+        ),
+    };
+    let name = builder.create_string("c");
+    let children = builder.create_vector(children);
+    let field = arrow_ipc::FieldArgs {
+        name: Some(name),
+        nullable: true,
+        type_type: kind,
+        type_: Some(of),
+        dictionary: None,
+        children: Some(children),
+        custom_metadata,
+    };
+    arrow_ipc::Field::create(builder, &field)
+}
+
+fn header_of<'a>(
+    mut builder: Builder<'a>,
+    header_type: MessageHeader,
+    header: WIPOffset<UnionWIPOffset>,
+    custom_metadata: Option<Entries<'a>>,
+) -> Bytes {
+    let message = arrow_ipc::MessageArgs {
+        version: arrow_ipc::MetadataVersion::V5,
+        header_type,
+        header: Some(header),
+        bodyLength: 64,
+        custom_metadata,
+    };
+    let message = arrow_ipc::Message::create(&mut builder, &message);
+    builder.finish(message, None);
+    Bytes::copy_from_slice(builder.finished_data())
+}
+
+fn schema_of<'a>(
+    mut builder: Builder<'a>,
+    column: WIPOffset<arrow_ipc::Field<'a>>,
+    custom_metadata: Option<Entries<'a>>,
+) -> Bytes {
+    let fields = builder.create_vector(&[column]);
+    let schema = arrow_ipc::SchemaArgs {
+        fields: Some(fields),
+        custom_metadata,
+        ..Default::default()
+    };
+    let schema = arrow_ipc::Schema::create(&mut builder, &schema).as_union_value();
+    header_of(builder, MessageHeader::Schema, schema, None)
+}
+
+/// Schemas of a megabyte, or less, that stand for far more.
+fn schema_bombs() -> Vec<(&'static str, Bytes)> {
+    let mut builder = Builder::new();
+    let entries = shared_entries(&mut builder);
+    let numbers = column(&mut builder, &[], None);
+    let of_schema = schema_of(builder, numbers, Some(entries));
+    let mut builder = Builder::new();
+    let entries = shared_entries(&mut builder);
+    let numbers = column(&mut builder, &[], Some(entries));
+    let of_column = schema_of(builder, numbers, None);
+    let mut builder = Builder::new();
+    let mut nested = column(&mut builder, &[], None);
+    for _ in 0..17 {
+        nested = column(&mut builder, &[nested, nested], None);
+    }
+    let of_structs = schema_of(builder, nested, None);
+    vec![
+        ("metadata of a schema that shares a megabyte", of_schema),
+        ("metadata of a column that shares a megabyte", of_column),
+        ("structs of two of the same structs", of_structs),
+    ]
+}
+
+/// The header of a row of one number, with metadata that stands for two gigabytes.
+fn batch_bomb() -> Bytes {
+    let mut builder = Builder::new();
+    let entries = shared_entries(&mut builder);
+    let nodes = builder.create_vector(&[arrow_ipc::FieldNode::new(1, 0)]);
+    let buffers = [(0, 0), (0, 8)].map(|(offset, length)| arrow_ipc::Buffer::new(offset, length));
+    let buffers = builder.create_vector(&buffers);
+    let batch = arrow_ipc::RecordBatchArgs {
+        length: 1,
+        nodes: Some(nodes),
+        buffers: Some(buffers),
+        ..Default::default()
+    };
+    let batch = arrow_ipc::RecordBatch::create(&mut builder, &batch).as_union_value();
+    header_of(builder, MessageHeader::RecordBatch, batch, Some(entries))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_that_refers_to_the_same_bytes_again_and_again_is_refused() {
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+    let valid = put_of(numbers, None);
+    let mut bombs = Vec::new();
+    for (name, schema) in schema_bombs() {
+        let mut put = valid.clone();
+        put[0].data_header = schema;
+        bombs.push((name, put));
+    }
+    let mut put = valid;
+    put[1].data_header = batch_bomb();
+    put[1].data_body = Bytes::from_static(&[7; 64]);
+    bombs.push(("metadata of a batch that shares a megabyte", put));
+    for (name, put) in bombs {
+        let why = refuses(name, put).await;
+        let is_for_it = |why: &String| why.contains("the message's header is not valid");
+        assert!(why.as_ref().is_ok_and(is_for_it), "{name}: {why:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_columns_with_metadata_are_no_bomb() {
+    const COLUMNS: usize = 4000;
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let described = |column: usize| {
+        format!(r#"{{"name": "column_{column}", "pandas_type": "int64", "metadata": null}}"#)
+    };
+    let field = |column: usize| {
+        let metadata = [
+            ("PARQUET:field_id", column.to_string()),
+            ("note", described(column)),
+        ];
+        let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
+        let field = Field::new(format!("column_{column}"), DataType::Int64, true);
+        field.with_metadata(metadata.into())
+    };
+    let all: Vec<_> = (0..COLUMNS).map(described).collect();
+    let metadata = [("pandas".to_owned(), all.join(", "))].into();
+    let fields: Vec<_> = (0..COLUMNS).map(field).collect();
+    let schema = Arc::new(Schema::new_with_metadata(fields, metadata));
+    let values: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+    let rows = RecordBatch::try_new(schema, vec![values; COLUMNS]).unwrap();
+    assert_eq!(client.append("t", &[rows]).await.unwrap(), 2);
+    let sums = client
+        .rows("SELECT sum(column_0), sum(column_3999) FROM t")
+        .await;
+    assert_eq!(sums, ["3|3"]);
+    server.shutdown().await;
 }

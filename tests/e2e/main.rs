@@ -15,6 +15,7 @@ mod fuzz_sql;
 mod gate;
 mod get;
 mod group;
+mod kept;
 mod lifetime;
 mod limits;
 mod losses;

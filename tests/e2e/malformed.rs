@@ -1,16 +1,23 @@
 //! Requests that are not what the protocol says: a clear error, the right code, nothing inserted, and a
 //! connection that goes on.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_flight::sql::{Any, CommandStatementSubstraitPlan, ProstMessageExt};
 use arrow_flight::{Action, FlightData, FlightDescriptor};
 use arrow_ipc::CompressionType;
+use bytes::Bytes;
 use duck_flight_protocol::PutOptions;
-use duck_tests::{Client, Setup, TestServer, assert_refused, ints, messages, pairs, status};
+use duck_tests::{
+    Client, ServerProcess, Setup, TestServer, assert_refused, ints, messages, pairs, soon, status,
+};
 use prost::Message;
-use tonic::Code;
+use tonic::codegen::{Body, Service, http};
+use tonic::transport::Endpoint;
+use tonic::{Code, Status};
 
 fn valid() -> Vec<FlightData> {
     let batch = pairs(&[(1, "one"), (2, "two")]);
@@ -303,6 +310,75 @@ async fn a_message_over_the_limit_is_refused_and_the_connection_goes_on() {
         &["limit"],
     );
     assert_unharmed(server, client).await;
+}
+
+/// A request's bytes, and its end.
+struct Whole(Option<Bytes>);
+
+impl Body for Whole {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+        Poll::Ready(self.0.take().map(|bytes| Ok(http_body::Frame::data(bytes))))
+    }
+}
+
+/// What a put of these bytes is answered with.
+async fn put_bytes(address: &str, bytes: Vec<u8>) -> Status {
+    let endpoint = Endpoint::new(format!("http://{address}")).unwrap();
+    let mut channel = endpoint.connect().await.unwrap();
+    let request = http::Request::post(format!(
+        "http://{address}/arrow.flight.protocol.FlightService/DoPut"
+    ))
+    .header("content-type", "application/grpc")
+    .header("te", "trailers")
+    .body(tonic::body::Body::new(Whole(Some(bytes.into()))))
+    .unwrap();
+    std::future::poll_fn(|context| channel.poll_ready(context))
+        .await
+        .unwrap();
+    let response = channel.call(request).await.unwrap();
+    Status::from_header_map(response.headers()).expect("an error")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_messages_are_their_clients_fault_and_not_an_error_of_the_server() {
+    let mut server = ServerProcess::start(&[]);
+    let framed = |flag: u8, message: &[u8]| {
+        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+        [&[flag][..], &length, message].concat()
+    };
+    let bytes: Vec<_> = valid()
+        .iter()
+        .flat_map(|message| framed(0, &message.encode_to_vec()))
+        .collect();
+    let with = |rest: &[u8]| [&bytes[..], rest].concat();
+    let cut = |sent: usize| with(&framed(0, &[7; 100])[..sent]);
+    for (name, bytes) in [
+        ("no protobuf", framed(0, &[0xFF; 20])),
+        ("no protobuf behind rows", with(&framed(0, &[0xFF; 20]))),
+        ("compressed", framed(1, &[7; 20])),
+        ("a flag that there is not", with(&framed(7, &[7; 20]))),
+        ("half a message", cut(55)),
+        ("a header without its message", cut(5)),
+        ("half a header", cut(3)),
+        ("half a first message", bytes[..20].to_vec()),
+    ] {
+        let status = soon(name, put_bytes(server.address(), bytes)).await;
+        assert_eq!(status.code(), Code::InvalidArgument, "{name}: {status:?}");
+    }
+    let client = server.client().await;
+    let rows = client.try_rows("FROM t").await;
+    assert_refused(rows, Code::NotFound, &["t"]);
+    assert_eq!(client.put_messages(valid()).await.unwrap()[0].rows, 2);
+    drop(client);
+    server.signal("TERM");
+    let said = server.wait().stderr;
+    assert!(!said.contains("ERROR"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

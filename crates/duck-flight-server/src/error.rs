@@ -108,7 +108,8 @@ pub enum Error {
     /// Too much waits for clients.
     #[error(
         "unread results, prepared statements with their values, texts of statements that wait or run, and dictionaries of \
-         puts take {0} bytes already, the limit: read or close some, send smaller scripts, or try again later"
+         puts and their large schemas take {0} bytes already, the limit: read or close some, send smaller scripts, or try \
+         again later"
     )]
     TooMuchHeld(usize),
     /// A session that its client still shows has ended.

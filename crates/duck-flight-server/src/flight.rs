@@ -9,6 +9,7 @@ mod decode;
 mod dictionaries;
 mod get;
 mod list;
+mod messages;
 mod put;
 mod size;
 mod sql;
@@ -26,7 +27,9 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, stream};
 use tonic::{Request, Response, Status, Streaming};
 
-use self::decode::{Messages, Upload};
+use self::decode::Upload;
+use self::messages::Messages;
+pub(crate) use self::messages::RequestBytes;
 use self::sql::FlightSql;
 use self::visit::Visit;
 use crate::drain::{Drain, Stage};
@@ -119,15 +122,16 @@ impl FlightService for FrontDoor {
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoPutStream>, Status> {
         let visit = self.visit(&request)?;
-        let intake = request.extensions().get().cloned().unwrap_or_default();
-        let messages = Messages::new(request.into_inner(), intake, &self.drain);
-        let (descriptor, upload) = Upload::open(messages, self.max_message_bytes).await?;
-        if let Some(command) = sql::command(&descriptor.cmd)? {
-            let acks = self.sql.put(&visit.caller, command, upload).await?;
-            return Ok(visit.answer(&self.sessions, acks));
-        }
-        let acks = put::put(self.sessions.engine(), &descriptor, upload).await?;
-        Ok(Response::new(acks))
+        let messages = Messages::of(request, self.max_message_bytes, &self.drain);
+        let (descriptor, upload) = Upload::open(messages).await?;
+        let Some(command) = sql::command(&descriptor.cmd)? else {
+            let acks = put::put(self.sessions.engine(), descriptor, upload).await?;
+            return Ok(Response::new(acks));
+        };
+        // It keeps its message, and the command is a copy.
+        drop(descriptor);
+        let acks = self.sql.put(&visit.caller, command, upload).await?;
+        Ok(visit.answer(&self.sessions, acks))
     }
 
     #[tracing::instrument(skip_all)]

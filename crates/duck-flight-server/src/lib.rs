@@ -10,9 +10,10 @@
 //!
 //! # The way of a put
 //!
-//! `flight` → `flight::decode` (validates every buffer) → `flight::put` → the engine's `ingest`, which casts to
-//! the table's types and gathers a unit within one memory budget → a lane → a writer thread, which takes all
-//! units that wait, appends them in one transaction, commits, and only then answers → acks.
+//! `flight` → `flight::messages` (gathers each by itself) → `flight::decode` (validates every buffer) →
+//! `flight::put` → the engine's `ingest`, which casts to the table's types and gathers a unit within one memory
+//! budget → a lane → a writer thread, which takes all units that wait, appends them in one transaction, commits, and
+//! only then answers → acks.
 //!
 //! # Invariants
 //!

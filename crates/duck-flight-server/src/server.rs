@@ -18,6 +18,7 @@ use futures::{FutureExt, TryFutureExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tonic::body::Body;
 use tonic::transport::Server;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
@@ -26,7 +27,7 @@ use crate::config::Config;
 use crate::drain::{Drain, Stage};
 use crate::engine::{Engine, STACK_BYTES, STOP_PATIENCE};
 use crate::error::Error;
-use crate::flight::FrontDoor;
+use crate::flight::{FrontDoor, RequestBytes};
 use crate::intake::Intake;
 use crate::session::Sessions;
 use body::RequestBody;
@@ -57,6 +58,9 @@ const MAX_HEADER_BYTES: u32 = 64 << 10;
 
 /// How long clients have to take their last answers before their connections are cut.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The call whose handler may read its request's bytes by itself.
+const PUT: &str = "/arrow.flight.protocol.FlightService/DoPut";
 
 /// A server needs two threads of the network at least: one may run a small query while the other one looks what comes in.
 const MIN_NETWORK_THREADS: usize = 2;
@@ -203,9 +207,9 @@ struct Requests<S> {
     inflow: Inflow,
 }
 
-impl<S, B> Service<http::Request<tonic::body::Body>> for Requests<S>
+impl<S, B> Service<http::Request<Body>> for Requests<S>
 where
-    S: Service<http::Request<tonic::body::Body>, Response = http::Response<B>>,
+    S: Service<http::Request<Body>, Response = http::Response<B>>,
     S::Future: Send + 'static,
     S::Error: 'static,
     B: Default + 'static,
@@ -221,14 +225,19 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: http::Request<tonic::body::Body>) -> Self::Future {
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let time = deadline::of(request.headers());
         let intake = Intake::default();
-        request.extensions_mut().insert(intake.clone());
-        let inflow = self.inflow.clone();
-        let request =
-            request.map(|body| tonic::body::Body::new(RequestBody::new(body, inflow, intake)));
-        let call = self.inner.call(request);
+        let (mut parts, body) = request.into_parts();
+        let body = RequestBody::new(body, self.inflow.clone(), intake.clone());
+        let mut body = Body::new(body);
+        parts.extensions.insert(intake);
+        if parts.uri.path() == PUT {
+            let bytes = RequestBytes::new(body);
+            parts.extensions.insert(bytes.clone());
+            body = Body::new(bytes);
+        }
+        let call = self.inner.call(http::Request::from_parts(parts, body));
         let call = match time {
             None => Either::Left(call),
             Some(time) => Either::Right(deadline::within(time, call).boxed()),

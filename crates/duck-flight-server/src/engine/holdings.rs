@@ -1,5 +1,5 @@
-//! The memory of what waits: unread results, prepared statements and their values, texts of statements, dictionaries of
-//! puts.
+//! The memory of what waits: unread results, prepared statements and their values, texts of statements, dictionaries and
+//! large schemas of puts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

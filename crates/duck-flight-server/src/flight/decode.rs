@@ -1,8 +1,9 @@
 //! The messages of a put, decoded and checked: nothing here trusts its client.
 //!
 //! Arrow's reader validates every buffer it builds an array from (offsets, UTF-8, dictionary keys, child
-//! lengths). What it takes on trust is checked here before: the sizes that compressed buffers claim, and the
-//! numbers of values that take no bytes. Where it panics, the panic ends as an error of the put.
+//! lengths). What it takes on trust is checked here before: how often a header refers to the same bytes, the sizes that
+//! compressed buffers claim, and the numbers of values that take no bytes. Where it panics, the panic ends as an error of
+//! the put.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,16 +14,16 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow_flight::{FlightData, FlightDescriptor};
 use arrow_ipc::{CompressionType, Message, MessageHeader};
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::future::{BoxFuture, Fuse};
-use tonic::{Code, Streaming};
+use flatbuffers::VerifierOptions;
+use prost::Message as _;
 
 use super::dictionaries::Dictionaries;
+use super::messages::{Messages, PutMessage};
 use super::size;
-use crate::drain::{Drain, Stage};
+use crate::drain::Stage;
 use crate::engine::{HeldBytes, Parameters, SentBatch};
 use crate::error::{Error, Result};
-use crate::intake::{Intake, Standing};
+use crate::intake::Standing;
 
 /// How much larger than the largest message a message may become when it is decompressed.
 const MAX_EXPANSION: usize = 8;
@@ -33,13 +34,22 @@ const FREE_VALUES: usize = 1 << 20;
 /// And those of all columns together by this many.
 const FREE_VALUES_OF_ALL: usize = 16 << 20;
 
-/// The messages of a put as they come, until the server is on its way down.
-pub(super) struct Messages {
-    stream: Streaming<FlightData>,
-    intake: Intake,
-    drain: Drain,
-    end: Fuse<BoxFuture<'static, ()>>,
-}
+/// A header may refer to a table or a string many times, and each time it is read anew. Read so, it may come to this many
+/// times its length and so many bytes more, but to no more than the last of these. Those of wide tables come to less than
+/// twice their length.
+const MAX_HEADER_EXPANSION: usize = 16;
+const SMALL_HEADER_BYTES: usize = 64 << 10;
+const MAX_HEADER_BYTES: usize = 128 << 20;
+
+/// And it may come to a table for so many of its bytes, and a few more. Those of wide tables have one for 20 at most.
+const MIN_TABLE_BYTES: usize = 4;
+const FEW_TABLES: usize = 16;
+
+/// What an array takes, and each of its buffers, however few values there are.
+const ARRAY_BYTES: usize = 128;
+
+/// An open put may keep so much of its first message without its being counted: HTTP/2 keeps more for each stream.
+const LITTLE: usize = 64 << 10;
 
 /// The record batches of a put.
 pub(super) struct PutStream {
@@ -56,37 +66,44 @@ struct Decoder {
 /// A put of which the first message has been read.
 pub(super) struct Upload {
     first: FlightData,
+    /// How long the descriptor was: what it says is kept for as long as the put is open.
+    descriptor_bytes: usize,
     messages: Messages,
-    max_message_bytes: usize,
 }
 
 impl Upload {
     /// Reads the first message, which holds the descriptor.
-    pub(super) async fn open(
-        mut messages: Messages,
-        max_message_bytes: usize,
-    ) -> Result<(FlightDescriptor, Self)> {
-        let Some(first) = messages.next().await? else {
+    pub(super) async fn open(mut messages: Messages) -> Result<(FlightDescriptor, Self)> {
+        let Some(PutMessage {
+            data: mut first, ..
+        }) = messages.next().await?
+        else {
             return Err(malformed(
                 "the put is empty: its first message holds descriptor and schema",
             ));
         };
-        let descriptor = first.flight_descriptor.clone().ok_or_else(|| {
+        let descriptor = first.flight_descriptor.take().ok_or_else(|| {
             malformed("the first message of a put must hold a descriptor that names the table")
         })?;
         let upload = Self {
             first,
+            descriptor_bytes: descriptor.encoded_len(),
             messages,
-            max_message_bytes,
         };
         Ok((descriptor, upload))
     }
 
-    /// The rows, whose schema is in the first message too. Their dictionaries are added to what is held.
-    pub(super) fn rows(self, held: HeldBytes) -> Result<PutStream> {
-        let max_expanded_bytes = self.max_message_bytes.saturating_mul(MAX_EXPANSION);
+    /// The rows, whose schema is in the first message too. Their dictionaries are added to what is held, and what the put
+    /// keeps of the first message where that is much.
+    pub(super) fn rows(self, mut held: HeldBytes) -> Result<PutStream> {
+        let max_expanded_bytes = self.messages.max_bytes().saturating_mul(MAX_EXPANSION);
+        let schema = guarded(|| decode_schema(&self.first.data_header))?;
+        let kept = schema_bytes(&schema).saturating_add(self.descriptor_bytes);
+        if kept > LITTLE {
+            held.grow(kept)?;
+        }
         let decoder = Decoder {
-            schema: guarded(|| decode_schema(&self.first.data_header))?,
+            schema,
             dictionaries: Dictionaries::new(max_expanded_bytes, held),
             max_expanded_bytes,
         };
@@ -105,7 +122,8 @@ impl Upload {
         held_meanwhile: HeldBytes,
     ) -> Result<Option<(SchemaRef, Vec<RecordBatch>)>> {
         if self.first.data_header.is_empty() {
-            // A statement without parameters: nothing may follow but the end.
+            // A statement without parameters: nothing may follow but the end, and nothing is kept until then.
+            self.first = FlightData::default();
             return match self.messages.next().await? {
                 None => Ok(None),
                 Some(_) => Err(malformed("rows without a schema before them")),
@@ -116,6 +134,9 @@ impl Upload {
         Parameters::check_types(rows.schema())?;
         let mut batches = Vec::new();
         while let Some((batch, _)) = rows.next(Standing::Idle).await? {
+            if batch.rows.num_rows() == 0 {
+                continue;
+            }
             if held.bytes() + batch.bytes > max_bytes {
                 return Err(Error::TooManyParameters(max_bytes));
             }
@@ -134,44 +155,19 @@ impl PutStream {
 
     /// Fails as soon as the server is on its way down: what was read is whole, and more can be sent to the next server.
     pub(super) fn end_with_the_server(&mut self) {
-        let Messages { drain, end, .. } = &mut self.messages;
-        *end = drain.reaches(Stage::Finishing).boxed().fuse();
+        self.messages.end_at(Stage::Finishing);
     }
 
     /// The next batch and its `app_metadata`, or `None` once the client has ended the stream. `standing` is that of the put
     /// that waits for it.
     pub(super) async fn next(&mut self, standing: Standing) -> Result<Option<(SentBatch, Bytes)>> {
-        self.messages.intake.tell(standing);
+        self.messages.tell(standing);
         while let Some(message) = self.messages.next().await? {
             if let Some(batch) = guarded(|| self.decoder.decode(&message))? {
-                return Ok(Some((batch, message.app_metadata)));
+                return Ok(Some((batch, message.data.app_metadata)));
             }
         }
         Ok(None)
-    }
-}
-
-impl Messages {
-    pub(super) fn new(stream: Streaming<FlightData>, intake: Intake, drain: &Drain) -> Self {
-        Self {
-            stream,
-            intake,
-            drain: drain.clone(),
-            end: drain.reaches(Stage::Ending).boxed().fuse(),
-        }
-    }
-
-    async fn next(&mut self) -> Result<Option<FlightData>> {
-        let message = tokio::select! {
-            biased;
-            () = &mut self.end => return Err(Error::ShuttingDown),
-            message = self.stream.message() => message,
-        };
-        // tonic says so of a message over the limit.
-        message.map_err(|status| match status.code() {
-            Code::OutOfRange => Error::MessageTooLarge(status.message().into()),
-            code => Error::Transport(code, status.message().into()),
-        })
     }
 }
 
@@ -210,17 +206,38 @@ fn decode_schema(header: &[u8]) -> Result<SchemaRef> {
     Ok(Arc::new(schema))
 }
 
+/// The memory of a schema.
+fn schema_bytes(schema: &Schema) -> usize {
+    let entries = schema.metadata.iter();
+    let entries = entries.map(|(key, value)| 2 * size_of::<String>() + key.len() + value.len());
+    schema.fields.size() + entries.sum::<usize>()
+}
+
 fn root(header: &[u8]) -> Result<Message<'_>> {
-    arrow_ipc::root_as_message(header).map_err(|error| {
+    arrow_ipc::root_as_message_with_opts(&limits_of(header), header).map_err(|error| {
         malformed(format!(
             "the message's header is not valid Arrow IPC: {error}"
         ))
     })
 }
 
+/// What a header may come to.
+fn limits_of(header: &[u8]) -> VerifierOptions {
+    let limits = VerifierOptions::default();
+    let bytes = header.len().saturating_mul(MAX_HEADER_EXPANSION);
+    VerifierOptions {
+        max_tables: limits
+            .max_tables
+            .min(header.len() / MIN_TABLE_BYTES + FEW_TABLES),
+        max_apparent_size: MAX_HEADER_BYTES.min(bytes.saturating_add(SMALL_HEADER_BYTES)),
+        ..limits
+    }
+}
+
 impl Decoder {
     /// Decodes a message; `None` where it holds no rows.
-    fn decode(&mut self, data: &FlightData) -> Result<Option<SentBatch>> {
+    fn decode(&mut self, sent: &PutMessage) -> Result<Option<SentBatch>> {
+        let data = &sent.data;
         if data.data_header.is_empty() && data.data_body.is_empty() {
             // Metadata alone, which a plain put has no use for.
             return Ok(None);
@@ -234,6 +251,7 @@ impl Decoder {
                     .ok_or_else(|| empty("record batch"))?;
                 let bytes = self.expanded_bytes(&batch, &body)?;
                 let referred = self.referred_bytes(&batch)?;
+                let arrays = array_bytes(&batch);
                 let rows = arrow_ipc::reader::read_record_batch(
                     &body,
                     batch,
@@ -244,7 +262,11 @@ impl Decoder {
                 )
                 .map_err(invalid_batch)?;
                 let bytes = self.check_sizes(&rows, bytes)?.max(referred);
-                let bytes = bytes.saturating_add(self.dictionaries.take_new_bytes());
+                // They keep their whole message.
+                let bytes = bytes
+                    .max(sent.bytes)
+                    .saturating_add(arrays)
+                    .saturating_add(self.dictionaries.take_new_bytes());
                 Ok(Some(SentBatch { rows, bytes }))
             }
             MessageHeader::DictionaryBatch => {
@@ -254,6 +276,11 @@ impl Decoder {
                 let data = dictionary.data().ok_or_else(|| empty("dictionary"))?;
                 let bytes = self.expanded_bytes(&data, &body)?;
                 let version = message.version();
+                // Only its own bytes count for as long as it stays.
+                let body = match body.len() < sent.bytes / 2 {
+                    true => Buffer::from(body.as_slice()),
+                    false => body,
+                };
                 self.dictionaries
                     .read(dictionary, &body, bytes, &self.schema, version)?;
                 Ok(None)
@@ -354,6 +381,13 @@ impl Decoder {
     }
 }
 
+/// What the arrays of a batch take besides their values.
+fn array_bytes(batch: &arrow_ipc::RecordBatch<'_>) -> usize {
+    let nodes = batch.nodes().map_or(0, |nodes| nodes.len());
+    let buffers = batch.buffers().map_or(0, |buffers| buffers.len());
+    (nodes + buffers) * ARRAY_BYTES
+}
+
 /// Arrow's reader reads an LZ4 frame to its end, whatever length was claimed; so the length is checked before.
 fn check_lz4(compressed: &[u8], claim: usize) -> Result<()> {
     use std::io::Read;
@@ -380,4 +414,99 @@ fn empty(kind: &str) -> Error {
 
 pub(super) fn malformed(message: impl Into<String>) -> Error {
     Error::Malformed(message.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use arrow::datatypes::{Field, Fields};
+    use arrow_ipc::writer::{
+        CompressionContext, DictionaryTracker, IpcDataGenerator, IpcWriteOptions,
+    };
+
+    use super::*;
+
+    const COLUMNS: usize = 4000;
+
+    fn metadata(of: usize) -> [(String, String); 3] {
+        let json =
+            format!(r#"{{"name": "column_{of}", "pandas_type": "int64", "metadata": null}}"#);
+        let pairs = [
+            ("PARQUET:field_id", of.to_string()),
+            ("a", "b".into()),
+            ("pandas", json),
+        ];
+        pairs.map(|(key, value)| (key.to_owned(), value))
+    }
+
+    /// A wide table's columns: plain ones, some with metadata, some nested.
+    fn wide_schemas() -> [Schema; 4] {
+        let name = |column: usize| format!("column_{column}");
+        let plain = |column: usize| Field::new(name(column), DataType::Int64, true);
+        let short = |column: usize| Field::new(column.to_string(), DataType::Boolean, true);
+        let described = |column| plain(column).with_metadata(metadata(column).into());
+        let nested = |column| {
+            let inner = Fields::from(vec![plain(column), short(column), plain(column)]);
+            Field::new_list(name(column), Field::new_struct("item", inner, true), true)
+        };
+        let kinds: [&dyn Fn(usize) -> Field; 4] = [&plain, &short, &described, &nested];
+        kinds.map(|field| Schema::new((0..COLUMNS).map(field).collect::<Vec<_>>()))
+    }
+
+    fn schema_header(schema: &Schema) -> Vec<u8> {
+        let (generator, options) = (IpcDataGenerator::default(), IpcWriteOptions::default());
+        let mut tracker = DictionaryTracker::new(false);
+        let message =
+            generator.schema_to_bytes_with_dictionary_tracker(schema, &mut tracker, &options);
+        message.ipc_message
+    }
+
+    fn batch_header() -> Vec<u8> {
+        let values = |column: usize| -> ArrayRef {
+            match column % 2 {
+                0 => Arc::new(Int64Array::from(vec![1])),
+                _ => Arc::new(StringArray::from(vec!["x"])),
+            }
+        };
+        let columns = (0..COLUMNS).map(|column| (column.to_string(), values(column)));
+        let rows = RecordBatch::try_from_iter(columns).unwrap();
+        let mut tracker = DictionaryTracker::new(false);
+        let encoded = IpcDataGenerator::default().encode(
+            &rows,
+            &mut tracker,
+            &IpcWriteOptions::default(),
+            &mut CompressionContext::default(),
+        );
+        encoded.unwrap().1.ipc_message
+    }
+
+    #[test]
+    fn headers_of_wide_tables_come_to_far_less_than_they_may() {
+        let mut headers = wide_schemas().each_ref().map(schema_header).to_vec();
+        headers.push(batch_header());
+        for header in headers {
+            let limits = limits_of(&header);
+            let quarter = VerifierOptions {
+                max_tables: limits.max_tables / 4,
+                max_apparent_size: limits.max_apparent_size / 4,
+                ..limits
+            };
+            arrow_ipc::root_as_message_with_opts(&quarter, &header).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_schema_weighs_what_its_columns_and_texts_do() {
+        let [plain, _, described, _] = wide_schemas();
+        let of_plain = schema_bytes(&plain);
+        assert!(
+            (COLUMNS * 100..COLUMNS * 300).contains(&of_plain),
+            "{of_plain}"
+        );
+        assert!(schema_bytes(&described) > of_plain + COLUMNS * 100);
+        let texts = [("a".to_owned(), "x".repeat(10_000_000))];
+        let with_text = plain.with_metadata(texts.into());
+        let of_text = schema_bytes(&with_text) - of_plain;
+        assert!((10_000_000..10_000_100).contains(&of_text), "{of_text}");
+    }
 }

@@ -21,15 +21,18 @@ pub(super) struct Dictionaries {
     memory: Memory,
     max_bytes: usize,
     held: HeldBytes,
+    /// What is held for something else.
+    held_besides: usize,
 }
 
 impl Dictionaries {
-    /// None as yet; they may take as many bytes as that, and are added to what is held.
+    /// None as yet; they may take as many bytes as that, and are added to what is held already.
     pub(super) fn new(max_bytes: usize, held: HeldBytes) -> Self {
         Self {
             by_id: HashMap::new(),
             memory: Memory::default(),
             max_bytes,
+            held_besides: held.bytes(),
             held,
         }
     }
@@ -67,7 +70,7 @@ impl Dictionaries {
             self.memory.release(&extended.to_data());
         }
         self.check(self.memory.bytes)?;
-        self.held.resize(self.memory.bytes)
+        self.held.resize(self.held_besides + self.memory.bytes)
     }
 
     fn check(&self, bytes: usize) -> Result<()> {

@@ -18,11 +18,13 @@ const ACKS_WAITING: usize = 256;
 /// Opens a put, and answers with its acks.
 pub(super) async fn put(
     engine: &Engine,
-    descriptor: &FlightDescriptor,
+    descriptor: FlightDescriptor,
     upload: Upload,
 ) -> Result<Answers<PutResult>> {
     let batches = upload.rows(engine.hold_bytes(0)?)?;
-    let options = PutOptions::from_descriptor(descriptor)?;
+    let options = PutOptions::from_descriptor(&descriptor)?;
+    // It keeps its message, and the put may stay open for long.
+    drop(descriptor);
     let put = engine.put(&options, batches.schema().clone()).await?;
     match options.commit {
         Commit::Stream => {
