@@ -33,6 +33,8 @@ pub(crate) struct Worker<T> {
     not_before: Instant,
     /// The sequence of the last batch made.
     made: u64,
+    /// The last sequence that was made before the server lost some, which are made again; 0 while it has lost none.
+    furthest: u64,
     /// The last sequence of the producer that the server has acknowledged, or said to be durable.
     durable: u64,
     /// The last sequence of the producer whose ack is recorded: one that is sent again after the server has lost it is
@@ -101,6 +103,7 @@ impl<T: Target> Worker<T> {
             again: VecDeque::new(),
             not_before: now,
             made: 0,
+            furthest: 0,
             durable: 0,
             recorded: 0,
             unacknowledged: Vec::new(),
@@ -133,8 +136,24 @@ impl<T: Target> Worker<T> {
         let ended = Instant::now();
         self.close().await;
         self.stats.ran(self.started, ended);
-        let ledger = Ledger::new(self.source, self.made, self.unacknowledged);
+        self.count_what_is_not_restored();
+        // An ack stays one, whatever the server has lost since.
+        self.unacknowledged
+            .retain(|sequence| *sequence > self.recorded);
+        let sent = self.made.max(self.furthest);
+        let ledger = Ledger::new(self.source, sent, self.unacknowledged);
         (self.stats, ledger)
+    }
+
+    /// Counts what the server has lost, and what was on its way to it then, as far as it was not sent again.
+    fn count_what_is_not_restored(&mut self) {
+        self.stats.still_lost = self.recorded - self.durable;
+        let sent_again = self.made.max(self.recorded);
+        let left = self.furthest.saturating_sub(sent_again);
+        if left > 0 {
+            self.unacknowledged.extend(sent_again + 1..=self.furthest);
+            self.count_failures(left, 0, "stopped before they could be sent again");
+        }
     }
 
     /// When the next batch may be sent; `None` when there is no room for it, or nothing left to send.
@@ -145,21 +164,25 @@ impl<T: Target> Worker<T> {
         if !self.again.is_empty() {
             return Some(self.not_before);
         }
+        // What was sent before and is lost is not new: it is sent again whatever the plan says.
+        let is_new = self.made >= self.furthest;
+        if self.stopping || is_new && self.has_all_of_the_plan() {
+            return None;
+        }
+        Some(self.planned().max(self.not_before))
+    }
+
+    /// Whether the plan wants no further batch to be made.
+    fn has_all_of_the_plan(&self) -> bool {
         let all_made = self
             .plan
             .batches
             .is_some_and(|most| self.made >= most.get());
-        if self.stopping || all_made {
-            return None;
-        }
-        let planned = self.planned();
-        if let Some(duration) = self.plan.duration {
+        let is_over = self.plan.duration.is_some_and(|duration| {
             let end = self.started + duration;
-            if planned >= end || Instant::now() >= end {
-                return None;
-            }
-        }
-        Some(planned.max(self.not_before))
+            self.planned() >= end || Instant::now() >= end
+        });
+        all_made || is_over
     }
 
     /// When the plan wants the next batch to be sent.
@@ -308,10 +331,10 @@ impl<T: Target> Worker<T> {
 
     /// Goes on from where the producer is: with the first batch that is not durable, whatever was acknowledged before.
     fn go_on_after(&mut self, last: u64) {
-        self.located = true;
         if self.earlier.is_none() && self.plan.resume {
             self.resume_after(last);
         }
+        self.located = true;
         if last < self.durable {
             self.rewind_to(last);
         }
@@ -348,6 +371,7 @@ impl<T: Target> Worker<T> {
              sending them again",
             self.durable
         ));
+        self.furthest = self.furthest.max(self.made);
         self.durable = last;
         self.made = last;
         self.source.skip_to(last);
