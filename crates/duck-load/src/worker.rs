@@ -14,6 +14,10 @@ use crate::stats::Stats;
 use crate::target::{Failure, Outcome, Target};
 use crate::{Batch, BatchSource, Plan, Progress, Stop};
 
+/// No producer of duck-load comes farther: that would be 30,000 batches a second for a year. A proof holds a bit for each
+/// batch.
+const MAX_SEQUENCE: u64 = 1 << 40;
+
 /// One writer of a run.
 pub(crate) struct Worker<T> {
     /// Counts from 1, for people.
@@ -57,6 +61,8 @@ pub(crate) struct Worker<T> {
 struct Setback {
     since: Instant,
     times: u32,
+    /// Whether being fenced is one of them that it went on from.
+    fenced: bool,
 }
 
 /// A batch that has been sent at least once.
@@ -332,6 +338,9 @@ impl<T: Target> Worker<T> {
     /// Goes on from where the producer is: with the first batch that is not durable, whatever was acknowledged before.
     fn go_on_after(&mut self, last: u64) {
         if self.earlier.is_none() && self.plan.resume {
+            if last > MAX_SEQUENCE {
+                return self.fail_to_locate(&not_ours(last));
+            }
             self.resume_after(last);
         }
         self.located = true;
@@ -409,6 +418,13 @@ impl<T: Target> Worker<T> {
 fn no_answer(timeout: Duration) -> Failure {
     let message = format!("no answer within {timeout:?}");
     Failure::of_all(Outcome::Unknown, message)
+}
+
+fn not_ours(last: u64) -> Failure {
+    let message = format!(
+        "the producer is at sequence {last}, to which duck-load did not bring it: give it a --producer of its own"
+    );
+    Failure::of_all(Outcome::Refused, message)
 }
 
 /// Waits until `deadline`, not at all when it has passed, and for ever when there is none.

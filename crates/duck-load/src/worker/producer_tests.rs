@@ -135,6 +135,51 @@ async fn what_is_lost_and_not_sent_again_makes_the_run_fail_and_counts_as_acknow
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_producer_that_is_farther_than_any_loader_comes_is_not_gone_on_with() {
+    // Such as one whose sequences are times.
+    let target = FakeTarget::steady(millis(1)).holding(1_700_000_000_000_000_000, []);
+    let (report, seen) = run(&resuming(plan(2)), target).await;
+    assert_eq!((report.errors, report.resumed), (1, 0), "{report}");
+    let error = report.first_error.unwrap();
+    assert!(error.contains("1700000000000000000"), "{error}");
+    assert_eq!(sequences(&seen), [] as [u64; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resuming_producer_goes_on_once_when_a_put_that_it_gave_up_may_have_fenced_it() {
+    let fenced = Answer::Fail(lost(Outcome::Fenced));
+    let plan = Plan {
+        ack_timeout: millis(500),
+        ..resuming(plan(3))
+    };
+    let script = |answers: &[Answer]| {
+        let acks = std::iter::repeat_n(Answer::Ack, 10);
+        let answers = answers.iter().cloned().chain(acks);
+        answers
+            .map(|answer| (millis(1), answer))
+            .collect::<Vec<_>>()
+    };
+    let target = FakeTarget::new(script(&[Answer::Silence, fenced.clone()]));
+    let (report, seen) = run(&plan, target).await;
+    assert!(report.is_success(), "{report}");
+    assert_eq!(sequences(&seen), [1, 1, 1, 2, 3]);
+    // A second time it is another process, and so it is where nothing failed since the last ack.
+    for (answers, sent) in [
+        (
+            vec![Answer::Silence, fenced.clone(), fenced.clone()],
+            vec![1, 1, 1],
+        ),
+        (vec![Answer::Silence, Answer::Ack, fenced], vec![1, 1, 2]),
+    ] {
+        let (report, seen) = run(&plan, FakeTarget::new(script(&answers))).await;
+        assert!(!report.is_success(), "{report}");
+        let error = report.first_error.unwrap();
+        assert!(error.starts_with("another process sends as"), "{error}");
+        assert_eq!(sequences(&seen), sent);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_resuming_producer_begins_after_what_is_durable() {
     let target = FakeTarget::steady(millis(1)).holding(40, []);
     let (report, seen) = run(&resuming(plan(43)), target).await;
