@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +23,7 @@ def about_run(mode: str, turns: int, command: str) -> dict:
         "command": command,
         "mode": mode,
         "turns": turns,
+        "busy_percent_before": busy_percent(),
         "machine": machine(),
         "versions": versions(),
     }
@@ -45,8 +47,29 @@ def machine() -> dict:
         "cores": os.cpu_count(),
         "memory_gib": round(memory, 1),
         "file_system": output_of("stat", "--file-system", "--format=%T", str(TARGET)),
-        "load_before": round(os.getloadavg()[0], 2),
     }
+
+
+def busy_percent(seconds: float = 1) -> int | None:
+    """How much of the cores is taken just now; absent where the system does not tell.
+
+    The load average would tell of the build that came before.
+    """
+    try:
+        before = cpu_ticks()
+        time.sleep(seconds)
+        after = cpu_ticks()
+    except FileNotFoundError:
+        return None
+    # The fourth and the fifth are those without work, and without work until the disk answers.
+    idle, every = (sum(after[part]) - sum(before[part]) for part in (slice(3, 5), slice(None)))
+    return round(100 * (1 - idle / every)) if every else None
+
+
+def cpu_ticks() -> list[int]:
+    """What the cores have spent with each kind of work, and with none. Guests' time is in that of users."""
+    line = Path("/proc/stat").read_text().splitlines()[0]
+    return [int(ticks) for ticks in line.split()[1:9]]
 
 
 def processor() -> str:

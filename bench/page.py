@@ -1,7 +1,8 @@
 """The page docs/benchmarks.md: the prose of bench/page.md with tables, plots and the circumstances put in.
 
 In the prose, `{{targets}}`, `{{runs}}`, `{{cases}}`, `{{left_out}}`, `{{table NAME}}` and `{{plot NAME}}` stand for
-what a run found. So the prose is written by hand, no figure is, and making the page anew loses nothing.
+what a run found, so that making the page anew loses nothing. The few figures that the prose has itself are of profiles and of
+single comparisons, which no run makes; it says when they were found.
 """
 
 import re
@@ -94,7 +95,9 @@ def runs(results: Results) -> str:
 
 
 def turns(about: dict) -> str:
-    return f"{about['mode']}, {about['turns']} turn{'' if about['turns'] == 1 else 's'}"
+    said = f"{about['mode']}, {about['turns']} turn{'' if about['turns'] == 1 else 's'}"
+    busy = about.get("busy_percent_before")
+    return said if busy is None else f"{said}, {busy} % of the cores busy before"
 
 
 def machine(about: dict) -> str:

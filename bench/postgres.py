@@ -163,17 +163,31 @@ def text_rows(count: int) -> Iterator[str]:
 
 
 def seconds_of_blocks(server: Postgres, block: str, blocks: int, clients: int) -> float:
-    """How long clients take that each send a block so often."""
+    """How long clients take that each send a block so often; as with all others, once they are connected."""
     script = server.directory / "copy.sql"
     script.write_text(block * blocks)
     script.chmod(0o644)
-    command = server.psql("-v", "ON_ERROR_STOP=1", "-f", str(script))
-    start = time.perf_counter()
-    loaders = [subprocess.Popen(command, cwd=server.directory, **USER) for _ in range(clients)]
-    # Each is waited for, whatever became of the others.
-    if any([loader.wait() for loader in loaders]):
-        raise RuntimeError("psql could not load")
-    return time.perf_counter() - start
+    command = server.psql("-v", "ON_ERROR_STOP=1")
+    given = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": server.directory, **USER}
+    with ExitStack() as running_clients:
+        loaders = [running_clients.enter_context(subprocess.Popen(command, **given)) for _ in range(clients)]
+        for loader in loaders:
+            tell(loader, "\\! echo connected")
+        if any([loader.stdout.readline() != "connected\n" for loader in loaders]):
+            raise RuntimeError("psql could not connect")
+        start = time.perf_counter()
+        for loader in loaders:
+            tell(loader, f"\\i {script.name}")
+            loader.stdin.close()
+        # Each is waited for, whatever became of the others.
+        if any([loader.wait() for loader in loaders]):
+            raise RuntimeError("psql could not load")
+        return time.perf_counter() - start
+
+
+def tell(client: subprocess.Popen, line: str) -> None:
+    client.stdin.write(f"{line}\n")
+    client.stdin.flush()
 
 
 def small(clients: int, seconds: float) -> dict:

@@ -18,14 +18,19 @@ import tables
 import targets
 from case import Case, Step
 from cases import CASES
-from contenders import REPOSITORY, LeftOut, allow_many_connections
+from contenders import REPOSITORY, TARGET, LeftOut, allow_many_connections, late_ends
 from results import CaseResult, Results
 from sizes import SIZES, Size
 
 LATEST = REPOSITORY / "bench" / "results" / "latest.json"
+# Figures that mean nothing must not take the place of those.
+TINY = TARGET / "bench-tiny.json"
+
+# How much of the cores something else may take before a run: it has its share of every figure.
+BUSY_PERCENT = 10
 
 
-def arguments() -> argparse.Namespace:
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
     about = "\n".join(f"  {case.name:12} {case.about}" for case in CASES.values())
     parser = argparse.ArgumentParser(
         prog="scripts/bench.sh",
@@ -63,19 +68,24 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--json",
         type=Path,
-        default=LATEST,
-        help="where results are kept; cases not measured now stay (default: %(default)s)",
+        help=f"where results are kept; cases not measured now stay (default: {LATEST}; with --tiny {TINY})",
     )
     parser.add_argument("--no-page", action="store_true", help="only print, and write the JSON")
     parser.add_argument(
         "--page-only", action="store_true", help="measure nothing: make the page and its plots from the JSON"
     )
+    # Whether PostgreSQL is needed, as the exit code: for scripts/bench.sh, which gets it.
+    parser.add_argument("--wants-postgres", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(mode="quick")
-    return parser.parse_args()
+    options = parser.parse_args(given)
+    options.json = options.json or (TINY if options.mode == "tiny" else LATEST)
+    return options
 
 
 def main() -> int:
     options = arguments()
+    if options.wants_postgres:
+        return 0 if wants("postgres", options) else 1
     results = Results.load(options.json)
     # Cases that there are no more.
     results.cases = {name: case for name, case in results.cases.items() if name in CASES}
@@ -91,12 +101,21 @@ def main() -> int:
     return report_failures(results, options)
 
 
+def wants(contender: str, options: argparse.Namespace) -> bool:
+    """Whether a case that was chosen measures this one."""
+    size = SIZES[options.mode]
+    return any(step.contender == contender for name in options.cases for step in CASES[name].steps(size))
+
+
 def measure(results: Results, options: argparse.Namespace) -> None:
     allow_many_connections()
     size = SIZES[options.mode]
     turns = options.turns or size.turns
     command = shlex.join(["scripts/bench.sh", *sys.argv[1:]])
     about = machine.about_run(size.mode, turns, command)
+    busy = about["busy_percent_before"]
+    if busy is not None and busy > BUSY_PERCENT:
+        print(f"bench: something else takes {busy} % of the cores: the figures will tell of it", file=sys.stderr)
     for name in options.cases:
         results.cases[name] = CaseResult({**about, "time": machine.now()})
         start = time.perf_counter()
@@ -135,6 +154,8 @@ def take(step: Step, result: CaseResult) -> None:
     else:
         for test in step.tests:
             result.add(test, step.contender, measured)
+    # What was measured stands all the same.
+    result.failed += [f"{step.tests[0]}, {step.contender}: {late}" for late in late_ends()]
 
 
 def say(progress: str) -> None:

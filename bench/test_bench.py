@@ -1,6 +1,8 @@
 """The benchmark's own arithmetic, and the page it makes. Nothing is measured here."""
 
 import re
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import pytest
@@ -8,9 +10,12 @@ import pytest
 import clients
 import page
 import plots
+import run
 import tables
 import targets
+from case import step
 from cases import CASES, loads, reads, small
+from contenders import end, late_ends, megabytes
 from results import OURS, CaseResult, Results, Spread, ratio
 from sizes import SIZES
 
@@ -20,6 +25,7 @@ ABOUT = {
     "command": "scripts/bench.sh",
     "mode": "quick",
     "turns": 2,
+    "busy_percent_before": 3,
     "machine": {"system": "Linux", "processor": "a processor", "cores": 2, "memory_gib": 24, "file_system": "ext4"},
     "versions": {"duckdb": "1.5.5"},
 }
@@ -78,7 +84,7 @@ def test_the_page_has_all_that_its_prose_asks_for(results):
     text = page.rendered(page.TEMPLATE.read_text(), results, set(page.drawn(results)))
     assert "{{" not in text
     assert "| 8 loaders × 1,000 rows |" in text
-    assert "at commit `abc` on 2026-01-02" in text
+    assert "at commit `abc` on 2026-01-02: quick, 2 turns, 3 % of the cores busy before" in text
     assert "![1,000-row batches: rows a second by loaders](benchmarks/loaders.svg)" in text
     # A name that nobody knows is an error, not a gap.
     with pytest.raises(ValueError, match="nonsense"):
@@ -157,3 +163,34 @@ def test_cpu_is_what_the_server_and_the_clients_take_for_each_that_is_counted():
     assert found["server_cpu_ns"] == 2e6
     assert 0 <= found["clients_cpu_ns"] < 1e6
     assert clients.with_cpu(Busy(), dict, lambda _: 0) == {}
+
+
+def test_a_tiny_run_leaves_the_published_figures_alone():
+    assert run.arguments([]).json == run.arguments(["--full"]).json == run.LATEST
+    assert run.arguments(["--tiny"]).json == run.TINY != run.LATEST
+    assert str(run.arguments(["--tiny", "--json", "some.json"]).json) == "some.json"
+
+
+def test_postgres_is_wanted_only_where_a_case_measures_it():
+    for given, is_wanted in ((["--cases", "reads", "--tiny"], True), (["--cases", "tpch", "mixed"], False), ([], True)):
+        assert run.wants("postgres", run.arguments(given)) == is_wanted
+
+
+def test_a_megabyte_of_memory_is_a_million_bytes():
+    assert megabytes("VmHWM:\t  524288 kB") == 536.870912
+
+
+def test_a_server_that_ends_late_is_noted_and_its_figures_are_kept():
+    def measure() -> dict:
+        ignoring = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+        command = [sys.executable, "-c", f"import signal, time; {ignoring}"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            end(process, seconds=0.1)
+        return {"rows_per_second": 5}
+
+    result = CaseResult(ABOUT)
+    run.take(step("puts-1x1", OURS, measure), result)
+    assert result.values("puts-1x1", OURS, "rows_per_second") == [5]
+    assert result.failed == [f"puts-1x1, {OURS}: a server did not end within 0.1 s and was killed"]
+    assert late_ends() == []

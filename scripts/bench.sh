@@ -37,7 +37,14 @@ get_packages
 case " $* " in
 *" --page-only "* | *" --help "* | *" -h "*) ;;
 *)
-    get_postgres
+    # Also says at once what is wrong with the flags.
+    wants_postgres=0
+    .venv/bin/python bench/run.py --wants-postgres "$@" || wants_postgres=$?
+    case $wants_postgres in
+    0) get_postgres ;;
+    1) ;;
+    *) exit "$wants_postgres" ;;
+    esac
     cargo build --quiet --release --workspace --bins
     ;;
 esac

@@ -12,8 +12,8 @@ use crate::{Commit, Plan};
 ///
 /// Every row of a batch carries the batch's id, and no two batches share one, however many loaders run at the
 /// same time. Exits with 0 when all was sent and every batch acknowledged (and, with --verify, found in the table), 1
-/// when one was not, 2 on bad usage; and, when nothing failed but it was stopped before the end, with 130 after Ctrl-C and
-/// 143 after SIGTERM.
+/// when one was not or is known to be lost, 2 on bad usage; and, when nothing failed but it was stopped before the end,
+/// with 130 after Ctrl-C and 143 after SIGTERM.
 #[derive(Debug, clap::Parser)]
 #[command(name = "duck-load", version)]
 pub struct Args {

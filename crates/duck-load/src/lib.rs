@@ -43,7 +43,6 @@ pub use target::{Failure, FlightTarget, Outcome, Target};
 pub use verify::{Offender, Verification};
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use duck_flight_protocol::{ConnectError, ConnectOptions};
 use tokio::sync::Barrier;
@@ -129,15 +128,19 @@ async fn run_recorded<T: Target>(
     let (stats, ledgers): (Vec<_>, Vec<_>) = done.into_iter().map(|(_, done)| done).unzip();
     let stats = stats.into_iter().reduce(Stats::merge).unwrap_or_default();
     progress.finish();
-    let interrupted = stop.is_requested() && !is_fulfilled(plan, &ledgers, stats.elapsed());
+    let interrupted = stop.is_requested() && !is_fulfilled(plan, &ledgers, &stats);
     let report = Report::new(plan, writer_count, &stats, interrupted);
     (report, ledgers)
 }
 
-/// Whether a run sent all batches of its plan, or for as long as the plan says. One without an end never does.
-fn is_fulfilled(plan: &Plan, ledgers: &[Ledger], elapsed: Duration) -> bool {
+/// Whether a run sent all batches of its plan, or for as long as the plan says, and what the server lost of them again. One
+/// without an end never does.
+fn is_fulfilled(plan: &Plan, ledgers: &[Ledger], stats: &Stats) -> bool {
     let all_sent = plan
         .batches
         .is_some_and(|most| ledgers.iter().all(|ledger| ledger.sent() >= most.get()));
-    all_sent || plan.duration.is_some_and(|duration| elapsed >= duration)
+    let is_over = plan
+        .duration
+        .is_some_and(|duration| stats.elapsed() >= duration);
+    stats.still_lost == 0 && (all_sent || is_over)
 }

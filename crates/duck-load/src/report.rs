@@ -44,8 +44,10 @@ pub struct Report {
     /// Batches of the producers that were durable before the run, and were not sent again for that.
     pub resumed: u64,
     /// Batches of the producers that had been acknowledged, and that the server lost afterwards, as it does where its file is
-    /// replaced by an older copy. They were sent again.
+    /// replaced by an older copy. They are sent again.
     pub lost: u64,
+    /// Of those, the ones that had not been acknowledged again when the run ended.
+    pub still_lost: u64,
     /// Seconds from the common start to the last writer's end.
     pub elapsed_seconds: f64,
     /// Rows acknowledged per second.
@@ -94,6 +96,7 @@ impl Report {
             duplicates: stats.duplicates,
             resumed: stats.resumed,
             lost: stats.lost,
+            still_lost: stats.still_lost,
             elapsed_seconds,
             rows_per_second,
             latency_ms_p50: stats.latency_ms(0.50),
@@ -109,13 +112,14 @@ impl Report {
         }
     }
 
-    /// Whether every batch that was sent was acknowledged, and the proof, if there is one, holds.
+    /// Whether every batch that was sent was acknowledged and nothing of that is known to be lost, and the proof, if there is
+    /// one, holds.
     pub fn is_success(&self) -> bool {
         let verified = self
             .verification
             .as_ref()
             .is_none_or(|proof| proof.verified);
-        self.errors == 0 && self.unknown == 0 && verified
+        self.errors + self.unknown + self.still_lost == 0 && verified
     }
 
     /// The report as one line of JSON.
@@ -203,11 +207,15 @@ impl Report {
             )?;
         }
         if self.lost > 0 {
+            let lost = Batches(self.lost);
             write!(
                 f,
-                "\nnote       the server lost {} that it had acknowledged; they were sent again",
-                Batches(self.lost)
+                "\nnote       the server lost {lost} that it had acknowledged; "
             )?;
+            match self.still_lost {
+                0 => write!(f, "they were sent again")?,
+                left => write!(f, "{left} of them were not sent again in time")?,
+            }
         }
         if self.interrupted {
             write!(f, "\nnote       interrupted before the end of the plan")?;
@@ -297,6 +305,25 @@ rows       1000 acknowledged in 1 batch
 duplicates 3 batches that the server had already
 ";
         assert!(text.starts_with(expected), "{text}");
+    }
+
+    #[test]
+    fn what_was_lost_makes_the_run_fail_unless_it_was_sent_again() {
+        let mut report = report();
+        report.lost = 3;
+        assert!(report.is_success());
+        let text = report.to_string();
+        assert!(
+            text.ends_with("acknowledged; they were sent again"),
+            "{text}"
+        );
+        report.still_lost = 2;
+        assert!(!report.is_success());
+        let text = report.to_string();
+        assert!(
+            text.ends_with("; 2 of them were not sent again in time"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub(crate) struct Stats {
     pub(crate) resumed: u64,
     /// Batches of a producer that had been acknowledged, and that the server has lost since.
     pub(crate) lost: u64,
+    /// Of those, the ones that had not been acknowledged again at the end.
+    pub(crate) still_lost: u64,
     /// Batches sent whose answer got lost: they may have been committed or not.
     pub(crate) unknown: u64,
     /// The first of all failures that were not mended by a retry.
@@ -49,6 +51,7 @@ impl Default for Stats {
             duplicates: 0,
             resumed: 0,
             lost: 0,
+            still_lost: 0,
             unknown: 0,
             first_error: None,
             span: None,
@@ -100,6 +103,7 @@ impl Stats {
         self.duplicates += other.duplicates;
         self.resumed += other.resumed;
         self.lost += other.lost;
+        self.still_lost += other.still_lost;
         self.unknown += other.unknown;
         self.first_error = self.first_error.or(other.first_error);
         self.span = match (self.span, other.span) {

@@ -61,6 +61,9 @@ pub enum Outcome {
     /// It may have been committed or not. Sending it again might store its rows twice, unless a producer does so
     /// under the same sequence.
     Unknown,
+    /// Nothing of it was committed, for a later put of the same producer has taken the place of this one. Sending it again
+    /// takes it back.
+    Fenced,
 }
 
 /// Why batches have no ack.
@@ -68,12 +71,13 @@ pub enum Outcome {
 /// The rule by which outcomes are told:
 /// - There was no connection to send on: everything without an answer is [`Outcome::Retriable`].
 /// - The server itself answered with a status. It is the answer to the oldest batch without one:
-///   `UNAVAILABLE`, `RESOURCE_EXHAUSTED` and `ABORTED` promise that nothing of it was committed and are
-///   retriable; `INVALID_ARGUMENT` and the other codes by which a server turns a request down are refused;
-///   `INTERNAL`, `UNKNOWN`, `CANCELLED`, `DEADLINE_EXCEEDED` and `DATA_LOSS` promise nothing, hence unknown.
+///   `RESOURCE_EXHAUSTED`, `ABORTED` and an `UNAVAILABLE` in the server's own words promise that nothing of it was
+///   committed and are retriable; `INVALID_ARGUMENT` and the other codes by which a server turns a request down are
+///   refused, and so is a batch that is larger than a message may be; `INTERNAL`, `UNKNOWN`, `CANCELLED`,
+///   `DEADLINE_EXCEEDED` and `DATA_LOSS` promise nothing, hence unknown.
 ///   Batches behind the oldest were on their way and may share a commit with other loaders': unknown.
-/// - An `ABORTED` by which the server says that this producer was fenced refuses everything without an answer:
-///   another process took over, and trying again would only take it back.
+/// - An `ABORTED` by which the server says that this producer was fenced is [`Outcome::Fenced`] for everything without
+///   an answer.
 /// - Everything else (a connection that broke, a proxy's answer, a stream that ended without acks, no answer
 ///   in time) leaves everything without an answer unknown, whatever code the client's library gives to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +110,13 @@ const NOT_READY: &str = "Service was not ready";
 /// What the server says to a producer's stream when a later stream of the same producer has taken its place.
 const FENCED: &str = "fenced";
 
+/// What the server says, by one or the other, with every `UNAVAILABLE` of its own. A proxy gives that code too, where the
+/// connection behind it broke and the batch may have been committed.
+const GOING_DOWN: [&str; 2] = ["shutting down", "previous fatal error"];
+
+/// What the server says when a message is larger than it takes.
+const TOO_LARGE: &str = "--max-message-size";
+
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let message = status_message(&status);
@@ -118,11 +129,10 @@ impl From<Status> for Failure {
             return Self::of_all(Outcome::Unknown, message);
         }
         if status.code() == Code::Aborted && status.message().contains(FENCED) {
-            let message = format!("another process sends as this producer now: {message}");
-            return Self::of_all(Outcome::Refused, message);
+            return Self::of_all(Outcome::Fenced, message);
         }
         Self {
-            oldest: answered(status.code()),
+            oldest: answered(&status),
             later: Outcome::Unknown,
             message,
         }
@@ -145,9 +155,12 @@ impl From<ArrowError> for Failure {
     }
 }
 
-/// What a code that the server itself gave says about the batch it answers.
-fn answered(code: Code) -> Outcome {
-    match code {
+/// What a status that the server itself gave says about the batch it answers.
+fn answered(status: &Status) -> Outcome {
+    let says = |words: &str| status.message().contains(words);
+    match status.code() {
+        Code::Unavailable if !GOING_DOWN.into_iter().any(says) => Outcome::Unknown,
+        Code::ResourceExhausted if says(TOO_LARGE) => Outcome::Refused,
         Code::Unavailable | Code::ResourceExhausted | Code::Aborted => Outcome::Retriable,
         Code::InvalidArgument
         | Code::NotFound
@@ -207,10 +220,22 @@ mod tests {
 
     #[test]
     fn what_the_server_turned_down_for_now_may_be_sent_again() {
-        for code in [Code::Unavailable, Code::ResourceExhausted, Code::Aborted] {
-            let found = outcomes(Status::new(code, "try later"));
-            assert_eq!(found, (Outcome::Retriable, Outcome::Unknown), "{code}");
+        for status in [
+            Status::unavailable("the server is shutting down; try again once it is back"),
+            Status::resource_exhausted("the queue is full"),
+            Status::aborted("a conflict with another transaction"),
+        ] {
+            let found = outcomes(status.clone());
+            assert_eq!(found, (Outcome::Retriable, Outcome::Unknown), "{status}");
         }
+    }
+
+    #[test]
+    fn a_batch_that_is_too_large_for_a_message_is_not_sent_again() {
+        let status = Status::resource_exhausted(
+            "40 MB, the limit is 16 MB: send it in smaller parts, or raise --max-message-size",
+        );
+        assert_eq!(outcomes(status), (Outcome::Refused, Outcome::Unknown));
     }
 
     #[test]
@@ -222,14 +247,9 @@ mod tests {
     }
 
     #[test]
-    fn being_fenced_is_final_for_all_batches() {
+    fn being_fenced_counts_for_all_batches() {
         let status = Status::aborted("producer `p` was fenced by a later stream");
-        let failure = Failure::from(status);
-        assert_eq!(
-            (failure.oldest, failure.later),
-            (Outcome::Refused, Outcome::Refused)
-        );
-        assert!(failure.message.starts_with("another process sends"));
+        assert_eq!(outcomes(status), (Outcome::Fenced, Outcome::Fenced));
     }
 
     #[test]
@@ -250,9 +270,13 @@ mod tests {
 
     #[test]
     fn a_proxys_answer_leaves_all_batches_unknown() {
-        let status =
-            Status::unavailable("grpc-status header missing, mapped from HTTP status code 503");
-        assert_eq!(outcomes(status), (Outcome::Unknown, Outcome::Unknown));
+        for message in [
+            "grpc-status header missing, mapped from HTTP status code 503",
+            "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
+        ] {
+            let found = outcomes(Status::unavailable(message));
+            assert_eq!(found, (Outcome::Unknown, Outcome::Unknown), "{message}");
+        }
     }
 
     #[test]

@@ -14,6 +14,10 @@ use crate::stats::Stats;
 use crate::target::{Failure, Outcome, Target};
 use crate::{Batch, BatchSource, Plan, Progress, Stop};
 
+/// No producer of duck-load comes farther: that would be 30,000 batches a second for a year. A proof holds a bit for each
+/// batch.
+const MAX_SEQUENCE: u64 = 1 << 40;
+
 /// One writer of a run.
 pub(crate) struct Worker<T> {
     /// Counts from 1, for people.
@@ -33,6 +37,8 @@ pub(crate) struct Worker<T> {
     not_before: Instant,
     /// The sequence of the last batch made.
     made: u64,
+    /// The last sequence that was made before the server lost some, which are made again; 0 while it has lost none.
+    furthest: u64,
     /// The last sequence of the producer that the server has acknowledged, or said to be durable.
     durable: u64,
     /// The last sequence of the producer whose ack is recorded: one that is sent again after the server has lost it is
@@ -55,6 +61,8 @@ pub(crate) struct Worker<T> {
 struct Setback {
     since: Instant,
     times: u32,
+    /// Whether being fenced is one of them that it went on from.
+    fenced: bool,
 }
 
 /// A batch that has been sent at least once.
@@ -101,6 +109,7 @@ impl<T: Target> Worker<T> {
             again: VecDeque::new(),
             not_before: now,
             made: 0,
+            furthest: 0,
             durable: 0,
             recorded: 0,
             unacknowledged: Vec::new(),
@@ -133,8 +142,24 @@ impl<T: Target> Worker<T> {
         let ended = Instant::now();
         self.close().await;
         self.stats.ran(self.started, ended);
-        let ledger = Ledger::new(self.source, self.made, self.unacknowledged);
+        self.count_what_is_not_restored();
+        // An ack stays one, whatever the server has lost since.
+        self.unacknowledged
+            .retain(|sequence| *sequence > self.recorded);
+        let sent = self.made.max(self.furthest);
+        let ledger = Ledger::new(self.source, sent, self.unacknowledged);
         (self.stats, ledger)
+    }
+
+    /// Counts what the server has lost, and what was on its way to it then, as far as it was not sent again.
+    fn count_what_is_not_restored(&mut self) {
+        self.stats.still_lost = self.recorded - self.durable;
+        let sent_again = self.made.max(self.recorded);
+        let left = self.furthest.saturating_sub(sent_again);
+        if left > 0 {
+            self.unacknowledged.extend(sent_again + 1..=self.furthest);
+            self.count_failures(left, 0, "stopped before they could be sent again");
+        }
     }
 
     /// When the next batch may be sent; `None` when there is no room for it, or nothing left to send.
@@ -145,21 +170,25 @@ impl<T: Target> Worker<T> {
         if !self.again.is_empty() {
             return Some(self.not_before);
         }
+        // What was sent before and is lost is not new: it is sent again whatever the plan says.
+        let is_new = self.made >= self.furthest;
+        if self.stopping || is_new && self.has_all_of_the_plan() {
+            return None;
+        }
+        Some(self.planned().max(self.not_before))
+    }
+
+    /// Whether the plan wants no further batch to be made.
+    fn has_all_of_the_plan(&self) -> bool {
         let all_made = self
             .plan
             .batches
             .is_some_and(|most| self.made >= most.get());
-        if self.stopping || all_made {
-            return None;
-        }
-        let planned = self.planned();
-        if let Some(duration) = self.plan.duration {
+        let is_over = self.plan.duration.is_some_and(|duration| {
             let end = self.started + duration;
-            if planned >= end || Instant::now() >= end {
-                return None;
-            }
-        }
-        Some(planned.max(self.not_before))
+            self.planned() >= end || Instant::now() >= end
+        });
+        all_made || is_over
     }
 
     /// When the plan wants the next batch to be sent.
@@ -308,10 +337,13 @@ impl<T: Target> Worker<T> {
 
     /// Goes on from where the producer is: with the first batch that is not durable, whatever was acknowledged before.
     fn go_on_after(&mut self, last: u64) {
-        self.located = true;
         if self.earlier.is_none() && self.plan.resume {
+            if last > MAX_SEQUENCE {
+                return self.fail_to_locate(&not_ours(last));
+            }
             self.resume_after(last);
         }
+        self.located = true;
         if last < self.durable {
             self.rewind_to(last);
         }
@@ -348,6 +380,7 @@ impl<T: Target> Worker<T> {
              sending them again",
             self.durable
         ));
+        self.furthest = self.furthest.max(self.made);
         self.durable = last;
         self.made = last;
         self.source.skip_to(last);
@@ -385,6 +418,13 @@ impl<T: Target> Worker<T> {
 fn no_answer(timeout: Duration) -> Failure {
     let message = format!("no answer within {timeout:?}");
     Failure::of_all(Outcome::Unknown, message)
+}
+
+fn not_ours(last: u64) -> Failure {
+    let message = format!(
+        "the producer is at sequence {last}, to which duck-load did not bring it: give it a --producer of its own"
+    );
+    Failure::of_all(Outcome::Refused, message)
 }
 
 /// Waits until `deadline`, not at all when it has passed, and for ever when there is none.

@@ -277,6 +277,38 @@ async fn a_proof_fails_when_the_table_does_not_hold_what_was_acknowledged() {
     }
 }
 
+/// Twenty batches are acknowledged, an older copy of three takes the server's place, and the run is stopped while the fourth
+/// is sent again.
+#[tokio::test]
+async fn a_proof_fails_when_what_was_acknowledged_is_lost_and_not_sent_again() {
+    for plan in BOTH.into_iter().flat_map(|it| [producer(it), resuming(it)]) {
+        let keeper = Keeper::new([(21, Fault::Restore(3)), (22, Fault::Pause)]);
+        let server = keeper.serve().await;
+        let plan = Plan {
+            writers: NonZeroUsize::MIN,
+            in_flight: NonZeroUsize::MIN,
+            ..plan
+        };
+        let restored = keeper.clone();
+        let stop = Stop::on(async move {
+            while restored.kept().units < 22 {
+                tokio::task::yield_now().await;
+            }
+            // On one thread the stop is asked for before anybody hears of this.
+            restored.kept().go_on.notify_one();
+        });
+        let report = duck_load::load(&server, &plan, Progress::silent(), stop);
+        let report = report.await.unwrap();
+        assert_eq!((report.batches, report.lost), (20, 17), "{report}");
+        assert_eq!(report.still_lost, 16, "{report}");
+        assert!(report.interrupted && !report.is_success(), "{report}");
+        let proof = report.verification.unwrap();
+        assert!(!proof.verified, "{proof}");
+        assert_eq!(proof.batches_acknowledged, 20, "{proof}");
+        assert_eq!((proof.batches_found_once, proof.batches_missing), (4, 16));
+    }
+}
+
 #[tokio::test]
 async fn an_unknown_batch_of_a_plain_load_may_be_there_or_not() {
     for (fault, present) in [(Fault::LoseAck, 1), (Fault::Cut, 0)] {

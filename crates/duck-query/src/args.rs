@@ -9,6 +9,7 @@ use clap::Parser;
 use duck_flight_protocol::ConnectArgs;
 use terminal_size::{Width, terminal_size};
 
+use crate::format::has_special;
 use crate::{Format, OutputOptions, Query};
 
 /// How many rows a table at a terminal shows unless told otherwise.
@@ -68,7 +69,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = parse_max_rows, env = "DUCK_QUERY_MAX_ROWS")]
     pub max_rows: Option<usize>,
 
-    /// Text for NULL [default: NULL in tables, empty in CSV]; JSON always has null
+    /// Text for NULL [default: NULL in tables, empty in CSV, where it must need no quotes]; JSON always has null
     #[arg(long, value_name = "TEXT", env = "DUCK_QUERY_NULL")]
     pub null: Option<String>,
 
@@ -94,15 +95,20 @@ impl Args {
     /// What the command line asks for. Reads the SQL from its file or from stdin.
     ///
     /// # Errors
-    /// When there is no SQL, or it cannot be read.
+    /// When there is no SQL, or it cannot be read, or the text for NULL would be other fields.
     pub fn into_query(self) -> anyhow::Result<Query> {
+        let output = self.output(Terminal::of_stdout());
+        // In quotes it would be a string.
+        if output.format == Format::Csv && output.null.as_deref().is_some_and(has_special) {
+            bail!("--null: in CSV it can hold no comma, quote or line break");
+        }
         let sql = read_sql(self.source())?;
         if sql.trim().is_empty() {
             bail!("the SQL is empty; {TRY_THIS}");
         }
         Ok(Query {
             sql,
-            output: self.output(Terminal::of_stdout()),
+            output,
             connect: self.connect.into(),
         })
     }

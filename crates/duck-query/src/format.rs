@@ -10,6 +10,8 @@ mod table;
 
 use std::io::{self, Write};
 
+pub(crate) use csv::has_special;
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 

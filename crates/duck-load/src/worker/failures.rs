@@ -13,9 +13,10 @@ const MAX_FAILURES_IN_A_ROW: u32 = 5;
 
 impl<T: Target> Worker<T> {
     pub(super) fn fail_to_locate(&mut self, failure: &Failure) {
+        let ends_it = self.ends_a_producer(failure);
         let setback = self.set_back();
-        if failure.oldest == Outcome::Refused || self.is_exhausted(setback, setback.times) {
-            self.count_failures(1, 0, &failure.message);
+        if ends_it || self.is_exhausted(setback, setback.times) {
+            self.count_failures(1, 0, &reason(failure, ends_it));
             self.give_up();
         } else {
             self.back_off(setback, &failure.message);
@@ -32,11 +33,11 @@ impl<T: Target> Worker<T> {
         let is_producer = self.plan.producer.is_some();
         // What answers next may be another server, which knows less than this one did.
         self.located = !is_producer;
+        let ends_a_producer = self.ends_a_producer(failure);
         let setback = self.set_back();
         let mut again = VecDeque::new();
         let mut abandoned = Vec::new();
-        // A producer that left a batch out could never send it any more: what follows would overtake it.
-        let mut is_final = is_producer && failure.oldest == Outcome::Refused;
+        let mut is_final = is_producer && ends_a_producer;
         for (position, mut sent) in failed.into_iter().enumerate() {
             let outcome = match position {
                 0 => failure.oldest,
@@ -47,6 +48,7 @@ impl<T: Target> Worker<T> {
                 Outcome::Retriable => true,
                 Outcome::Refused => false,
                 Outcome::Unknown => is_producer,
+                Outcome::Fenced => !ends_a_producer,
             };
             let exhausted = may_help && self.is_exhausted(setback, sent.attempts);
             is_final |= exhausted && !self.stopping;
@@ -60,11 +62,33 @@ impl<T: Target> Worker<T> {
         let is_again = !again.is_empty();
         again.append(&mut self.again);
         self.again = again;
-        self.abandon(&abandoned, &failure.message);
+        self.abandon(&abandoned, &reason(failure, ends_a_producer));
         if is_final || self.failures_in_a_row >= MAX_FAILURES_IN_A_ROW {
             self.give_up();
         } else if is_again {
             self.back_off(setback, &failure.message);
+        }
+    }
+
+    /// Whether a producer cannot go on after this failure, the next one since its last ack.
+    fn ends_a_producer(&mut self, failure: &Failure) -> bool {
+        match failure.oldest {
+            // A producer that left a batch out could never send it any more: what follows would overtake it.
+            Outcome::Refused => true,
+            Outcome::Fenced => !self.may_have_fenced_itself(),
+            Outcome::Retriable | Outcome::Unknown => false,
+        }
+    }
+
+    /// Whether what fenced a resuming producer may be a put of its own: one that it gave up after a failure, and that the
+    /// server looked at only after the next one. It is believed once before the next ack: another process fences again.
+    fn may_have_fenced_itself(&mut self) -> bool {
+        match &mut self.setback {
+            Some(setback) if self.plan.resume && !setback.fenced => {
+                setback.fenced = true;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -73,6 +97,7 @@ impl<T: Target> Worker<T> {
         let setback = self.setback.get_or_insert(Setback {
             since: Instant::now(),
             times: 0,
+            fenced: false,
         });
         setback.times = setback.times.saturating_add(1);
         *setback
@@ -132,5 +157,16 @@ impl<T: Target> Worker<T> {
         self.stopping = true;
         let again: Vec<_> = std::mem::take(&mut self.again).into();
         self.abandon(&again, "stopped before they could be sent again");
+    }
+}
+
+/// Why batches are given up, for people.
+fn reason(failure: &Failure, ends_a_producer: bool) -> String {
+    let message = &failure.message;
+    match failure.oldest {
+        Outcome::Fenced if ends_a_producer => {
+            format!("another process sends as this producer now: {message}")
+        }
+        _ => message.clone(),
     }
 }

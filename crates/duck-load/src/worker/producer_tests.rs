@@ -1,5 +1,7 @@
 use std::sync::{Arc, Mutex};
 
+use tokio::time::sleep;
+
 use super::tests::{ROWS, failure, millis, pipelined, plan, run, run_until};
 use super::*;
 use crate::target::fake::{Answer, FakeTarget, Seen};
@@ -80,6 +82,101 @@ async fn what_a_server_has_lost_of_earlier_runs_is_sent_again_too() {
         text.contains("lost 3 batches that it had acknowledged"),
         "{text}"
     );
+}
+
+/// Ten batches of 10 ms are acknowledged, the eleventh is on its way, and the server is replaced by a copy that holds two.
+fn restoring(then: Answer) -> FakeTarget {
+    let mut script = vec![(millis(10), Answer::Ack); 11];
+    script[10].1 = Answer::Restore(2, lost(Outcome::Unknown));
+    script.push((millis(10), then));
+    script.extend(vec![(millis(10), Answer::Ack); 20]);
+    FakeTarget::new(script)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_has_lost_is_sent_again_even_when_the_time_is_over() {
+    let plan = Plan {
+        batches: None,
+        duration: Some(millis(105)),
+        ..plan(1)
+    };
+    for plan in [producer(plan.clone()), resuming(plan)] {
+        let (report, seen) = run(&plan, restoring(Answer::Ack)).await;
+        assert!(report.is_success(), "{report}");
+        let expected: Vec<_> = (1..=11).chain(3..=11).collect();
+        assert_eq!(sequences(&seen), expected);
+        assert_eq!((report.batches, report.lost), (11, 8));
+        assert_eq!(report.still_lost, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_lost_and_not_sent_again_makes_the_run_fail_and_counts_as_acknowledged() {
+    // The first of what is sent again is refused, or is the last one before a stop.
+    for (answer, stop_after) in [
+        (failure(Outcome::Refused), None),
+        (Answer::Silence, Some(millis(300))),
+    ] {
+        let stop = stop_after.map_or_else(Stop::never, |after| Stop::on(sleep(after)));
+        let plan = Plan {
+            ack_timeout: millis(500),
+            ..producer(plan(11))
+        };
+        let targets = vec![restoring(answer)];
+        let (report, ledgers) =
+            crate::run_recorded(&plan, targets, Progress::silent(), stop.clone()).await;
+        assert!(!report.is_success(), "{report}");
+        assert_eq!((report.batches, report.still_lost), (10, 8));
+        assert_eq!(report.interrupted, stop.is_requested());
+        let ledger = &ledgers[0];
+        assert_eq!((ledger.sent(), ledger.unacknowledged()), (11, 1));
+        assert!((1..=10).all(|sequence| ledger.is_acknowledged(sequence)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_that_is_farther_than_any_loader_comes_is_not_gone_on_with() {
+    // Such as one whose sequences are times.
+    let target = FakeTarget::steady(millis(1)).holding(1_700_000_000_000_000_000, []);
+    let (report, seen) = run(&resuming(plan(2)), target).await;
+    assert_eq!((report.errors, report.resumed), (1, 0), "{report}");
+    let error = report.first_error.unwrap();
+    assert!(error.contains("1700000000000000000"), "{error}");
+    assert_eq!(sequences(&seen), [] as [u64; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resuming_producer_goes_on_once_when_a_put_that_it_gave_up_may_have_fenced_it() {
+    let fenced = Answer::Fail(lost(Outcome::Fenced));
+    let plan = Plan {
+        ack_timeout: millis(500),
+        ..resuming(plan(3))
+    };
+    let script = |answers: &[Answer]| {
+        let acks = std::iter::repeat_n(Answer::Ack, 10);
+        let answers = answers.iter().cloned().chain(acks);
+        answers
+            .map(|answer| (millis(1), answer))
+            .collect::<Vec<_>>()
+    };
+    let target = FakeTarget::new(script(&[Answer::Silence, fenced.clone()]));
+    let (report, seen) = run(&plan, target).await;
+    assert!(report.is_success(), "{report}");
+    assert_eq!(sequences(&seen), [1, 1, 1, 2, 3]);
+    // A second time it is another process, and so it is where nothing failed since the last ack.
+    for (answers, sent) in [
+        (
+            vec![Answer::Silence, fenced.clone(), fenced.clone()],
+            vec![1, 1, 1],
+        ),
+        (vec![Answer::Silence, Answer::Ack, fenced], vec![1, 1, 2]),
+    ] {
+        let (report, seen) = run(&plan, FakeTarget::new(script(&answers))).await;
+        assert!(!report.is_success(), "{report}");
+        let error = report.first_error.unwrap();
+        assert!(error.starts_with("another process sends as"), "{error}");
+        assert_eq!(sequences(&seen), sent);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -213,7 +310,7 @@ async fn an_ack_that_never_comes_makes_a_producer_send_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_leaves_what_waits_for_a_retry_unknown_where_it_is() {
-    let stop = Stop::on(tokio::time::sleep(millis(20)));
+    let stop = Stop::on(sleep(millis(20)));
     let script = vec![(millis(1), failure(Outcome::Unknown))];
     let target = FakeTarget::new(script);
     let (report, _) = run_until(&resuming(plan(5)), target, stop).await;

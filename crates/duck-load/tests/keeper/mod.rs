@@ -40,6 +40,11 @@ pub(crate) enum Fault {
     LoseAck,
     /// Another stream of the producer has taken the place of this one.
     Fence,
+    /// All connections break before it is committed, and another server answers: with an older copy, in which the one
+    /// producer has so many units.
+    Restore(usize),
+    /// It is committed, and its ack waits for [`Kept::go_on`].
+    Pause,
 }
 
 /// Keeps the batches it is sent.
@@ -58,6 +63,8 @@ pub(crate) struct Kept {
     pub(crate) spoil: Option<Spoil>,
     /// Is told that the table was asked for; whoever asks gets no answer then.
     pub(crate) asked: Option<Arc<Notify>>,
+    /// Lets the ack go that waits.
+    pub(crate) go_on: Arc<Notify>,
     /// The units that came.
     pub(crate) units: usize,
     /// The options of all puts.
@@ -157,7 +164,12 @@ impl Keeper {
             None => Ok(ack),
             Some(Fault::Refuse) => Err(Status::resource_exhausted("the queue is full")),
             Some(Fault::Fence) => Err(Status::aborted("fenced by a later stream")),
-            Some(Fault::Cut | Fault::LoseAck) => {
+            Some(Fault::Pause) => {
+                let go_on = self.kept().go_on.clone();
+                go_on.notified().await;
+                Ok(ack)
+            }
+            Some(Fault::Cut | Fault::LoseAck | Fault::Restore(_)) => {
                 self.cut.send_modify(|cuts| *cuts += 1);
                 std::future::pending().await
             }
@@ -175,8 +187,12 @@ impl Keeper {
             kept.altered += usize::from(altered);
         }
         let ack = match fault {
-            None | Some(Fault::LoseAck) => kept.commit(unit),
-            Some(_) => Ack::default(),
+            None | Some(Fault::LoseAck | Fault::Pause) => kept.commit(unit),
+            Some(Fault::Restore(units)) => {
+                kept.restore(units);
+                Ack::default()
+            }
+            Some(Fault::Refuse | Fault::Cut | Fault::Fence) => Ack::default(),
         };
         (fault, ack)
     }
@@ -202,6 +218,15 @@ impl Kept {
             self.batches.extend(unit.batches);
         }
         ack
+    }
+
+    /// Leaves so many units of the one producer, each of which is one batch.
+    fn restore(&mut self, units: usize) {
+        assert_eq!(self.producers.len(), 1);
+        for committed in self.producers.values_mut() {
+            committed.truncate(units);
+        }
+        self.batches.truncate(units);
     }
 
     fn last_sequence(&self, producer: &str) -> u64 {

@@ -65,11 +65,15 @@ impl Printer for CsvPrinter {
     }
 }
 
+/// Whether a text must be quoted to be one field.
+pub(crate) fn has_special(text: &str) -> bool {
+    text.contains([',', '"', '\n', '\r'])
+}
+
 /// Quotes what was written from `start` on, where it must be.
 fn quote(out: &mut String, start: usize, null: &str) {
     let field = &out[start..];
-    let special = |byte: &u8| matches!(byte, b',' | b'"' | b'\n' | b'\r');
-    if field != null && !field.as_bytes().iter().any(special) {
+    if field != null && !has_special(field) {
         return;
     }
     let field = field.replace('"', "\"\"");

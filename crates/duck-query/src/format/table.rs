@@ -2,7 +2,8 @@
 //!
 //! Rows are kept until the widths are known, but never more than [`CHUNK_ROWS`] or [`CHUNK_BYTES`] of
 //! them: a longer table is drawn piece by piece, and later rows may widen its columns. A table with a
-//! limit keeps the first and the last rows it will show and only counts those between.
+//! limit keeps the first and the last rows it will show, of the last no more than as many bytes again, and
+//! only counts those between.
 
 mod cell;
 mod draw;
@@ -56,6 +57,7 @@ pub(super) struct TablePrinter {
     head_bytes: usize,
     /// The last rows so far.
     tail: VecDeque<Row>,
+    tail_bytes: usize,
     /// How many rows have joined the head.
     in_head: usize,
     total: usize,
@@ -95,6 +97,7 @@ impl TablePrinter {
             head: Vec::new(),
             head_bytes: 0,
             tail: VecDeque::new(),
+            tail_bytes: 0,
             in_head: 0,
             total: 0,
             shown: None,
@@ -107,18 +110,22 @@ impl TablePrinter {
         if self.head.len() >= CHUNK_ROWS || self.head_bytes >= CHUNK_BYTES {
             self.draw(false, sink)?;
         }
-        let text: usize = row.iter().flatten().map(|cell| cell.len()).sum();
-        self.head_bytes += text + row.len() * CELL_BYTES;
+        self.head_bytes += bytes(&row);
         self.head.push(row);
         self.in_head += 1;
         Ok(())
     }
 
     fn push_tail(&mut self, row: Row) {
-        if self.tail.len() == self.tail_rows {
-            self.tail.pop_front();
-        }
+        self.tail_bytes += bytes(&row);
         self.tail.push_back(row);
+        // The last row is kept whatever it takes.
+        while self.tail.len() > self.tail_rows
+            || self.tail.len() > 1 && self.tail_bytes > CHUNK_BYTES
+        {
+            let left_out = self.tail.pop_front();
+            self.tail_bytes -= left_out.as_deref().map_or(0, bytes);
+        }
     }
 
     fn left_out(&self) -> usize {
@@ -212,6 +219,12 @@ impl TablePrinter {
         };
         columns.iter().map(&mut cell).collect()
     }
+}
+
+/// What a row takes while it is kept.
+fn bytes(row: &[Option<Box<str>>]) -> usize {
+    let text: usize = row.iter().flatten().map(|cell| cell.len()).sum();
+    text + row.len() * CELL_BYTES
 }
 
 /// When the values of a field are shortened.

@@ -167,6 +167,34 @@ fn a_value_of_many_characters_is_whole_where_no_width_is_given() {
 }
 
 #[test]
+fn of_the_last_rows_no_more_are_kept_than_there_is_memory_for() {
+    let long = "x".repeat(CHUNK_BYTES / 5);
+    let options = OutputOptions {
+        max_rows: Some(20),
+        ..unlimited(Format::Plain)
+    };
+    // Ten rows are the last, of which four fit.
+    let row = |number: usize| {
+        let long = if number < 20 { "" } else { long.as_str() };
+        words(&[("n", &number.to_string()), ("long", long)])
+    };
+    let rows: Vec<_> = (0..40).map(row).collect();
+    let table = printed(&options, &rows);
+    let numbers: Vec<_> = table.lines().map(|line| line.split(' ').next()).collect();
+    let shown = ["9", "·", "36", "37", "38", "39", "14"].map(Some);
+    assert_eq!(numbers[numbers.len() - shown.len()..], shown);
+    assert!(table.ends_with("\n14 of 40 rows\n"));
+    // One that is larger than all memory for them is shown all the same.
+    let longer = "x".repeat(CHUNK_BYTES + 1);
+    let rows = ["a", "b", "c", longer.as_str()].map(|word| words(&[("word", word)]));
+    let options = OutputOptions {
+        max_rows: Some(2),
+        ..unlimited(Format::Plain)
+    };
+    assert!(printed(&options, &rows).ends_with("x\n2 of 4 rows\n"));
+}
+
+#[test]
 fn values_cannot_break_the_table() {
     let batch = words(&[("a\tb", "one\ntwo\u{1b}[31m"), ("日本", "語")]);
     let expected = r#"
