@@ -41,13 +41,20 @@ impl Effect {
             let message = format!("`key` names column `{twice}` twice");
             return Err(Error::Columns(message));
         }
+        let op = options.op_column();
+        if options.mode == Mode::Changes && key.iter().any(|column| same_name(column, op)) {
+            let message = format!(
+                "the column `{op}` says what each row is, and so is none of the key: name another one as `op`"
+            );
+            return Err(Error::Columns(message));
+        }
         Ok(match options.mode {
             Mode::Append => Self::Append,
             Mode::Upsert => Self::Upsert { key },
             Mode::Delete => Self::Delete { key },
             Mode::Changes => Self::Changes {
                 key,
-                op: options.op_column().to_owned(),
+                op: op.to_owned(),
             },
         })
     }
