@@ -169,7 +169,8 @@ pub(super) fn check_names<'a>(names: impl IntoIterator<Item = &'a String>) -> Re
     match names.into_iter().find(is_own) {
         None => Ok(()),
         Some(name) => Err(Error::Columns(format!(
-            "the server itself uses the name of column `{name}` where rows have a key or may be put aside: rename the column"
+            "the server itself uses the name of column `{name}` where it gathers rows, as those that have a key, that may be put \
+             aside, or that are many and make their table: rename the column"
         ))),
     }
 }
