@@ -178,13 +178,16 @@ impl LargeUnit {
         let is_gathered = plan.is_some();
         let outcome = match plan {
             Some(plan) => self.gather_and_apply(connection, plan, &mut turn),
-            None => transaction(connection, |connection| {
-                let committed = self.append(connection, &put)?;
-                let steady = steady.insert(connection.indexes().steady_since(seen));
-                self.secure(connection, committed.rows, steady)?;
-                self.finish(connection, &mut turn)?;
-                Ok(committed)
-            }),
+            None => {
+                let _appending = self.shared.queue.append_to(&put.key);
+                transaction(connection, |connection| {
+                    let committed = self.append(connection, &put)?;
+                    let steady = steady.insert(connection.indexes().steady_since(seen));
+                    self.secure(connection, committed.rows, steady)?;
+                    self.finish(connection, &mut turn)?;
+                    Ok(committed)
+                })
+            }
         };
         if outcome.is_ok() {
             // Still in its turn, which ends with the function.
