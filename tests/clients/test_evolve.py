@@ -95,7 +95,7 @@ NOT_NARROWED = [
     ("BLOB", pa.binary(4)), ("TIMESTAMPTZ", pa.timestamp("s", "Europe/Paris")), ("BIGINT", pa.null()), ("BIGINT[]", pa.null()),
     ("ENUM('a')", pa.string()), ("UUID", pa.string()), ("JSON", pa.string()), ("BIGINT", pa.dictionary(pa.int8(), pa.int16())),
     ("STRUCT(a BIGINT)", pa.struct([("a", pa.int64())])), ("TINYINT[]", pa.list_(pa.int64())), ("TIME WITH TIME ZONE", pa.time64("ns")),
-    ("BIT", pa.null()), ("STRUCT(a BIGINT)", pa.null()), ("MAP(VARCHAR, BIGINT)", pa.null()), ("INTEGER[2]", pa.null()), ("INTERVAL", pa.month_day_nano_interval()), ("INTEGER[2]", pa.list_(pa.int32(), 2)),
+    ("BIT", pa.null()), ("BIT", pa.string()), ("STRUCT(a BIGINT)", pa.null()), ("MAP(VARCHAR, BIGINT)", pa.null()), ("INTEGER[2]", pa.null()), ("INTERVAL", pa.month_day_nano_interval()), ("INTEGER[2]", pa.list_(pa.int32(), 2)),
 ]  # fmt: skip
 
 

@@ -74,6 +74,17 @@ def test_text_that_is_no_value_of_the_columns_type_is_put_aside(client, table, s
     assert all("`i`" in row["reason"] for row in rejects(client, table))
 
 
+def test_what_arrow_refuses_as_a_whole_is_put_aside_row_by_row(client, table):
+    execute(client, f"CREATE TABLE {table} (i DATE, e ENUM('1', '2'))")
+    days = [0, 2**63 - 1, None, 86_400_000_000, 0]
+    data = pa.table({"i": pa.array(days * 100, pa.timestamp("us")), "e": pa.array([1, 2, 1, 2, 3] * 100)})
+    assert put_aside(client, table, data) == {"rows": 300, "duplicate": False, "rejected": 200}
+    assert numbers_of(client, table) == [row for row in range(1, 501) if row % 5 in (0, 2)]
+    # More values than an index of one byte tells apart.
+    data = pa.table({"e": range(300)})
+    assert put_aside(client, table, data)["rejected"] == 298
+
+
 def test_nested_values_that_do_not_cast_are_put_aside(client, table):
     execute(client, f"CREATE TABLE {table} (l TINYINT[], s STRUCT(x TINYINT))")
     data = pa.table({"l": [[1], [1, 1000], None, [2]], "s": [{"x": 1}, {"x": 2}, {"x": 1000}, {"x": None}]})

@@ -287,6 +287,9 @@ def nanos(*values: int) -> pa.Array:
 
 FAR = date(9999, 1, 1)
 
+# Of a timestamp: Arrow has no day for it.
+INFINITY = 2**63 - 1
+
 # What would become another value on its way into the column.
 LOSSES = [
     ("FLOAT", pa.array([1e300])),
@@ -297,6 +300,7 @@ LOSSES = [
     ("DECIMAL(10, 2)", pa.array([Decimal("1.005")], pa.decimal64(10, 4))),
     ("DECIMAL(10, 2)", pa.array([Decimal("1.005")]).dictionary_encode()),
     ("DECIMAL(10, 2)", pa.array(["1.005"])),
+    ("DECIMAL(10, 2)", pa.array([f"{2**254}.000"])),
     ("INTEGER", pa.array([Decimal("1.5")], pa.decimal64(10, 4))),
     ("INTEGER", pa.array([1.5]).dictionary_encode()),
     ("INTEGER", pc.run_end_encode(pa.array([1.5]))),
@@ -308,6 +312,10 @@ LOSSES = [
     ("TIMESTAMP_NS", pa.array([FAR], pa.date64())),
     ("TIMESTAMP", pa.array([150_000_000], pa.date32())),
     ("DATE", pa.array(["2020-01-01 12:34:56"])),
+    ("DATE", pa.array([INFINITY], pa.timestamp("us"))),
+    ("DATE[]", pa.array([[INFINITY]], pa.list_(pa.timestamp("us")))),
+    ("VARCHAR", pa.array([INFINITY], pa.timestamp("us", "+00:00"))),
+    ("INTERVAL", pa.array(["a while"])),
     ("TIMESTAMP", pa.array(["2020-01-01 12:34:56.1234567"])),
     ("TIMESTAMP_S", pa.array(["2020-01-01 12:34:56.5"])),
     ("TIMESTAMPTZ", pa.array(["2020-01-01 12:34:56.1234567Z"])),
@@ -344,6 +352,13 @@ def test_a_value_that_would_become_another_one_is_refused_with_its_row(client, t
         ("DOUBLE", pa.array([Decimal("1234.56")]), ["1234.56"]),
         ("DECIMAL(10, 2)", pa.array(["1.500", "-15"]), ["1.50", "-15.00"]),
         ("HUGEINT", pa.array(["12.0"]), ["12"]),
+        ("BIGNUM", pa.array([2**56, 2**56 + 1, -(2**56), None]), [str(2**56), str(2**56 + 1), str(-(2**56)), None]),
+        ("BIGNUM", pa.array([2**64 - 1], pa.uint64()), [str(2**64 - 1)]),
+        ("BIGNUM", pa.array([2**56 + 175]).dictionary_encode(), [str(2**56 + 175)]),
+        ("BIGNUM[]", pa.array([[2**56]]), [f"[{2**56}]"]),
+        ("INTERVAL", pa.array(["02:03:04", "1 day 02:03:04", "2 months ago", "5"]), ["02:03:04", "1 day 02:03:04", "-2 months", "00:00:05"]),
+        ("ENUM('1', '2')", pa.array([2, 1]), ["2", "1"]),
+        ("DECIMAL(10, 2)", pa.array(["0" * 60 + "1.500"]), ["1.50"]),
         ("TIMESTAMP", pa.array([FAR]), ["9999-01-01 00:00:00"]),
         ("DATE", pa.array(["2020-01-01 00:00:00"]), ["2020-01-01"]),
         ("TIMESTAMP", pa.array(["2020-01-01 12:34:56.123456000"]), ["2020-01-01 12:34:56.123456"]),
@@ -362,6 +377,32 @@ def test_a_value_that_fits_is_cast(client, table, sql_type, gauge, text):
     execute(client, f"CREATE TABLE {table} (gauge {sql_type})")
     put(client, table, pa.table({"gauge": gauge}))
     assert [row["v"] for row in query(client, f"SELECT gauge::VARCHAR AS v FROM {table}")] == text
+
+
+@pytest.mark.parametrize(
+    ("sql_type", "value", "gauge"),
+    [
+        ("TIMESTAMP", "2024-02-29 12:30:01.5", pa.array([datetime(2024, 2, 29, 12, 30, 1, 500000)], pa.timestamp("us"))),
+        ("TIMESTAMP", "2024-02-29 12:30:01.5", pa.array([datetime(2024, 2, 29, 12, 30, 1, 500000)], pa.timestamp("ms"))),
+        ("TIMESTAMP", "infinity", pa.array([INFINITY], pa.timestamp("us"))),
+        ("DATE", "0044-03-15 (BC)", pa.array([-735160], pa.date32())),
+        ("DATE", "2024-02-29", pa.array([date(2024, 2, 29)], pa.date64())),
+        ("TIME", "12:30:01.5", pa.array([time(12, 30, 1, 500000)], pa.time32("ms"))),
+        ("TIME_NS", "12:30:01.500000001", pa.array([45_001_500_000_001], pa.time64("ns"))),
+        ("DOUBLE", "1e300", pa.array([1e300])),
+        ("DOUBLE", "nan", pa.array([math.nan]).dictionary_encode()),
+        ("FLOAT", "0.1", pa.array([0.1], pa.float32())),
+        ("INTERVAL", "1 month 2 days 00:00:01.5", pa.array([(1, 2, 1_500_000_000)], pa.month_day_nano_interval())),
+        ("INTERVAL", "30:00:00", pa.array([timedelta(hours=30)], pa.duration("ms"))),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_value_that_becomes_text_is_spelled_as_duckdb_does(client, table, sql_type, value, gauge):
+    lists = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), gauge)
+    execute(client, f"CREATE TABLE {table} AS SELECT '{value}'::{sql_type}::VARCHAR AS gauge, [gauge] AS list")
+    put(client, table, pa.table({"gauge": gauge, "list": lists}))
+    texts = query(client, f"SELECT gauge, list[1] AS inside FROM {table}")
+    assert len(texts) == 2 and texts[0] == texts[1]
 
 
 def test_a_field_that_the_table_lacks_is_refused_by_name(client, table):

@@ -1,13 +1,14 @@
 //! Schema evolution: a table grows with its streams, and no stream is in the way of the next one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{
     ArrayRef, Date32Array, Int64Array, NullArray, RecordBatch, StringArray,
     TimestampMicrosecondArray, TimestampNanosecondArray,
 };
 use duck_flight_protocol::{OnError, PutOptions, SchemaMode};
-use duck_tests::{Answer, Client, TestServer, assert_refused};
+use duck_tests::{Answer, Client, Setup, TestServer, assert_refused, soon};
 use tonic::Code;
 
 const MODES: [SchemaMode; 2] = [SchemaMode::Evolve, SchemaMode::EvolveText];
@@ -150,5 +151,71 @@ async fn large_units_and_rejects_leave_such_columns_out_too() {
         assert_eq!(acks[0].rows, 2 * ROWS.cast_unsigned());
     }
     assert_eq!(types(&client, "t").await, ["id BIGINT"]);
+    server.shutdown().await;
+}
+
+/// Batches of a put that is a large one where the buffer is as small as [`small_buffer`].
+fn large() -> Vec<RecordBatch> {
+    let ids: Vec<_> = (0..50_000).collect();
+    vec![batch(vec![("id", numbers(&ids))]); 20]
+}
+
+fn small_buffer() -> Setup {
+    Setup {
+        ingest_buffer_bytes: 1 << 20,
+        ..Setup::default()
+    }
+}
+
+/// Puts a row with a column of its own.
+async fn add_column(client: &Client, number: i64) -> Answer<u64> {
+    let name = format!("c{number}");
+    let row = batch(vec![("id", numbers(&[number])), (&name, texts(&["new"]))]);
+    put(client, &options("t", SchemaMode::Evolve), row).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_append_does_not_fail_because_other_loaders_add_columns() {
+    let server = small_buffer().start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (id BIGINT)").await;
+    let mut columns = 0;
+    for round in 1..=3 {
+        let appending = tokio::spawn({
+            let client = client.clone();
+            async move { client.append("t", &large()).await }
+        });
+        while !appending.is_finished() {
+            assert_eq!(add_column(&client, columns).await.unwrap(), 1);
+            columns += 1;
+        }
+        assert_eq!(appending.await.unwrap().unwrap(), 1_000_000);
+        let rows = (round * 1_000_000 + columns).cast_unsigned();
+        assert_eq!(client.count("t").await, rows);
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_without_an_end_for_a_large_append_that_stands_still() {
+    let setup = Setup {
+        stall_timeout: Duration::from_millis(200),
+        ..small_buffer()
+    };
+    let server = setup.start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (id BIGINT)").await;
+    let batches = large();
+    let standing = client
+        .open_put(&PutOptions::new("t"), &batches[0].schema())
+        .await;
+    for batch in &batches {
+        standing.send_batch(batch).await;
+    }
+    for column in 0..3 {
+        let acked = soon("an ack", add_column(&client, column)).await;
+        assert_eq!(acked.unwrap(), 1);
+    }
+    standing.cancel().await;
     server.shutdown().await;
 }

@@ -452,3 +452,34 @@ async fn a_delete_empties_no_table_and_makes_none() {
     assert_eq!(client.count("t").await, 3);
     server.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_column_that_says_what_a_row_is_is_none_of_the_key() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client
+        .execute("CREATE TABLE t (op VARCHAR PRIMARY KEY, k BIGINT, v BIGINT)")
+        .await;
+    for put in [
+        r#"{"table":"t","mode":"changes"}"#,
+        r#"{"table":"t","mode":"changes","key":["OP"]}"#,
+        r#"{"table":"new","mode":"changes","key":["k","op"]}"#,
+        r#"{"table":"new","mode":"changes","key":["k","v"],"op":"V"}"#,
+    ] {
+        assert_refused(
+            client.put(&options(put), &[changes(&[(1, 1, "I")])]).await,
+            Code::InvalidArgument,
+            &["says what each row is", "none of the key"],
+        );
+    }
+    // Named otherwise, it is.
+    let put = r#"{"table":"t","mode":"changes","key":["op"],"op":"what"}"#;
+    let columns: [(_, ArrayRef); 2] = [
+        ("op", Arc::new(StringArray::from(vec!["a"]))),
+        ("what", Arc::new(StringArray::from(vec!["I"]))),
+    ];
+    let rows = RecordBatch::try_from_iter(columns).unwrap();
+    client.put(&options(put), &[rows]).await.unwrap();
+    assert_eq!(client.rows("SELECT op FROM t").await, ["a"]);
+    server.shutdown().await;
+}

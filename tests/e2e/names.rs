@@ -1,7 +1,9 @@
 //! Names of tables: each part is what the client says it is, whatever else has its name.
 
-use duck_flight_protocol::{PutOptions, TableName};
-use duck_tests::{TestServer, ints};
+use arrow::array::RecordBatch;
+use duck_flight_protocol::{Create, PutOptions, TableName};
+use duck_tests::{Setup, TestServer, assert_refused, ints};
+use tonic::Code;
 
 fn name(catalog: Option<&str>, schema: Option<&str>) -> TableName {
     TableName {
@@ -53,13 +55,46 @@ async fn a_schema_may_have_the_name_of_the_database() {
     server.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_put_that_makes_its_table_is_told_which_names_the_server_uses() {
+    const NAME: &str = "Duck_Flight_Ordinal";
+    let setup = Setup {
+        ingest_buffer_bytes: 1 << 20,
+        ..Setup::default()
+    };
+    let server = setup.start().await;
+    let client = server.client().await;
+    let rows = ints(0..50_000);
+    let rows = RecordBatch::try_from_iter([(NAME, rows.column(0).clone())]).unwrap();
+    for create in [Create::Always, Create::Replace] {
+        let put = PutOptions {
+            create,
+            ..PutOptions::new("t")
+        };
+        assert_refused(
+            client.put(&put, &vec![rows.clone(); 8]).await,
+            Code::InvalidArgument,
+            &[&format!("`{NAME}`"), "rename the column"],
+        );
+    }
+    // A put that need not gather its rows has that column.
+    let put = PutOptions {
+        create: Create::Always,
+        ..PutOptions::new("t")
+    };
+    client.put(&put, &[rows.slice(0, 10)]).await.unwrap();
+    client.append("t", &vec![rows; 8]).await.unwrap();
+    assert_eq!(client.count("t").await, 400_010);
+    server.shutdown().await;
+}
+
 /// The rows with a column `o` that says that each is added or replaces one.
-fn with_ops(rows: &arrow::array::RecordBatch) -> arrow::array::RecordBatch {
+fn with_ops(rows: &RecordBatch) -> RecordBatch {
     let ops = std::iter::repeat_n("U", rows.num_rows());
     let ops = arrow::array::StringArray::from_iter_values(ops);
     let columns = [
         ("i", rows.column(0).clone()),
         ("o", std::sync::Arc::new(ops) as arrow::array::ArrayRef),
     ];
-    arrow::array::RecordBatch::try_from_iter(columns).unwrap()
+    RecordBatch::try_from_iter(columns).unwrap()
 }

@@ -419,6 +419,27 @@ async fn rows_of_a_large_unit_are_put_aside_whatever_they_break() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_large_unit_are_put_aside_up_to_a_limit() {
+    let server = with_small_budget().await;
+    let client = server.client().await;
+    client
+        .execute("CREATE TABLE t (i INTEGER, s VARCHAR)")
+        .await;
+    // 80 MB as JSON.
+    let text = "x".repeat(10_000);
+    let columns: [(_, ArrayRef); 2] = [
+        ("i", Arc::new(Int64Array::from(vec![1_i64 << 40; 1000]))),
+        ("s", Arc::new(StringArray::from(vec![text.as_str(); 1000]))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let put = options(r#"{"table":"t","on_error":"reject"}"#);
+    let refused = client.put(&put, &vec![batch; 8]).await;
+    assert_refused(refused, Code::InvalidArgument, &["67108864 bytes as JSON"]);
+    assert_eq!(client.count("duck_flight.rejects").await, 0);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_of_a_large_unit_of_changes_are_put_aside() {
     let server = with_small_budget().await;
     let client = server.client().await;

@@ -270,6 +270,43 @@ async fn of_a_table_with_a_variant_the_other_columns_work() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_a_table_with_a_union_too_large_for_arrow_the_other_columns_work() {
+    let (server, client) = start().await;
+    for members in [128, 129] {
+        let last = members - 1;
+        let members: Vec<_> = (0..members).map(|n| format!("m{n} INTEGER")).collect();
+        let members = members.join(", ");
+        client
+            .execute(&format!(
+                "CREATE TABLE t{last} (v INTEGER, w UNION({members}));
+                 INSERT INTO t{last} VALUES (1, union_value(m{last} := 5))"
+            ))
+            .await;
+        let number = batch(Int32Array::from(vec![2]));
+        client.append(&format!("t{last}"), &[number]).await.unwrap();
+    }
+    let largest = client.query("FROM t127").await.unwrap();
+    client.append("copy", &largest).await.unwrap();
+    let same = "SELECT count(*) FROM (SELECT v, w::VARCHAR FROM t127 INTERSECT SELECT v, w::VARCHAR FROM copy)";
+    assert_eq!(client.rows(same).await, ["2"]);
+    assert_refused(
+        client.try_rows("FROM t128").await,
+        Code::Unimplemented,
+        &["`w`", "UNION", "cast it"],
+    );
+    let texts = client.rows("SELECT v, w::VARCHAR FROM t128 ORDER BY v");
+    assert_eq!(texts.await, ["1|5", "2|NULL"]);
+    let texts = StringArray::from(vec!["x"]);
+    let texts = RecordBatch::try_from_iter([("w", Arc::new(texts) as ArrayRef)]);
+    assert_refused(
+        client.append("t128", &[texts.unwrap()]).await,
+        Code::InvalidArgument,
+        &["`w`", "128 members", "leave it out"],
+    );
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_geometry_comes_back_as_the_bytes_or_the_text_that_it_is() {
     let server = ServerProcess::start(&["--storage-version", "v1.5.0"]);
     let client = server.client().await;

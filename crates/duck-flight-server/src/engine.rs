@@ -197,7 +197,7 @@ impl Engine {
         replay::look(&set_up)?;
         let (bell, rings) = CheckpointBell::new(set_up.row_group_rows());
         let shared = Arc::new(Shared {
-            queue: Arc::<Queue>::default(),
+            queue: Arc::new(Queue::new(options.stall_timeout)),
             producers,
             rejects,
             seen: SeenColumns::default(),

@@ -41,13 +41,20 @@ impl Effect {
             let message = format!("`key` names column `{twice}` twice");
             return Err(Error::Columns(message));
         }
+        let op = options.op_column();
+        if options.mode == Mode::Changes && key.iter().any(|column| same_name(column, op)) {
+            let message = format!(
+                "the column `{op}` says what each row is, and so is none of the key: name another one as `op`"
+            );
+            return Err(Error::Columns(message));
+        }
         Ok(match options.mode {
             Mode::Append => Self::Append,
             Mode::Upsert => Self::Upsert { key },
             Mode::Delete => Self::Delete { key },
             Mode::Changes => Self::Changes {
                 key,
-                op: options.op_column().to_owned(),
+                op: op.to_owned(),
             },
         })
     }
@@ -162,7 +169,8 @@ pub(super) fn check_names<'a>(names: impl IntoIterator<Item = &'a String>) -> Re
     match names.into_iter().find(is_own) {
         None => Ok(()),
         Some(name) => Err(Error::Columns(format!(
-            "the server itself uses the name of column `{name}` where rows have a key or may be put aside: rename the column"
+            "the server itself uses the name of column `{name}` where it gathers rows, as those that have a key, that may be put \
+             aside, or that are many and make their table: rename the column"
         ))),
     }
 }

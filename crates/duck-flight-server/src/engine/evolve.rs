@@ -77,6 +77,10 @@ fn widen(column: &ColumnShape, field: &Field, mode: SchemaMode) -> Option<String
     if old == new || *new == DataType::Null {
         return None;
     }
+    // In Arrow it looks like a BLOB, and leaves as the text that it is parsed from.
+    if column.type_id == ffi::DUCKDB_TYPE_DUCKDB_TYPE_BIT && is_text(new) {
+        return None;
+    }
     let (old_kind, new_kind) = (Kind::of(old)?, Kind::of(new)?);
     match common(old_kind, new_kind) {
         Some(kind) => (old_kind != kind).then(|| kind.sql()),

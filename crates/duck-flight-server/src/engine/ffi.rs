@@ -40,6 +40,7 @@ use parking_lot::RwLock;
 
 pub(crate) use append::{Appender, ArrowImporter, ColumnShape};
 pub(crate) use files::FILES_REFUSED;
+pub(crate) use logical_type::MAX_MEMBERS;
 pub(crate) use query::{Parameter, Pending, Prepared, StatementKind};
 pub(crate) use result::QueryResult;
 

@@ -20,6 +20,7 @@ use super::evolve::alterations;
 use super::large::Large;
 use super::lease::Place;
 use super::plan::Plan;
+use super::producers::{Claim, Standing as UnitStanding};
 use super::rejects::Sifted;
 use super::sql_type::create_table_sql;
 use super::unit::{Answer, CastRows, Committed, TableKey, Target, Unit, unambiguous};
@@ -112,7 +113,7 @@ impl Put {
     /// The last sequence of the put's producer that is durable; 0 where there is none.
     pub(crate) fn last_sequence(&self) -> Option<u64> {
         let claim = self.target.claim.as_ref();
-        claim.map(super::producers::Claim::last_sequence)
+        claim.map(Claim::last_sequence)
     }
 
     /// Makes the plan for the table as it is.
@@ -311,6 +312,11 @@ impl UnitBuilder<'_> {
         let State::Small(small) = &mut self.state else {
             return Err(Error::WorkerLost);
         };
+        if small.sent.is_empty() && self.put.is_sifted_late(self.sequence, self.is_first) {
+            self.put.make_table().await?;
+            self.put.engine.forget_columns(&self.put.target.table);
+            self.put.resolve().await?;
+        }
         let rejects_before = small.cast.rejects.len();
         small.sent.push(batch.clone());
         let Some(plan) = &self.put.plan else {
@@ -423,6 +429,20 @@ impl Put {
         places.map_err(|_| Error::WorkerLost)
     }
 
+    /// Whether a unit's rows that do not fit would be looked for by a writer, in whose turn nobody else commits, unless the
+    /// table is made or changed beforehand.
+    fn is_sifted_late(&self, sequence: Option<u64>, is_first: bool) -> bool {
+        let target = &self.target;
+        let identity = target.claim.as_ref().zip(sequence);
+        let is_new =
+            |(claim, sequence): (&Claim, u64)| claim.standing(sequence) == UnitStanding::New;
+        self.plan.is_none()
+            && target.rejects
+            && !(is_first && target.makes_anew())
+            && !target.has_failed()
+            && identity.is_none_or(is_new)
+    }
+
     /// Makes or changes the table in a commit of its own: while a long transaction does so, nobody else can put
     /// into it.
     async fn make_table(&self) -> Result<()> {
@@ -462,5 +482,52 @@ impl Small {
             self.bytes += bytes;
         }
         is_taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, StringArray};
+    use duck_flight_protocol::{OnError, SchemaMode};
+
+    use super::*;
+    use crate::engine::EngineOptions;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rows_that_do_not_fit_are_found_before_a_writer_has_them() {
+        let engine = Engine::open(&EngineOptions::in_memory()).unwrap();
+        let sql = "CREATE TABLE t (v INTEGER)".to_owned();
+        engine.execute(&Place::Any, sql).await.unwrap();
+        let evolving = PutOptions {
+            schema: SchemaMode::Evolve,
+            ..PutOptions::new("t")
+        };
+        let keyed = PutOptions {
+            mode: Mode::Upsert,
+            key: Some(vec!["v".into()]),
+            ..PutOptions::new("new")
+        };
+        for options in [evolving, keyed] {
+            let texts = |values: Vec<Option<&str>>| Arc::new(StringArray::from(values)) as ArrayRef;
+            let bad = (options.mode == Mode::Append).then_some("x");
+            let columns = [
+                ("v", texts(vec![Some("1"), bad]), true),
+                ("w", texts(vec![None, Some("w")]), true),
+            ];
+            let rows = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+            let options = PutOptions {
+                on_error: OnError::Reject,
+                ..options
+            };
+            let mut put = engine.put(&options, rows.schema()).await.unwrap();
+            let mut unit = put.unit(None).await.unwrap();
+            unit.push(SentBatch { rows, bytes: 100 }).await.unwrap();
+            let State::Small(small) = &unit.state else {
+                panic!("so few rows are a small unit");
+            };
+            assert_eq!(small.cast.rejects.len(), 1);
+            let committed = unit.commit().await.unwrap().done().await.unwrap();
+            assert_eq!((committed.rows, committed.rejected), (1, 1));
+        }
     }
 }

@@ -8,7 +8,7 @@ use duck_flight_protocol::{Create, PutOptions, TableName};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::appender::{STAGED, TableWriter, staged_table};
-use super::effect::Effect;
+use super::effect::{Effect, check_names};
 use super::ffi::Connection;
 use super::ingest::Committing;
 use super::lease::Held;
@@ -16,7 +16,7 @@ use super::plan::Plan;
 use super::pool::{ClientTransaction, Pool, Session};
 use super::producers::{Claim, Producers, Standing};
 use super::queue::{Others, Turn};
-use super::rejects::Sifted;
+use super::rejects::{MAX_REJECTS, RejectedBytes, Sifted};
 use super::replay::{self, Steady};
 use super::sql_type::create_table_sql;
 use super::staged::StagedRows;
@@ -178,13 +178,16 @@ impl LargeUnit {
         let is_gathered = plan.is_some();
         let outcome = match plan {
             Some(plan) => self.gather_and_apply(connection, plan, &mut turn),
-            None => transaction(connection, |connection| {
-                let committed = self.append(connection, &put)?;
-                let steady = steady.insert(connection.indexes().steady_since(seen));
-                self.secure(connection, committed.rows, steady)?;
-                self.finish(connection, &mut turn)?;
-                Ok(committed)
-            }),
+            None => {
+                let _appending = self.shared.queue.append_to(&put.key);
+                transaction(connection, |connection| {
+                    let committed = self.append(connection, &put)?;
+                    let steady = steady.insert(connection.indexes().steady_since(seen));
+                    self.secure(connection, committed.rows, steady)?;
+                    self.finish(connection, &mut turn)?;
+                    Ok(committed)
+                })
+            }
         };
         if outcome.is_ok() {
             // Still in its turn, which ends with the function.
@@ -266,10 +269,14 @@ impl LargeUnit {
         let plan = Arc::new(put.plan(&columns)?);
         let mut table = TableWriter::open(connection, &put.table, &plan, 0)?;
         let (shared, sequence) = (self.shared.clone(), self.sequence);
-        let mut rejected = 0;
+        let (mut rejected, mut rejected_bytes) = (0, RejectedBytes::default());
         let rows = self.each_batch(|batch, rows_before| {
             let Sifted { cast, rejects } = put.cast(&plan, batch, rows_before)?;
             rejected += rejects.len() as u64;
+            if rejected > MAX_REJECTS as u64 {
+                return Err(Error::TooManyRejects(MAX_REJECTS));
+            }
+            rejected_bytes.add(&rejects)?;
             shared.rejects.write(connection, put, sequence, &rejects)?;
             table.append(&cast, rows_before)
         })?;
@@ -311,6 +318,7 @@ impl LargeUnit {
         if put.create == Create::Always && connection.table_columns(&put.table)?.is_some() {
             return Err(Error::TableExists(put.table.clone()));
         }
+        check_names(put.schema.fields().iter().map(|field| field.name()))?;
         let like = staged_table();
         connection.execute(&create_table_sql(
             "CREATE OR REPLACE TEMP TABLE",

@@ -5,9 +5,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use duck_flight_protocol::Create;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::unit::{PutId, TableKey, Unit};
 use crate::error::{Error, Result};
@@ -20,8 +21,10 @@ const GROUP_ROWS: u64 = 122_880;
 /// compresses one and writes it into the file while the group before it commits.
 pub(super) const SECOND_WRITER_ROWS: u64 = 30_720;
 
+/// How often writers look whether a unit has waited for large ones for long enough.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// The units that wait, and whose turn it is to commit.
-#[derive(Default)]
 pub(super) struct Queue {
     state: Mutex<State>,
     /// Writers wait for units that are theirs to take: one at a time is told.
@@ -32,8 +35,8 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct State {
-    /// The waiting units of each put, in their order.
-    lanes: HashMap<PutId, VecDeque<Unit>>,
+    /// The waiting units of each put.
+    lanes: HashMap<PutId, Lane>,
     /// The puts that have waiting units; the first one is served next.
     order: VecDeque<PutId>,
     rows: u64,
@@ -45,9 +48,33 @@ struct State {
     turn: u64,
     /// Tables that a large unit makes or changes, and who waits for it.
     held: Vec<(TableKey, Others)>,
+    /// The tables to which large units append while their rows come in, each once for every such unit.
+    appended: Vec<TableKey>,
+    /// How long those of a put that may alter such a table wait.
+    patience: Duration,
+}
+
+/// The waiting units of a put, in their order.
+struct Lane {
+    units: VecDeque<Unit>,
+    /// Since when there have been some.
+    since: Instant,
 }
 
 impl Queue {
+    /// A queue in which units that may alter a table wait so long for large units that append to it.
+    pub(super) fn new(patience: Duration) -> Self {
+        let state = State {
+            patience,
+            ..State::default()
+        };
+        Self {
+            state: Mutex::new(state),
+            ready: Condvar::new(),
+            changed: Condvar::new(),
+        }
+    }
+
     /// Queues a unit. The queue is bounded by the budget that every unit holds a part of.
     pub(super) fn push(&self, unit: Unit) -> Result<()> {
         let mut state = self.state.lock();
@@ -66,11 +93,12 @@ impl Queue {
         self.tell_if_ready(&state);
     }
 
-    /// Wakes a writer, where there is something to take; or all, for they may have come to their end.
+    /// Wakes a writer, where there is something to take, or will be without a word; or all, for they may have come to their
+    /// end.
     fn tell_if_ready(&self, state: &State) {
         if state.closed {
             self.ready.notify_all();
-        } else if state.is_ready() {
+        } else if state.is_ready() || state.any_may_alter_appended() {
             self.ready.notify_one();
         }
     }
@@ -83,7 +111,11 @@ impl Queue {
             if state.closed && state.order.is_empty() {
                 return None;
             }
-            self.ready.wait(&mut state);
+            if state.any_may_alter_appended() {
+                self.ready.wait_for(&mut state, LOOK);
+            } else {
+                self.ready.wait(&mut state);
+            }
         }
         let group = state.take_group();
         state.busy += 1;
@@ -112,13 +144,31 @@ impl Queue {
             self.changed.wait(&mut state);
         }
         state.held.push((table.clone(), others));
-        let before = state.next_turn;
-        while state.turn < before {
-            self.changed.wait(&mut state);
-        }
+        self.catch_up(&mut state);
         Hold {
             queue: self.clone(),
             table: table.clone(),
+        }
+    }
+
+    /// Keeps units waiting that may alter this table, to which a large unit appends, and waits for those that were taken
+    /// before: DuckDB refuses the rows of a transaction whose table another one has altered meanwhile, and those that have
+    /// come in are not there any more to try again. For a client that takes too long nobody waits without an end.
+    pub(super) fn append_to(self: &Arc<Self>, table: &TableKey) -> Appending {
+        let mut state = self.state.lock();
+        state.appended.push(table.clone());
+        self.catch_up(&mut state);
+        Appending {
+            queue: self.clone(),
+            table: table.clone(),
+        }
+    }
+
+    /// Waits until all have finished that have a place in the order of commits.
+    fn catch_up(&self, state: &mut MutexGuard<'_, State>) {
+        let before = state.next_turn;
+        while state.turn < before {
+            self.changed.wait(state);
         }
     }
 }
@@ -127,11 +177,14 @@ impl State {
     fn push(&mut self, unit: Unit) {
         self.rows += unit.rows;
         let id = unit.put.id;
-        let lane = self.lanes.entry(id).or_default();
-        if lane.is_empty() {
+        let lane = self.lanes.entry(id).or_insert_with(|| {
             self.order.push_back(id);
-        }
-        lane.push_back(unit);
+            Lane {
+                units: VecDeque::new(),
+                since: Instant::now(),
+            }
+        });
+        lane.units.push_back(unit);
     }
 
     fn is_ready(&self) -> bool {
@@ -145,12 +198,31 @@ impl State {
 
     /// Whether the first unit of a lane must wait for a large unit.
     fn is_held(&self, id: PutId) -> bool {
-        !self.held.is_empty()
-            && self.lanes[&id].front().is_some_and(|unit| {
-                let put = &unit.put;
-                let must_wait = |others: Others| others == Others::All || put.effect.is_keyed();
-                let mut held = self.held.iter();
-                held.any(|(table, others)| *table == put.key && must_wait(*others))
+        if self.held.is_empty() && self.appended.is_empty() {
+            return false;
+        }
+        let lane = &self.lanes[&id];
+        lane.units.front().is_some_and(|unit| {
+            let put = &unit.put;
+            let must_wait = |others: Others| others == Others::All || put.effect.is_keyed();
+            let mut held = self.held.iter();
+            held.any(|(table, others)| *table == put.key && must_wait(*others))
+                || self.may_alter_appended(unit) && lane.since.elapsed() < self.patience
+        })
+    }
+
+    /// Whether a unit may alter a table to which large units append.
+    fn may_alter_appended(&self, unit: &Unit) -> bool {
+        unit.may_alter() && self.appended.contains(&unit.put.key)
+    }
+
+    /// Whether the first unit of any lane may, and is to be taken without a word once it has waited for long enough.
+    fn any_may_alter_appended(&self) -> bool {
+        let mut lanes = self.order.iter().map(|id| &self.lanes[id]);
+        !self.appended.is_empty()
+            && lanes.any(|lane| {
+                let first = lane.units.front();
+                first.is_some_and(|unit| self.may_alter_appended(unit))
             })
     }
 
@@ -162,7 +234,7 @@ impl State {
             && let Some(id) = self.order.pop_front()
         {
             let may_join = |unit: &Unit| group.first().is_none_or(|first| may_join(first, unit));
-            if self.is_held(id) || !self.lanes[&id].front().is_some_and(may_join) {
+            if self.is_held(id) || !self.lanes[&id].units.front().is_some_and(may_join) {
                 passed_over.push(id);
                 continue;
             }
@@ -181,8 +253,8 @@ impl State {
     /// Takes the first unit of a lane, which goes to the end of the order.
     fn pop(&mut self, id: PutId) -> Option<Unit> {
         let lane = self.lanes.get_mut(&id)?;
-        let unit = lane.pop_front();
-        if lane.is_empty() {
+        let unit = lane.units.pop_front();
+        if lane.units.is_empty() {
             self.lanes.remove(&id);
         } else {
             self.order.push_back(id);
@@ -250,5 +322,22 @@ impl Drop for Hold {
         self.queue.tell_if_ready(&state);
         drop(state);
         self.queue.changed.notify_all();
+    }
+}
+
+/// While it lives, units that may alter its table wait, but not for too long.
+pub(super) struct Appending {
+    queue: Arc<Queue>,
+    table: TableKey,
+}
+
+impl Drop for Appending {
+    fn drop(&mut self) {
+        let mut state = self.queue.state.lock();
+        let place = state.appended.iter().position(|table| *table == self.table);
+        if let Some(place) = place {
+            state.appended.swap_remove(place);
+        }
+        self.queue.tell_if_ready(&state);
     }
 }

@@ -14,11 +14,11 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, BooleanArray, StringArray};
 use arrow::buffer::NullBuffer;
 use arrow::compute::{can_cast_types, nullif};
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, IntervalUnit, UnionFields};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, IntervalUnit, TimeUnit, UnionFields};
 use arrow::error::ArrowError;
 use duckdb::ffi;
 
-use super::ffi::ColumnShape;
+use super::ffi::{ColumnShape, MAX_MEMBERS};
 use crate::error::{Error, Result};
 use exact::{Cast, Check};
 pub(super) use row_json::row_json;
@@ -96,7 +96,8 @@ impl ColumnCast {
         }
         if !column.has_arrow_type {
             let message = format!(
-                "column `{name}`: a put cannot fill a VARIANT; leave it out, or insert by SQL"
+                "column `{name}`: a put cannot fill a VARIANT, nor a UNION of more than {MAX_MEMBERS} members; leave it out, or \
+                 insert by SQL"
             );
             return Err(Error::Columns(message));
         }
@@ -260,6 +261,12 @@ fn conversion(
     if is_huge(column) && from.is_integer() {
         return Ok((Conversion::Keep, from.clone()));
     }
+    if let Some(spelled) = spelled_by_duckdb(from, column) {
+        return match spelled == *from && !needs_check(from) {
+            true => Ok((Conversion::Keep, spelled)),
+            false => cast_to(&spelled),
+        };
+    }
     let to = match to {
         // DuckDB keeps the instant alone, so the zone's name does not matter to what tells an instant. What tells none is
         // taken to be in UTC: the column's zone is that of the server's machine. An offset needs no zone table.
@@ -309,19 +316,48 @@ fn is_huge(column: &ColumnShape) -> bool {
     )
 }
 
+/// What values for a column of texts go to DuckDB as that it spells out otherwise than Arrow: the column may hold texts of such
+/// values already, which DuckDB has made where it altered the column. It would tell an instant in the zone of the server's
+/// machine.
+fn spelled_by_duckdb(from: &DataType, column: &ColumnShape) -> Option<DataType> {
+    use DataType::{
+        Date32, Date64, Duration, Float16, Float32, Float64, Interval, Time32, Time64, Timestamp,
+    };
+    if column.type_id != ffi::DUCKDB_TYPE_DUCKDB_TYPE_VARCHAR || column.is_json {
+        return None;
+    }
+    Some(match plain(from) {
+        Float16 => Float32,
+        Date64 => Date32,
+        Time32(_) => Time64(TimeUnit::Microsecond),
+        Duration(_) | Interval(_) => Interval(IntervalUnit::MonthDayNano),
+        same @ (Float32 | Float64 | Date32 | Time64(_) | Timestamp(_, None)) => same.clone(),
+        _ => return None,
+    })
+}
+
 /// What the texts must be as which values go to DuckDB, where they go as texts: it parses some types itself, and what
 /// is no text by nature loses nothing on that way.
 fn check_of_text(from: &DataType, column: &ColumnShape) -> Option<Check> {
     let is_written = is_text(from) || matches!(from, DataType::Decimal256(_, 0));
+    let has_text = || can_cast_types(from, &DataType::Utf8);
     match column.type_id {
         // To DuckDB it is a text like any other, which it takes unseen.
-        _ if column.is_json => can_cast_types(from, &DataType::Utf8).then_some(Check::Json),
+        _ if column.is_json => has_text().then_some(Check::Json),
+        // DuckDB 1.5.5 makes 0 of 2^56, and other numbers of those above it.
+        ffi::DUCKDB_TYPE_DUCKDB_TYPE_BIGNUM if plain(from).is_integer() => Some(Check::Nothing),
+        // Arrow's own dictionary of a type's size may have no room for what does not fit.
+        ffi::DUCKDB_TYPE_DUCKDB_TYPE_ENUM if !from.is_nested() && has_text() => {
+            Some(Check::Nothing)
+        }
         _ if !is_written => None,
         _ if is_huge(column) => Some(Check::Places(0)),
         ffi::DUCKDB_TYPE_DUCKDB_TYPE_TIME_TZ => Some(Check::Places(6)),
-        ffi::DUCKDB_TYPE_DUCKDB_TYPE_ENUM
-        | ffi::DUCKDB_TYPE_DUCKDB_TYPE_GEOMETRY
-        | ffi::DUCKDB_TYPE_DUCKDB_TYPE_UUID => Some(Check::Nothing),
+        ffi::DUCKDB_TYPE_DUCKDB_TYPE_GEOMETRY | ffi::DUCKDB_TYPE_DUCKDB_TYPE_UUID => {
+            Some(Check::Nothing)
+        }
+        // Arrow reads texts of its own, and `5` as months.
+        ffi::DUCKDB_TYPE_DUCKDB_TYPE_INTERVAL => is_text(from).then_some(Check::Nothing),
         ffi::DUCKDB_TYPE_DUCKDB_TYPE_BIT => Some(Check::Filled),
         _ => (is_text(from) && column.field.data_type().is_nested()).then_some(Check::Nothing),
     }

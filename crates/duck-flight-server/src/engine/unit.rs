@@ -293,6 +293,11 @@ pub(super) struct Unit {
 }
 
 impl Unit {
+    /// Whether it may alter its table, for which it is matched with the table only once that is done.
+    pub(super) fn may_alter(&self) -> bool {
+        self.cast.is_none() && self.put.schema_mode != SchemaMode::Match
+    }
+
     /// Who sends it, and as which of its units.
     pub(super) fn identity(&self) -> Option<(&Claim, u64)> {
         self.put.claim.as_ref().zip(self.sequence)

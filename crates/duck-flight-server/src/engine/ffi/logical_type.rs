@@ -5,6 +5,9 @@ use duckdb::ffi;
 
 use super::take_text;
 
+/// How many members of a union Arrow tells apart; DuckDB's may have twice as many.
+pub(crate) const MAX_MEMBERS: u64 = 128;
+
 /// A DuckDB type, owned.
 pub(super) struct LogicalType(pub(super) ffi::duckdb_logical_type);
 
@@ -34,9 +37,15 @@ impl LogicalType {
         )
     }
 
-    /// Whether DuckDB exports values of it to Arrow.
+    /// Whether Arrow has values of it, as DuckDB exports them.
     pub(super) fn has_arrow_type(&self) -> bool {
-        !self.contains(&[ffi::DUCKDB_TYPE_DUCKDB_TYPE_VARIANT])
+        let children = self.children();
+        let is_told = match self.id() {
+            ffi::DUCKDB_TYPE_DUCKDB_TYPE_VARIANT => false,
+            ffi::DUCKDB_TYPE_DUCKDB_TYPE_UNION => children.len() as u64 <= MAX_MEMBERS,
+            _ => true,
+        };
+        is_told && children.iter().all(|(_, child)| child.has_arrow_type())
     }
 
     /// The type itself, or that of texts where Arrow has none for it.

@@ -218,7 +218,8 @@ pub(super) fn export_schema(
         ))
         .map_err(|error| name_column(error, columns))?;
     }
-    let schema = Schema::try_from(&c_schema).map_err(arrow_error)?;
+    let schema = Schema::try_from(&c_schema).map_err(arrow_error);
+    let schema = schema.map_err(|error| name_column(error, columns))?;
     Ok((c_schema, schema))
 }
 

@@ -3,7 +3,10 @@
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::kernels::cmp::not_distinct;
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Float32Type, Float64Type, IntervalMonthDayNanoType, TimeUnit};
+use arrow::datatypes::{
+    DECIMAL128_MAX_PRECISION, DataType, Float32Type, Float64Type, IntervalMonthDayNanoType,
+    TimeUnit,
+};
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
@@ -30,6 +33,8 @@ pub(super) enum Check {
     Finite,
     /// A text must have digits, and not more of them behind its point.
     Places(i64),
+    /// The same of a decimal, which has not more before its point than a type can have: Arrow's product overflows unseen.
+    Digits(i64),
     /// The same of a time of day, which must be told as one: Arrow takes a number for what it counts times in.
     Clock(i64),
     /// A text must tell a day alone: no time of day but 0, and no zone in which it might be another day.
@@ -65,7 +70,7 @@ impl Check {
         match to {
             Date32 | Date64 => Self::Midnight,
             Time32(unit) | Time64(unit) => Self::Clock(places_of(*unit)),
-            Decimal128(_, scale) | Decimal256(_, scale) => Self::Places(i64::from(*scale)),
+            Decimal128(_, scale) | Decimal256(_, scale) => Self::Digits(i64::from(*scale)),
             float if float.is_floating() => Self::Finite,
             other => unit(other).map_or(Self::Nothing, |unit| Self::Places(places_of(unit))),
         }
@@ -84,28 +89,61 @@ impl Cast {
     /// Casts all values, or names the first that does not fit.
     pub(super) fn apply(&self, array: &ArrayRef) -> Result<ArrayRef, Failure> {
         let plain_type = plain(array.data_type());
-        let is_checked = self.check != Check::Nothing || plain_type.is_decimal();
-        let unpacked;
         let is_encoded = plain_type != array.data_type();
-        let array = if is_encoded && (is_checked || may_have_more_values(array)) {
-            unpacked = cast(array, plain_type)?;
-            &unpacked
-        } else {
-            array
-        };
+        let is_checked = self.check != Check::Nothing || plain_type.is_decimal();
+        if is_encoded && (is_checked || may_have_more_values(array)) {
+            return self.apply_to(&cast(array, plain_type)?);
+        }
+        match self.apply_to(array) {
+            // The value that Arrow refuses may be one that no row refers to.
+            Err(Failure::Arrow(_)) if is_encoded => self.apply_to(&cast(array, plain_type)?),
+            outcome => outcome,
+        }
+    }
+
+    /// The same, whatever the encoding.
+    fn apply_to(&self, array: &ArrayRef) -> Result<ArrayRef, Failure> {
         // What a cast makes of a decimal with too many digits is anything.
         let too_long = first_too_long(array);
         let valid = too_long.map_or_else(|| array.clone(), |index| array.slice(0, index));
-        let (cast, lost) = self.cast(&valid)?;
-        if let Some(index) = lost {
-            let reason = self.reason(array, index);
-            return Err(Failure::Misfit { index, reason });
-        }
+        let cast = match self.cast(&valid) {
+            Ok((cast, None)) => cast,
+            Ok((_, Some(index))) => return Err(self.misfit(array, index)),
+            Err(error) => {
+                let index = self.first_refused(&valid).ok_or(error)?;
+                return Err(self.misfit(array, index));
+            }
+        };
         too_long.map_or(Ok(cast), |index| {
             let (value, data_type) = (shown(array, index), array.data_type());
             let reason = format!("`{value}` has more digits than its type {data_type}");
             Err(Failure::Misfit { index, reason })
         })
+    }
+
+    /// The first value that does not fit, where Arrow refuses all for it and does not say which one it is. `None` where it
+    /// is no value's fault.
+    fn first_refused(&self, array: &ArrayRef) -> Option<usize> {
+        let is_encoded = plain(array.data_type()) != array.data_type();
+        if is_encoded || self.cast(&array.slice(0, 0)).is_err() {
+            return None;
+        }
+        let (mut start, mut end) = (0, array.len());
+        while start < end {
+            let length = (end - start).div_ceil(2);
+            match self.cast(&array.slice(start, length)) {
+                Ok((_, None)) => start += length,
+                Ok((_, Some(index))) => return Some(start + index),
+                Err(_) if length == 1 => return Some(start),
+                Err(_) => end = start + length,
+            }
+        }
+        None
+    }
+
+    fn misfit(&self, array: &ArrayRef, index: usize) -> Failure {
+        let reason = self.reason(array, index);
+        Failure::Misfit { index, reason }
     }
 
     fn reason(&self, array: &ArrayRef, index: usize) -> String {
@@ -142,6 +180,9 @@ impl Cast {
             Check::Finite => first_infinite(array, &cast_values)?,
             Check::Micros => first_finer_than_micros(&cast_values),
             Check::Places(most) => first_text(array, |text| !has_places(text, most))?,
+            Check::Digits(most) => {
+                first_text(array, |text| !has_places(text, most) || is_too_long(text))?
+            }
             Check::Clock(most) => {
                 first_text(array, |text| !text.contains(':') || !has_places(text, most))?
             }
@@ -266,6 +307,16 @@ fn has_places(text: &str, most: i64) -> bool {
     number.bytes().any(|byte| byte.is_ascii_digit()) && places(text) <= most
 }
 
+/// Whether a number has more digits before its point than any decimal.
+fn is_too_long(number: &str) -> bool {
+    let most = usize::from(DECIMAL128_MAX_PRECISION);
+    if number.len() <= most {
+        return false;
+    }
+    let significant = number.trim().trim_start_matches(['+', '-', '0']).bytes();
+    significant.take_while(u8::is_ascii_digit).count() > most
+}
+
 /// How many digits behind the point a number, or a moment, needs: `-12.50`, `1.5e3`, `12:34:56.5+02`.
 fn places(text: &str) -> i64 {
     let length = |digits: &str| i64::try_from(digits.len()).unwrap_or(i64::MAX);
@@ -342,180 +393,4 @@ fn may_round(from: &DataType, to: &DataType) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::*;
-    use arrow::datatypes::*;
-
-    use super::*;
-
-    /// The place of the first value that does not fit.
-    fn misfit(array: impl Array + 'static, target: &DataType) -> Option<usize> {
-        let array: ArrayRef = Arc::new(array);
-        match Cast::new(array.data_type(), target).apply(&array) {
-            Ok(cast) => {
-                assert_eq!(cast.data_type(), target);
-                None
-            }
-            Err(Failure::Misfit { index, .. }) => Some(index),
-            Err(Failure::Arrow(error)) => panic!("{error}"),
-        }
-    }
-
-    #[test]
-    fn decimals_of_every_width_keep_their_digits() {
-        let target = DataType::Decimal128(10, 2);
-        for scale in [10_050, 10_000] {
-            let expected = (scale == 10_050).then_some(1);
-            let values = Decimal32Array::from(vec![10_000, scale]);
-            let values = values.with_precision_and_scale(9, 4).unwrap();
-            assert_eq!(misfit(values.clone(), &target), expected);
-            assert_eq!(misfit(values, &DataType::Int32), expected);
-            let values = Decimal64Array::from(vec![10_000, i64::from(scale)]);
-            let values = values.with_precision_and_scale(18, 4).unwrap();
-            assert_eq!(misfit(values, &target), expected);
-            let values = Decimal128Array::from(vec![10_000, i128::from(scale)]);
-            let values = values.with_precision_and_scale(20, 4).unwrap();
-            assert_eq!(misfit(values, &target), expected);
-        }
-    }
-
-    #[test]
-    fn dictionaries_and_runs_are_looked_through() {
-        let keys = Int8Array::from(vec![Some(1), None, Some(0)]);
-        let of = |values: ArrayRef| DictionaryArray::new(keys.clone(), values);
-        let floats = of(Arc::new(Float64Array::from(vec![1.5, 2.0])));
-        assert_eq!(misfit(floats, &DataType::Int32), Some(2));
-        let nanos = of(Arc::new(TimestampNanosecondArray::from(vec![1, 1000])));
-        let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
-        assert_eq!(misfit(nanos, &micros), Some(2));
-        let runs = RunArray::try_new(
-            &Int32Array::from(vec![2, 4]),
-            &Float64Array::from(vec![1.0, 1.5]),
-        );
-        assert_eq!(misfit(runs.unwrap(), &DataType::Int32), Some(2));
-    }
-
-    #[test]
-    fn numbers_do_not_become_infinite_and_decimals_stay_what_they_are() {
-        let infinite = Float64Array::from(vec![0.1, f64::INFINITY, f64::NAN, 1e300]);
-        assert_eq!(misfit(infinite, &DataType::Float32), Some(3));
-        let texts = StringArray::from(vec!["inf", "-infinity", "NaN", "1e39"]);
-        assert_eq!(misfit(texts.clone(), &DataType::Float32), Some(3));
-        assert_eq!(misfit(texts, &DataType::Float64), None);
-        let decimals = |value| {
-            let values = Decimal128Array::from(vec![1, value]);
-            values.with_precision_and_scale(38, 1).unwrap()
-        };
-        assert_eq!(
-            misfit(decimals(9_007_199_254_740_993), &DataType::Float64),
-            Some(1)
-        );
-        assert_eq!(misfit(decimals(123), &DataType::Float32), None);
-        assert_eq!(misfit(decimals(167_772_170), &DataType::Float32), Some(1));
-    }
-
-    #[test]
-    fn dates_do_not_outgrow_a_timestamp() {
-        let days = Date32Array::from(vec![0, 2_932_532]);
-        let nanos = DataType::Timestamp(TimeUnit::Nanosecond, None);
-        let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
-        assert_eq!(misfit(days.clone(), &nanos), Some(1));
-        assert_eq!(misfit(days, &micros), None);
-        assert_eq!(
-            misfit(Date32Array::from(vec![0, 150_000_000]), &micros),
-            Some(1)
-        );
-        let millis = Date64Array::from(vec![0, 2_932_532 * 86_400_000, 1]);
-        assert_eq!(misfit(millis.clone(), &nanos), Some(1));
-        assert_eq!(misfit(millis.clone(), &micros), None);
-        assert_eq!(misfit(millis, &DataType::Date32), Some(2));
-    }
-
-    #[test]
-    fn text_keeps_its_digits() {
-        let cases = [
-            ("12", 0),
-            ("-12.50", 1),
-            ("1.5e3", -2),
-            ("1.5e1", 0),
-            ("15e-1", 1),
-            ("1500e-2", 0),
-            ("0e-9", 0),
-            ("0.000", 0),
-            ("100", 0),
-            ("2020-01-01 12:34:56.120+05:30", 2),
-            ("12:34:56.123456789", 9),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(places(text), expected, "{text}");
-        }
-        let texts = |values: [&str; 2]| StringArray::from(values.to_vec());
-        let decimal = DataType::Decimal128(10, 2);
-        assert_eq!(misfit(texts(["1.50", "1.005"]), &decimal), Some(1));
-        let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
-        let moments = texts([
-            "2020-01-01 12:34:56.123456000",
-            "2020-01-01T12:34:56.1234567Z",
-        ]);
-        assert_eq!(misfit(moments, &micros), Some(1));
-        let days = texts(["2020-01-01 00:00:00", "2020-01-01 12:34:56"]);
-        assert_eq!(misfit(days, &DataType::Date32), Some(1));
-    }
-
-    #[test]
-    fn a_text_without_digits_is_no_decimal() {
-        for text in ["", " ", "-", "+", ".", "-.", "e5", ".e5"] {
-            for scale in [0, 2] {
-                let texts = StringArray::from(vec!["0", text]);
-                let decimal = DataType::Decimal128(10, scale);
-                assert_eq!(misfit(texts, &decimal), Some(1), "{text:?}, {scale}");
-            }
-        }
-        let texts = StringArray::from(vec!["0", ".5", "-1."]);
-        assert_eq!(misfit(texts, &DataType::Decimal128(10, 2)), None);
-    }
-
-    #[test]
-    fn a_text_is_a_time_only_where_it_tells_hours_and_minutes() {
-        let micros = DataType::Time64(TimeUnit::Microsecond);
-        let nanos = DataType::Time64(TimeUnit::Nanosecond);
-        let millis = DataType::Time32(TimeUnit::Millisecond);
-        for target in [&micros, &nanos, &millis] {
-            for text in ["093000", "0", "1", "86399"] {
-                let texts = StringArray::from(vec!["9:30:00", "09:30", text]);
-                assert_eq!(misfit(texts, target), Some(2), "{text}");
-            }
-        }
-        let texts = StringArray::from(vec!["09:30:00.123456", "09:30:00.1234567"]);
-        assert_eq!(misfit(texts, &micros), Some(1));
-    }
-
-    #[test]
-    fn a_text_tells_a_day_only_where_no_zone_can_shift_it() {
-        for text in [
-            "2020-01-01 00:00:00 Europe/Berlin",
-            "2020-01-01 00:00:00 UTC",
-            "2020-01-01T00:00:00+05:30",
-        ] {
-            let texts = StringArray::from(vec!["2020-01-01", text]);
-            assert_eq!(misfit(texts, &DataType::Date32), Some(1), "{text}");
-        }
-        let texts = StringArray::from(vec![
-            "2020-01-01T00:00:00Z",
-            "2020-01-01 00:00:00.000",
-            "20200101",
-        ]);
-        assert_eq!(misfit(texts, &DataType::Date32), None);
-    }
-
-    #[test]
-    fn times_that_are_none_do_not_become_some_in_finer_units() {
-        // In nanoseconds it is 2^64 and a bit.
-        let wraps = (1_i64 << 61) / 125 + 1;
-        let times = Time64MicrosecondArray::from(vec![0, wraps]);
-        let nanos = DataType::Time64(TimeUnit::Nanosecond);
-        assert_eq!(misfit(times, &nanos), Some(1));
-    }
-}
+mod tests;
