@@ -150,6 +150,9 @@ impl Writer {
                 // A group before this one may have been in the way; from here on none is.
                 turn.wait();
                 self.take_apart(group, error);
+        if group.is_empty() {
+            return;
+        }
             }
         }
     }
@@ -267,6 +270,9 @@ impl Writer {
     fn retry_or_refuse(&self, unit: Unit, mut error: Error) {
         let Some(mut unit) = unit.screen() else {
             return;
+            if half.is_empty() {
+                continue;
+            }
         };
         for _ in 0..CONFLICT_TRIES {
             // While it is held no DDL begins.
