@@ -91,7 +91,7 @@ impl Work {
                 return;
             }
             if let Err(error) = self.shared.producers.compact(&self.connection) {
-                let error = self.shared.health.observe(error);
+                let error = self.shared.observe(error);
                 tracing::debug!(%error, "compaction of producers put off");
             }
             let wal_bytes = self.log.metadata().map_or(0, |metadata| metadata.len());
@@ -149,7 +149,7 @@ impl Work {
             }
             // A client's; the next commit rings again.
             Err(error) => {
-                let error = self.shared.health.observe(error.into());
+                let error = self.shared.observe(error.into());
                 tracing::debug!(wal_bytes, %error, "checkpoint put off");
                 false
             }

@@ -93,7 +93,7 @@ impl Large {
         let (start, started) = oneshot::channel();
         engine.queries().submit(move |thread| {
             start.send(()).ok();
-            let health = shared.health.clone();
+            let observer = shared.clone();
             let outcome = held.session(thread).and_then(|session| {
                 let table = session.full_name(&shared.lossless, options.table.clone())?;
                 let options = PutOptions { table, ..options };
@@ -108,7 +108,7 @@ impl Large {
                 unit.write_in_session(session)
             });
             sender
-                .send(outcome.map_err(|error| health.observe(error)))
+                .send(outcome.map_err(|error| observer.observe(error)))
                 .ok();
         })?;
         Ok(Self {
