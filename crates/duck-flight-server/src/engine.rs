@@ -479,7 +479,9 @@ impl Engine {
                     lossless,
                     ..
                 } = &*shared;
-                producers.forget(&session.connection, lossless, &which)
+                let outcome = producers.forget(&session.connection, lossless, &which);
+                drop(turn);
+                outcome.map_err(|error| shared.observe(error))
             })
             .await
     }
