@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use super::appender::{STAGED, TableWriter, staged_table};
 use super::effect::Effect;
 use super::ffi::Connection;
+use super::ffi::append::MAX_CHUNK_ROWS;
 use super::ingest::Committing;
 use super::lease::Held;
 use super::plan::Plan;
@@ -28,6 +29,9 @@ use crate::error::{Error, Result};
 
 /// How many batches of a large unit may wait for its transaction.
 const BATCHES_WAITING: usize = 2;
+
+/// How many values of a large unit are cast at once: as many as take 32 MiB where each takes eight bytes.
+const VALUES_AT_ONCE: usize = 4 << 20;
 
 /// Where large units are written: few at a time, for each has a transaction that may take long.
 pub(super) type LargeUnits = Pool;
@@ -242,14 +246,21 @@ impl LargeUnit {
         self.put.claim.as_ref().zip(self.sequence)
     }
 
-    /// Hands over each batch with the number of rows before it, and answers with the rows of all.
+    /// Hands over each batch with the number of rows before it, and answers with the rows of all. A batch of very many values
+    /// is cut: whoever takes it casts all of them at once, and they may become far larger.
     fn each_batch(&mut self, mut take: impl FnMut(&RecordBatch, u64) -> Result<()>) -> Result<u64> {
         let mut rows = 0;
         loop {
             match self.steps.blocking_recv() {
                 Some(Step::Append(batch)) => {
-                    take(&batch, rows)?;
-                    rows += batch.num_rows() as u64;
+                    let at_once = VALUES_AT_ONCE / batch.num_columns().max(1);
+                    let at_once = at_once.max(MAX_CHUNK_ROWS);
+                    // One without rows, too.
+                    for start in (0..batch.num_rows().max(1)).step_by(at_once) {
+                        let part = batch.slice(start, at_once.min(batch.num_rows() - start));
+                        take(&part, rows)?;
+                        rows += part.num_rows() as u64;
+                    }
                 }
                 Some(Step::Commit) => return Ok(rows),
                 None => return Err(Error::PutCutShort),
