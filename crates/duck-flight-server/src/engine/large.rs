@@ -384,19 +384,25 @@ impl LargeUnit {
         let _hold = others.map(|others| self.shared.queue.hold(&put.key, others));
         let steady = connection.indexes().steady();
         let lossless = &self.shared.lossless;
-        rows.apply(connection, lossless, &put, |connection, rows| {
-            if makes_anew {
-                resolve(connection, &put, self.is_first, || ())?;
-            }
-            rows.plan
-                .apply_staged(connection, &put.table, rows.sent())?;
-            self.secure(connection, rows.sent(), &steady)?;
-            let rejects = rows.rejects();
-            self.shared
-                .rejects
-                .write(connection, &put, self.sequence, rejects)?;
-            self.finish(connection, turn)
-        })?;
+        rows.apply(
+            connection,
+            lossless,
+            &put,
+            turn,
+            |connection, rows, turn| {
+                if makes_anew {
+                    resolve(connection, &put, self.is_first, || ())?;
+                }
+                rows.plan
+                    .apply_staged(connection, &put.table, rows.sent())?;
+                self.secure(connection, rows.sent(), &steady)?;
+                let rejects = rows.rejects();
+                self.shared
+                    .rejects
+                    .write(connection, &put, self.sequence, rejects)?;
+                self.finish(connection, turn)
+            },
+        )?;
         Ok(rows.committed())
     }
 
