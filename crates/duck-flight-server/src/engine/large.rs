@@ -191,10 +191,11 @@ impl LargeUnit {
             }),
         };
         if outcome.is_ok() {
-            // Still in its turn, which ends with the function.
-            Producers::advance(self.identity());
+            // Still in its turn.
             self.shared.mark.write(before);
+            Producers::advance(self.identity());
         }
+        drop(turn);
         if is_gathered {
             self.drop_gathered(connection);
         }

@@ -150,6 +150,9 @@ impl Writer {
     /// Commits a group and answers its units.
     fn write(&self, inserts: &mut Inserts<'_>, turn: &Turn, group: Vec<Unit>) {
         let mut group: Vec<_> = group.into_iter().filter_map(Unit::screen).collect();
+        if group.is_empty() {
+            return;
+        }
         let before = self.shared.mark.before();
         let inserted = self.insert(inserts, turn, &group);
         let outcome = inserted.and_then(|done| match done {
@@ -162,9 +165,6 @@ impl Writer {
                 // A group before this one may have been in the way; from here on none is.
                 turn.wait();
                 self.take_apart(group, error);
-        if group.is_empty() {
-            return;
-        }
             }
         }
     }
@@ -238,7 +238,7 @@ impl Writer {
         if identities.peek().is_none() && rows < SECOND_WRITER_ROWS && !fills_row_group {
             // The INSERT alone is a transaction in itself, and cheaper than one that is begun and committed.
             turn.wait();
-            self.check(group)?;
+            self.check(group).inspect_err(|_| inserts.unload(table))?;
             inserts.run(table)?;
             return Ok(true);
         }
@@ -270,6 +270,9 @@ impl Writer {
         }
         for half in [group, second] {
             let mut half: Vec<_> = half.into_iter().filter_map(Unit::screen).collect();
+            if half.is_empty() {
+                continue;
+            }
             let before = self.shared.mark.before();
             match self.try_commit(&mut half) {
                 Ok(()) => self.acknowledge(half, before),
@@ -282,9 +285,6 @@ impl Writer {
     fn retry_or_refuse(&self, unit: Unit, mut error: Error) {
         let Some(mut unit) = unit.screen() else {
             return;
-            if half.is_empty() {
-                continue;
-            }
         };
         for _ in 0..CONFLICT_TRIES {
             // While it is held no DDL begins.
