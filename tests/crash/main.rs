@@ -4,6 +4,7 @@
 //! - [`kill`]: loaders of every kind write while the server is killed again and again;
 //! - [`faults`]: a shim under the server makes its reads and writes of files fail, as a bad disk does;
 //! - [`steps`]: the server is killed at every single step of a checkpoint, of a start and of its end;
+//! - [`taken_over`]: a checkpoint is done, and its log not yet removed;
 //! - [`cut_off`]: checkpoints are cut off one after the other;
 //! - [`index`]: tables with indexes are written in whole row groups before a kill;
 //! - [`log`]: the log is damaged between two runs;
@@ -23,4 +24,5 @@ mod shim;
 mod sources;
 mod steps;
 mod table;
+mod taken_over;
 mod world;

@@ -6,6 +6,7 @@ mod connections;
 mod depth;
 mod dictionaries;
 mod evolve;
+mod exhausted;
 mod express;
 mod failure;
 mod fairness;

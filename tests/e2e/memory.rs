@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use arrow::array::{ArrayRef, Int8Array, Int32Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, BooleanArray, Int8Array, Int32Array, RecordBatch, StringArray};
 use arrow_flight::decode::FlightRecordBatchStream;
 use bytes::Bytes;
 use duck_flight_protocol::{Commit, PutOptions, SchemaMode};
@@ -437,6 +437,50 @@ async fn a_flood_of_rows_that_are_put_aside_keeps_memory_bounded() {
         peak < LIMIT_BYTES + BESIDE_BYTES + in_hand,
         "{} MiB",
         peak / MIB
+    );
+    server.stop();
+}
+
+/// So many rows of as many columns, with a bit for each value.
+fn bits(rows: usize, columns: usize) -> RecordBatch {
+    let bits: ArrayRef = Arc::new(BooleanArray::from(vec![true; rows]));
+    let columns = (0..columns).map(|column| (format!("c{column}"), bits.clone()));
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+/// A BIGINT takes as much as 64 of the bits that it may come from.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_rows_that_grow_when_they_are_cast_keeps_memory_bounded() {
+    const COLUMNS: usize = 64;
+    let flags = ["--memory-limit", LIMIT, "--ingest-buffer", "64MiB"];
+    let server = ServerProcess::start(&flags);
+    let client = server.client().await;
+    let columns: Vec<_> = (0..COLUMNS)
+        .map(|column| format!("c{column} BIGINT"))
+        .collect();
+    let table = format!("CREATE TABLE t ({})", columns.join(", "));
+    client.execute(&table).await;
+    // Many that wait for their commit, and one that is cast as it comes in.
+    for (puts, rows) in [(32, 64_000), (1, 1_100_000)] {
+        let puts = (0..puts).map(|_| {
+            let address = server.address().to_owned();
+            tokio::spawn(async move {
+                let client = Client::connect(&address).await;
+                client.append("t", &[bits(rows, COLUMNS)]).await
+            })
+        });
+        let puts: Vec<_> = puts.collect();
+        for put in puts {
+            let acknowledged = soon("an ack", put).await.unwrap().unwrap();
+            assert_eq!(acknowledged, rows as u64);
+        }
+        let peak = server.peak_memory_bytes();
+        let what = format!("puts of {rows} rows: {} MiB", peak / MIB);
+        assert!(peak < LIMIT_BYTES + BESIDE_BYTES, "{what}");
+    }
+    assert_eq!(
+        client.value::<u64>("SELECT sum(c63) FROM t").await,
+        3_148_000
     );
     server.stop();
 }

@@ -71,7 +71,6 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use duck_flight_protocol::{ForgetProducers, ProducerState, PutOptions, TableName};
-use tokio::sync::oneshot;
 
 pub use attach::BLOCK_BYTES;
 pub(crate) use attach::{MAX_ROW_GROUP_ROWS, VECTOR_ROWS};
@@ -205,6 +204,7 @@ impl Engine {
             lossless,
             mark,
             bell,
+            commits: database.commits(),
         });
         let checkpointer = Checkpointer::start(&database, &options.database, &shared, rings)?;
         let writers = Writers::start(WRITERS, &database, &shared)?;
@@ -256,10 +256,8 @@ impl Engine {
         let sql = sql.into();
         let _held = self.hold_text(&sql.text)?;
         let runs = self.0.running.begin();
-        let lossless = &shared.lossless;
-        let result = query::query(queries, express, patience, lossless, place, sql).await;
-        let result = result.map(|stream| stream.counted_by(runs));
-        result.map_err(|error| shared.health.observe(error))
+        let result = query::query(queries, express, patience, shared, place, sql).await;
+        result.map(|stream| stream.counted_by(runs))
     }
 
     /// Runs a script to its end, and keeps its last result in memory.
@@ -273,8 +271,7 @@ impl Engine {
         let sql = sql.into();
         let _held = self.hold_text(&sql.text)?;
         let _runs = self.0.running.begin();
-        let result = query::run(queries, &shared.lossless, holdings, place, sql).await;
-        result.map_err(|error| shared.health.observe(error))
+        query::run(queries, shared, holdings, place, sql).await
     }
 
     /// How many statements run, or wait for their turn.
@@ -304,8 +301,7 @@ impl Engine {
         let sql = sql.into();
         let _held = self.hold_text(&sql.text)?;
         let _runs = self.0.running.begin();
-        let result = query::execute(&self.0.queries, place, sql).await;
-        result.map_err(|error| self.0.shared.health.observe(error))
+        query::execute(&self.0.queries, &self.0.shared, place, sql).await
     }
 
     /// What is known of a script, without running it.
@@ -317,8 +313,7 @@ impl Engine {
             ..
         } = &*self.0;
         let _held = self.hold_text(&sql)?;
-        let result = query::describe(queries, express, &shared.lossless, place, sql).await;
-        result.map_err(|error| shared.health.observe(error))
+        query::describe(queries, express, shared, place, sql).await
     }
 
     /// Whether what was known of a script is so still: nothing was committed since, and the client's own connection
@@ -337,7 +332,7 @@ impl Engine {
             queries, shared, ..
         } = &*self.0;
         let lossless = shared.lossless.clone();
-        query::run_on(queries, place, move |session, _, cancel| {
+        query::run_on(queries, shared, place, move |session, _, cancel| {
             let _watch = cancel.watch(&session.connection);
             request.answer(&session.connection, &lossless)
         })
@@ -395,10 +390,12 @@ impl Engine {
             return Err(Error::TransactionOpen);
         }
         let begun = transaction.clone();
-        let answer = query::control(&self.0.queries, held, "BEGIN TRANSACTION", move || {
-            begun.set_begun();
-        })?;
-        self.answered(answer).await
+        let Inner {
+            queries, shared, ..
+        } = &*self.0;
+        let done = move || begun.set_begun();
+        let answer = query::control(queries, shared, held, "BEGIN TRANSACTION", done)?;
+        answer.await.map_err(|_| Error::WorkerLost)?
     }
 
     /// Waits until a transaction can be ended: until no statement runs in it.
@@ -419,23 +416,20 @@ impl Engine {
     ) -> Result<impl Future<Output = Result<()>> + use<>> {
         let answer = if transaction.has_begun() {
             let sql = if commit { "COMMIT" } else { "ROLLBACK" };
-            Some(query::control(&self.0.queries, held, sql, || ())?)
+            let Inner {
+                queries, shared, ..
+            } = &*self.0;
+            Some(query::control(queries, shared, held, sql, || ())?)
         } else {
             None
         };
         transaction.set_ended();
-        let engine = self.clone();
         Ok(async move {
             match answer {
-                Some(answer) => engine.answered(answer).await,
+                Some(answer) => answer.await.map_err(|_| Error::WorkerLost)?,
                 None => Ok(()),
             }
         })
-    }
-
-    async fn answered(&self, answer: oneshot::Receiver<Result<()>>) -> Result<()> {
-        let outcome = answer.await.map_err(|_| Error::WorkerLost)?;
-        outcome.map_err(|error| self.0.shared.health.observe(error))
     }
 
     /// The connection of a transaction in which nothing runs.
@@ -485,7 +479,9 @@ impl Engine {
                     lossless,
                     ..
                 } = &*shared;
-                producers.forget(&session.connection, lossless, &which)
+                let outcome = producers.forget(&session.connection, lossless, &which);
+                drop(turn);
+                outcome.map_err(|error| shared.observe(error))
             })
             .await
     }

@@ -323,9 +323,9 @@ impl Error {
             || matches!(self, Self::Resent(_))
     }
 
-    /// Whether memory or the disk did not suffice.
-    pub(crate) fn is_exhausted(&self) -> bool {
-        matches!(self, Self::Sql(error) if error.kind == SqlErrorKind::Exhausted)
+    /// Whether a commit has failed that may be in the log in part.
+    pub(crate) fn is_failed_commit(&self) -> bool {
+        matches!(self, Self::Sql(error) | Self::Statement { source: error, .. } if error.is_of_commit())
     }
 
     /// Whether a row breaks a constraint of its table.

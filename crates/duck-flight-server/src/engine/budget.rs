@@ -70,6 +70,7 @@ impl Budget {
         Share {
             budget: self.clone(),
             permit: None,
+            cast_bytes: 0,
             reject_bytes: 0,
         }
     }
@@ -97,7 +98,8 @@ impl Budget {
 pub(super) struct Share {
     budget: Budget,
     permit: Option<OwnedSemaphorePermit>,
-    /// How much of it is for rows that were put aside.
+    /// How much of it is for what rows become when they are cast, and for those that were put aside.
+    cast_bytes: usize,
     reject_bytes: usize,
 }
 
@@ -106,14 +108,30 @@ impl Share {
         self.permit.is_none()
     }
 
-    /// Takes more; false where there is not as much. A unit that holds nothing waits for others; one that holds some must
-    /// not.
-    pub(super) async fn take(&mut self, bytes: usize) -> bool {
-        if self.permit.is_some() {
-            return self.take_now(bytes);
+    /// Takes more, for rows and for what they become when they are cast; false where there is not as much. A unit that holds
+    /// nothing waits for others; one that holds some must not.
+    pub(super) async fn take(&mut self, bytes: usize, cast_bytes: usize) -> bool {
+        let all = bytes.saturating_add(cast_bytes);
+        let is_taken = if self.permit.is_some() {
+            self.take_now(all)
+        } else {
+            self.permit = self.budget.take(all).await;
+            self.permit.is_some()
+        };
+        if is_taken {
+            self.cast_bytes += cast_bytes;
         }
-        self.permit = self.budget.take(bytes).await;
-        self.permit.is_some()
+        is_taken
+    }
+
+    /// Takes what is lacking for this many bytes of rows that were cast; false where that is not free now.
+    pub(super) fn cover_cast(&mut self, bytes: usize) -> bool {
+        let more = bytes.saturating_sub(self.cast_bytes);
+        if more > 0 && !self.take_now(more) {
+            return false;
+        }
+        self.cast_bytes += more;
+        true
     }
 
     /// Takes what is lacking for this many bytes of rows that were put aside; false where that is not free now.

@@ -109,10 +109,15 @@ impl Engine {
         what: fn(&Connection, &Lossless) -> Result<T>,
     ) -> Result<T> {
         let lossless = self.0.shared.lossless.clone();
-        query::run_on(&self.0.queries, place, move |session, _, cancel| {
-            let _watch = cancel.watch(&session.connection);
-            what(&session.connection, &lossless)
-        })
+        query::run_on(
+            &self.0.queries,
+            &self.0.shared,
+            place,
+            move |session, _, cancel| {
+                let _watch = cancel.watch(&session.connection);
+                what(&session.connection, &lossless)
+            },
+        )
         .await
     }
 }

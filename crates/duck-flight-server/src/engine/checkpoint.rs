@@ -23,6 +23,10 @@ use crate::error::{Error, Result};
 /// not ring.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a checkpoint is not tried again that was not possible: each try takes a turn, in which nobody else commits, and
+/// what stands in the way may do so for long.
+const PUT_OFF: Duration = Duration::from_millis(100);
+
 /// A database that gets no commit for so long is left alone, and can be vacuumed.
 const QUIET: Duration = Duration::from_millis(100);
 
@@ -52,6 +56,7 @@ impl Checkpointer {
             log: log_path(path),
             shared: shared.clone(),
             last_vacuum: Instant::now(),
+            put_off: None,
         };
         let thread = std::thread::Builder::new()
             .name("checkpoint".into())
@@ -81,6 +86,8 @@ struct Work {
     log: PathBuf,
     shared: Arc<Shared>,
     last_vacuum: Instant,
+    /// When a checkpoint was not possible last.
+    put_off: Option<Instant>,
 }
 
 impl Work {
@@ -91,15 +98,18 @@ impl Work {
                 return;
             }
             if let Err(error) = self.shared.producers.compact(&self.connection) {
-                let error = self.shared.health.observe(error);
+                let error = self.shared.observe(error);
                 tracing::debug!(%error, "compaction of producers put off");
             }
             let wal_bytes = self.log.metadata().map_or(0, |metadata| metadata.len());
-            if rings.is_due(wal_bytes) {
+            let is_put_off = self.put_off.is_some_and(|since| since.elapsed() < PUT_OFF);
+            if rings.is_due(wal_bytes) && !is_put_off {
                 let next = self.wait_for_commit(rings);
                 let logged = rings.start_anew();
+                self.put_off = None;
                 if !self.checkpoint(wal_bytes) {
                     rings.put_back(logged);
+                    self.put_off = Some(Instant::now());
                 }
                 if let Ok(Signal::Stop) = next {
                     return;
@@ -147,9 +157,9 @@ impl Work {
                 tracing::debug!(wal_bytes, elapsed_ms, "checkpoint finished");
                 true
             }
-            // A client's; the next commit rings again.
+            // A client's; a commit rings again.
             Err(error) => {
-                let error = self.shared.health.observe(error.into());
+                let error = self.shared.observe(error.into());
                 tracing::debug!(wal_bytes, %error, "checkpoint put off");
                 false
             }

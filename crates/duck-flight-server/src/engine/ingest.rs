@@ -259,11 +259,15 @@ impl UnitBuilder<'_> {
     /// Adds a batch. Waits while the budget is spent, which holds back the client.
     pub(crate) async fn push(&mut self, batch: SentBatch) -> Result<()> {
         let rows_before = self.rows;
-        self.rows += batch.rows.num_rows() as u64;
+        let rows = batch.rows.num_rows();
+        self.rows += rows as u64;
         if let State::Small(small) = &mut self.state {
-            if self.rows < LARGE_UNIT_ROWS && small.make_room(batch.bytes).await {
+            let plan = self.put.plan.as_ref();
+            let cast_bytes = plan.map_or(0, |plan| plan.expected_bytes(rows, batch.bytes));
+            let is_small = self.rows < LARGE_UNIT_ROWS;
+            if is_small && small.make_room(batch.bytes, cast_bytes).await {
                 self.add(batch.rows, rows_before).await?;
-                return self.make_room_for_rejects().await;
+                return self.cover().await;
             }
             self.grow_large().await?;
         }
@@ -273,13 +277,14 @@ impl UnitBuilder<'_> {
         }
     }
 
-    /// Sees that the rows that were put aside have their part of the budget, too: as JSON they may be far larger than they
-    /// were sent.
-    async fn make_room_for_rejects(&mut self) -> Result<()> {
+    /// Sees that all that the rows have become has its part of the budget, too: cast, or put aside as JSON, they may be far
+    /// larger than they were sent.
+    async fn cover(&mut self) -> Result<()> {
         let State::Small(small) = &mut self.state else {
             return Ok(());
         };
-        match small.share.cover_rejects(small.cast.rejected_bytes()) {
+        let Small { cast, share, .. } = small;
+        match share.cover_cast(cast.bytes()) && share.cover_rejects(cast.rejected_bytes()) {
             true => Ok(()),
             false => self.grow_large().await,
         }
@@ -324,7 +329,7 @@ impl UnitBuilder<'_> {
             return Ok(());
         };
         let outcome = self.put.cast(plan, &batch, rows_before).await;
-        let outcome = outcome.and_then(|cast| small.cast.add(cast));
+        let outcome = outcome.and_then(|cast| small.cast.add(plan, cast));
         let is_misfit = match &outcome {
             Ok(()) => small.cast.rejects.len() > rejects_before,
             Err(error) => matches!(error, Error::Value { .. }),
@@ -417,7 +422,7 @@ impl Put {
     async fn cast_all(&self, plan: &Arc<Plan>, sent: &[RecordBatch]) -> Result<CastRows> {
         let (mut cast, mut rows) = (CastRows::default(), 0);
         for batch in sent {
-            cast.add(self.cast(plan, batch, rows).await?)?;
+            cast.add(plan, self.cast(plan, batch, rows).await?)?;
             rows += batch.num_rows() as u64;
         }
         Ok(cast)
@@ -472,12 +477,12 @@ impl Small {
         }
     }
 
-    /// Takes budget for `bytes` more; false when the unit must go on in a transaction of its own.
-    async fn make_room(&mut self, bytes: usize) -> bool {
+    /// Takes budget for `bytes` more, and for what they become; false when the unit must go on in a transaction of its own.
+    async fn make_room(&mut self, bytes: usize, cast_bytes: usize) -> bool {
         if self.bytes + bytes > LARGE_UNIT_BYTES {
             return false;
         }
-        let is_taken = self.share.take(bytes).await;
+        let is_taken = self.share.take(bytes, cast_bytes).await;
         if is_taken {
             self.bytes += bytes;
         }

@@ -93,6 +93,14 @@ impl<'c> Inserts<'c> {
         Ok(outcome?)
     }
 
+    /// Forgets the rows that were loaded and will not be run.
+    pub(super) fn unload(&mut self, table: &TableName) {
+        let known = self.tables.get(table);
+        if let Some(insert) = known.and_then(|known| known.insert.as_ref()) {
+            insert.unload();
+        }
+    }
+
     /// Prepares first and looks at the table afterwards: if it has changed in between, or does so later, DuckDB
     /// refuses to run what was prepared.
     fn prepare(&mut self, table: &TableName, plan: &Arc<Plan>) -> Result<()> {
@@ -264,6 +272,10 @@ mod tests {
         assert!(load(&mut inserts, &plan, &[&rows]));
         assert!(load(&mut inserts, &plan, &[&rows.slice(0, 2)]));
         inserts.run(&table()).unwrap();
+        inserts.run(&table()).unwrap();
+        assert_rows(&connection, 2, 1);
+        assert!(load(&mut inserts, &plan, &[&rows]));
+        inserts.unload(&table());
         inserts.run(&table()).unwrap();
         assert_rows(&connection, 2, 1);
     }

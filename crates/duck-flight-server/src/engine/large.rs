@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use super::appender::{STAGED, TableWriter, staged_table};
 use super::effect::{Effect, check_names};
 use super::ffi::Connection;
+use super::ffi::append::MAX_CHUNK_ROWS;
 use super::ingest::Committing;
 use super::lease::Held;
 use super::plan::Plan;
@@ -28,6 +29,9 @@ use crate::error::{Error, Result};
 
 /// How many batches of a large unit may wait for its transaction.
 const BATCHES_WAITING: usize = 2;
+
+/// How many values of a large unit are cast at once: as many as take 32 MiB where each takes eight bytes.
+const VALUES_AT_ONCE: usize = 4 << 20;
 
 /// Where large units are written: few at a time, for each has a transaction that may take long.
 pub(super) type LargeUnits = Pool;
@@ -93,7 +97,7 @@ impl Large {
         let (start, started) = oneshot::channel();
         engine.queries().submit(move |thread| {
             start.send(()).ok();
-            let health = shared.health.clone();
+            let observer = shared.clone();
             let outcome = held.session(thread).and_then(|session| {
                 let table = session.full_name(&shared.lossless, options.table.clone())?;
                 let options = PutOptions { table, ..options };
@@ -108,7 +112,7 @@ impl Large {
                 unit.write_in_session(session)
             });
             sender
-                .send(outcome.map_err(|error| health.observe(error)))
+                .send(outcome.map_err(|error| observer.observe(error)))
                 .ok();
         })?;
         Ok(Self {
@@ -190,10 +194,11 @@ impl LargeUnit {
             }
         };
         if outcome.is_ok() {
-            // Still in its turn, which ends with the function.
-            Producers::advance(self.identity());
+            // Still in its turn.
             self.shared.mark.write(before);
+            Producers::advance(self.identity());
         }
+        drop(turn);
         if is_gathered {
             self.drop_gathered(connection);
         }
@@ -245,14 +250,21 @@ impl LargeUnit {
         self.put.claim.as_ref().zip(self.sequence)
     }
 
-    /// Hands over each batch with the number of rows before it, and answers with the rows of all.
+    /// Hands over each batch with the number of rows before it, and answers with the rows of all. A batch of very many values
+    /// is cut: whoever takes it casts all of them at once, and they may become far larger.
     fn each_batch(&mut self, mut take: impl FnMut(&RecordBatch, u64) -> Result<()>) -> Result<u64> {
         let mut rows = 0;
         loop {
             match self.steps.blocking_recv() {
                 Some(Step::Append(batch)) => {
-                    take(&batch, rows)?;
-                    rows += batch.num_rows() as u64;
+                    let at_once = VALUES_AT_ONCE / batch.num_columns().max(1);
+                    let at_once = at_once.max(MAX_CHUNK_ROWS);
+                    // One without rows, too.
+                    for start in (0..batch.num_rows().max(1)).step_by(at_once) {
+                        let part = batch.slice(start, at_once.min(batch.num_rows() - start));
+                        take(&part, rows)?;
+                        rows += part.num_rows() as u64;
+                    }
                 }
                 Some(Step::Commit) => return Ok(rows),
                 None => return Err(Error::PutCutShort),
@@ -381,19 +393,25 @@ impl LargeUnit {
         let _hold = others.map(|others| self.shared.queue.hold(&put.key, others));
         let steady = connection.indexes().steady();
         let lossless = &self.shared.lossless;
-        rows.apply(connection, lossless, &put, |connection, rows| {
-            if makes_anew {
-                resolve(connection, &put, self.is_first, || ())?;
-            }
-            rows.plan
-                .apply_staged(connection, &put.table, rows.sent())?;
-            self.secure(connection, rows.sent(), &steady)?;
-            let rejects = rows.rejects();
-            self.shared
-                .rejects
-                .write(connection, &put, self.sequence, rejects)?;
-            self.finish(connection, turn)
-        })?;
+        rows.apply(
+            connection,
+            lossless,
+            &put,
+            turn,
+            |connection, rows, turn| {
+                if makes_anew {
+                    resolve(connection, &put, self.is_first, || ())?;
+                }
+                rows.plan
+                    .apply_staged(connection, &put.table, rows.sent())?;
+                self.secure(connection, rows.sent(), &steady)?;
+                let rejects = rows.rejects();
+                self.shared
+                    .rejects
+                    .write(connection, &put, self.sequence, rejects)?;
+                self.finish(connection, turn)
+            },
+        )?;
         Ok(rows.committed())
     }
 

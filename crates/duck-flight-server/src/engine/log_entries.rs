@@ -1,5 +1,6 @@
 //! The entries of DuckDB's write-ahead log, as far as they can be told apart from outside.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -16,6 +17,17 @@ const ENTRY_START_BYTES: usize = 19;
 /// The number of the field that tells an entry's kind, its first.
 const KIND_FIELD: u16 = 100;
 
+/// Of the fields of a header, the one that is a list, and the one that counts checkpoints.
+const IDENTIFIER_FIELD: u16 = 102;
+const CHECKPOINTS_FIELD: u16 = 103;
+
+/// In the place of a field's number, the end of an object of DuckDB's serializer.
+const END: u16 = 0xffff;
+
+/// So much of a log is read at once where entries are looked for: all of a small commit, and of a large one the beginnings
+/// of some entries.
+const READ_BYTES: usize = 4096;
+
 /// The beginning of a log.
 pub(super) fn start(file: &File) -> Vec<u8> {
     let mut start = vec![0; START_BYTES];
@@ -29,10 +41,64 @@ pub(super) fn start(file: &File) -> Vec<u8> {
     start
 }
 
-/// Where a log's header ends: with the two bytes that end an object of DuckDB's serializer.
-pub(super) fn header_end(start: &[u8]) -> u64 {
-    let end = start.windows(2).position(|bytes| bytes == [0xff, 0xff]);
-    end.map_or(0, |end| end as u64 + 2)
+/// What a log begins with (`WriteAheadLog::WriteHeader` in DuckDB's `storage/write_ahead_log.cpp`).
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Header {
+    /// Where it ends; 0 where there is none.
+    pub(super) end: u64,
+    /// How many checkpoints the database had seen that the log belongs to, where it tells.
+    pub(super) checkpoints: Option<u64>,
+}
+
+impl Header {
+    /// Reads the beginning of a log.
+    pub(super) fn read(start: &[u8]) -> Self {
+        Self::fields(start).unwrap_or_default()
+    }
+
+    /// Field by field, for in the bytes of a count may be those that end the header.
+    fn fields(start: &[u8]) -> Option<Self> {
+        let mut rest = start;
+        let mut checkpoints = None;
+        loop {
+            match field(&mut rest)? {
+                END => {
+                    let end = (start.len() - rest.len()) as u64;
+                    return Some(Self { end, checkpoints });
+                }
+                IDENTIFIER_FIELD => {
+                    for _ in 0..number(&mut rest)? {
+                        number(&mut rest)?;
+                    }
+                }
+                CHECKPOINTS_FIELD => checkpoints = Some(number(&mut rest)?),
+                _ => {
+                    number(&mut rest)?;
+                }
+            }
+        }
+    }
+}
+
+/// Takes the number of a field off.
+fn field(rest: &mut &[u8]) -> Option<u16> {
+    let (field, after) = rest.split_first_chunk()?;
+    *rest = after;
+    Some(u16::from_le_bytes(*field))
+}
+
+/// Takes a number off, of which each byte holds seven bits and whether another one follows.
+fn number(rest: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..u64::BITS).step_by(7) {
+        let (&byte, after) = rest.split_first()?;
+        *rest = after;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
 }
 
 /// Kinds of entries (`WALType` in DuckDB's `common/enums/wal_type.hpp`): row groups in the database file, and the end of
@@ -45,6 +111,15 @@ pub(super) const FLUSH: u8 = 100;
 pub(super) struct Entries<'f> {
     file: &'f File,
     bytes: u64,
+    part: RefCell<Part>,
+}
+
+/// The part of a log that was read last.
+struct Part {
+    offset: u64,
+    bytes: [u8; READ_BYTES],
+    /// How many of them there are.
+    len: usize,
 }
 
 /// A whole entry.
@@ -58,7 +133,12 @@ pub(super) struct Entry {
 impl<'f> Entries<'f> {
     pub(super) fn of(file: &'f File) -> Self {
         let bytes = file.metadata().map_or(0, |metadata| metadata.len());
-        Self { file, bytes }
+        let part = RefCell::new(Part {
+            offset: 0,
+            bytes: [0; READ_BYTES],
+            len: 0,
+        });
+        Self { file, bytes, part }
     }
 
     /// How long the log is.
@@ -72,12 +152,12 @@ impl<'f> Entries<'f> {
         if head_end > self.bytes {
             return None;
         }
-        let mut start = [0; ENTRY_START_BYTES];
-        let read = self.file.read_at(&mut start, offset).ok()?;
-        let (size, _) = start[..read].split_first_chunk()?;
+        let mut part = self.part.borrow_mut();
+        let start = part.entry_start(self.file, offset)?;
+        let (size, _) = start.split_first_chunk()?;
         let end = head_end.checked_add(u64::from_le_bytes(*size))?;
-        let kind = match start[16..] {
-            [low, high, kind] if u16::from_le_bytes([low, high]) == KIND_FIELD => Some(kind),
+        let kind = match start.get(16..) {
+            Some(&[low, high, kind]) if u16::from_le_bytes([low, high]) == KIND_FIELD => Some(kind),
             _ => None,
         };
         (end <= self.bytes).then_some(Entry { end, kind })
@@ -89,6 +169,24 @@ impl<'f> Entries<'f> {
     }
 }
 
+impl Part {
+    /// The start of the entry at `offset`, or what there is of it, which is read where it was not.
+    fn entry_start(&mut self, file: &File, offset: u64) -> Option<&[u8]> {
+        let from = offset.checked_sub(self.offset);
+        let from = from.and_then(|from| usize::try_from(from).ok());
+        let is_read = |from: &usize| from.saturating_add(ENTRY_START_BYTES) <= self.len;
+        let from = match from.filter(is_read) {
+            Some(from) => from,
+            None => {
+                self.len = file.read_at(&mut self.bytes, offset).unwrap_or(0);
+                self.offset = offset;
+                0
+            }
+        };
+        self.bytes.get(from..self.len.min(from + ENTRY_START_BYTES))
+    }
+}
+
 /// Logs for tests.
 #[cfg(test)]
 pub(super) mod samples {
@@ -96,10 +194,132 @@ pub(super) mod samples {
 
     pub(in super::super) const HEADER: &[u8] = &[100, 0, 98, 101, 0, 2, 0xff, 0xff];
 
+    /// The beginning of a log for a database that has seen so many checkpoints, and whose identifier has such bytes.
+    pub(in super::super) fn header(checkpoints: u64, identifier: u8) -> Vec<u8> {
+        let mut header = vec![100, 0, 98, 101, 0, 2, 102, 0, 16];
+        for _ in 0..16 {
+            push(&mut header, identifier.into());
+        }
+        header.extend([103, 0]);
+        push(&mut header, checkpoints);
+        header.extend([0xff, 0xff]);
+        header
+    }
+
+    fn push(header: &mut Vec<u8>, mut number: u64) {
+        while number > 0x7f {
+            let [low, ..] = number.to_le_bytes();
+            header.push(low | 0x80);
+            number >>= 7;
+        }
+        let [low, ..] = number.to_le_bytes();
+        header.push(low);
+    }
+
     /// An entry of this kind.
     pub(in super::super) fn entry(kind: u8) -> Vec<u8> {
-        let payload = [100, 0, kind, 7, 7, 7, 0xff, 0xff];
+        entry_of(kind, 3)
+    }
+
+    /// An entry of this kind with so many bytes of something.
+    pub(in super::super) fn entry_of(kind: u8, bytes: usize) -> Vec<u8> {
+        let payload = [&[100, 0, kind][..], &vec![7; bytes], &[0xff, 0xff]].concat();
         let size = payload.len() as u64;
         [&size.to_le_bytes()[..], &[9; 8], &payload].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ffi::Database;
+    use super::samples::{HEADER, INSERT, entry_of, header};
+    use super::*;
+
+    #[test]
+    fn a_header_ends_behind_its_last_field_whatever_that_counts() {
+        let plain = Header {
+            end: HEADER.len() as u64,
+            checkpoints: None,
+        };
+        assert_eq!(Header::read(HEADER), plain);
+        // The low bits of these are all ones.
+        for checkpoints in [0, 1, 255, 16_383, 32_767, 49_151, u64::MAX] {
+            for identifier in [0, 127, 255] {
+                let header = header(checkpoints, identifier);
+                let read = Header {
+                    end: header.len() as u64,
+                    checkpoints: Some(checkpoints),
+                };
+                assert_eq!(Header::read(&header), read);
+                let log = [&header[..], &entry_of(FLUSH, 0)].concat();
+                assert_eq!(Header::read(&log), read);
+                for part in 0..header.len() {
+                    assert_eq!(Header::read(&header[..part]), Header::default());
+                }
+            }
+        }
+        assert_eq!(Header::read(&[0; START_BYTES]), Header::default());
+    }
+
+    /// The log of a database whose file has such a version, which has seen a checkpoint.
+    fn log_of_duckdb(version: &str) -> Vec<u8> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.db");
+        let version = ("storage_compatibility_version", version.to_owned());
+        let database = Database::open(path.to_str().unwrap(), &[version]).unwrap();
+        let connection = database.connect().unwrap();
+        connection
+            .execute("CREATE TABLE t (i BIGINT); CHECKPOINT; INSERT INTO t FROM range(5000)")
+            .unwrap();
+        std::fs::read(directory.path().join("test.db.wal")).unwrap()
+    }
+
+    #[test]
+    fn the_logs_that_duckdb_writes_are_read_from_beginning_to_end() {
+        for (version, tells) in [("v1.0.0", false), ("v1.4.0", true)] {
+            let log = log_of_duckdb(version);
+            let header = Header::read(&log);
+            assert_eq!(header.checkpoints.is_some(), tells);
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(&log, 0).unwrap();
+            let entries = Entries::of(&file);
+            let last = entries.from(header.end).last().unwrap();
+            assert_eq!((last.end, last.kind), (log.len() as u64, Some(FLUSH)));
+        }
+        // As it would begin after as many checkpoints more.
+        let log = log_of_duckdb("v1.4.0");
+        let end = usize::try_from(Header::read(&log).end).unwrap();
+        let later = [&log[..end - 3], &[0xff, 0xff, 0x01, 0xff, 0xff]].concat();
+        let header = Header::read(&later);
+        assert_eq!(header.end, later.len() as u64);
+        assert_eq!(header.checkpoints, Some(32_767));
+    }
+
+    #[test]
+    fn entries_of_any_size_are_found_one_after_another() {
+        let sizes = [0, 1, 50, 4000, 30, 4096, 0, 0, 20_000, 3, 8192 - 21];
+        let mut log = HEADER.to_vec();
+        let mut ends = Vec::new();
+        for (kind, bytes) in (1..).zip(sizes.repeat(20)) {
+            log.extend(entry_of(kind, bytes));
+            ends.push((log.len() as u64, Some(kind)));
+        }
+        let begin = HEADER.len() as u64;
+        for cut in [0, 1, 15, 100] {
+            let file = tempfile::tempfile().unwrap();
+            let half = entry_of(INSERT, 100);
+            let half = &half[..half.len() - 1 - cut];
+            file.write_all_at(&[&log[..], half].concat(), 0).unwrap();
+            let entries = Entries::of(&file);
+            let found = |from| {
+                let entries = entries.from(from).map(|entry| (entry.end, entry.kind));
+                entries.collect::<Vec<_>>()
+            };
+            assert_eq!(found(begin), ends);
+            // From anywhere, back and forth.
+            for from in [200, 3, 150, 219] {
+                assert_eq!(found(ends[from - 1].0), ends[from..]);
+            }
+        }
     }
 }

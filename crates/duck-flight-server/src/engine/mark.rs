@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::ffi::lock::keep_locked;
-use super::log_entries::{Entries, Entry, FLUSH, header_end, start};
+use super::log_entries::{Entries, Entry, FLUSH, Header, start};
 use super::open::held_by_another;
 use super::room::log_path;
 use super::torn;
@@ -154,8 +154,8 @@ impl Mark {
         let known = known.map_or_else(Default::default, |last| [last.log, last.next_log]);
         let state = State {
             checkpoints: count,
-            log: Log::look(&files.logs[0], &known),
-            next_log: Log::look(&files.logs[1], &known),
+            log: Log::look(&files.logs[0], &known, count),
+            next_log: Log::look(&files.logs[1], &known, count),
         };
         if files.checkpoints() != Some(count) {
             return None;
@@ -187,7 +187,7 @@ impl Mark {
                     return false;
                 };
                 let entries = Entries::of(&file);
-                let begin = header_end(&start(&file));
+                let begin = Header::read(&start(&file)).end;
                 let last = entries.from(begin).last();
                 last.map_or(begin, |entry| entry.end) < entries.bytes()
             })
@@ -259,19 +259,24 @@ fn check(path: &Path, state: &State) -> Result<()> {
 impl Log {
     /// The log as it is, up to the end of its last whole commit: what is behind that may be another's commit, which is
     /// not acknowledged and may be taken back. `known` are logs of the same count, one of which it may have been: they
-    /// only grow, so what was walked once need not be walked again.
-    fn look(path: &Path, known: &[Self]) -> Self {
+    /// only grow, so what was walked once need not be walked again. One of fewer checkpoints than the database has seen is
+    /// as good as none: all of it is in the database, and DuckDB is about to remove it.
+    fn look(path: &Path, known: &[Self], checkpoints: u64) -> Self {
         let Ok(file) = File::open(path) else {
             return Self::default();
         };
         let start = start(&file);
+        let header = Header::read(&start);
+        if header.checkpoints.is_some_and(|seen| seen < checkpoints) {
+            return Self::default();
+        }
         let entries = Entries::of(&file);
         let leads_on =
             |bytes: u64| bytes > 0 && (bytes == entries.bytes() || entries.at(bytes).is_some());
         let known = known
             .iter()
             .find(|log| log.start == start && leads_on(log.bytes));
-        let from = known.map_or_else(|| header_end(&start), |log| log.bytes);
+        let from = known.map_or(header.end, |log| log.bytes);
         // An entry whose kind cannot be told counts.
         let ends_commit = |entry: &Entry| entry.kind.is_none_or(|kind| kind == FLUSH);
         let commits = entries.from(from).filter(ends_commit);
@@ -290,7 +295,7 @@ impl Log {
         if !start(&file).starts_with(&self.start) {
             return false;
         }
-        let begin = header_end(&self.start);
+        let begin = Header::read(&self.start).end;
         let entries = Entries::of(&file);
         let mut ends = entries.from(begin).map(|entry| entry.end);
         self.bytes == begin || ends.find(|&end| end >= self.bytes) == Some(self.bytes)
@@ -320,7 +325,7 @@ fn mark_path(database: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::super::log_entries::samples::{HEADER, INSERT, entry};
+    use super::super::log_entries::samples::{HEADER, INSERT, entry, header};
     use super::super::log_entries::{FLUSH, ROW_GROUP_DATA};
     use super::*;
 
@@ -332,7 +337,7 @@ mod tests {
         log.extend(kinds.iter().copied().flat_map(entry));
         log.extend(&entry(FLUSH)[..17]);
         std::fs::write(&path, log).unwrap();
-        let log = Log::look(&path, known);
+        let log = Log::look(&path, known, 0);
         assert!(log.is_in(&path));
         let bytes = usize::try_from(log.bytes).unwrap() - HEADER.len();
         assert_eq!(bytes % entry(FLUSH).len(), 0);
@@ -347,5 +352,18 @@ mod tests {
         assert_eq!(marked(&more, &[known]).1, 5);
         assert_eq!(marked(&[INSERT], &[]).1, 0);
         assert_eq!(marked(&[], &[]).1, 0);
+    }
+
+    #[test]
+    fn a_log_that_a_checkpoint_has_taken_over_is_not_marked() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let log = [header(7, 9), entry(INSERT), entry(FLUSH)].concat();
+        std::fs::write(&path, &log).unwrap();
+        let known = Log::look(&path, &[], 7);
+        assert_eq!(known.bytes, log.len() as u64);
+        assert_eq!(Log::look(&path, &[known], 8), Log::default());
+        // The one that is written while a checkpoint runs.
+        assert_eq!(Log::look(&path, &[], 6).bytes, log.len() as u64);
     }
 }

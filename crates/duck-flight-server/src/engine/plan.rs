@@ -17,6 +17,9 @@ use super::ffi::Connection;
 use super::types::{ColumnCast, Names, is_text};
 use crate::error::{Error, Result};
 
+/// What a value of no fixed width takes at most beside its bytes.
+const OFFSET_BYTES: usize = 8;
+
 /// How the batches of one stream become rows of one table.
 pub(super) struct Plan {
     /// The table's columns this was made for.
@@ -28,6 +31,16 @@ pub(super) struct Plan {
     /// The place in the stream of the column that says what each row is.
     op: Option<usize>,
     schema: SchemaRef,
+    cast: CastColumns,
+}
+
+/// Those of the columns that become others in memory than they are in the stream.
+#[derive(Default)]
+struct CastColumns {
+    /// The bytes of a row in those of a fixed width.
+    row_bytes: usize,
+    /// The places of the others among the plan's columns.
+    variable: Vec<usize>,
 }
 
 struct PlannedColumn {
@@ -92,6 +105,7 @@ impl Plan {
             .chain(deletes)
             .collect();
         let schema = Arc::new(Schema::new(fields));
+        let cast = CastColumns::of(stream, &columns);
         Ok(Self {
             table: table.clone(),
             effect: effect.clone(),
@@ -99,6 +113,7 @@ impl Plan {
             key,
             op,
             schema,
+            cast,
         })
     }
 
@@ -209,6 +224,29 @@ impl Plan {
         Ok(!constraints(connection, lossless, table)?.is_empty())
     }
 
+    /// What a batch of so many rows will take once it is cast, beside what was sent, which takes `sent_bytes`: as nearly as it
+    /// can be told beforehand, and rather too much.
+    pub(super) fn expected_bytes(&self, rows: usize, sent_bytes: usize) -> usize {
+        let CastColumns {
+            row_bytes,
+            variable,
+        } = &self.cast;
+        let row_bytes = row_bytes + variable.len() * OFFSET_BYTES;
+        let values = if variable.is_empty() { 0 } else { sent_bytes };
+        rows.saturating_mul(row_bytes).saturating_add(values)
+    }
+
+    /// What a batch that [`Plan::apply`] has made takes beside the one that it was made of.
+    pub(super) fn cast_bytes(&self, cast: &RecordBatch) -> usize {
+        let bytes = |&place: &usize| {
+            let column = cast.column(place).to_data();
+            let bytes = column.get_slice_memory_size();
+            bytes.unwrap_or_else(|_| column.get_array_memory_size())
+        };
+        let variable: usize = self.cast.variable.iter().map(bytes).sum();
+        variable.saturating_add(cast.num_rows().saturating_mul(self.cast.row_bytes))
+    }
+
     /// Casts a batch of the stream. `rows_before` are the rows of the unit before this batch, for errors.
     pub(super) fn apply(&self, batch: &RecordBatch, rows_before: u64) -> Result<RecordBatch> {
         let mut columns = self
@@ -238,6 +276,33 @@ impl Plan {
         let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         RecordBatch::try_new_with_options(self.schema.clone(), columns, &rows)
             .map_err(|error| Error::Columns(error.to_string()))
+    }
+}
+
+impl CastColumns {
+    /// A cast to the type that it has already is for its checks, and shares the values.
+    fn of(stream: &Schema, columns: &[PlannedColumn]) -> Self {
+        let mut cast = Self::default();
+        for (place, column) in columns.iter().enumerate() {
+            let from = stream.field(column.source).data_type();
+            let to = column.values.target().data_type();
+            match width(to) {
+                _ if from == to => {}
+                Some(bytes) => cast.row_bytes += bytes,
+                None => cast.variable.push(place),
+            }
+        }
+        cast
+    }
+}
+
+/// The bytes of a value, where all values of the type have as many.
+fn width(data_type: &DataType) -> Option<usize> {
+    match data_type {
+        DataType::Null => Some(0),
+        DataType::Boolean => Some(1),
+        DataType::FixedSizeBinary(bytes) => usize::try_from(*bytes).ok(),
+        other => other.primitive_width(),
     }
 }
 

@@ -18,12 +18,12 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, UInt64Type}
 use duck_flight_protocol::{ForgetProducers, ProducerState, TableName};
 use parking_lot::Mutex;
 
-use super::Lossless;
 use super::catalog::{literal, rows, text};
 use super::ffi::Connection;
 use super::insert::Inserts;
 use super::own_table::OwnTable;
 use super::unit::{TableKey, Unit};
+use super::{Lossless, transaction};
 use crate::error::{Error, Result};
 
 /// The schema of our own tables and views.
@@ -89,6 +89,8 @@ struct Inner {
     states: Mutex<HashMap<ProducerKey, Arc<Mutex<State>>>>,
     /// Rows written since the last compaction.
     written: AtomicU64,
+    /// Held by whoever deletes rows: two at once could be in each other's way.
+    deleting: Mutex<()>,
     sequences: OwnTable,
     batch_schema: SchemaRef,
 }
@@ -206,6 +208,7 @@ impl Producers {
             states: Mutex::new(states.collect()),
             // A compaction finds out how many there are.
             written: AtomicU64::new(COMPACT_ROWS),
+            deleting: Mutex::default(),
             sequences: OwnTable::open(connection, "sequences", &batch_schema)?,
             batch_schema,
         })))
@@ -324,6 +327,7 @@ impl Producers {
     /// Deletes rows that tell nothing any more, where there are many.
     pub(super) fn compact(&self, connection: &Connection) -> Result<()> {
         if self.want_compaction() {
+            let _deleting = self.0.deleting.lock();
             let written = self.0.written.load(Ordering::Relaxed);
             connection.execute(COMPACT_SQL)?;
             self.0.written.fetch_sub(written, Ordering::Relaxed);
@@ -331,7 +335,8 @@ impl Producers {
         Ok(())
     }
 
-    /// Forgets producers, and answers with how many pairs of a producer and a table. To be called in a turn.
+    /// Forgets producers, or none where that fails, and answers with how many pairs of a producer and a table. To be called in
+    /// a turn.
     pub(super) fn forget(
         &self,
         connection: &Connection,
@@ -348,31 +353,59 @@ impl Producers {
                 )
             }
         };
-        let sql = format!(
-            "SELECT producer, \"schema\", \"table\" FROM duck_flight.producers WHERE {condition}"
-        );
-        let found = rows(connection, lossless, &sql)?;
+        let _deleting = self.0.deleting.lock();
+        // In one transaction `now()` is the same, and so are the rows.
+        let forgotten = transaction(connection, |connection| {
+            let sql = format!(
+                "SELECT producer, \"schema\", \"table\" FROM duck_flight.producers WHERE {condition}"
+            );
+            let found = rows(connection, lossless, &sql)?;
+            let (kept, forgotten) = self.part(&found, which);
+            connection.execute(&forget_sql(&condition, &kept))?;
+            Ok(forgotten)
+        })?;
         let mut states = self.0.states.lock();
-        let mut forgotten = Vec::new();
-        for row in 0..found.num_rows() {
-            let key = ProducerKey::read(&found, row);
-            let is_open = states.get(&key).is_some_and(|state| state.lock().open > 0);
-            if is_open && matches!(which, ForgetProducers::IdleSeconds(_)) {
-                continue;
-            }
-            forgotten.push(key);
-        }
-        for key in &forgotten {
-            connection.execute(&key.delete_sql())?;
-        }
         for key in &forgotten {
             if let Some(state) = states.remove(key) {
-                // An open stream keeps its claim to a state that nobody looks at any more.
+                // A stream that is open, or was opened meanwhile, keeps its claim to a state that nobody looks at any more.
                 state.lock().stream += 1;
             }
         }
         Ok(forgotten.len() as u64)
     }
+
+    /// Those of the producers that were found which are not to be forgotten, for they have open streams, and the others.
+    fn part(
+        &self,
+        found: &RecordBatch,
+        which: &ForgetProducers,
+    ) -> (Vec<ProducerKey>, Vec<ProducerKey>) {
+        let must_be_idle = matches!(which, ForgetProducers::IdleSeconds(_));
+        let states = self.0.states.lock();
+        let is_open =
+            |key: &ProducerKey| states.get(key).is_some_and(|state| state.lock().open > 0);
+        (0..found.num_rows())
+            .map(|row| ProducerKey::read(found, row))
+            .partition(|key| must_be_idle && is_open(key))
+    }
+}
+
+/// Deletes what is kept of the producers that meet a condition, but for these: by one statement, however many they are.
+fn forget_sql(condition: &str, kept: &[ProducerKey]) -> String {
+    let kept: Vec<_> = kept.iter().map(ProducerKey::to_sql).collect();
+    let but_for = match kept.is_empty() {
+        true => String::new(),
+        false => format!(
+            "ANTI JOIN (VALUES {}) AS kept(producer, \"schema\", \"table\") USING (producer, \"schema\", \"table\")",
+            kept.join(", ")
+        ),
+    };
+    format!(
+        "DELETE FROM duck_flight.sequences AS old
+         USING (SELECT producer, \"schema\", \"table\" FROM duck_flight.producers {but_for} WHERE {condition}) AS forgotten
+         WHERE old.producer = forgotten.producer AND old.\"schema\" = forgotten.\"schema\"
+             AND old.\"table\" = forgotten.\"table\""
+    )
 }
 
 impl ProducerKey {
@@ -388,13 +421,10 @@ impl ProducerKey {
         }
     }
 
-    fn delete_sql(&self) -> String {
-        format!(
-            "DELETE FROM duck_flight.sequences WHERE producer = {} AND \"schema\" = {} AND \"table\" = {}",
-            literal(&self.producer),
-            literal(&self.table.schema),
-            literal(&self.table.table)
-        )
+    /// A row of the same three.
+    fn to_sql(&self) -> String {
+        let values = [&self.producer, &self.table.schema, &self.table.table];
+        format!("({})", values.map(|value| literal(value)).join(", "))
     }
 }
 
@@ -419,4 +449,74 @@ pub(super) fn list(connection: &Connection, lossless: &Lossless) -> Result<Vec<P
         last_commit_at: text(found.column(4), row),
     };
     Ok((0..found.num_rows()).map(state).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ffi::Database;
+    use super::super::open::lossless;
+    use super::*;
+
+    const IDLE: ForgetProducers = ForgetProducers::IdleSeconds(60);
+
+    /// A database in which 100 producers have put into a table, and have been idle since.
+    fn idle_producers() -> (Database, Connection, Lossless, Producers) {
+        let database = Database::open(":memory:", &[]).unwrap();
+        let connection = database.connect().unwrap();
+        connection.execute(CREATE_SQL).unwrap();
+        connection
+            .execute(
+                "INSERT INTO duck_flight.sequences
+                 SELECT 'it''s ' || range, 'main', 't', 7, to_timestamp(0) FROM range(100)",
+            )
+            .unwrap();
+        let lossless = lossless(&database).unwrap();
+        let producers = Producers::load(&connection, &lossless).unwrap();
+        (database, connection, lossless, producers)
+    }
+
+    fn claim(producers: &Producers, number: u64) -> Claim {
+        let table = TableKey {
+            catalog: None,
+            schema: "main".into(),
+            table: "t".into(),
+        };
+        producers.claim(&format!("it's {number}"), &table).unwrap()
+    }
+
+    #[test]
+    fn producers_are_forgotten_all_together_or_not_at_all() {
+        let (database, connection, lossless, producers) = idle_producers();
+        let other = database.connect().unwrap();
+        other
+            .execute("BEGIN; DELETE FROM duck_flight.sequences WHERE producer LIKE '% 50'")
+            .unwrap();
+        let refused = producers.forget(&connection, &lossless, &IDLE);
+        assert!(refused.is_err_and(|error| error.is_conflict()));
+        other.roll_back();
+        assert_eq!(list(&connection, &lossless).unwrap().len(), 100);
+        assert_eq!(claim(&producers, 3).last_sequence(), 7);
+        let forgotten = producers.forget(&connection, &lossless, &IDLE).unwrap();
+        assert_eq!(forgotten, 100);
+        assert_eq!(list(&connection, &lossless).unwrap().len(), 0);
+        assert_eq!(claim(&producers, 3).last_sequence(), 0);
+    }
+
+    #[test]
+    fn a_producer_with_an_open_stream_is_not_idle() {
+        let (_database, connection, lossless, producers) = idle_producers();
+        let open = [3, 50].map(|number| claim(&producers, number));
+        let forgotten = producers.forget(&connection, &lossless, &IDLE).unwrap();
+        assert_eq!(forgotten, 98);
+        for claim in &open {
+            assert_eq!(claim.last_sequence(), 7);
+            assert_eq!(claim.standing(8), Standing::New);
+        }
+        let by_name = ForgetProducers::Producer("it's 3".into());
+        let forgotten = producers.forget(&connection, &lossless, &by_name).unwrap();
+        assert_eq!(forgotten, 1);
+        assert_eq!(open[0].standing(8), Standing::Fenced);
+        assert_eq!(open[1].standing(8), Standing::New);
+        assert_eq!(list(&connection, &lossless).unwrap().len(), 1);
+    }
 }

@@ -28,6 +28,7 @@ use super::running::Runs;
 use super::sql_error::SqlErrorKind;
 use super::statement::{drain, run_script};
 use super::tokens::contains_word;
+use super::writer::Shared;
 use crate::error::{Error, Result};
 
 /// How many bytes the result of a statement may have that is kept in memory until its client fetches it.
@@ -214,14 +215,14 @@ pub(super) async fn query(
     pool: &Pool,
     express: &Express,
     patience: &Patience,
-    lossless: &Arc<Lossless>,
+    shared: &Arc<Shared>,
     place: &Place,
     sql: Sql,
 ) -> Result<ResultStream> {
     let in_use = place.in_use();
     let mut seat = place.seat().await?;
     if matches!(seat, Seat::Shared(_))
-        && let Some(all) = express.query(pool, lossless, &sql)
+        && let Some(all) = express.query(pool, &shared.lossless, &sql)
     {
         return Ok(ResultStream::new(
             all,
@@ -236,15 +237,15 @@ pub(super) async fn query(
         let cancel = guard.cancel();
         let (sender, mut frames) = channel(place.requests(), pool.read_ahead(), patience.clone());
         cancel.closes(frames.places());
-        let (sql, lossless) = (sql.clone(), lossless.clone());
+        let (sql, shared) = (sql.clone(), shared.clone());
         pool.submit(move |thread| {
             let mut pump = Pump::new(sender);
             let outcome = seat.run(thread, &cancel, |session, traces| {
                 run_script(session, traces, &sql, &cancel, |result| {
-                    pump.send_batches(result, &lossless.options, &cancel)
+                    pump.send_batches(result, &shared.lossless.options, &cancel)
                 })
             });
-            pump.finish(told(outcome, &cancel).map(|_| ()));
+            pump.finish(told(outcome, &cancel, &shared).map(|_| ()));
         })?;
         match frames.recv().await.ok_or(Error::WorkerLost)? {
             Err(Error::NeedsConnection) => seat = place.own_seat().await?,
@@ -260,13 +261,13 @@ pub(super) async fn query(
 /// Runs a script to its end; its last result is kept in memory.
 pub(super) async fn run(
     pool: &Pool,
-    lossless: &Arc<Lossless>,
+    shared: &Arc<Shared>,
     holdings: &Holdings,
     place: &Place,
     sql: Sql,
 ) -> Result<Outcome> {
-    let (lossless, holdings) = (lossless.clone(), holdings.clone());
-    run_on(pool, place, move |session, traces, cancel| {
+    let (lossless, holdings) = (shared.lossless.clone(), holdings.clone());
+    run_on(pool, shared, place, move |session, traces, cancel| {
         let mut gathered = Collected::new(&holdings);
         let rows_changed = run_script(session, traces, &sql, cancel, |result| {
             gathered.add(result, &lossless, cancel)
@@ -278,8 +279,13 @@ pub(super) async fn run(
 }
 
 /// Runs a script for its effect; answers with the rows all its statements changed.
-pub(super) async fn execute(pool: &Pool, place: &Place, sql: Sql) -> Result<u64> {
-    run_on(pool, place, move |session, traces, cancel| {
+pub(super) async fn execute(
+    pool: &Pool,
+    shared: &Arc<Shared>,
+    place: &Place,
+    sql: Sql,
+) -> Result<u64> {
+    run_on(pool, shared, place, move |session, traces, cancel| {
         run_script(session, traces, &sql, cancel, |result| {
             drain(result, cancel)
         })
@@ -291,17 +297,17 @@ pub(super) async fn execute(pool: &Pool, place: &Place, sql: Sql) -> Result<u64>
 pub(super) async fn describe(
     pool: &Pool,
     express: &Express,
-    lossless: &Arc<Lossless>,
+    shared: &Arc<Shared>,
     place: &Place,
     sql: String,
 ) -> Result<Description> {
     if place.is_shared()
-        && let Some(described) = express.describe(pool, lossless, &sql)
+        && let Some(described) = express.describe(pool, &shared.lossless, &sql)
     {
         return Ok(described);
     }
-    let lossless = lossless.clone();
-    run_on(pool, place, move |session, _, cancel| {
+    let lossless = shared.lossless.clone();
+    run_on(pool, shared, place, move |session, _, cancel| {
         // Not before, on a thread of the network: a script may be long.
         check_before_planning(&sql)?;
         let _watch = cancel.watch(&session.connection);
@@ -356,18 +362,19 @@ pub(super) fn description(
 /// for it would leave something behind, runs on the client's own. When the caller stops waiting, the job is cancelled.
 pub(super) async fn run_on<T: Send + 'static>(
     pool: &Pool,
+    shared: &Arc<Shared>,
     place: &Place,
     job: impl Fn(&mut Session, Traces, &Cancel) -> Result<T> + Clone + Send + 'static,
 ) -> Result<T> {
     let _in_use = place.in_use();
     let mut seat = place.seat().await?;
     loop {
-        let job = job.clone();
+        let (job, shared) = (job.clone(), shared.clone());
         let outcome = pool.run(move |thread, cancel| {
             let outcome = seat.run(thread, cancel, |session, traces| {
                 job(session, traces, cancel)
             });
-            told(outcome, cancel)
+            told(outcome, cancel, &shared)
         });
         match outcome.await {
             Err(Error::NeedsConnection) => seat = place.own_seat().await?,
@@ -376,13 +383,14 @@ pub(super) async fn run_on<T: Send + 'static>(
     }
 }
 
-/// What a client is told: that an interrupt of its own was one.
-fn told<T>(outcome: Result<T>, cancel: &Cancel) -> Result<T> {
+/// What a client is told: that an interrupt of its own was one. Note is taken of what ends the server, whether or not the
+/// client still waits.
+fn told<T>(outcome: Result<T>, cancel: &Cancel, shared: &Shared) -> Result<T> {
     outcome.map_err(|error| match error {
         Error::Sql(sql) if sql.kind == SqlErrorKind::Interrupted && cancel.is_cancelled() => {
             Error::Cancelled
         }
-        error => error,
+        error => shared.observe(error),
     })
 }
 
@@ -390,11 +398,13 @@ fn told<T>(outcome: Result<T>, cancel: &Cancel) -> Result<T> {
 /// end, whether or not anybody waits for the answer.
 pub(super) fn control(
     pool: &Pool,
+    shared: &Arc<Shared>,
     mut held: Held,
     sql: &'static str,
     done: impl FnOnce() + Send + 'static,
 ) -> Result<oneshot::Receiver<Result<()>>> {
     let (answer, waiting) = oneshot::channel();
+    let shared = shared.clone();
     pool.submit(move |thread| {
         let outcome = held.session(thread).and_then(|session| {
             let cancel = Cancel::default();
@@ -403,6 +413,7 @@ pub(super) fn control(
                 drain(result, &cancel)
             })
         });
+        let outcome = outcome.map_err(|error| shared.observe(error));
         answer.send(outcome.map(|_| done())).ok();
     })?;
     Ok(waiting)

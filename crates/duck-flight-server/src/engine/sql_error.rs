@@ -97,6 +97,15 @@ impl SqlError {
         self.kind == SqlErrorKind::Fatal
     }
 
+    /// Whether a commit has failed for another reason than what others have committed: for want of memory or disk, for one.
+    pub(crate) fn is_of_commit(&self) -> bool {
+        let is_its_own = matches!(
+            self.kind,
+            SqlErrorKind::Exhausted | SqlErrorKind::Transaction
+        );
+        is_its_own && name_and_words(&self.message).1.starts_with(FAILED_COMMIT)
+    }
+
     /// Whether the database was unusable before: the statement was not begun.
     pub(crate) fn is_of_earlier(&self) -> bool {
         self.message.contains("because of a previous fatal error")
@@ -126,6 +135,9 @@ const GIVEN_UP_BEFORE: (&str, &str) = (
     "Database \"",
     "\" has been invalidated because checkpointing failed",
 );
+
+/// How DuckDB begins to say why a commit has failed.
+const FAILED_COMMIT: &str = "Failed to commit: ";
 
 /// How DuckDB begins to say that another transaction was in the way of a definition.
 const DEFINITIONS_CONFLICT: &str = "Catalog write-write conflict";
@@ -205,7 +217,7 @@ fn name_and_words(message: &str) -> (&str, &str) {
 
 /// Whether DuckDB has given a database up, by the words of an error that does not begin with those of a client.
 fn is_given_up(words: &str) -> bool {
-    let reason = ["Failed to append: ", "Failed to commit: "]
+    let reason = ["Failed to append: ", FAILED_COMMIT]
         .iter()
         .fold(words, |words, prefix| {
             words.strip_prefix(prefix).unwrap_or(words)
@@ -314,6 +326,21 @@ mod tests {
         let error = SqlError::from_data(SqlErrorKind::Invalid, json);
         assert_eq!(error.kind, SqlErrorKind::Unsupported);
         assert_eq!(error.message, "Not implemented Error: no such type");
+        let is_of_commit = |message: &str| SqlError::from_message(message).is_of_commit();
+        for told in [
+            "TransactionContext Error: Failed to commit: Could not write file \"a.wal\": No space left on device",
+            "TransactionContext Error: Failed to commit: failed to pin block of size 128.0 KiB",
+            "TransactionContext Error: Failed to commit: std::bad_alloc",
+        ] {
+            assert!(is_of_commit(told), "{told}");
+        }
+        for told in [
+            "Out of Memory Error: failed to pin block of size 128.0 KiB",
+            "TransactionContext Error: Failed to commit: PRIMARY KEY or UNIQUE constraint violation: key",
+            "Invalid Input Error: Failed to commit: ",
+        ] {
+            assert!(!is_of_commit(told), "{told}");
+        }
         let of_a_commit = |message| SqlError::new(SqlErrorKind::Transaction, message).kind;
         assert_eq!(
             of_a_commit(

@@ -2,6 +2,7 @@
 //! loaders begins only when all are there, and rows at fault can be taken out again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use duck_flight_protocol::quote;
@@ -12,6 +13,7 @@ use super::effect::{DELETES, Effect, ORDINAL};
 use super::ffi::Connection;
 use super::offences::{Offence, staged_offences};
 use super::plan::Plan;
+use super::queue::Turn;
 use super::readable::Readable;
 use super::rejects::{MAX_REJECTS, Reject, RejectedBytes, Sifted};
 use super::sql_error::SqlError;
@@ -21,8 +23,10 @@ use super::unit::{Committed, Target, offence_error, places};
 use super::{Lossless, transaction};
 use crate::error::{Error, Result};
 
-/// How often a unit is tried again without the rows that were at fault.
+/// How often a unit is tried again: without the rows that were at fault, or because somebody else had changed the same
+/// rows, or their table, for whom it waits so long.
 const MAX_TRIES: usize = 20;
+const CONFLICT_WAIT: Duration = Duration::from_millis(20);
 
 /// What is known of rows that were gathered.
 pub(super) struct StagedRows {
@@ -91,25 +95,37 @@ impl StagedRows {
         Ok(())
     }
 
-    /// Applies the rows; where some break a constraint, again without them, if the put says so.
+    /// Applies the rows; where some break a constraint, again without them, if the put says so. What others have committed
+    /// meanwhile does not fail it, for then they are applied again, to what is there now. `turn` is that of the try which
+    /// succeeds.
     pub(super) fn apply(
         &mut self,
         connection: &Connection,
         lossless: &Lossless,
         put: &Target,
-        mut apply: impl FnMut(&Connection, &Self) -> Result<()>,
+        turn: &mut Option<Turn>,
+        mut apply: impl FnMut(&Connection, &Self, &mut Option<Turn>) -> Result<()>,
     ) -> Result<()> {
         for _ in 0..MAX_TRIES {
             self.rejects.sort_by_key(|reject| reject.row);
-            let outcome = transaction(connection, |connection| apply(connection, self));
+            let outcome = transaction(connection, |connection| apply(connection, self, turn));
+            if outcome.is_err() {
+                // Others commit until the next try.
+                *turn = None;
+            }
             match outcome {
                 Err(error) if error.is_constraint() => {
                     self.without_offences(connection, lossless, put, error)?;
                 }
+                // What was sent again elsewhere is told to its client.
+                Err(error) if error.is_conflict() && !matches!(error, Error::Resent(_)) => {
+                    tracing::debug!(%error, "a large unit is tried again");
+                    std::thread::sleep(CONFLICT_WAIT);
+                }
                 other => return other,
             }
         }
-        transaction(connection, |connection| apply(connection, self))
+        transaction(connection, |connection| apply(connection, self, turn))
     }
 
     /// Takes the rows out that break a constraint. The error comes back, with the first such row named, where the unit is
@@ -213,5 +229,73 @@ impl StagedRows {
             duplicate: false,
             rejected,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array};
+    use duck_flight_protocol::{PutOptions, TableName};
+
+    use super::super::ffi::Database;
+    use super::super::open::lossless;
+    use super::super::unit::TableKey;
+    use super::*;
+
+    /// Rows for the table `t`, as if they were gathered.
+    fn staged(connection: &Connection) -> (Target, StagedRows) {
+        let options = PutOptions::new("t");
+        let table: &TableName = &options.table;
+        let columns = connection.table_columns(table).unwrap().unwrap().into();
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+        let rows = RecordBatch::try_from_iter([("i", ids)]).unwrap();
+        let key = TableKey::new(table, "memory");
+        let put = Target::new(&options, key, Effect::Append, None, rows.schema());
+        let plan = Arc::new(put.plan(&columns).unwrap());
+        (put, StagedRows::new(plan))
+    }
+
+    #[test]
+    fn rows_are_applied_again_to_what_others_have_committed_meanwhile() {
+        let database = Database::open(":memory:", &[]).unwrap();
+        let connection = database.connect().unwrap();
+        let other = database.connect().unwrap();
+        let lossless = lossless(&database).unwrap();
+        connection
+            .execute("CREATE TABLE t (i BIGINT PRIMARY KEY, n BIGINT DEFAULT 0)")
+            .unwrap();
+        let (put, mut rows) = staged(&connection);
+        let mut tries = 0;
+        let apply = |connection: &Connection, _: &StagedRows, _: &mut Option<Turn>| {
+            tries += 1;
+            connection.execute("INSERT INTO t VALUES (1, 7) ON CONFLICT DO UPDATE SET n = 8")?;
+            if tries == 1 {
+                // A key that is there only at the commit.
+                other.execute("INSERT INTO t (i) VALUES (1)")?;
+            }
+            Ok(())
+        };
+        rows.apply(&connection, &lossless, &put, &mut None, apply)
+            .unwrap();
+        assert_eq!(tries, 2);
+        let is_so = "count(*) = 1 AND min(n) = 8";
+        let sql = format!("SELECT CASE WHEN {is_so} THEN 1 ELSE error('no') END FROM t");
+        connection.execute(&sql).unwrap();
+    }
+
+    #[test]
+    fn a_unit_that_was_sent_again_elsewhere_is_not_applied_again() {
+        let database = Database::open(":memory:", &[]).unwrap();
+        let connection = database.connect().unwrap();
+        let lossless = lossless(&database).unwrap();
+        connection.execute("CREATE TABLE t (i BIGINT)").unwrap();
+        let (put, mut rows) = staged(&connection);
+        let mut tries = 0;
+        let refused = rows.apply(&connection, &lossless, &put, &mut None, |_, _, _| {
+            tries += 1;
+            Err(Error::Resent(7))
+        });
+        assert!(matches!(refused, Err(Error::Resent(7))), "{refused:?}");
+        assert_eq!(tries, 1);
     }
 }

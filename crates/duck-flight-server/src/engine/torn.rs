@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, fcntl_lock};
 
-use super::log_entries::{Entries, FLUSH, ROW_GROUP_DATA, header_end, start};
+use super::log_entries::{Entries, FLUSH, Header, ROW_GROUP_DATA, start};
 use crate::error::{Error, Result};
 
 /// Cuts off a part of a commit at the end of each log of a database that is not open, where row groups are in it. Of
@@ -62,7 +62,7 @@ fn cut_log(path: &Path, acknowledged: &impl Fn(&Path) -> u64) -> io::Result<()> 
 
 /// Where the last whole commit ends, if there are row groups behind it.
 fn last_commit_before_row_groups(log: &File) -> Option<u64> {
-    let mut committed = header_end(&start(log));
+    let mut committed = Header::read(&start(log)).end;
     let mut has_row_groups = false;
     for entry in Entries::of(log).from(committed) {
         match entry.kind {

@@ -191,6 +191,8 @@ impl Target {
 #[derive(Default)]
 pub(super) struct CastRows {
     pub(super) batches: Vec<RecordBatch>,
+    /// What they take beside the rows as they were sent.
+    bytes: usize,
     pub(super) rejects: Vec<Reject>,
     rejected_bytes: RejectedBytes,
 }
@@ -200,10 +202,15 @@ impl CastRows {
     pub(super) fn of(put: &Target, plan: &Plan, sent: &[RecordBatch]) -> Result<Self> {
         let (mut cast, mut rows) = (Self::default(), 0);
         for batch in sent {
-            cast.add(put.cast(plan, batch, rows)?)?;
+            cast.add(plan, put.cast(plan, batch, rows)?)?;
             rows += batch.num_rows() as u64;
         }
         Ok(cast)
+    }
+
+    /// What the rows take beside what was sent.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// What the rows take that were put aside.
@@ -211,9 +218,10 @@ impl CastRows {
         self.rejected_bytes.total()
     }
 
-    /// Adds another batch that was cast.
-    pub(super) fn add(&mut self, batch: Sifted) -> Result<()> {
+    /// Adds another batch that was cast by this plan.
+    pub(super) fn add(&mut self, plan: &Plan, batch: Sifted) -> Result<()> {
         let Sifted { cast, rejects } = batch;
+        self.bytes = self.bytes.saturating_add(plan.cast_bytes(&cast));
         self.rejected_bytes.add(&rejects)?;
         self.rejects.extend(rejects);
         self.batches.push(cast);

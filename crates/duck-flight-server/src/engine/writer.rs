@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use super::appender::TableWriter;
 use super::bell::CheckpointBell;
 use super::catalog::{Columns, SeenColumns};
+use super::commits::Commits;
 use super::effect::Effect;
 use super::evolve::alterations;
 use super::ffi::{Connection, Database};
@@ -59,18 +60,29 @@ pub(super) struct Shared {
     pub(super) lossless: Arc<Lossless>,
     pub(super) mark: Mark,
     pub(super) bell: CheckpointBell,
+    pub(super) commits: Arc<Commits>,
 }
 
 impl Shared {
     /// Takes note of an error after which the database must be opened again: DuckDB's fatal ones, and a log that
-    /// ends with half of an entry. DuckDB would go on behind it, and the next start could not read that.
+    /// ends with half of an entry. DuckDB would go on behind it, and the next start could not read that. To be called where
+    /// no commit of this thread's is under way.
     pub(super) fn observe(&self, error: Error) -> Error {
-        if error.is_exhausted() && self.mark.is_torn() {
+        if error.is_failed_commit() && self.is_torn() {
             self.health.fail(&format!(
                 "the write-ahead log ends with half of what a failed commit wrote: {error}"
             ));
         }
         self.health.observe(error)
+    }
+
+    /// Whether the log ends with half of an entry that nobody is writing.
+    fn is_torn(&self) -> bool {
+        // Only to be certain: whoever is alone waits for commits, and lets nobody else commit.
+        self.mark.is_torn() && {
+            let _alone = self.commits.alone();
+            self.mark.is_torn()
+        }
     }
 }
 
@@ -138,6 +150,9 @@ impl Writer {
     /// Commits a group and answers its units.
     fn write(&self, inserts: &mut Inserts<'_>, turn: &Turn, group: Vec<Unit>) {
         let mut group: Vec<_> = group.into_iter().filter_map(Unit::screen).collect();
+        if group.is_empty() {
+            return;
+        }
         let before = self.shared.mark.before();
         let inserted = self.insert(inserts, turn, &group);
         let outcome = inserted.and_then(|done| match done {
@@ -223,7 +238,7 @@ impl Writer {
         if identities.peek().is_none() && rows < SECOND_WRITER_ROWS && !fills_row_group {
             // The INSERT alone is a transaction in itself, and cheaper than one that is begun and committed.
             turn.wait();
-            self.check(group)?;
+            self.check(group).inspect_err(|_| inserts.unload(table))?;
             inserts.run(table)?;
             return Ok(true);
         }
@@ -255,6 +270,9 @@ impl Writer {
         }
         for half in [group, second] {
             let mut half: Vec<_> = half.into_iter().filter_map(Unit::screen).collect();
+            if half.is_empty() {
+                continue;
+            }
             let before = self.shared.mark.before();
             match self.try_commit(&mut half) {
                 Ok(()) => self.acknowledge(half, before),
@@ -270,7 +288,7 @@ impl Writer {
         };
         for _ in 0..CONFLICT_TRIES {
             // While it is held no DDL begins.
-            let _alone = error
+            let alone = error
                 .is_conflict()
                 .then(|| self.connection.definitions().try_write_for(CONFLICT_WAIT));
             match self.without_offences(&mut unit, error) {
@@ -278,7 +296,9 @@ impl Writer {
                 Err(last) => return unit.refuse(last),
             }
             let before = self.shared.mark.before();
-            match self.try_commit(std::slice::from_mut(&mut unit)) {
+            let outcome = self.try_commit(std::slice::from_mut(&mut unit));
+            drop(alone);
+            match outcome {
                 Ok(()) => return self.acknowledge(vec![unit], before),
                 Err(again) => error = self.shared.observe(again),
             }

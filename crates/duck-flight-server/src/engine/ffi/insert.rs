@@ -187,6 +187,11 @@ impl Insert<'_> {
         Ok(())
     }
 
+    /// Leaves nothing of what was loaded.
+    pub(crate) fn unload(&self) {
+        *self.handover.chunks.lock() = Chunks::default();
+    }
+
     /// Inserts what was loaded, in the open transaction; without one, commits it. Either way nothing is left. All rows are
     /// inserted, or it fails and none is.
     ///
@@ -196,7 +201,7 @@ impl Insert<'_> {
         let _under_way = self.connection.commits().under_way();
         // SAFETY: the statement is live.
         let outcome = outcome(|result| unsafe { ffi::duckdb_execute_prepared(self.raw, result) });
-        *self.handover.chunks.lock() = Chunks::default();
+        self.unload();
         outcome.map_err(|error| {
             if error.message.contains(&*INCOMPLETE.to_string_lossy()) {
                 return SqlError::internal(error.message);
