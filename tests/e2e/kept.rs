@@ -117,7 +117,7 @@ async fn a_put_that_waits_for_its_client_keeps_nothing_of_its_first_message_but_
     let first = first.swap_remove(0).with_app_metadata(vec![0; 24 * MIB]);
     let mut open = Vec::new();
     for _ in 0..PUTS {
-        let put = server.client().await.open_raw_put();
+        let put = server.client().await.open_raw_put().await;
         soon("a first message that is read", opened(&put, first.clone())).await;
         open.push(put);
     }
@@ -155,7 +155,7 @@ async fn large_schemas_of_open_puts_are_bounded_for_all_of_them() {
     let mut open = Vec::new();
     let refused = soon("the limit", async {
         loop {
-            let mut next = server.client().await.open_raw_put();
+            let mut next = server.client().await.open_raw_put().await;
             for message in put.clone() {
                 next.send(message).await;
             }
