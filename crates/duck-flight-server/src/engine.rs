@@ -51,6 +51,7 @@ mod queue;
 mod ranges;
 mod readable;
 mod rejects;
+mod rename;
 mod replay;
 mod room;
 mod running;
