@@ -5,11 +5,13 @@
 //! - [`faults`]: a shim under the server makes its reads and writes of files fail, as a bad disk does;
 //! - [`steps`]: the server is killed at every single step of a checkpoint, of a start and of its end;
 //! - [`taken_over`]: a checkpoint is done, and its log not yet removed;
+//! - [`alter`]: tables are altered and renamed while rows come in, before a kill;
 //! - [`cut_off`]: checkpoints are cut off one after the other;
 //! - [`index`]: tables with indexes are written in whole row groups before a kill;
 //! - [`log`]: the log is damaged between two runs;
 //! - [`model`]: any interleaving of puts, retries, kills and schema changes equals a model in memory.
 
+mod alter;
 mod cut_off;
 mod faults;
 mod index;

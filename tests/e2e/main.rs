@@ -2,6 +2,7 @@
 
 mod bombs;
 mod cancel;
+mod commits;
 mod connections;
 mod depth;
 mod dictionaries;

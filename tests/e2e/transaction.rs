@@ -365,16 +365,6 @@ async fn a_table_is_altered_before_many_rows_are_written_and_not_after() {
         let found = sql.rows("SELECT count(*) FROM t", None).await;
         assert_eq!(found, [rows.to_string()], "{way}");
     }
-    // A table that is made of a query and takes another one's place is but renamed.
-    in_one_transaction(
-        &mut sql,
-        &[
-            "CREATE TABLE next AS FROM t",
-            "ALTER TABLE other RENAME TO old",
-            "ALTER TABLE next RENAME TO other",
-        ],
-    )
-    .await;
     // Few rows are in memory still; and in the next transaction all is well.
     in_one_transaction(
         &mut sql,

@@ -51,6 +51,7 @@ mod queue;
 mod ranges;
 mod readable;
 mod rejects;
+mod rename;
 mod replay;
 mod room;
 mod running;
@@ -634,7 +635,10 @@ fn transaction_that<'c, T>(
     work: impl FnOnce(&'c Connection) -> Result<T>,
 ) -> Result<T> {
     connection.begin()?;
-    let outcome = work(connection).and_then(|value| {
+    connection.set_commits_later(true);
+    let outcome = work(connection);
+    connection.set_commits_later(false);
+    let outcome = outcome.and_then(|value| {
         if changes(&value) {
             connection.commit()?;
         } else {

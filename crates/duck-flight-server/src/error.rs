@@ -151,6 +151,12 @@ pub enum Error {
         /// So many rows may be written before.
         rows: u64,
     },
+    /// Rows that others commit would be logged under a name that their table does not have yet.
+    #[error(
+        "a table gets another name outside of transactions only, or by one script of nothing but BEGIN, ALTER TABLE ... RENAME TO ... \
+         and DROP TABLE statements, and COMMIT: what others commit into it meanwhile could not be read again"
+    )]
+    RenameInTransaction,
     /// A session has one transaction at a time.
     #[error("the session has an open transaction already: end it first, or use another session")]
     TransactionOpen,
@@ -358,6 +364,7 @@ impl Error {
             | Self::TransactionExpired
             | Self::TransactionOpen
             | Self::AlterationTooLate { .. }
+            | Self::RenameInTransaction
             | Self::OpenTransaction
             | Self::DatabaseInUse { .. }
             | Self::OwnSchema(_)
@@ -510,6 +517,7 @@ mod tests {
                 Error::AlterationTooLate { rows: 1 },
                 Code::FailedPrecondition,
             ),
+            (Error::RenameInTransaction, Code::FailedPrecondition),
             (Error::NoSession, Code::FailedPrecondition),
             (Error::Again(Code::Aborted, "m".into()), Code::Aborted),
             (Error::SessionEnded, Code::Unauthenticated),

@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use explained::explained;
 
 use super::ffi::StatementKind;
-use super::tokens::{Tokens, contains_word, count_pairs, is_certain, statements, tokens};
+use super::tokens::{Token, Tokens, contains_word, count_pairs, is_certain, statements, tokens};
 use crate::error::{Error, Result};
 
 /// Why the server's own tables are left alone.
@@ -33,6 +33,17 @@ const PROGRESS_BAR: &str =
 /// DuckDB plans with a table's statistics, and runs the plan again whatever has been committed since.
 const PREPARES: &str = "PREPARE would keep a plan that leaves out rows of later commits; use a prepared statement of Flight SQL, as drivers do, or \
      run the statement itself";
+
+/// What may stand between CREATE and INDEX, and between CREATE and something else.
+const BEFORE_INDEX: &[&str] = &[
+    "or",
+    "replace",
+    "persistent",
+    "local",
+    "temp",
+    "temporary",
+    "unique",
+];
 
 /// Whether a statement that is admitted may leave something behind in the session, or why it is not admitted.
 type Verdict = std::result::Result<bool, &'static str>;
@@ -198,12 +209,33 @@ fn is_temporary(mut statement: Tokens<'_>) -> bool {
     statement.accept(&["temp", "temporary"])
 }
 
+/// Whether a statement makes an index, or drops one, be it in an EXPLAIN. In doubt it does where the word stands in it.
+pub(super) fn makes_index(statement: &str) -> bool {
+    let (mut tokens, is_known) = match explained(tokens(statement)) {
+        Some(explained) => (explained.statement, explained.kind.is_some()),
+        None => (tokens(statement), true),
+    };
+    tokens.accept(&["create", "drop"]);
+    while tokens.accept(BEFORE_INDEX) {}
+    match tokens.next() {
+        Some(Token::Doubt) => contains_word(statement, "index"),
+        _ if !is_known => contains_word(statement, "index"),
+        token => token.is_some_and(|token| token.is("index")),
+    }
+}
+
 /// Whether a script explains a statement that defines or alters something, or may do so.
 pub(super) fn may_explain_definition(sql: &str) -> bool {
-    let is_definition = |kind: &StatementKind| {
-        matches!(kind, StatementKind::Definition | StatementKind::Alteration)
-    };
-    explained::kinds(sql).map_or(true, |kinds| kinds.iter().any(is_definition))
+    may_explain(sql, StatementKind::Definition) || may_explain_alteration(sql)
+}
+
+/// Whether a script explains a statement that alters something, or may do so.
+pub(super) fn may_explain_alteration(sql: &str) -> bool {
+    may_explain(sql, StatementKind::Alteration)
+}
+
+fn may_explain(sql: &str, kind: StatementKind) -> bool {
+    explained::kinds(sql).map_or(true, |kinds| kinds.contains(&kind))
 }
 
 #[cfg(test)]
@@ -353,10 +385,30 @@ mod tests {
                     }
                     creates_temporary(&sql);
                     may_explain_definition(&sql);
+                    makes_index(&sql);
                     may_read_files(&sql);
                 });
                 assert!(reads < 400, "{part}: {reads}");
             }
+        }
+    }
+
+    #[test]
+    fn a_statement_that_makes_an_index_is_told_from_one_that_has_the_word() {
+        for (sql, makes_one) in [
+            ("CREATE INDEX i ON t (c)", true),
+            ("create /* */ unique\nIndex IF NOT EXISTS i ON t (é)", true),
+            ("EXPLAIN ANALYZE CREATE INDEX i ON t (c)", true),
+            ("DROP INDEX i", true),
+            ("é CREATE INDEX i ON t (c)", true),
+            ("CREATE TABLE t AS SELECT 1 AS \"index\"", false),
+            ("CREATE OR REPLACE TEMP TABLE t AS SELECT é AS index", false),
+            ("CREATE VIEW index AS SELECT 1", false),
+            ("EXPLAIN ANALYZE SELECT sum(\"index\") FROM index", false),
+            ("EXPLAIN ANALYZE SELECT é, 'create index'", false),
+            ("EXPLAIN ANALYZE (SELECT 1 AS \"index\")", false),
+        ] {
+            assert_eq!(makes_index(sql), makes_one, "{sql}");
         }
     }
 

@@ -173,6 +173,8 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
+    use crate::engine::open::open_database;
+    use crate::engine::{EngineOptions, transaction};
 
     #[test]
     fn a_commit_parts_the_moments_before_and_after_it() {
@@ -212,6 +214,23 @@ mod tests {
             }
         });
         assert!(commits.quiet().is_some());
+    }
+
+    #[test]
+    fn what_runs_in_a_transaction_is_committed_at_its_end() {
+        let opened = open_database(&EngineOptions::in_memory()).unwrap();
+        let connection = opened.database.connect().unwrap();
+        let moment = connection.commits().quiet().unwrap();
+        transaction(&connection, |connection| {
+            connection.execute("CREATE TEMP TABLE t (i INTEGER)")?;
+            assert_eq!(connection.commits().quiet(), Some(moment));
+            Ok(())
+        })
+        .unwrap();
+        let committed = connection.commits().quiet().unwrap();
+        assert_ne!(committed, moment);
+        connection.execute("DROP TABLE t").unwrap();
+        assert_ne!(connection.commits().quiet(), Some(committed));
     }
 
     #[test]

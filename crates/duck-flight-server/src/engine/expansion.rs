@@ -21,11 +21,11 @@ use crate::error::{Error, Result};
 /// The words for types that have others inside, beside `[`.
 const NESTED: &[&str] = &["array", "list", "map", "row", "struct", "union", "variant"];
 
-/// The statements of a script that DuckDB has made of others, followed while they run.
+/// The statements of a script, some of which DuckDB has made of others, followed while they run.
 pub(super) struct Expansions<'a> {
     connection: &'a Connection,
-    /// Which ones were made of one each.
-    ranges: Vec<Range<u64>>,
+    /// What each part of a script of several became. Empty where that is not certain.
+    parts: Vec<(Range<u64>, &'a str)>,
     current: Option<Rc<Expansion>>,
     /// What is held where DuckDB has begun a transaction, until its end.
     defining: Option<RwLockReadGuard<'a, ()>>,
@@ -47,7 +47,7 @@ impl<'a> Expansions<'a> {
     pub(super) fn find(connection: &'a Connection, sql: &'a str, count: u64) -> Result<Self> {
         let mut expansions = Self {
             connection,
-            ranges: Vec::new(),
+            parts: Vec::new(),
             current: None,
             defining: None,
         };
@@ -56,27 +56,37 @@ impl<'a> Expansions<'a> {
             // As most are: there is nothing to look for.
             return Ok(expansions);
         }
-        let parts = single_statements(sql).unwrap_or_default();
-        parts.iter().try_for_each(|part| check_default(part))?;
-        let is_expanded = u64::try_from(parts.len()).is_ok_and(|parts| parts < count);
-        if count < 2 || !is_expanded {
+        let texts = single_statements(sql).unwrap_or_default();
+        texts.iter().try_for_each(|text| check_default(text))?;
+        if count < 2 {
             return Ok(expansions);
         }
+        let is_expanded = u64::try_from(texts.len()).is_ok_and(|texts| texts < count);
+        let is_one = texts.len() == 1;
         let mut start = 0;
-        for part in &parts {
-            let len = match parts.len() {
-                1 => count,
-                _ => connection.parse(part)?.len(),
+        for text in texts {
+            let len = match (is_expanded, is_one) {
+                (false, _) => 1,
+                (true, true) => count,
+                (true, false) => connection.parse(text)?.len(),
             };
-            if len > 1 {
-                expansions.ranges.push(start..start + len);
-            }
+            expansions.parts.push((start..start + len, text));
             start += len;
         }
         if start != count {
-            expansions.ranges.clear();
+            expansions.parts.clear();
         }
         Ok(expansions)
+    }
+
+    /// The text that statement `index` of several has come from, where that is certain.
+    pub(super) fn text(&self, index: u64) -> Option<&'a str> {
+        self.part(index).map(|(_, text)| *text)
+    }
+
+    fn part(&self, index: u64) -> Option<&(Range<u64>, &'a str)> {
+        let before = self.parts.partition_point(|(range, _)| range.end <= index);
+        self.parts.get(before)
     }
 
     /// The one that statement `index` belongs to, which is to run now.
@@ -86,7 +96,8 @@ impl<'a> Expansions<'a> {
         transaction: ClientTransaction,
         rows_written: u64,
     ) -> Option<Rc<Expansion>> {
-        let range = self.ranges.iter().find(|range| range.contains(&index));
+        let part = self.part(index).map(|(range, _)| range.clone());
+        let range = part.filter(|range| range.end - range.start > 1);
         let is_outside = transaction == ClientTransaction::None;
         match range {
             None => self.current = None,

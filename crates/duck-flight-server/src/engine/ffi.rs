@@ -48,7 +48,7 @@ use logical_type::LogicalType;
 use tasks::Tasks;
 
 use super::attach::MAX_ROW_GROUP_ROWS;
-use super::commits::Commits;
+use super::commits::{Commits, UnderWay};
 use super::files::macros;
 use super::frozen::FrozenDefinitions;
 use super::helpers::{Helpers, Stay};
@@ -164,6 +164,7 @@ impl Database {
             plans: RefCell::default(),
             chunks_fetched: Cell::default(),
             rows_fetched: Cell::default(),
+            commits_later: Cell::default(),
             database: self.clone(),
         })
     }
@@ -209,6 +210,8 @@ pub(crate) struct Connection {
     /// Of the last result.
     chunks_fetched: Cell<u64>,
     rows_fetched: Cell<u64>,
+    /// Whether a transaction is open whose end commits what runs here.
+    commits_later: Cell<bool>,
     // After `raw`, so that the database outlives the connection.
     database: Database,
 }
@@ -268,6 +271,17 @@ impl Connection {
         self.interrupter.clone()
     }
 
+    /// Says that what runs here may be committed at once, until the guard is dropped. `None` where the end of the open
+    /// transaction commits it.
+    fn committing(&self) -> Option<UnderWay<'_>> {
+        (!self.commits_later.get()).then(|| self.commits().under_way())
+    }
+
+    /// Says whether a transaction is open that nothing ends which runs here: others notice of that only its commit.
+    pub(super) fn set_commits_later(&self, commits_later: bool) {
+        self.commits_later.set(commits_later);
+    }
+
     /// Begins a transaction. It sees what is committed when it first looks at the database.
     pub(crate) fn begin(&self) -> Result<()> {
         self.run_often(c"BEGIN TRANSACTION", &self.begin)
@@ -286,6 +300,7 @@ impl Connection {
 
     /// Rolls back the open transaction, or the statement that stopped halfway outside of one.
     pub(crate) fn roll_back(&self) {
+        self.set_commits_later(false);
         // Without a transaction it fails, having closed the statement.
         self.run("ROLLBACK").ok();
     }
@@ -304,7 +319,7 @@ impl Connection {
     /// Runs a script for its effect and drops its results: for the engine's own statements, whose results
     /// are small. One call, where preparing each statement costs a transaction more.
     pub(crate) fn execute(&self, sql: &str) -> Result<()> {
-        let _under_way = self.commits().under_way();
+        let _committing = self.committing();
         let _helpers = self.keep_helpers();
         self.run(sql)
     }

@@ -41,6 +41,9 @@ const LOGGED_SQL: &str = "
 const ALL_SQL: &str = "
     SELECT database_name, schema_name, table_name FROM system.main.duckdb_tables() WHERE NOT internal";
 
+/// What may stand before INDEX where one is made or dropped.
+const BEFORE_INDEX: &[&str] = &["create", "drop", "replace", "temp", "temporary", "unique"];
+
 /// What is known of the indexes that CREATE INDEX makes.
 #[derive(Default)]
 pub(super) struct Indexes {
@@ -96,11 +99,7 @@ impl Indexes {
     }
 
     /// To be held while a statement runs that may make an index, and until its commit.
-    pub(super) fn making(&self, sql: &str) -> Option<Making<'_>> {
-        may_make_index(sql).then(|| self.make())
-    }
-
-    fn make(&self) -> Making<'_> {
+    pub(super) fn make(&self) -> Making<'_> {
         Making {
             indexes: self,
             _making: self.making.write(),
@@ -119,9 +118,19 @@ impl Drop for Making<'_> {
     }
 }
 
-/// Whether a script may make an index.
+/// Whether a script may make an index, or drop one. In doubt it may where the word stands in it.
 pub(super) fn may_make_index(sql: &str) -> bool {
-    contains_word(sql, "index")
+    let mut last = Token::Symbol(';');
+    for token in tokens(sql) {
+        if token == Token::Doubt {
+            return contains_word(sql, "index");
+        }
+        if token.is("index") && last.is_any(BEFORE_INDEX) {
+            return true;
+        }
+        last = token;
+    }
+    false
 }
 
 /// Looks at what is there already.
@@ -313,6 +322,22 @@ fn last_new_row(connection: &Connection, table: &str) -> Result<Option<String>> 
 mod tests {
     use super::*;
     use crate::engine::tokens::reads_of_each;
+
+    #[test]
+    fn a_statement_that_makes_an_index_is_told_from_one_that_has_the_word() {
+        for (sql, makes) in [
+            ("CREATE INDEX i ON t (c)", true),
+            ("create /* */ unique\nIndex IF NOT EXISTS i ON t (c)", true),
+            ("SELECT 1; EXPLAIN ANALYZE CREATE INDEX i ON t (c)", true),
+            ("SELECT é, index", true),
+            ("CREATE TABLE t AS SELECT 1 AS \"index\"", false),
+            ("EXPLAIN ANALYZE SELECT sum(\"index\") FROM index", false),
+            ("DROP INDEX i", true),
+            ("CREATE TABLE t (c VARCHAR) -- create index", false),
+        ] {
+            assert_eq!(may_make_index(sql), makes, "{sql}");
+        }
+    }
 
     #[test]
     fn the_tables_that_a_statement_writes_to_are_found() {

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::admission::{
-    Gate, OWN_TABLES, check_before_planning, creates_temporary, may_explain_definition,
+    Gate, OWN_TABLES, check_before_planning, creates_temporary, makes_index,
+    may_explain_alteration, may_explain_definition,
 };
 use super::cancel::Cancel;
 use super::catalog::{folded, literal, text};
@@ -19,6 +20,7 @@ use super::lease::Traces;
 use super::pool::{ClientTransaction, Session, Work};
 use super::producers::OWN_SCHEMA;
 use super::query::Sql;
+use super::rename::{self, alters_view, may_rename_table};
 use super::replay::{self, may_make_index};
 use super::sql_error::{SqlError, SqlErrorKind};
 use super::tokens::{begins_with, contains_any_word, contains_word, count_pairs};
@@ -33,6 +35,9 @@ const REASON_TRIES: u32 = 3;
 
 /// What DuckDB makes several statements of, which name what the first one makes by a name that it draws at each parse.
 const PIVOTS: &[&str] = &["pivot", "pivot_longer", "pivot_wider"];
+
+const EXPLAINS_RENAME: &str =
+    "EXPLAIN ANALYZE would rename the table, which is not explained: run the statement itself";
 
 const SEARCH_PATH_SQL: &str = "SELECT system.main.current_setting('search_path')";
 const RESET_SCHEMA_SQL: &str = "RESET search_path";
@@ -65,19 +70,22 @@ pub(super) fn run_script(
         None => None,
     };
     let gate = Gate::new(&sql.text);
-    let statement = |index, is_alone, expansion| Statement {
+    let statement = |index, text, is_alone, expansion| Statement {
         connection,
         sql,
         gate: &gate,
         cancel,
         traces,
         index,
+        text,
         is_alone,
+        is_of_swap: false,
         expansion,
         executions: Cell::new(0),
     };
+    let whole = Some(sql.text.as_str());
     if *transaction == ClientTransaction::None
-        && let Some(rows_changed) = statement(0, true, None).run_kept(dirty, &mut last)?
+        && let Some(rows_changed) = statement(0, whole, true, None).run_kept(dirty, &mut last)?
     {
         return Ok(rows_changed);
     }
@@ -89,14 +97,11 @@ pub(super) fn run_script(
         connection.indexes().note(&sql.text);
     }
     if count > 1 {
-        if traces == Traces::Refused {
-            return Err(Error::NeedsConnection);
-        }
-        if sql.parameters.rows() > 0 {
-            return Err(Error::ParametersOfScript);
-        }
+        check_several(traces, sql)?;
     }
     let mut expansions = Expansions::find(connection, &sql.text, count)?;
+    let is_swap = *transaction == ClientTransaction::None && rename::is_swap(&sql.text);
+    let mut alone = is_swap.then(|| rename::alone(connection));
     while number < count {
         let index = number;
         number += 1;
@@ -111,17 +116,28 @@ pub(super) fn run_script(
         let expansion = expansions.enter(index, *transaction, work.rows_written);
         let is_last = expansions.is_last(index, count);
         let mut consume = |result: QueryResult<'_>| match is_last {
-            true => last(result),
+            true => {
+                // It is committed, and the client may take long to read that.
+                drop(alone.take());
+                last(result)
+            }
             false => drain(result, cancel),
         };
-        let outcome = statement(index, count == 1, expansion).run(
-            &mut script,
-            transaction,
-            work,
-            dirty,
-            &mut consume,
-        );
+        let text = if count == 1 {
+            whole
+        } else {
+            expansions.text(index)
+        };
+        let statement = Statement {
+            is_of_swap: is_swap,
+            ..statement(index, text, count == 1, expansion)
+        };
+        let outcome = statement.run(&mut script, transaction, work, dirty, &mut consume);
         expansions.leave(outcome.is_err(), transaction);
+        if is_swap && outcome.is_err() {
+            connection.roll_back();
+            *transaction = ClientTransaction::None;
+        }
         rows_changed += outcome.map_err(at)?;
     }
     let is_open = *transaction != ClientTransaction::None;
@@ -133,6 +149,17 @@ pub(super) fn run_script(
     }
 }
 
+/// Refuses several statements where they cannot run.
+fn check_several(traces: Traces, sql: &Sql) -> Result<()> {
+    if traces == Traces::Refused {
+        return Err(Error::NeedsConnection);
+    }
+    if sql.parameters.rows() > 0 {
+        return Err(Error::ParametersOfScript);
+    }
+    Ok(())
+}
+
 /// One statement of a script.
 struct Statement<'a> {
     connection: &'a Connection,
@@ -141,8 +168,12 @@ struct Statement<'a> {
     cancel: &'a Cancel,
     traces: Traces,
     index: u64,
+    /// Its own text, where that is certain.
+    text: Option<&'a str>,
     /// Whether it is the only one of its script.
     is_alone: bool,
+    /// Whether its script is a swap of tables: nobody else commits anything while that runs.
+    is_of_swap: bool,
     /// What it belongs to, where DuckDB has made several statements of one.
     expansion: Option<Rc<Expansion>>,
     /// How often it has run to its effect: for so many rows of values.
@@ -264,6 +295,10 @@ impl<'a> Statement<'a> {
                 .as_ref()
                 .map(|expansion| expansion.rows_before);
             self.check_alteration(&statement, written_before.unwrap_or(work.rows_written))?;
+            let renames = self.renames_table(kind)?;
+            if renames && !self.is_of_swap {
+                return Err(Error::RenameInTransaction);
+            }
             if kind == StatementKind::Transaction && *transaction == ClientTransaction::Doubtful {
                 self.check_commit()?;
             }
@@ -273,8 +308,9 @@ impl<'a> Statement<'a> {
             // Until the commit.
             let _secured = secured.transpose()?;
             runs = true;
-            work.makes_index |= may_make_index(&self.sql.text);
-            let alone = self.alone_with_index(kind);
+            work.makes_index |= self.may_make_index();
+            let alone = self.alone(kind);
+            self.claim(renames, kind)?;
             let (_, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
             drop(alone);
             let written = self.rows_written(kind, rows_changed);
@@ -294,7 +330,11 @@ impl<'a> Statement<'a> {
         let ends = kind == Some(StatementKind::Transaction);
         match &outcome {
             // It has not run.
-            Err(Error::TransactionByCall | Error::AlterationTooLate { .. }) => {}
+            Err(
+                Error::TransactionByCall
+                | Error::AlterationTooLate { .. }
+                | Error::RenameInTransaction,
+            ) => {}
             Err(Error::TransactionFailed) => {
                 self.connection.roll_back();
                 *transaction = ClientTransaction::None;
@@ -383,11 +423,53 @@ impl<'a> Statement<'a> {
         Ok(())
     }
 
-    /// Keeps others from committing anything where the statement may make an index: DuckDB 1.5.5 reads the table first and
-    /// then adds the index, and what is committed in between is never found by it.
-    fn alone_with_index(&self, kind: StatementKind) -> Option<Alone<'a>> {
-        let defines = matches!(kind, StatementKind::Definition | StatementKind::Explain);
-        (defines && may_make_index(&self.sql.text)).then(|| self.connection.commits().alone())
+    /// Its text, or that of the whole script.
+    fn text(&self) -> &'a str {
+        self.text.unwrap_or(&self.sql.text)
+    }
+
+    /// Whether it may make an index, or drop one.
+    fn may_make_index(&self) -> bool {
+        let in_script = || may_make_index(&self.sql.text);
+        self.text.map_or_else(in_script, makes_index)
+    }
+
+    /// Keeps others from committing anything where the statement may make an index or alter a table. DuckDB 1.5.5 reads the table
+    /// first and then adds the index, and what is committed in between is never found by it. Where it changes a type, it reads the
+    /// table and then puts a new one in its place (and locks the new one's `append_lock`, not the old one's): what is committed in
+    /// between is lost, or makes it fail.
+    fn alone(&self, kind: StatementKind) -> Option<Alone<'a>> {
+        let leaves_out = match kind {
+            StatementKind::Alteration => true,
+            StatementKind::Definition => self.may_make_index(),
+            // With ANALYZE it runs the statement.
+            StatementKind::Explain => self.may_make_index() || may_explain_alteration(self.text()),
+            _ => false,
+        };
+        (leaves_out && !self.is_of_swap).then(|| self.connection.commits().alone())
+    }
+
+    /// Whether it may give a table another name.
+    fn renames_table(&self, kind: StatementKind) -> Result<bool> {
+        let text = self.text();
+        match kind {
+            StatementKind::Alteration => {
+                Ok(may_rename_table(text) && !self.text.is_some_and(alters_view))
+            }
+            StatementKind::Explain if may_explain_alteration(text) && may_rename_table(text) => {
+                Err(Error::Forbidden(EXPLAINS_RENAME))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Claims the table that it `renames`, where it does.
+    fn claim(&self, renames: bool, kind: StatementKind) -> Result<()> {
+        if renames {
+            self.gate.admit(kind)?;
+            rename::claim(self.connection, self.text)?;
+        }
+        Ok(())
     }
 
     fn rolls_back(&self) -> bool {
@@ -540,17 +622,19 @@ impl<'a> Statement<'a> {
             let defines = match kind {
                 StatementKind::Definition | StatementKind::Alteration => true,
                 // With ANALYZE it runs the statement.
-                StatementKind::Explain => may_explain_definition(&self.sql.text),
+                StatementKind::Explain => may_explain_definition(self.text()),
                 _ => false,
             };
+            let renames = self.renames_table(kind)?;
             if defines {
                 let indexes = self.connection.indexes();
                 defining = Some((
                     self.connection.definitions().read(),
-                    indexes.making(&self.sql.text),
-                    self.alone_with_index(kind),
+                    self.may_make_index().then(|| indexes.make()),
+                    self.alone(kind),
                 ));
             }
+            self.claim(renames, kind)?;
             let (kind, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
             let written = self.rows_written(kind, rows_changed);
             let steady = steady.insert(self.connection.indexes().steady_since(seen));

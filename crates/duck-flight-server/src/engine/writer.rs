@@ -372,7 +372,10 @@ impl Writer {
                 continue;
             }
             for _ in 0..=put.schema.fields().len() / ALTERATIONS_AT_ONCE {
-                let alter = |connection| alter_table(connection, unit);
+                // Until the commit: what others commit while DuckDB 1.5.5 changes a type is lost, or makes it fail.
+                let mut alone = None;
+                let keep_out = || alone = Some(self.connection.commits().alone());
+                let alter = |connection| alter_table(connection, unit, keep_out);
                 if !transaction(&self.connection, alter)? {
                     break;
                 }
@@ -466,7 +469,8 @@ impl Writer {
 }
 
 /// Gives the table of a unit that may change it room for its rows, or a part of that; true where it has altered anything.
-fn alter_table(connection: &Connection, unit: &Unit) -> Result<bool> {
+/// `before` is called before.
+fn alter_table(connection: &Connection, unit: &Unit, before: impl FnOnce()) -> Result<bool> {
     let Target {
         table,
         schema,
@@ -482,10 +486,14 @@ fn alter_table(connection: &Connection, unit: &Unit) -> Result<bool> {
         return Ok(false);
     }
     let statements = alterations(table, &columns, schema, effect, *schema_mode)?;
+    if statements.is_empty() {
+        return Ok(false);
+    }
+    before();
     for sql in statements.iter().take(ALTERATIONS_AT_ONCE) {
         connection.execute(sql)?;
     }
-    Ok(!statements.is_empty())
+    Ok(true)
 }
 
 /// Whether a unit is written only in its turn: one that makes or changes its table, or rows that are there.

@@ -326,7 +326,7 @@ impl Appender<'_> {
 
     /// Writes what was added into the transaction; without one, commits it.
     pub(crate) fn flush(&mut self) -> Result<()> {
-        let _under_way = self.connection.commits().under_way();
+        let _committing = self.connection.committing();
         // SAFETY: the appender is live.
         let state = unsafe { ffi::duckdb_appender_flush(self.raw) };
         self.check(state)

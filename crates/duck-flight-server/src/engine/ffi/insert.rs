@@ -198,7 +198,7 @@ impl Insert<'_> {
     /// # Errors
     /// Of the kind [`SqlErrorKind::Conflict`] where something was defined since the statement was prepared.
     pub(crate) fn run(&mut self) -> Result<()> {
-        let _under_way = self.connection.commits().under_way();
+        let _committing = self.connection.committing();
         // SAFETY: the statement is live.
         let outcome = outcome(|result| unsafe { ffi::duckdb_execute_prepared(self.raw, result) });
         self.unload();
