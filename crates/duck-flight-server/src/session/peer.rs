@@ -43,6 +43,11 @@ impl KnownPeer {
         self.0.ptr_eq(&other.0)
     }
 
+    /// What tells it apart from others that are known.
+    pub(super) fn address(&self) -> usize {
+        self.0.as_ptr().addr()
+    }
+
     /// Whether its connection is open.
     pub(super) fn is_connected(&self) -> bool {
         self.0.strong_count() > 0
