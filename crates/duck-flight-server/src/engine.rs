@@ -34,6 +34,7 @@ mod log_entries;
 mod lookout;
 mod mark;
 mod metadata;
+mod new_types;
 mod offence_queries;
 mod offences;
 mod open;
@@ -196,6 +197,7 @@ impl Engine {
         frozen::look(&set_up, &lossless)?;
         replay::look(&set_up)?;
         let (bell, rings) = CheckpointBell::new(set_up.row_group_rows());
+        admission::look(&set_up)?;
         let shared = Arc::new(Shared {
             queue: Arc::<Queue>::default(),
             producers,

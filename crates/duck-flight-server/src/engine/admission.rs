@@ -6,10 +6,12 @@
 mod explained;
 mod functions;
 mod own_tables;
+mod replayed;
 
 use std::cell::RefCell;
 
 use explained::explained;
+pub(super) use replayed::{check_replay, look};
 
 use super::ffi::StatementKind;
 use super::tokens::{Tokens, contains_word, count_pairs, is_certain, statements, tokens};

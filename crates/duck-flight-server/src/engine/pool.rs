@@ -231,6 +231,8 @@ pub(super) struct Work {
     pub(super) makes_index: bool,
     /// The indexes of others that it sees.
     pub(super) seen_indexes: SeenIndexes,
+    /// Whether it may have made a schema.
+    pub(super) makes_schema: bool,
 }
 
 impl Work {
@@ -241,6 +243,7 @@ impl Work {
             makes_index: false,
             seen_indexes: connection.indexes().seen(),
         }
+            makes_schema: false,
     }
 }
 

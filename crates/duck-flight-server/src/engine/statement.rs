@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::admission::{
-    Gate, OWN_TABLES, check_before_planning, creates_temporary, may_explain_definition,
+    Gate, OWN_TABLES, check_before_planning, check_replay, creates_temporary,
+    may_explain_definition,
 };
 use super::cancel::Cancel;
 use super::catalog::{folded, literal, text};
@@ -16,6 +17,8 @@ use super::ffi::query::{ALONE, Script};
 use super::ffi::{ArrowOptions, Connection, Pending, Prepared, QueryResult, StatementKind};
 use super::frozen::is_frozen_by_plan;
 use super::lease::Traces;
+use super::new_types;
+use super::pivots::{self, PIVOTS};
 use super::pool::{ClientTransaction, Session, Work};
 use super::producers::OWN_SCHEMA;
 use super::query::Sql;
@@ -281,7 +284,9 @@ impl<'a> Statement<'a> {
             work.rows_written = work.rows_written.saturating_add(written);
             if written > 0 {
                 let steady = self.connection.indexes().steady_since(work.seen_indexes);
+            new_types::check(self.connection, kind, &self.sql.text, work.makes_schema)?;
                 let (sql, rows) = (&self.sql.text, work.rows_written);
+            work.makes_schema |= contains_word(&self.sql.text, "schema");
                 replay::secure_statement(self.connection, sql, rows, false, &steady)?;
             }
             if kind == StatementKind::Transaction {
@@ -570,6 +575,7 @@ impl<'a> Statement<'a> {
                 let statement = self.prepare(script)?;
                 let outcome = self.run_prepared(&statement, dirty, consume);
                 drop(watch);
+                new_types::check(connection, kind, &self.sql.text, false)?;
                 if outcome.is_err() {
                     // A BEGIN that was cancelled may have begun all the same.
                     self.connection.roll_back();
@@ -586,7 +592,16 @@ impl<'a> Statement<'a> {
         } else {
             self.connection.parse(&self.sql.text)?.statement(self.index)
         };
-        Ok(statement.ok_or(Error::NoStatement)??)
+        let statement = statement.ok_or(Error::NoStatement)??;
+        let kind = statement.kind();
+        if matches!(
+            kind,
+            StatementKind::Definition | StatementKind::Alteration | StatementKind::Explain
+        ) {
+            self.gate.admit(kind)?;
+            check_replay(self.connection, kind, &self.sql.text)?;
+        }
+        Ok(statement)
     }
 
     fn run_prepared(
