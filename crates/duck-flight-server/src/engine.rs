@@ -42,6 +42,7 @@ mod options;
 mod own_table;
 mod parameters;
 mod patience;
+mod pivots;
 mod plan;
 mod pool;
 mod producers;
@@ -196,8 +197,8 @@ impl Engine {
         let (producers, rejects) = own_tables(&set_up, &lossless).map_err(Error::of_own_schema)?;
         frozen::look(&set_up, &lossless)?;
         replay::look(&set_up)?;
-        let (bell, rings) = CheckpointBell::new(set_up.row_group_rows());
         admission::look(&set_up)?;
+        let (bell, rings) = CheckpointBell::new(set_up.row_group_rows());
         let shared = Arc::new(Shared {
             queue: Arc::<Queue>::default(),
             producers,

@@ -24,7 +24,9 @@ use super::producers::OWN_SCHEMA;
 use super::query::Sql;
 use super::replay::{self, may_make_index};
 use super::sql_error::{SqlError, SqlErrorKind};
-use super::tokens::{begins_with, contains_any_word, contains_word, count_pairs};
+use super::tokens::{
+    Tokens, begins_with, contains_any_word, contains_word, count_pairs, statements,
+};
 use super::transaction_that;
 use crate::error::{Error, Result};
 
@@ -34,14 +36,23 @@ const MAX_KEPT_SQL_BYTES: usize = 16 << 10;
 /// How often a query is run again whose error DuckDB did not tell.
 const REASON_TRIES: u32 = 3;
 
-/// What DuckDB makes several statements of, which name what the first one makes by a name that it draws at each parse.
-const PIVOTS: &[&str] = &["pivot", "pivot_longer", "pivot_wider"];
-
 const SEARCH_PATH_SQL: &str = "SELECT system.main.current_setting('search_path')";
 const RESET_SCHEMA_SQL: &str = "RESET search_path";
 
 /// Runs every statement of a script in order; the results of the last one go to `last`.
 pub(super) fn run_script(
+    session: &mut Session,
+    traces: Traces,
+    sql: &Sql,
+    cancel: &Cancel,
+    last: impl FnMut(QueryResult<'_>) -> Result<()>,
+) -> Result<u64> {
+    let outcome = run_statements(session, traces, sql, cancel, last);
+    pivots::forget(session, traces, &sql.text);
+    outcome
+}
+
+fn run_statements(
     session: &mut Session,
     traces: Traces,
     sql: &Sql,
@@ -60,13 +71,11 @@ pub(super) fn run_script(
         // Outside of it, what is to be all or nothing would be committed bit by bit.
         return Err(Error::TransactionFailed);
     }
-    let _watched = match &sql.progress {
-        Some(progress) => {
-            *dirty = true;
-            Some(progress.watch(connection)?)
-        }
-        None => None,
-    };
+    // In a transaction that has failed it cannot be watched, but rolled back.
+    let _watched = sql.progress.as_ref().and_then(|progress| {
+        *dirty = true;
+        progress.watch(connection).ok()
+    });
     let gate = Gate::new(&sql.text);
     let statement = |index, is_alone, expansion| Statement {
         connection,
@@ -99,7 +108,7 @@ pub(super) fn run_script(
             return Err(Error::ParametersOfScript);
         }
     }
-    let mut expansions = Expansions::find(connection, &sql.text, count)?;
+    let mut expansions = Expansions::find(connection, &sql.text, count, *transaction)?;
     while number < count {
         let index = number;
         number += 1;
@@ -275,7 +284,9 @@ impl<'a> Statement<'a> {
             is_insecure = matches!(secured, Some(Err(_)));
             // Until the commit.
             let _secured = secured.transpose()?;
+            new_types::check(self.connection, kind, &self.sql.text, work.makes_schema)?;
             runs = true;
+            work.makes_schema |= contains_word(&self.sql.text, "schema");
             work.makes_index |= may_make_index(&self.sql.text);
             let alone = self.alone_with_index(kind);
             let (_, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
@@ -284,9 +295,7 @@ impl<'a> Statement<'a> {
             work.rows_written = work.rows_written.saturating_add(written);
             if written > 0 {
                 let steady = self.connection.indexes().steady_since(work.seen_indexes);
-            new_types::check(self.connection, kind, &self.sql.text, work.makes_schema)?;
                 let (sql, rows) = (&self.sql.text, work.rows_written);
-            work.makes_schema |= contains_word(&self.sql.text, "schema");
                 replay::secure_statement(self.connection, sql, rows, false, &steady)?;
             }
             if kind == StatementKind::Transaction {
@@ -372,7 +381,7 @@ impl<'a> Statement<'a> {
         let says = |word| contains_word(&self.sql.text, word);
         let is_untold = match kind {
             StatementKind::Explain => says("analyze") || says("analyse"),
-            StatementKind::Other => says("execute") || says("copy"),
+            StatementKind::Call | StatementKind::Other => says("execute") || says("copy"),
             StatementKind::Definition => says("table") && says("as"),
             _ => false,
         };
@@ -395,8 +404,25 @@ impl<'a> Statement<'a> {
         (defines && may_make_index(&self.sql.text)).then(|| self.connection.commits().alone())
     }
 
+    /// Whether it is a ROLLBACK for certain: a later one of a script may be taken for a COMMIT, which does no harm.
     fn rolls_back(&self) -> bool {
-        begins_with(&self.sql.text, &["rollback", "abort"])
+        let is_one = |mut first: Tokens<'_>| first.accept(&["rollback", "abort"]);
+        self.index == 0 && statements(&self.sql.text).next().is_some_and(is_one)
+    }
+
+    /// Whether it runs in a transaction of ours where the client has none. A SET does, for a variable may be given what a
+    /// query finds, and so does a CALL, which is planned as a query. But a CHECKPOINT, which DuckDB makes a CALL, does not.
+    fn belongs_in_transaction(&self, kind: StatementKind) -> bool {
+        match kind {
+            StatementKind::Select
+            | StatementKind::Rows
+            | StatementKind::Explain
+            | StatementKind::Definition
+            | StatementKind::Alteration
+            | StatementKind::Set => true,
+            StatementKind::Call => !contains_word(&self.sql.text, "checkpoint"),
+            _ => false,
+        }
     }
 
     /// The error of a statement that says it was interrupted although nobody did.
@@ -539,7 +565,7 @@ impl<'a> Statement<'a> {
             let _watch = self.cancel.watch(connection);
             let statement = self.prepare(script)?;
             let kind = statement.kind();
-            if !belongs_in_transaction(kind) {
+            if !self.belongs_in_transaction(kind) {
                 return Ok(None);
             }
             let defines = match kind {
@@ -549,6 +575,7 @@ impl<'a> Statement<'a> {
                 _ => false,
             };
             if defines {
+                new_types::check(connection, kind, &self.sql.text, false)?;
                 let indexes = self.connection.indexes();
                 defining = Some((
                     self.connection.definitions().read(),
@@ -575,7 +602,6 @@ impl<'a> Statement<'a> {
                 let statement = self.prepare(script)?;
                 let outcome = self.run_prepared(&statement, dirty, consume);
                 drop(watch);
-                new_types::check(connection, kind, &self.sql.text, false)?;
                 if outcome.is_err() {
                     // A BEGIN that was cancelled may have begun all the same.
                     self.connection.roll_back();
@@ -617,7 +643,7 @@ impl<'a> Statement<'a> {
             // What belongs in a transaction is committed by the COMMIT that ends it; anything else may be a COMMIT, which is
             // done once there is a result: a client may take long to read that.
             let mut under_way =
-                (!belongs_in_transaction(kind)).then(|| self.connection.commits().under_way());
+                (!self.belongs_in_transaction(kind)).then(|| self.connection.commits().under_way());
             let mut consume = |result: QueryResult<'_>| {
                 drop(under_way.take());
                 consume(result)
@@ -741,20 +767,6 @@ fn is_for_session(kind: StatementKind, sql: &str) -> bool {
         StatementKind::Definition | StatementKind::Explain => creates_temporary(sql),
         _ => false,
     }
-}
-
-/// Whether a statement of this kind runs in a transaction of ours where the client has none. A SET does, for a variable may be
-/// given what a query finds.
-fn belongs_in_transaction(kind: StatementKind) -> bool {
-    matches!(
-        kind,
-        StatementKind::Select
-            | StatementKind::Rows
-            | StatementKind::Explain
-            | StatementKind::Definition
-            | StatementKind::Alteration
-            | StatementKind::Set
-    )
 }
 
 /// Whether a script looks like a query. It saves planning other statements twice, and decides nothing else.
