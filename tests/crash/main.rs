@@ -9,6 +9,9 @@
 //! - [`cut_off`]: checkpoints are cut off one after the other;
 //! - [`index`]: tables with indexes are written in whole row groups before a kill;
 //! - [`log`]: the log is damaged between two runs;
+//! - [`replayed_alter`]: what an ALTER means must not change when it is replayed;
+//! - [`replayed_script`]: scripts that end one transaction and commit another before a kill;
+//! - [`replayed_type`]: types that are made in new schemas;
 //! - [`model`]: any interleaving of puts, retries, kills and schema changes equals a model in memory.
 
 mod alter;
@@ -22,6 +25,9 @@ mod model;
 mod plain;
 mod producer;
 mod put;
+mod replayed_alter;
+mod replayed_script;
+mod replayed_type;
 mod shim;
 mod sources;
 mod steps;

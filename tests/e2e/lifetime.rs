@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tonic::{Code, Request};
 
 use super::transaction::occupy;
+use super::statement::query;
 
 /// A query of which the first rows have been read.
 async fn begin_to_read(session: &mut SqlClient) -> FlightRecordBatchStream {
@@ -171,5 +172,33 @@ async fn a_poll_leaves_no_setting_behind() {
         assert_eq!(sql.fetch(&info).await.unwrap(), ["42"]);
         assert_eq!(sql.rows(SETTINGS, None).await, fresh);
     }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_has_failed_is_rolled_back_by_a_poll() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i INTEGER)").await;
+    let mut session = client.session().await;
+    for sql in ["BEGIN", "INSERT INTO t VALUES (1)"] {
+        session.update(sql, None).await.unwrap();
+    }
+    let failing = session.update("SELECT 'x'::INTEGER", None).await;
+    assert_refused(failing, Code::InvalidArgument, &[]);
+    let mut next = Some(query("ROLLBACK"));
+    while let Some(descriptor) = next {
+        let mut request = Request::new(descriptor);
+        let token = format!("Bearer {}", session.raw().token().unwrap());
+        let metadata = request.metadata_mut();
+        metadata.insert("authorization", token.parse().unwrap());
+        let polled = session.raw().inner_mut().poll_flight_info(request).await;
+        next = polled.unwrap().into_inner().flight_descriptor;
+    }
+    session
+        .update("INSERT INTO t VALUES (2)", None)
+        .await
+        .unwrap();
+    assert_eq!(client.rows("FROM t").await, ["2"]);
     server.shutdown().await;
 }

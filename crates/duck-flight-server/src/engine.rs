@@ -34,6 +34,7 @@ mod log_entries;
 mod lookout;
 mod mark;
 mod metadata;
+mod new_types;
 mod offence_queries;
 mod offences;
 mod open;
@@ -41,6 +42,7 @@ mod options;
 mod own_table;
 mod parameters;
 mod patience;
+mod pivots;
 mod plan;
 mod pool;
 mod producers;
@@ -195,6 +197,7 @@ impl Engine {
         let (producers, rejects) = own_tables(&set_up, &lossless).map_err(Error::of_own_schema)?;
         frozen::look(&set_up, &lossless)?;
         replay::look(&set_up)?;
+        admission::look(&set_up)?;
         let (bell, rings) = CheckpointBell::new(set_up.row_group_rows());
         let shared = Arc::new(Shared {
             queue: Arc::new(Queue::new(options.stall_timeout)),

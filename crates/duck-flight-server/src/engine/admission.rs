@@ -6,10 +6,12 @@
 mod explained;
 mod functions;
 mod own_tables;
+mod replayed;
 
 use std::cell::RefCell;
 
 use explained::explained;
+pub(super) use replayed::{check_replay, look};
 
 use super::ffi::StatementKind;
 use super::tokens::{Token, Tokens, contains_word, count_pairs, is_certain, statements, tokens};
@@ -120,11 +122,12 @@ fn judge_kind(kind: StatementKind, sql: &str, sets_seed: bool) -> Verdict {
             Err(PROGRESS_BAR)
         }
         StatementKind::Set => Ok(true),
-        StatementKind::Other => judge_others(sql),
+        StatementKind::Call | StatementKind::Other => judge_others(sql),
     }
 }
 
-/// Judges a script for what DuckDB does not call by a kind that we know: EXECUTE, CALL and CHECKPOINT, VACUUM, LOAD.
+/// Judges a script for a CALL, which a CHECKPOINT is, too, and for what DuckDB does not call by a kind that we know: EXECUTE,
+/// VACUUM, LOAD.
 fn judge_others(sql: &str) -> Verdict {
     for mut statement in statements(sql) {
         if statement.accept(&["force"]) && statement.accept(&["checkpoint"]) {
@@ -140,8 +143,8 @@ fn judge_others(sql: &str) -> Verdict {
     Ok(true)
 }
 
-/// Why a script is refused for a COPY, EXPORT or IMPORT, which open files when they are planned, or a PREPARE, which may plan
-/// one; explained ones included. In doubt it may hold one.
+/// Why a script is refused for a COPY, EXPORT or IMPORT, which open files when they are planned, for a PRAGMA that is turned into
+/// one when it is parsed, or for a PREPARE, which may plan one; explained ones included. In doubt it may hold one.
 fn refused_when_planned(sql: &str) -> Option<&'static str> {
     let refusal = |mut statement: Tokens<'_>| {
         if let Some(explained) = explained(statement.clone()) {
@@ -150,11 +153,27 @@ fn refused_when_planned(sql: &str) -> Option<&'static str> {
         if statement.accept(&["prepare"]) {
             return Some(PREPARES);
         }
+        if statement.accept(&["pragma"]) {
+            let name = statement.next().and_then(Token::name);
+            return name.is_some_and(is_file_pragma).then_some(FILES);
+        }
         let copies = statement.accept(&["copy", "export", "import"]);
         copies.then_some(FILES)
     };
-    let in_doubt = || (!is_certain(sql) && may_contain(sql, "copy")).then_some(FILES);
+    let in_doubt = || {
+        let may_be_one = |word: &&str| may_contain(sql, word);
+        let may_open = may_contain(sql, "copy") || FILE_PRAGMAS.iter().any(may_be_one);
+        (!is_certain(sql) && may_open).then_some(FILES)
+    };
     statements(sql).find_map(refusal).or_else(in_doubt)
+}
+
+/// The PRAGMAs that open files: to parse the first one reads `schema.sql` and `load.sql`.
+const FILE_PRAGMAS: &[&str] = &["import_database", "copy_database"];
+
+fn is_file_pragma(name: &str) -> bool {
+    let mut pragmas = FILE_PRAGMAS.iter();
+    pragmas.any(|pragma| pragma.eq_ignore_ascii_case(name))
 }
 
 /// Whether the text of a view or a macro calls functions that read files, or may do so.
@@ -162,15 +181,24 @@ pub(super) fn may_read_files(definition: &str) -> bool {
     functions::may_read_files(definition)
 }
 
-/// Whether a word is part of a script outside of texts and comments; in doubt, whether it stands in it at all.
+/// Whether a word is part of a script outside of texts and comments; in doubt, whether it stands in it at all, between whatever
+/// cannot be part of a keyword.
 fn may_contain(sql: &str, word: &str) -> bool {
     match is_certain(sql) {
         true => contains_word(sql, word),
         false => {
-            let sql = sql.to_ascii_lowercase();
-            sql.contains(word) || sql.contains("u&\"")
+            let is_escaped = sql.to_ascii_lowercase().contains("u&\"");
+            is_escaped || ascii_words(sql).any(|found| found.eq_ignore_ascii_case(word))
         }
     }
+}
+
+/// What may be a keyword in a script that is in doubt: what stands before and behind ASCII letters may be part of a name, or
+/// white space.
+fn ascii_words(sql: &str) -> impl Iterator<Item = &str> {
+    let words = sql.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    // A word may begin where a number ends.
+    words.map(|word| word.trim_start_matches(|c: char| c.is_ascii_digit()))
 }
 
 /// Whether a script may create a secret.
@@ -249,7 +277,9 @@ mod tests {
 
     #[test]
     fn what_changes_others_is_refused() {
-        use StatementKind::{Alteration, Copy, Definition, Explain, Other, Prepare, Rows, Set};
+        use StatementKind::{
+            Alteration, Call, Copy, Definition, Explain, Other, Prepare, Rows, Set,
+        };
         for (kind, sql) in [
             (Other, "FORCE CHECKPOINT"),
             (Other, "SELECT 1; /* */ force checkpoint"),
@@ -261,6 +291,13 @@ mod tests {
             (Explain, "EXPLAIN PREPARE p AS SELECT 1"),
             (Other, "COPY FROM DATABASE a TO b"),
             (Other, "PRAGMA copy_database('a', 'b')"),
+            (Other, "PRAGMA import_database('x')"),
+            (Other, "SELECT 1; pragma \"Import_Database\"('x')"),
+            (Other, "SELECT é; PRAGMA import_database('x')"),
+            (Call, "CALL f(); FORCE CHECKPOINT"),
+            (Copy, "SELECT é; écopy t TO 'x'"),
+            (Copy, "SELECT é;1copy t TO 'x'"),
+            (Copy, "SELECT é; \u{a0}Copy\u{a0}t TO 'x'"),
             (Other, "PREPARE p AS SELECT é; COPY FROM DATABASE a TO b"),
             (Other, "EXECUTE p(query('x'))"),
             (Copy, "COPY t TO 'x'"),
@@ -288,10 +325,20 @@ mod tests {
 
     #[test]
     fn what_only_has_such_words_is_admitted() {
-        use StatementKind::{Alteration, Definition, Other, Rows, Set};
+        use StatementKind::{Alteration, Call, Definition, Explain, Rows, Select, Set};
         for (kind, sql) in [
-            (Other, "CHECKPOINT"),
-            (Other, "CALL f('copy', 'force checkpoint', 'prepare')"),
+            (Call, "CHECKPOINT"),
+            (Call, "CALL f('copy', 'force checkpoint', 'prepare')"),
+            (
+                Select,
+                "SELECT prénom FROM livres WHERE genre = 'photocopy'",
+            ),
+            (Select, "SELECT größe, copyright FROM bilder"),
+            (Definition, "CREATE TABLE größen (secretary INTEGER)"),
+            (Alteration, "ALTER TABLE database_log ADD größe INTEGER"),
+            (Set, "SET VARIABLE größe = 'globally'"),
+            (Explain, "EXPLAIN SELECT größe, 'explained' FROM t"),
+            (Rows, "INSERT INTO t SELECT 'pragma import_database'"),
             (Rows, "INSERT INTO copy SELECT prepare FROM prepare"),
             (Set, "SET VARIABLE x = 'global'"),
             (Definition, "CREATE TABLE secret (secret INTEGER)"),
@@ -357,12 +404,13 @@ mod tests {
     #[test]
     fn a_long_script_is_looked_through_no_more_often_than_a_short_one() {
         use StatementKind::{
-            Alteration, Attach, Copy, Definition, Explain, Other, Pragma, Prepare, Rows, Select,
-            Set, Transaction,
+            Alteration, Attach, Call, Copy, Definition, Explain, Other, Pragma, Prepare, Rows,
+            Select, Set, Transaction,
         };
         let kinds = [
             Alteration,
             Attach,
+            Call,
             Copy,
             Definition,
             Explain,

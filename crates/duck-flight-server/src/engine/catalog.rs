@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use duck_flight_protocol::{TableName, quote};
 use parking_lot::Mutex;
 
-use super::ffi::{ColumnShape, Connection, Prepared};
+use super::ffi::{ArrowOptions, ColumnShape, Connection, Prepared};
 use super::lease::Place;
 use super::pool::Pool;
 use super::producers::OWN_SCHEMA;
@@ -174,6 +174,23 @@ pub(super) fn folded(expression: &str) -> String {
 /// macro of the same name.
 pub(super) fn rows(connection: &Connection, lossless: &Lossless, sql: &str) -> Result<RecordBatch> {
     fetch(prepare(connection, sql)?, lossless)
+}
+
+/// The texts that one of the engine's own small queries answers with, in a transaction that is open or in one of its own.
+pub(super) fn texts<const N: usize>(
+    connection: &Connection,
+    sql: &str,
+) -> Result<Vec<[String; N]>> {
+    let options = ArrowOptions::of(connection);
+    let mut batches = prepare(connection, sql)?
+        .execute()?
+        .into_batches(&options)?;
+    let mut rows = Vec::new();
+    while let Some(found) = batches.next_batch()? {
+        let row = |row| std::array::from_fn(|column| text(found.column(column), row));
+        rows.extend((0..found.num_rows()).map(row));
+    }
+    Ok(rows)
 }
 
 /// Prepares one of them.

@@ -12,9 +12,11 @@ use std::rc::Rc;
 use parking_lot::RwLockReadGuard;
 
 use super::ffi::Connection;
+use super::pivots::PIVOTS;
 use super::pool::ClientTransaction;
 use super::tokens::{
-    Token, Tokens, begins_with, contains_word, single_statements, statements, tokens,
+    Token, Tokens, begins_with, contains_any_word, contains_word, single_statements,
+    stands_anywhere, statements, tokens,
 };
 use crate::error::{Error, Result};
 
@@ -24,6 +26,9 @@ const NESTED: &[&str] = &["array", "list", "map", "row", "struct", "union", "var
 /// The statements of a script, some of which DuckDB has made of others, followed while they run.
 pub(super) struct Expansions<'a> {
     connection: &'a Connection,
+    sql: &'a str,
+    /// Whether there was no transaction before the script.
+    is_outside: bool,
     /// What each part of a script of several became. Empty where that is not certain.
     parts: Vec<(Range<u64>, &'a str)>,
     current: Option<Rc<Expansion>>,
@@ -43,10 +48,20 @@ pub(super) struct Expansion {
 }
 
 impl<'a> Expansions<'a> {
-    /// Those of a script of which DuckDB has made `count` statements.
-    pub(super) fn find(connection: &'a Connection, sql: &'a str, count: u64) -> Result<Self> {
+    /// Those of a script of which DuckDB has made `count` statements, and which begins in this state.
+    ///
+    /// # Errors
+    /// When there may be some, and it is in doubt which ones, or when it has one that DuckDB cannot do.
+    pub(super) fn find(
+        connection: &'a Connection,
+        sql: &'a str,
+        count: u64,
+        transaction: ClientTransaction,
+    ) -> Result<Self> {
         let mut expansions = Self {
             connection,
+            sql,
+            is_outside: transaction == ClientTransaction::None,
             parts: Vec::new(),
             current: None,
             defining: None,
@@ -56,7 +71,13 @@ impl<'a> Expansions<'a> {
             // As most are: there is nothing to look for.
             return Ok(expansions);
         }
-        let texts = single_statements(sql).unwrap_or_default();
+        let Some(texts) = single_statements(sql) else {
+            check_default(sql)?;
+            return match count > 1 && may_be_expanded(sql) {
+                true => Err(in_doubt()),
+                false => Ok(expansions),
+            };
+        };
         texts.iter().try_for_each(|text| check_default(text))?;
         if count < 2 {
             return Ok(expansions);
@@ -125,6 +146,10 @@ impl<'a> Expansions<'a> {
     /// Follows what the statement has done. Where it has failed in a transaction that nobody but DuckDB has begun, that is
     /// rolled back.
     pub(super) fn leave(&mut self, has_failed: bool, transaction: &mut ClientTransaction) {
+        if has_failed && *transaction != ClientTransaction::None && self.begins_none() {
+            self.connection.roll_back();
+            *transaction = ClientTransaction::None;
+        }
         let Some(current) = self.current.as_ref().filter(|current| current.is_outside) else {
             return;
         };
@@ -139,6 +164,25 @@ impl<'a> Expansions<'a> {
             self.defining = Some(self.connection.definitions().read());
         }
     }
+
+    /// Whether any transaction that is open now was begun by nobody but DuckDB.
+    fn begins_none(&self) -> bool {
+        self.is_outside && !contains_any_word(self.sql, &["begin", "start"])
+    }
+}
+
+fn in_doubt() -> Error {
+    Error::Unimplemented(
+        "it cannot be told what DuckDB makes of this script: send the ALTER or PIVOT alone and without a semicolon, or put names \
+         with letters beyond ASCII in quotes"
+            .to_owned(),
+    )
+}
+
+/// Whether a script that is in doubt may hold what DuckDB makes several statements of.
+fn may_be_expanded(sql: &str) -> bool {
+    let says = |word: &&str| stands_anywhere(sql, word);
+    ["alter", "add", "default"].iter().all(says) || PIVOTS.iter().any(says)
 }
 
 /// Refuses to add a nested column with a default: DuckDB 1.5.5 gives the database up where the table has more rows than a few
@@ -146,11 +190,12 @@ impl<'a> Expansions<'a> {
 fn check_default(statement: &str) -> Result<()> {
     let says = |word| contains_word(statement, word);
     let adds = begins_with(statement, &["alter"]) && says("add") && says("default");
-    let may_be_nested = |token| match token {
-        Token::Word(word) => NESTED
-            .iter()
-            .any(|nested| word.eq_ignore_ascii_case(nested)),
-        token => token == Token::Symbol('['),
+    let may_be_nested = |token: Token<'_>| match token {
+        Token::Doubt => {
+            let is_said = |nested: &&str| stands_anywhere(statement, nested);
+            statement.contains('[') || NESTED.iter().any(is_said)
+        }
+        token => token == Token::Symbol('[') || token.is_any(NESTED),
     };
     if adds && tokens(statement).any(may_be_nested) {
         return Err(Error::Unimplemented(

@@ -70,6 +70,7 @@ struct DatabaseHandle {
     definitions_read_files: AtomicBool,
     commits: Arc<Commits>,
     row_group_rows: OnceLock<u64>,
+    zone: OnceLock<Vec<[String; 2]>>,
 }
 
 // SAFETY: DuckDB's database object is made for use from many threads; only opening and closing are
@@ -108,6 +109,7 @@ impl Database {
                 definitions_read_files: AtomicBool::default(),
                 commits: Arc::default(),
                 row_group_rows: OnceLock::new(),
+                zone: OnceLock::new(),
             })));
         }
         // SAFETY: a failed open leaves a NUL-terminated message, or null, allocated by DuckDB.
@@ -229,6 +231,11 @@ impl Connection {
     /// Whether views and macros of the database decide by their plan what each run should.
     pub(super) fn frozen_definitions(&self) -> &FrozenDefinitions {
         &self.database.0.frozen_definitions
+    }
+
+    /// The settings of a new connection that times depend on, once they are known.
+    pub(super) fn zone(&self) -> &OnceLock<Vec<[String; 2]>> {
+        &self.database.0.zone
     }
 
     /// Whether the database may have indexes that statements have made.

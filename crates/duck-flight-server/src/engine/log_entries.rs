@@ -101,8 +101,9 @@ fn number(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Kinds of entries (`WALType` in DuckDB's `common/enums/wal_type.hpp`): row groups in the database file, and the end of
-/// a commit.
+/// Kinds of entries (`WALType` in DuckDB's `common/enums/wal_type.hpp`): a new schema, row groups in the database file, and the
+/// end of a commit.
+pub(super) const CREATE_SCHEMA: u8 = 3;
 pub(super) const ROW_GROUP_DATA: u8 = 29;
 pub(super) const FLUSH: u8 = 100;
 

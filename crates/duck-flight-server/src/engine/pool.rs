@@ -219,6 +219,8 @@ pub(super) struct Session {
     pub(super) transaction: ClientTransaction,
     /// What the client's transaction has done.
     pub(super) work: Work,
+    /// Whether a PIVOT may have left types behind.
+    pub(super) has_pivoted: bool,
     database: Database,
 }
 
@@ -229,6 +231,8 @@ pub(super) struct Work {
     pub(super) rows_written: u64,
     /// Whether it may have made an index.
     pub(super) makes_index: bool,
+    /// Whether it may have made a schema.
+    pub(super) makes_schema: bool,
     /// The indexes of others that it sees.
     pub(super) seen_indexes: SeenIndexes,
 }
@@ -239,6 +243,7 @@ impl Work {
         Self {
             rows_written: 0,
             makes_index: false,
+            makes_schema: false,
             seen_indexes: connection.indexes().seen(),
         }
     }
@@ -390,6 +395,7 @@ impl Session {
             dirty: false,
             transaction: ClientTransaction::None,
             work: Work::none(&connection),
+            has_pivoted: false,
             connection,
             database: database.clone(),
         })

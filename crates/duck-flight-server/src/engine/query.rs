@@ -342,7 +342,9 @@ pub(super) fn description(
         StatementKind::Select | StatementKind::Explain => true,
         // DuckDB answers with how many rows were changed, unless there is a RETURNING.
         StatementKind::Rows => !is_one_column("Count") || contains_word(sql, "returning"),
-        StatementKind::Pragma | StatementKind::Other => !is_one_column("Success"),
+        StatementKind::Call | StatementKind::Pragma | StatementKind::Other => {
+            !is_one_column("Success")
+        }
         _ => false,
     };
     Ok(Description {

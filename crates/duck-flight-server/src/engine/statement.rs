@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::admission::{
-    Gate, OWN_TABLES, check_before_planning, creates_temporary, makes_index,
+    Gate, OWN_TABLES, check_before_planning, check_replay, creates_temporary, makes_index,
     may_explain_alteration, may_explain_definition,
 };
 use super::cancel::Cancel;
@@ -17,13 +17,17 @@ use super::ffi::query::{ALONE, Script};
 use super::ffi::{ArrowOptions, Connection, Pending, Prepared, QueryResult, StatementKind};
 use super::frozen::is_frozen_by_plan;
 use super::lease::Traces;
+use super::new_types;
+use super::pivots::{self, PIVOTS};
 use super::pool::{ClientTransaction, Session, Work};
 use super::producers::OWN_SCHEMA;
 use super::query::Sql;
 use super::rename::{self, alters_view, may_rename_table};
 use super::replay::{self, may_make_index};
 use super::sql_error::{SqlError, SqlErrorKind};
-use super::tokens::{begins_with, contains_any_word, contains_word, count_pairs};
+use super::tokens::{
+    Tokens, begins_with, contains_any_word, contains_word, count_pairs, statements,
+};
 use super::transaction_that;
 use crate::error::{Error, Result};
 
@@ -33,9 +37,6 @@ const MAX_KEPT_SQL_BYTES: usize = 16 << 10;
 /// How often a query is run again whose error DuckDB did not tell.
 const REASON_TRIES: u32 = 3;
 
-/// What DuckDB makes several statements of, which name what the first one makes by a name that it draws at each parse.
-const PIVOTS: &[&str] = &["pivot", "pivot_longer", "pivot_wider"];
-
 const EXPLAINS_RENAME: &str =
     "EXPLAIN ANALYZE would rename the table, which is not explained: run the statement itself";
 
@@ -44,6 +45,18 @@ const RESET_SCHEMA_SQL: &str = "RESET search_path";
 
 /// Runs every statement of a script in order; the results of the last one go to `last`.
 pub(super) fn run_script(
+    session: &mut Session,
+    traces: Traces,
+    sql: &Sql,
+    cancel: &Cancel,
+    last: impl FnMut(QueryResult<'_>) -> Result<()>,
+) -> Result<u64> {
+    let outcome = run_statements(session, traces, sql, cancel, last);
+    pivots::forget(session, traces, &sql.text);
+    outcome
+}
+
+fn run_statements(
     session: &mut Session,
     traces: Traces,
     sql: &Sql,
@@ -62,13 +75,11 @@ pub(super) fn run_script(
         // Outside of it, what is to be all or nothing would be committed bit by bit.
         return Err(Error::TransactionFailed);
     }
-    let _watched = match &sql.progress {
-        Some(progress) => {
-            *dirty = true;
-            Some(progress.watch(connection)?)
-        }
-        None => None,
-    };
+    // In a transaction that has failed it cannot be watched, but rolled back.
+    let _watched = sql.progress.as_ref().and_then(|progress| {
+        *dirty = true;
+        progress.watch(connection).ok()
+    });
     let gate = Gate::new(&sql.text);
     let statement = |index, text, is_alone, expansion| Statement {
         connection,
@@ -99,7 +110,7 @@ pub(super) fn run_script(
     if count > 1 {
         check_several(traces, sql)?;
     }
-    let mut expansions = Expansions::find(connection, &sql.text, count)?;
+    let mut expansions = Expansions::find(connection, &sql.text, count, *transaction)?;
     let is_swap = *transaction == ClientTransaction::None && rename::is_swap(&sql.text);
     let mut alone = is_swap.then(|| rename::alone(connection));
     while number < count {
@@ -307,7 +318,9 @@ impl<'a> Statement<'a> {
             is_insecure = matches!(secured, Some(Err(_)));
             // Until the commit.
             let _secured = secured.transpose()?;
+            new_types::check(self.connection, kind, &self.sql.text, work.makes_schema)?;
             runs = true;
+            work.makes_schema |= contains_word(&self.sql.text, "schema");
             work.makes_index |= self.may_make_index();
             let alone = self.alone(kind);
             self.claim(renames, kind)?;
@@ -407,7 +420,7 @@ impl<'a> Statement<'a> {
         let says = |word| contains_word(&self.sql.text, word);
         let is_untold = match kind {
             StatementKind::Explain => says("analyze") || says("analyse"),
-            StatementKind::Other => says("execute") || says("copy"),
+            StatementKind::Call | StatementKind::Other => says("execute") || says("copy"),
             StatementKind::Definition => says("table") && says("as"),
             _ => false,
         };
@@ -472,8 +485,25 @@ impl<'a> Statement<'a> {
         Ok(())
     }
 
+    /// Whether it is a ROLLBACK for certain: a later one of a script may be taken for a COMMIT, which does no harm.
     fn rolls_back(&self) -> bool {
-        begins_with(&self.sql.text, &["rollback", "abort"])
+        let is_one = |mut first: Tokens<'_>| first.accept(&["rollback", "abort"]);
+        self.index == 0 && statements(&self.sql.text).next().is_some_and(is_one)
+    }
+
+    /// Whether it runs in a transaction of ours where the client has none. A SET does, for a variable may be given what a
+    /// query finds, and so does a CALL, which is planned as a query. But a CHECKPOINT, which DuckDB makes a CALL, does not.
+    fn belongs_in_transaction(&self, kind: StatementKind) -> bool {
+        match kind {
+            StatementKind::Select
+            | StatementKind::Rows
+            | StatementKind::Explain
+            | StatementKind::Definition
+            | StatementKind::Alteration
+            | StatementKind::Set => true,
+            StatementKind::Call => !contains_word(&self.sql.text, "checkpoint"),
+            _ => false,
+        }
     }
 
     /// The error of a statement that says it was interrupted although nobody did.
@@ -616,7 +646,7 @@ impl<'a> Statement<'a> {
             let _watch = self.cancel.watch(connection);
             let statement = self.prepare(script)?;
             let kind = statement.kind();
-            if !belongs_in_transaction(kind) {
+            if !self.belongs_in_transaction(kind) {
                 return Ok(None);
             }
             let defines = match kind {
@@ -627,6 +657,7 @@ impl<'a> Statement<'a> {
             };
             let renames = self.renames_table(kind)?;
             if defines {
+                new_types::check(connection, kind, &self.sql.text, false)?;
                 let indexes = self.connection.indexes();
                 defining = Some((
                     self.connection.definitions().read(),
@@ -670,7 +701,16 @@ impl<'a> Statement<'a> {
         } else {
             self.connection.parse(&self.sql.text)?.statement(self.index)
         };
-        Ok(statement.ok_or(Error::NoStatement)??)
+        let statement = statement.ok_or(Error::NoStatement)??;
+        let kind = statement.kind();
+        if matches!(
+            kind,
+            StatementKind::Definition | StatementKind::Alteration | StatementKind::Explain
+        ) {
+            self.gate.admit(kind)?;
+            check_replay(self.connection, kind, &self.sql.text)?;
+        }
+        Ok(statement)
     }
 
     fn run_prepared(
@@ -686,7 +726,7 @@ impl<'a> Statement<'a> {
             // What belongs in a transaction is committed by the COMMIT that ends it; anything else may be a COMMIT, which is
             // done once there is a result: a client may take long to read that.
             let mut under_way =
-                (!belongs_in_transaction(kind)).then(|| self.connection.commits().under_way());
+                (!self.belongs_in_transaction(kind)).then(|| self.connection.commits().under_way());
             let mut consume = |result: QueryResult<'_>| {
                 drop(under_way.take());
                 consume(result)
@@ -810,20 +850,6 @@ fn is_for_session(kind: StatementKind, sql: &str) -> bool {
         StatementKind::Definition | StatementKind::Explain => creates_temporary(sql),
         _ => false,
     }
-}
-
-/// Whether a statement of this kind runs in a transaction of ours where the client has none. A SET does, for a variable may be
-/// given what a query finds.
-fn belongs_in_transaction(kind: StatementKind) -> bool {
-    matches!(
-        kind,
-        StatementKind::Select
-            | StatementKind::Rows
-            | StatementKind::Explain
-            | StatementKind::Definition
-            | StatementKind::Alteration
-            | StatementKind::Set
-    )
 }
 
 /// Whether a script looks like a query. It saves planning other statements twice, and decides nothing else.

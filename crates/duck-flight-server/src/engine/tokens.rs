@@ -110,7 +110,7 @@ pub(super) fn contains_any_word(sql: &str, words: &[&str]) -> bool {
 }
 
 /// Whether a word stands anywhere in a script, be it in a text or a comment.
-fn stands_anywhere(sql: &str, word: &str) -> bool {
+pub(super) fn stands_anywhere(sql: &str, word: &str) -> bool {
     sql.split(|c: char| !c.is_alphanumeric() && c != '_')
         .any(|found| found.eq_ignore_ascii_case(word))
 }

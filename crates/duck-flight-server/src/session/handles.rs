@@ -174,6 +174,27 @@ impl<T: Clone> Handles<T> {
         removed.collect()
     }
 
+    /// All things. None of them is used now.
+    pub(super) fn all(&self) -> Vec<T> {
+        let entries = self.entries.lock();
+        entries.values().map(|entry| entry.value.clone()).collect()
+    }
+
+    /// Takes out what matches and has waited the longest, so many at the most.
+    pub(super) fn remove_oldest(&self, count: usize, matches: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut entries = self.entries.lock();
+        let matching = entries.iter().filter(|(_, entry)| matches(&entry.value));
+        let mut found: Vec<_> = matching
+            .map(|(handle, entry)| (entry.last_used, *handle))
+            .collect();
+        found.sort_unstable_by_key(|(last_used, _)| *last_used);
+        found.truncate(count);
+        let removed = found
+            .iter()
+            .filter_map(|(_, handle)| entries.remove(handle));
+        removed.map(|entry| entry.value).collect()
+    }
+
     /// Takes out what has expired; what is in use starts to wait anew.
     pub(crate) fn expire(&self, is_in_use: impl Fn(&T) -> bool) -> Vec<(Handle, T)> {
         let mut entries = self.entries.lock();

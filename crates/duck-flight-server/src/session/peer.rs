@@ -42,8 +42,13 @@ impl KnownPeer {
         std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&peer.0))
     }
 
+    /// What tells it apart from others that are known.
+    pub(super) fn address(&self) -> usize {
+        self.0.as_ptr().addr()
+    }
+
     /// Whether its connection is open, as far as the server knows.
-    fn is_connected(&self) -> bool {
+    pub(super) fn is_connected(&self) -> bool {
         self.0.strong_count() > 0
     }
 }

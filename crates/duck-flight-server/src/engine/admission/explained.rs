@@ -1,6 +1,6 @@
 //! What EXPLAIN explains: with ANALYZE it runs that, and DuckDB tells of an EXPLAIN only.
 
-use super::FILES;
+use super::{FILES, ascii_words};
 use crate::engine::ffi::StatementKind;
 use crate::engine::tokens::{Token, Tokens, is_certain, statements};
 
@@ -142,8 +142,10 @@ pub(super) fn kinds(sql: &str) -> Result<Vec<StatementKind>, &'static str> {
 
 /// Whether a script in doubt may have more EXPLAINs than are known of.
 fn may_explain_more(sql: &str, known: usize) -> bool {
-    let words = sql.to_ascii_lowercase().matches("explain").count();
-    words != known
+    ascii_words(sql)
+        .filter(|word| word.eq_ignore_ascii_case("explain"))
+        .count()
+        != known
 }
 
 #[cfg(test)]

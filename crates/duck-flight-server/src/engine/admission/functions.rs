@@ -142,6 +142,27 @@ pub(super) fn sets_seed(sql: &str) -> bool {
     })
 }
 
+/// The first of these functions, in lower case, that a script calls, or may call.
+pub(super) fn called<'n>(
+    sql: &str,
+    names: impl Iterator<Item = &'n str> + Clone,
+) -> Option<&'n str> {
+    let mut skips_left = MAX_COMMENT_SKIPS;
+    calls(sql).find_map(|call| match call {
+        Some(name) => {
+            let name = name.replace("\"\"", "\"");
+            let mut names = names.clone();
+            names.find(|other| name.eq_ignore_ascii_case(other))
+        }
+        None => {
+            let sql = sql.to_ascii_lowercase();
+            let is_any = sql.contains("u&\"");
+            let mut names = names.clone();
+            names.find(|name| is_any || may_call(&sql, name, &mut skips_left))
+        }
+    })
+}
+
 /// The names of the functions that a script calls, as they are written. The last one is `None` in doubt: then others may
 /// follow.
 fn calls(sql: &str) -> Calls<'_> {

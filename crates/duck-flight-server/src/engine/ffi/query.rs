@@ -36,6 +36,8 @@ pub(crate) enum StatementKind {
     Attach,
     /// `PREPARE`, which keeps a plan in the session.
     Prepare,
+    /// `CALL` of a table function or macro, and `CHECKPOINT`.
+    Call,
     /// Anything else: may leave traces in the session (`USE`).
     Other,
 }
@@ -164,6 +166,7 @@ impl<'a> Prepared<'a> {
             | ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_VARIABLE_SET => StatementKind::Set,
             ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_PRAGMA => StatementKind::Pragma,
             ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_PREPARE => StatementKind::Prepare,
+            ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_CALL => StatementKind::Call,
             _ => StatementKind::Other,
         }
     }

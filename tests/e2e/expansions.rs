@@ -1,0 +1,103 @@
+//! What DuckDB makes several statements of: an ADD COLUMN with a default that is no literal, and a PIVOT.
+
+use duck_tests::{SqlClient, TestServer, assert_refused};
+use tonic::Code;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_of_which_it_is_in_doubt_what_it_is_made_of_leaves_no_transaction_open() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client
+        .execute("CREATE TABLE t AS SELECT range AS i FROM range(30000)")
+        .await;
+    let mut session = client.session().await;
+    for sql in [
+        "ALTER TABLE t ADD COLUMN größe BOOLEAN DEFAULT false; SELECT 1",
+        "ALTER TABLE t ADD COLUMN größe VARCHAR DEFAULT concat('a;', 'b')",
+        "ALTER TABLE t ADD COLUMN größe INTEGER DEFAULT ('x'::INTEGER) /* ; */",
+        "SELECT 1 AS größe; CREATE TABLE wide AS PIVOT t ON i USING count(*)",
+    ] {
+        let refused = session.update(sql, None).await;
+        assert_refused(refused, Code::Unimplemented, &["alone", "quotes"]);
+        session
+            .update("INSERT INTO t VALUES (-1)", None)
+            .await
+            .unwrap();
+        assert_eq!(
+            client.execute("DELETE FROM t WHERE i = -1").await,
+            1,
+            "{sql}"
+        );
+    }
+    for sql in [
+        "ALTER TABLE t ADD COLUMN \"größe\" BOOLEAN DEFAULT false; SELECT 1",
+        "ALTER TABLE t ADD COLUMN breite VARCHAR DEFAULT concat('a;', 'b')",
+        "ALTER TABLE t ADD COLUMN höhe VARCHAR DEFAULT concat('a', 'b')",
+        "SELECT größe FROM t LIMIT 1; ALTER TABLE t RENAME höhe TO tiefe",
+    ] {
+        session.update(sql, None).await.expect(sql);
+    }
+    let found = client.rows("SELECT DISTINCT * EXCLUDE (i) FROM t").await;
+    assert_eq!(found, ["false|a;b|ab"]);
+    server.shutdown().await;
+}
+
+/// DuckDB gives the database up where it is to do both at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nested_column_with_a_default_is_refused_whatever_its_name() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client
+        .execute("CREATE TABLE t AS SELECT range AS i FROM range(50000)")
+        .await;
+    for sql in [
+        "ALTER TABLE t ADD COLUMN größe INTEGER[] DEFAULT [1]",
+        "ALTER TABLE t ADD COLUMN größe STRUCT(a INTEGER) DEFAULT {'a': 1}",
+        "ALTER TABLE t ADD COLUMN IF NOT EXISTS größe INTEGER[] DEFAULT [1] -- ;",
+    ] {
+        let refused = client.try_execute(sql).await;
+        assert_refused(refused, Code::Unimplemented, &[]);
+    }
+    assert_eq!(client.count("t").await, 50_000);
+    server.shutdown().await;
+}
+
+async fn pivot_types(session: &mut SqlClient) -> Vec<String> {
+    let types = "SELECT count(*) FROM duckdb_types() WHERE type_name LIKE '%pivot%'";
+    session.rows(types, None).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pivot_leaves_nothing_in_its_session() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client
+        .execute("CREATE TABLE t AS SELECT range % 3 AS i FROM range(30)")
+        .await;
+    let mut session = client.session().await;
+    session
+        .update("CREATE TEMP TYPE my_pivot AS ENUM ('a')", None)
+        .await
+        .unwrap();
+    let pivot = "PIVOT t ON i USING count(*)";
+    for _ in 0..3 {
+        assert_eq!(session.rows(pivot, None).await, ["10|10|10"]);
+    }
+    assert_eq!(pivot_types(&mut session).await, ["1"]);
+    session.update("BEGIN", None).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(session.rows(pivot, None).await, ["10|10|10"]);
+    }
+    session.update("COMMIT", None).await.unwrap();
+    assert_eq!(pivot_types(&mut session).await, ["1"]);
+    let transaction = session.begin().await.unwrap();
+    let found = session.rows(pivot, Some(&transaction)).await;
+    assert_eq!(found, ["10|10|10"]);
+    session.roll_back(&transaction).await.unwrap();
+    session
+        .update("PIVOT t ON i USING error('no')", None)
+        .await
+        .unwrap_err();
+    assert_eq!(pivot_types(&mut session).await, ["1"]);
+    server.shutdown().await;
+}
