@@ -3,6 +3,7 @@
 //!
 //! - [`kill`]: loaders of every kind write while the server is killed again and again;
 //! - [`faults`]: a shim under the server makes its reads and writes of files fail, as a bad disk does;
+//! - [`heavy`]: so do they in the middle of large units, of changes by key, of statements and of what spills;
 //! - [`steps`]: the server is killed at every single step of a checkpoint, of a start and of its end;
 //! - [`taken_over`]: a checkpoint is done, and its log not yet removed;
 //! - [`cut_off`]: checkpoints are cut off one after the other;
@@ -12,6 +13,7 @@
 
 mod cut_off;
 mod faults;
+mod heavy;
 mod index;
 mod kill;
 mod latest;
