@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tonic::Code;
 
 use crate::shim::{DATABASE, Disk, EACCES, EIO, ENOSPC, EROFS, LOG, Ledger, MARK};
+use crate::ways::Way;
 
 /// More units than any fault lets through.
 const UNITS: usize = 20;
@@ -191,7 +192,7 @@ async fn half_a_unit_that_cannot_be_cut_off_the_log_ends_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_is_full_now_and_then_harms_no_loader() {
+async fn a_disk_that_is_full_now_and_then_harms_nobody() {
     let disk = Disk::new();
     let (server, client, mut ledger) = loaded(&disk).await;
     let refusals = Arc::new(AtomicU64::new(0));
@@ -199,9 +200,14 @@ async fn a_disk_that_is_full_now_and_then_harms_no_loader() {
     let load = |index: i64| {
         let (client, is_over) = (client.clone(), is_over.clone());
         let (refusals, mut ledger) = (refusals.clone(), Ledger::starting_at(index * 1_000_000));
+        // Commits of statements take no turn.
+        let (way, rows) = match index % 2 {
+            0 => (Way::Put, 10),
+            _ => (Way::Statement, 300),
+        };
         tokio::spawn(async move {
             while !is_over.load(Ordering::Relaxed) {
-                if let Err(status) = ledger.append(&client, 10).await {
+                if let Err(status) = ledger.append_by(way, &client, rows).await {
                     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
                     refusals.fetch_add(1, Ordering::Relaxed);
                 }
