@@ -10,25 +10,26 @@ use duck_tests::{Answer, Client, Exit, ServerProcess, soon};
 use tempfile::TempDir;
 use tonic::Code;
 
-use crate::shim::{DATABASE, Disk, EACCES, EIO, ENOSPC, EROFS, LOG, Ledger};
+use crate::shim::{DATABASE, Disk, EACCES, EIO, ENOSPC, EROFS, LOG, Ledger, MARK};
+use crate::ways::Way;
 
 /// More units than any fault lets through.
 const UNITS: usize = 20;
 
 /// Rows that go into the log, as many as do so at most, and rows that a commit writes into the database file.
-const SMALL: i64 = 1000;
+pub(crate) const SMALL: i64 = 1000;
 const ALMOST_FULL_GROUP: i64 = 20_000;
 const FULL_GROUP: i64 = 130_000;
 
 /// How often a disk that should fail is looked at.
 const LOOK: Duration = Duration::from_millis(3);
 
-fn new_directory() -> TempDir {
+pub(crate) fn new_directory() -> TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
 
 /// A server on a good disk, with some rows in its log.
-async fn loaded(disk: &Disk) -> (ServerProcess, Client, Ledger) {
+pub(crate) async fn loaded(disk: &Disk) -> (ServerProcess, Client, Ledger) {
     let server = disk.start(new_directory());
     let client = server.client().await;
     let mut ledger = Ledger::default();
@@ -48,7 +49,7 @@ async fn refusal(ledger: &mut Ledger, client: &Client, rows: i64) -> tonic::Stat
 
 /// Asserts that a refusal tells a loader to try again, and why; or that the server has ended, which leaves the unit's fate
 /// open, and says why.
-fn assert_retriable(status: &tonic::Status, server: &mut ServerProcess) {
+pub(crate) fn assert_retriable(status: &tonic::Status, server: &mut ServerProcess) {
     if is_broken_connection(status) || status.code() == Code::Unknown {
         assert_ended_with_reason(&server.wait());
         return;
@@ -67,14 +68,18 @@ fn is_broken_connection(status: &tonic::Status) -> bool {
 }
 
 /// Asserts that a server has ended by itself, and said why.
-fn assert_ended_with_reason(exit: &Exit) {
+pub(crate) fn assert_ended_with_reason(exit: &Exit) {
     assert!(exit.code.is_some_and(|code| code != 0), "{exit:?}");
     let reason = exit.stderr.lines().any(|line| line.starts_with("error: "));
     assert!(reason, "no reason: {exit:?}");
 }
 
 /// Restarts a server on a disk that is good again, and finds everything.
-async fn assert_restart_serves_everything(disk: &Disk, server: ServerProcess, ledger: &mut Ledger) {
+pub(crate) async fn assert_restart_serves_everything(
+    disk: &Disk,
+    server: ServerProcess,
+    ledger: &mut Ledger,
+) {
     disk.heal();
     let server = disk.start(server.kill());
     let client = server.client().await;
@@ -187,7 +192,7 @@ async fn half_a_unit_that_cannot_be_cut_off_the_log_ends_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_is_full_now_and_then_harms_no_loader() {
+async fn a_disk_that_is_full_now_and_then_harms_nobody() {
     let disk = Disk::new();
     let (server, client, mut ledger) = loaded(&disk).await;
     let refusals = Arc::new(AtomicU64::new(0));
@@ -195,9 +200,14 @@ async fn a_disk_that_is_full_now_and_then_harms_no_loader() {
     let load = |index: i64| {
         let (client, is_over) = (client.clone(), is_over.clone());
         let (refusals, mut ledger) = (refusals.clone(), Ledger::starting_at(index * 1_000_000));
+        // Commits of statements take no turn.
+        let (way, rows) = match index % 2 {
+            0 => (Way::Put, 10),
+            _ => (Way::Statement, 300),
+        };
         tokio::spawn(async move {
             while !is_over.load(Ordering::Relaxed) {
-                if let Err(status) = ledger.append(&client, 10).await {
+                if let Err(status) = ledger.append_by(way, &client, rows).await {
                     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
                     refusals.fetch_add(1, Ordering::Relaxed);
                 }
@@ -280,25 +290,59 @@ async fn a_checkpoint_of_the_servers_own_that_fails_ends_the_server() {
     assert_restart_serves_everything(&disk, server, &mut ledger).await;
 }
 
+/// Without its mark a server would not see that its log was cut.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_whose_files_cannot_be_written_says_so_and_does_not_start() {
-    for action in [EACCES, EROFS] {
+async fn a_server_whose_files_cannot_be_used_says_so_and_does_not_start() {
+    for (call, file, action) in [
+        ("open", DATABASE, EACCES),
+        ("open", DATABASE, EROFS),
+        ("open", MARK, EACCES),
+        ("read", MARK, EIO),
+        ("read", LOG, EIO),
+    ] {
         let disk = Disk::new();
         let (server, client, mut ledger) = loaded(&disk).await;
         client.execute("CHECKPOINT").await;
         ledger.append_all(&client, 3, SMALL).await;
         let mut directory = server.kill();
-        disk.fail("open", DATABASE, action);
+        let log = directory.path().join("test.db.wal");
+        let before = std::fs::read(&log).expect("a log");
+        disk.fail(call, file, action);
         let exit;
         (directory, exit) = disk
             .try_start(directory)
-            .expect_err("it cannot write its database");
+            .expect_err("it cannot use its files");
+        assert!(disk.failures() > 0);
         assert_ended_with_reason(&exit);
-        assert!(exit.stderr.contains(DATABASE), "{exit:?}");
+        assert!(exit.stderr.contains(file), "{call} {file}: {exit:?}");
         disk.heal();
+        assert!(std::fs::read(&log).is_ok_and(|log| log == before));
         let server = disk.start(directory);
         assert_restart_serves_everything(&disk, server, &mut ledger).await;
     }
+}
+
+/// What cannot be read is an error, never fewer rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_of_rows_that_cannot_be_read_fails_until_they_can_be() {
+    let disk = Disk::new();
+    let (server, client, mut ledger) = loaded(&disk).await;
+    ledger.append_all(&client, 2, FULL_GROUP).await;
+    let mut server = disk.start(server.stop());
+    let client = server.client().await;
+    disk.fail("read", DATABASE, EIO);
+    let error = ledger.difference(&client).await.expect_err("a bad disk");
+    assert!(
+        disk.failures() > 0 && !error.message().is_empty(),
+        "{error:?}"
+    );
+    disk.heal();
+    if server.is_alive() {
+        ledger.assert_kept(&client).await;
+    } else {
+        assert_ended_with_reason(&server.wait());
+    }
+    assert_restart_serves_everything(&disk, server, &mut ledger).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -309,10 +353,8 @@ async fn a_log_that_cannot_be_opened_refuses_units_and_loses_nothing() {
     client.execute("CHECKPOINT").await;
     disk.fail("open", LOG, EROFS);
     let refused = ledger.append(&client, SMALL).await;
-    if disk.failures() > 0 {
-        let refused = refused.expect_err("there is no log");
-        assert_retriable(&refused, &mut server);
-    }
+    assert!(disk.failures() > 0);
+    assert_retriable(&refused.expect_err("there is no log"), &mut server);
     assert_restart_serves_everything(&disk, server, &mut ledger).await;
 }
 
@@ -345,6 +387,7 @@ async fn a_server_starts_on_a_full_disk_or_says_why_not() {
                 disk.start(directory)
             }
         };
+        assert!(disk.failures() > 0);
         assert_restart_serves_everything(&disk, server, &mut ledger).await;
     }
 }

@@ -1,10 +1,11 @@
 //! Loaders of every kind write while the server is killed again and again.
 //!
 //! `DUCK_CRASH_KILLS` says how often (25), `DUCK_CRASH_SEED` with which dice, `DUCK_CRASH_LOADERS` with which
-//! loaders, by their tables' names separated by commas (all). The seed repeats what is sent and when kills are
+//! loaders, by their names separated by commas (all). The seed repeats what is sent and when kills are
 //! planned; what the threads do between is the machine's.
 
-use std::error::Error;
+use std::collections::HashSet;
+use std::mem::discriminant;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -15,12 +16,15 @@ use rand::{RngExt, SeedableRng};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
+use crate::latest::{Latest, Replacing};
 use crate::loader::{Loader, drive};
 use crate::plain::Plain;
+use crate::plan::Plan;
 use crate::producer::{Producer, Source};
-use crate::sources::{Append, Bulk, Changes, Delete, Evolve, Rejects, Upsert};
-use crate::table::Trouble;
-use crate::world::World;
+use crate::sources::{Append, Bulk, Changes, Delete, Evolve, Rejects, Upsert, Wide};
+use crate::table::{Part, Trouble};
+use crate::ways::Way;
+use crate::world::{Counts, World};
 
 const KILLS: u32 = 25;
 
@@ -28,72 +32,13 @@ const KILLS: u32 = 25;
 const LONGEST_LIFE: Duration = Duration::from_secs(2);
 
 /// How long loaders may take to come to their end.
-const END: Duration = Duration::from_secs(60);
+const END: Duration = Duration::from_secs(120);
 
-/// What the kill of a life waits for, before a moment more.
-#[derive(Debug, Clone, Copy)]
-enum Plan {
-    /// So many units acknowledged.
-    Acks(u64),
-    /// A checkpoint that a client has asked for, after so many units.
-    Checkpoint(u64),
-    /// A unit that changes its table's schema.
-    Evolution,
-    /// A unit too large for the buffer.
-    LargeUnit,
-}
+/// In every other life the server has a small buffer, to which units of some MiB are large.
+const FLAGS: [&[&str]; 2] = [&[], &["--ingest-buffer", "4MiB"]];
 
-impl Plan {
-    fn throw(dice: &mut Xoshiro256PlusPlus) -> Self {
-        match dice.random_range(0..8) {
-            0..3 => Self::Acks(dice.random_range(1..800)),
-            3..5 => Self::Checkpoint(dice.random_range(1..400)),
-            5..7 => Self::Evolution,
-            _ => Self::LargeUnit,
-        }
-    }
-
-    /// Waits for what the plan says; what it began goes on.
-    async fn wait(self, world: &World, client: &Client) {
-        let before = world.counts();
-        match self {
-            Self::Acks(count) => world.until(|now| now.acks >= before.acks + count).await,
-            Self::Checkpoint(count) => {
-                world.until(|now| now.acks >= before.acks + count).await;
-                tokio::spawn(checkpoint(client.clone(), world.clone()));
-            }
-            Self::Evolution => {
-                let next = before.evolutions + 1;
-                world.until(|now| now.evolutions >= next).await;
-            }
-            Self::LargeUnit => {
-                world
-                    .until(|now| now.large_units > before.large_units)
-                    .await;
-            }
-        }
-    }
-
-    /// The longest moment between what the plan waits for and the kill.
-    fn longest_delay(self) -> Duration {
-        match self {
-            Self::Evolution => Duration::from_millis(15),
-            Self::Acks(_) | Self::Checkpoint(_) => Duration::from_millis(100),
-            Self::LargeUnit => Duration::from_millis(150),
-        }
-    }
-}
-
-/// Asks for a checkpoint until there is one, or no server: a transaction that changes rows is in its way.
-async fn checkpoint(client: Client, world: World) {
-    loop {
-        match client.try_execute("CHECKPOINT").await {
-            Ok(_) => return world.count(|counts| counts.checkpoints += 1),
-            Err(status) if status.source().is_some() => return,
-            Err(_) => tokio::task::yield_now().await,
-        }
-    }
-}
+/// So many rows fill a row group, and begin another.
+const FULL_GROUP: i64 = 25_000;
 
 /// What the environment says.
 struct Settings {
@@ -134,20 +79,46 @@ impl Settings {
 
     fn loaders(&self) -> Vec<Box<dyn Loader>> {
         let seed = self.seed;
-        let mut all: Vec<Box<dyn Loader>> = vec![
-            Box::new(Plain::new("plain_stream", Commit::Stream, seed)),
-            Box::new(Plain::new("plain_batch", Commit::Batch, seed)),
-            produced(Append::new("appended_stream", Commit::Stream, seed)),
-            produced(Append::new("appended_batch", Commit::Batch, seed)),
-            produced(Upsert(seed)),
-            produced(Changes(seed)),
-            produced(Delete),
-            produced(Evolve),
-            produced(Rejects(seed)),
+        let plain = |part, way| -> Box<dyn Loader> { Box::new(Plain::new(part, way, seed)) };
+        let latest = |table, replacing| -> Box<dyn Loader> {
+            Box::new(Latest::new(table, replacing, FULL_GROUP))
+        };
+        let shared = |loader, number| Part::of("shared", loader, number);
+        let mut all = vec![
+            plain(Part::all_of("plain_stream"), Way::Put),
+            plain(Part::all_of("plain_batch"), Way::Batches),
+            plain(Part::all_of("ingested"), Way::Ingest),
+            plain(Part::all_of("transacted"), Way::Transaction),
+            plain(Part::all_of("prepared"), Way::Prepared),
+            plain(Part::all_of("inserted"), Way::Statement),
+            // Several on one table, whose units share commits.
+            plain(shared("shared_plain", 0), Way::Put),
+            produced(Append::new(shared("shared_1", 1), Commit::Stream, seed)),
+            produced(Append::new(shared("shared_2", 2), Commit::Batch, seed)),
+            produced(Append::new(shared("shared_3", 3), Commit::Batch, seed ^ 1)),
+            latest("remade", Replacing::Table),
+            latest("renewed", Replacing::Upsert),
             produced(Bulk::Groups),
             produced(Bulk::Large),
             produced(Bulk::Wide),
+            produced(Wide::Upsert),
+            produced(Wide::Changes),
+            produced(Wide::Rejects),
+            produced(Wide::Evolve),
         ];
+        for (commit, appended) in [
+            (Commit::Stream, "appended_stream"),
+            (Commit::Batch, "appended_batch"),
+        ] {
+            all.extend([
+                produced(Append::new(Part::all_of(appended), commit, seed)),
+                produced(Upsert::new(commit, seed)),
+                produced(Changes::new(commit, seed)),
+                produced(Delete(commit)),
+                produced(Evolve(commit)),
+                produced(Rejects::new(commit, seed)),
+            ]);
+        }
         if let Some(names) = &self.loaders {
             all.retain(|loader| names.split(',').any(|name| name == loader.name()));
         }
@@ -184,15 +155,17 @@ async fn what_was_acknowledged_survives_every_kill_once() {
         set_up.unwrap_or_else(|error| panic!("set up {}: {error:?}", loader.name()));
         loaders.spawn(drive(loader, world.clone()));
     }
-    world.up(server.address());
+    let mut plan = Plan::of(0, &mut dice);
+    world.up(server.address(), plan.is_calm());
     let start = Instant::now();
-    for kill in 1..=settings.kills {
-        let plan = Plan::throw(&mut dice);
-        let delay = dice.random_range(0..plan.longest_delay().as_micros());
-        let delay = Duration::from_micros(u64::try_from(delay).expect("short"));
+    let mut met = HashSet::new();
+    for (kill, flags) in (1..=settings.kills).zip(FLAGS.into_iter().cycle()) {
+        let delay = plan.delay(&mut dice);
         let client = server.client().await;
         tokio::select! {
-            () = live(&world, &client, plan, delay) => {}
+            is_met = live(&world, &client, plan, delay) => {
+                met.extend(is_met.then(|| discriminant(&plan)));
+            }
             Some(ended) = loaders.join_next() => fail(ended, &server),
         }
         assert!(server.is_alive(), "it ended by itself: {}", server.stderr());
@@ -203,8 +176,7 @@ async fn what_was_acknowledged_survives_every_kill_once() {
             kill_while_it_starts(&directory, delay).await;
         }
         let opening = Instant::now();
-        server = ServerProcess::start_in(directory, &[]);
-        world.up(server.address());
+        server = ServerProcess::start_in(directory, flags);
         eprintln!(
             "crash: {:6.1} s, restart {kill} of {} in {:3} ms, {} acks so far, killed at {plan:?}",
             start.elapsed().as_secs_f64(),
@@ -212,20 +184,40 @@ async fn what_was_acknowledged_survives_every_kill_once() {
             opening.elapsed().as_millis(),
             world.counts().acks,
         );
+        plan = Plan::of(kill, &mut dice);
+        world.up(server.address(), plan.is_calm() && kill < settings.kills);
     }
-    eprintln!("crash: {:?}", world.counts());
     world.end();
     let loaders = finish(loaders, &server).await;
+    eprintln!("crash: {:?}", world.counts());
+    for loader in &loaders {
+        eprintln!("crash: {}: {}", loader.name(), loader.progress());
+    }
+    if settings.loaders.is_none() && settings.kills >= KILLS {
+        assert_eq!(met.len(), Plan::KINDS, "no kill as planned: {met:?}");
+        assert_tested(&loaders, world.counts());
+    }
     check_all(loaders, server).await;
 }
 
-/// A life of the server, up to the moment of its kill.
-async fn live(world: &World, client: &Client, plan: Plan, delay: Duration) {
-    tokio::time::timeout(LONGEST_LIFE, plan.wait(world, client))
-        .await
-        .ok();
+/// A life of the server, up to the moment of its kill; answers whether that is as planned.
+async fn live(world: &World, client: &Client, plan: Plan, delay: Duration) -> bool {
+    let planned = tokio::time::timeout(LONGEST_LIFE, plan.wait(world, client)).await;
     // Chance chooses the moment: that is what this test is for.
     tokio::time::sleep(delay).await;
+    planned.is_ok()
+}
+
+/// Asserts that there was something to lose, of every loader.
+fn assert_tested(loaders: &[Box<dyn Loader>], counts: Counts) {
+    assert!(counts.checkpoints > 0, "{counts:?}");
+    let mut duplicates = 0;
+    for loader in loaders {
+        let progress = loader.progress();
+        assert!(progress.committed > 0, "{}: {progress}", loader.name());
+        duplicates += progress.duplicates;
+    }
+    assert!(duplicates > 0, "nothing was sent again");
 }
 
 /// Kills a server that has just begun to replay its log.
@@ -279,9 +271,6 @@ async fn check_all(mut loaders: Vec<Box<dyn Loader>>, mut server: ServerProcess)
     check_each(&mut loaders, &server).await;
     server = ServerProcess::start_in(server.stop(), &[]);
     check_each(&mut loaders, &server).await;
-    for loader in &loaders {
-        eprintln!("crash: {}", loader.progress());
-    }
 }
 
 async fn check_each(loaders: &mut [Box<dyn Loader>], server: &ServerProcess) {

@@ -1,5 +1,6 @@
 //! What all loaders have in common: they load, lose their server, check what the next one has, and go on.
 
+use std::fmt;
 use std::time::Duration;
 
 use duck_tests::{Client, soon};
@@ -12,10 +13,10 @@ use crate::world::{Life, World};
 const TRIES: u32 = 50;
 const RETRY_STEP: Duration = Duration::from_millis(5);
 
-/// A client that writes to one table, alone, and knows what must be in it.
+/// A client that writes to a table, and knows what must be in it, or in its part of it.
 #[tonic::async_trait]
 pub(crate) trait Loader: Send {
-    /// Its name, which is also its table's.
+    /// Its name, which no other has.
     fn name(&self) -> &str;
 
     /// Prepares what it needs, once, on a server nobody kills yet.
@@ -27,11 +28,34 @@ pub(crate) trait Loader: Send {
     /// Loads until the life of the server ends, or it has done enough in it.
     async fn load(&mut self, client: &Client, life: &Life) -> Result<(), Trouble>;
 
-    /// How far it has come.
-    fn progress(&self) -> String;
+    fn progress(&self) -> Progress;
 }
 
-/// Runs a loader through all lives of the server.
+/// How far a loader has come.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Progress {
+    /// Units that it has sent, and that it knows to be committed.
+    pub(crate) sent: u64,
+    pub(crate) committed: u64,
+    /// Units that it has sent again and that were acknowledged as duplicates.
+    pub(crate) duplicates: u64,
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            sent,
+            committed,
+            duplicates,
+        } = self;
+        write!(
+            formatter,
+            "{committed} units committed, {sent} sent, {duplicates} duplicates"
+        )
+    }
+}
+
+/// Runs a loader through all lives of the server, the last of which nobody ends before it has done its share.
 pub(crate) async fn drive(
     mut loader: Box<dyn Loader>,
     world: World,

@@ -3,6 +3,7 @@
 //!
 //! - [`kill`]: loaders of every kind write while the server is killed again and again;
 //! - [`faults`]: a shim under the server makes its reads and writes of files fail, as a bad disk does;
+//! - [`heavy`]: so do they in the middle of large units, of changes by key, of statements and of what spills;
 //! - [`steps`]: the server is killed at every single step of a checkpoint, of a start and of its end;
 //! - [`taken_over`]: a checkpoint is done, and its log not yet removed;
 //! - [`alter`]: tables are altered and renamed while rows come in, before a kill;
@@ -17,12 +18,15 @@
 mod alter;
 mod cut_off;
 mod faults;
+mod heavy;
 mod index;
 mod kill;
+mod latest;
 mod loader;
 mod log;
 mod model;
 mod plain;
+mod plan;
 mod producer;
 mod put;
 mod replayed_alter;
@@ -33,4 +37,5 @@ mod sources;
 mod steps;
 mod table;
 mod taken_over;
+mod ways;
 mod world;

@@ -1,14 +1,14 @@
 //! Any interleaving of puts, retries, kills and schema changes equals a model in memory.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod table;
 
-use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
-use duck_flight_protocol::{Ack, Commit, Mode, PutOptions, SchemaMode};
+use duck_flight_protocol::{Ack, Commit, Mode, OnError, PutOptions, SchemaMode};
 use duck_tests::{Client, ServerProcess, soon};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use tonic::Code;
 
+use self::table::{Late, Row, Table, Unit, one_of_each_key, orders};
 use crate::put::Put;
 
 /// Few cases by default, for each starts servers; `PROPTEST_CASES` says otherwise.
@@ -20,31 +20,13 @@ const KEYS: i64 = 6;
 /// The two tables: rows of one are told apart by their key, the other one takes them as they come.
 const TABLES: [&str; 2] = ["keyed", "heap"];
 
-/// A row as it is sent: what to do, its key, its value, and the value of the column that comes later.
-#[derive(Debug, Clone, Copy)]
-struct Row {
-    deletes: bool,
-    key: i64,
-    value: i64,
-    late: Option<i32>,
-}
-
+/// What one producer sends at a time.
 #[derive(Debug, Clone)]
-struct Unit {
-    sequence: u64,
+struct Sent {
     mode: Mode,
-    rows: Vec<Row>,
-    /// The type of the late column in this unit, where it has one.
-    late: Late,
-}
-
-/// What the late column of a table has become.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum Late {
-    #[default]
-    Missing,
-    Int,
-    BigInt,
+    units: Vec<Vec<Row>>,
+    commit: Commit,
+    rejects: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -53,11 +35,20 @@ enum Step {
     Put {
         table: usize,
         producer: usize,
-        mode: Mode,
-        units: Vec<Vec<Row>>,
-        commit: Commit,
+        sent: Sent,
         /// The server is killed before the acks are read; then all units are sent again.
         is_cut: bool,
+    },
+    /// New units of both producers for one table, at once.
+    Together {
+        table: usize,
+        sent: [Sent; 2],
+    },
+    /// New units of one producer, which begins with one put and goes on with another one.
+    Fence {
+        table: usize,
+        producer: usize,
+        sent: Sent,
     },
     /// The last units of a producer once more.
     Again {
@@ -73,17 +64,24 @@ enum Step {
 }
 
 fn rows() -> impl Strategy<Value = Vec<Row>> {
-    let row = (any::<bool>(), 0..KEYS, 0..1000_i64, any::<Option<i32>>());
-    let row = row.prop_map(|(deletes, key, value, late)| Row {
+    let row = (
+        any::<bool>(),
+        0..KEYS,
+        0..1000_i64,
+        prop::bool::weighted(0.3),
+        any::<Option<i32>>(),
+    );
+    let row = row.prop_map(|(deletes, key, value, is_bad, late)| Row {
         deletes,
         key,
         value,
+        is_bad,
         late,
     });
     vec(row, 1..6)
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn sent() -> impl Strategy<Value = Sent> {
     let mode = prop_oneof![
         Just(Mode::Append),
         Just(Mode::Upsert),
@@ -91,25 +89,36 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         Just(Mode::Changes)
     ];
     let commit = prop_oneof![Just(Commit::Stream), Just(Commit::Batch)];
-    let put = (
-        0..2_usize,
-        0..2_usize,
-        mode,
-        vec(rows(), 1..4),
-        commit,
-        prop::bool::weighted(0.2),
-    );
-    let put = put.prop_map(|(table, producer, mode, units, commit, is_cut)| Step::Put {
-        table,
-        producer,
+    let sent = (mode, vec(rows(), 1..4), commit, prop::bool::weighted(0.3));
+    sent.prop_map(|(mode, units, commit, rejects)| Sent {
         mode,
         units,
         commit,
+        rejects,
+    })
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let who = || (0..2_usize, 0..2_usize);
+    let put = (who(), sent(), prop::bool::weighted(0.2));
+    let put = put.prop_map(|((table, producer), sent, is_cut)| Step::Put {
+        table,
+        producer,
+        sent,
         is_cut,
+    });
+    let together = (0..2_usize, [sent(), sent()]);
+    let fence = (who(), sent());
+    let fence = fence.prop_map(|((table, producer), sent)| Step::Fence {
+        table,
+        producer,
+        sent,
     });
     let step = prop_oneof![
         8 => put,
-        2 => (0..2_usize, 0..2_usize).prop_map(|(table, producer)| Step::Again { table, producer }),
+        4 => together.prop_map(|(table, sent)| Step::Together { table, sent }),
+        2 => fence,
+        2 => who().prop_map(|(table, producer)| Step::Again { table, producer }),
         2 => (0..2_usize).prop_map(|table| Step::Evolve { table }),
         1 => Just(Step::Checkpoint),
         1 => Just(Step::Kill),
@@ -117,90 +126,22 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     vec(step, 4..20)
 }
 
-/// A table as it must be: its rows in order, and how far each producer has come.
-#[derive(Debug, Default)]
-struct Table {
-    exists: bool,
-    rows: Vec<(i64, i64, Option<i32>)>,
-    late: Late,
-    /// The schema the next units have.
-    next: Late,
-    sequences: [u64; 2],
-    /// What each producer sent last.
-    sent: [Vec<Unit>; 2],
-}
-
-impl Table {
-    fn apply(&mut self, unit: &Unit) {
-        self.exists = true;
-        self.late = self.late.max(unit.late);
-        for row in &unit.rows {
-            if unit.mode != Mode::Append {
-                self.rows.retain(|(key, ..)| *key != row.key);
-            }
-            if unit.mode != Mode::Delete && !(unit.mode == Mode::Changes && row.deletes) {
-                let late = row.late.filter(|_| unit.late > Late::Missing);
-                self.rows.push((row.key, row.value, late));
-            }
-        }
-    }
-
-    /// The rows as SQL shows them.
-    fn shown(&self) -> Vec<String> {
-        let mut rows = self.rows.clone();
-        // NULL comes last, as in DuckDB.
-        rows.sort_by_key(|(key, value, late)| (*key, *value, late.is_none(), *late));
-        let late = |late: Option<i32>| late.map_or("NULL".into(), |late| late.to_string());
-        let shown = rows.into_iter().map(|(key, value, x)| match self.late {
-            Late::Missing => format!("{key}|{value}"),
-            Late::Int | Late::BigInt => format!("{key}|{value}|{}", late(x)),
-        });
-        shown.collect()
-    }
-}
-
-fn batch_of(unit: &Unit) -> RecordBatch {
-    let longs = |value: fn(&Row) -> i64| -> ArrayRef {
-        Arc::new(Int64Array::from_iter_values(unit.rows.iter().map(value)))
-    };
-    let mut columns = vec![("k", longs(|row| row.key))];
-    if unit.mode != Mode::Delete {
-        columns.push(("v", longs(|row| row.value)));
-        let late = unit.rows.iter().map(|row| row.late);
-        match unit.late {
-            Late::Missing => {}
-            Late::Int => columns.push(("late", Arc::new(Int32Array::from_iter(late)))),
-            Late::BigInt => {
-                let late = Int64Array::from_iter(late.map(|late| late.map(i64::from)));
-                columns.push(("late", Arc::new(late)));
-            }
-        }
-    }
-    if unit.mode == Mode::Changes {
-        let ops = unit
-            .rows
-            .iter()
-            .map(|row| if row.deletes { "D" } else { "I" });
-        columns.push(("op", Arc::new(StringArray::from_iter_values(ops))));
-    }
-    // Nullable whether this batch has a NULL or not: all batches of a put have one schema.
-    let columns = columns
-        .into_iter()
-        .map(|(name, column)| (name, column, true));
-    RecordBatch::try_from_iter_with_nullable(columns).expect("columns of one length")
-}
-
-fn options(table: usize, producer: usize, mode: Mode, commit: Commit) -> PutOptions {
+fn options(table: usize, producer: usize, unit: &Unit, commit: Commit) -> PutOptions {
     PutOptions {
-        mode,
+        mode: unit.mode,
         commit,
         // Deletes change no table.
-        schema: match mode {
+        schema: match unit.mode {
             Mode::Delete => SchemaMode::Match,
             _ => SchemaMode::Evolve,
         },
-        key: (mode != Mode::Append).then(|| vec!["k".into()]),
+        key: (unit.mode != Mode::Append).then(|| vec!["k".into()]),
         producer: Some(format!("p{producer}")),
+        sequence: (commit == Commit::Stream).then_some(unit.sequence),
+        on_error: match unit.rejects {
+            true => OnError::Reject,
+            false => OnError::Fail,
+        },
         ..PutOptions::new(TABLES[table])
     }
 }
@@ -234,21 +175,37 @@ impl Pair {
             Step::Put {
                 table,
                 producer,
-                mode,
-                units,
-                commit,
+                sent,
                 is_cut,
             } => {
-                let new = self.new_units(*table, *producer, *mode, units);
+                let new = self.new_units(*table, *producer, sent);
                 if new.is_empty() {
                     return;
                 }
                 if *is_cut {
-                    self.send_into_a_kill(*table, *producer, *commit, &new)
+                    self.send_into_a_kill(*table, *producer, sent.commit, &new)
                         .await;
                 }
-                let acks = self.send(*table, *producer, *commit, &new).await;
-                self.take(*table, *producer, &new, &acks, *is_cut);
+                let acks = self.send(*table, *producer, sent.commit, &new).await;
+                check_acks(&new, &acks, *is_cut);
+                self.take(*table, *producer, new);
+            }
+            Step::Together { table, sent } => {
+                let both = [0, 1].map(|producer| self.new_units(*table, producer, &sent[producer]));
+                if both.iter().all(|units| !units.is_empty()) {
+                    self.send_together(*table, [sent[0].commit, sent[1].commit], both)
+                        .await;
+                }
+            }
+            Step::Fence {
+                table,
+                producer,
+                sent,
+            } => {
+                let new = self.new_units(*table, *producer, sent);
+                if new.len() > 1 {
+                    self.fence(*table, *producer, new).await;
+                }
             }
             Step::Again { table, producer } => {
                 let old = self.tables[*table].sent[*producer].clone();
@@ -275,17 +232,11 @@ impl Pair {
         }
     }
 
-    /// The units of a step, as far as its table takes them.
-    fn new_units(
-        &self,
-        table: usize,
-        producer: usize,
-        mode: Mode,
-        units: &[Vec<Row>],
-    ) -> Vec<Unit> {
+    /// What is sent, as far as its table takes it.
+    fn new_units(&self, table: usize, producer: usize, sent: &Sent) -> Vec<Unit> {
         let target = &self.tables[table];
         // Rows without a key are appended and deleted; rows with one are never there twice.
-        let mode = match (TABLES[table], mode) {
+        let mode = match (TABLES[table], sent.mode) {
             ("keyed", Mode::Append) => Mode::Upsert,
             ("heap", Mode::Upsert | Mode::Changes) => Mode::Append,
             (_, mode) => mode,
@@ -302,13 +253,15 @@ impl Pair {
             } else {
                 rows.clone()
             },
+            // A table that is made with text takes any.
+            rejects: sent.rejects && target.exists && mode != Mode::Delete,
             late: if mode == Mode::Delete {
                 Late::Missing
             } else {
                 target.next
             },
         };
-        units.iter().enumerate().map(unit).collect()
+        sent.units.iter().enumerate().map(unit).collect()
     }
 
     async fn send(
@@ -349,12 +302,11 @@ impl Pair {
             1
         };
         units.chunks(each.max(1)).map(move |chunk| {
-            let mut options = options(table, producer, chunk[0].mode, commit);
-            options.sequence = (commit == Commit::Stream).then_some(chunk[0].sequence);
-            let put = Put::open(&self.client, &options, &batch_of(&chunk[0]).schema());
+            let options = options(table, producer, &chunk[0], commit);
+            let put = Put::open(&self.client, &options, &chunk[0].batch().schema());
             for unit in chunk {
                 let of_batch = (commit == Commit::Batch).then_some(unit.sequence);
-                put.send(&batch_of(unit), of_batch);
+                put.send(&unit.batch(), of_batch);
             }
             put
         })
@@ -381,38 +333,100 @@ impl Pair {
         sending.await.expect("no panic");
     }
 
+    /// Sends the units of both producers at once, and finds an order of theirs that comes to what is in the table.
+    async fn send_together(&mut self, table: usize, commits: [Commit; 2], both: [Vec<Unit>; 2]) {
+        let (one, other) = tokio::join!(
+            self.send(table, 0, commits[0], &both[0]),
+            self.send(table, 1, commits[1], &both[1])
+        );
+        check_acks(&both[0], &one, false);
+        check_acks(&both[1], &other, false);
+        let found = self.client.rows(&rows_sql(TABLES[table])).await;
+        let before = &self.tables[table];
+        let mut after = orders(&both[0], &both[1]).into_iter().map(|order| {
+            let mut after = before.clone();
+            order.into_iter().for_each(|unit| after.apply(unit));
+            after
+        });
+        let Some(after) = after.find(|after| after.shown() == found) else {
+            panic!("no order of {both:?} leads from {before:?} to {found:?}");
+        };
+        self.tables[table] = after;
+        for (producer, units) in both.into_iter().enumerate() {
+            self.advance(table, producer, units);
+        }
+    }
+
+    /// Sends the first unit by a put that stays open, and the others by another put, which fences it.
+    async fn fence(&mut self, table: usize, producer: usize, units: Vec<Unit>) {
+        let open = |units: &[Unit]| self.open(table, producer, Commit::Batch, units).next();
+        let mut old = open(&units[..1]).expect("a put");
+        soon("resume_after", old.resume())
+            .await
+            .expect("it is open");
+        let ack = soon("an ack", old.ack()).await.expect("an ack");
+        let mut acks = vec![ack.expect("an ack")];
+        let mut new = open(&units[1..]).expect("a put");
+        let resume = soon("resume_after", new.resume()).await;
+        assert!(resume.expect("it is open") >= units[0].sequence);
+        old.send(&units[1].batch(), Some(units[1].sequence));
+        let fenced = soon("the end", old.ack()).await.expect_err("it is fenced");
+        assert_eq!(fenced.code(), Code::Aborted, "{fenced:?}");
+        assert!(fenced.message().starts_with("fenced"), "{fenced:?}");
+        new.end();
+        while let Some(ack) = soon("an ack", new.ack()).await.expect("an ack") {
+            acks.push(ack);
+        }
+        check_acks(&units, &acks, false);
+        self.take(table, producer, units);
+    }
+
     /// Applies units that were acknowledged to the model.
-    fn take(
-        &mut self,
-        table: usize,
-        producer: usize,
-        units: &[Unit],
-        acks: &[Ack],
-        may_repeat: bool,
-    ) {
-        for (unit, ack) in units.iter().zip(acks) {
-            assert_eq!(ack.sequence, Some(unit.sequence));
-            assert!(may_repeat || !ack.duplicate, "{ack:?}");
+    fn take(&mut self, table: usize, producer: usize, units: Vec<Unit>) {
+        for unit in &units {
             self.tables[table].apply(unit);
         }
+        self.advance(table, producer, units);
+    }
+
+    fn advance(&mut self, table: usize, producer: usize, units: Vec<Unit>) {
         let target = &mut self.tables[table];
         target.sequences[producer] = units[units.len() - 1].sequence;
-        target.sent[producer] = units.to_vec();
+        target.sent[producer] = units;
     }
 
     async fn assert_equal(&self) {
         for (name, table) in TABLES.iter().zip(&self.tables) {
             if table.exists {
-                let sql = format!("SELECT * FROM {name} ORDER BY ALL NULLS LAST");
-                assert_eq!(self.client.rows(&sql).await, table.shown(), "{name}");
+                assert_eq!(
+                    self.client.rows(&rows_sql(name)).await,
+                    table.shown(),
+                    "{name}"
+                );
             }
         }
+        let rejected: u64 = self.tables.iter().map(|table| table.rejected).sum();
+        assert_eq!(
+            self.client.count("duck_flight.rejects").await,
+            rejected,
+            "rejects"
+        );
     }
 }
 
-fn one_of_each_key(rows: &[Row]) -> Vec<Row> {
-    let by_key: BTreeMap<_, _> = rows.iter().map(|row| (row.key, *row)).collect();
-    by_key.into_values().collect()
+fn rows_sql(table: &str) -> String {
+    format!("SELECT * FROM {table} ORDER BY ALL NULLS LAST")
+}
+
+/// Asserts that each unit is acknowledged in its turn; one that was sent before may be a duplicate.
+fn check_acks(units: &[Unit], acks: &[Ack], may_repeat: bool) {
+    assert_eq!(units.len(), acks.len());
+    for (unit, ack) in units.iter().zip(acks) {
+        assert_eq!(ack.sequence, Some(unit.sequence));
+        assert!(may_repeat || !ack.duplicate, "{ack:?}");
+        let rejected = if ack.duplicate { 0 } else { unit.rejected() };
+        assert_eq!(ack.rejected, rejected, "{ack:?}");
+    }
 }
 
 fn config() -> ProptestConfig {

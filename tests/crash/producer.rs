@@ -8,7 +8,7 @@ use duck_flight_protocol::{Ack, Commit, PutOptions};
 use duck_tests::{Client, soon};
 use tonic::{Code, Status};
 
-use crate::loader::Loader;
+use crate::loader::{Loader, Progress};
 use crate::put::Put;
 use crate::table::{Check, Trouble, rows_if_there};
 use crate::world::{Counts, Life};
@@ -37,8 +37,13 @@ pub(crate) trait Source: Send + Sync + 'static {
     /// What the table must hold.
     type Model: Clone + Default + Send + Sync;
 
-    /// The options of its puts, but for producer and sequence. The table is the loader's name.
+    /// The options of its puts, but for producer and sequence.
     fn options(&self) -> PutOptions;
+
+    /// The loader's name, and its producer's.
+    fn name(&self) -> String {
+        self.options().table.table
+    }
 
     /// SQL that must have run before the first unit.
     fn set_up(&self) -> Option<String> {
@@ -64,6 +69,11 @@ pub(crate) trait Source: Send + Sync + 'static {
 
     fn pace(&self) -> Pace;
 
+    /// Whether units may have transactions of their own, which take long.
+    fn is_large(&self) -> bool {
+        false
+    }
+
     /// Counts a unit that is about to be sent.
     fn count(&self, _sequence: u64, _counts: &mut Counts) {}
 }
@@ -85,7 +95,7 @@ pub(crate) struct Producer<S: Source> {
 impl<S: Source> Producer<S> {
     pub(crate) fn new(source: S) -> Self {
         let mut options = source.options();
-        let name = options.table.table.clone();
+        let name = source.name();
         options.producer = Some(name.clone());
         Self {
             source,
@@ -194,7 +204,7 @@ impl<S: Source> Producer<S> {
         let first = self.last.saturating_sub(life.number() % (SENT_AGAIN + 1));
         let end = self.last + self.source.pace().each_life;
         for sequence in first + 1..=end {
-            if !life.goes_on() {
+            if life.is_gone() {
                 break;
             }
             self.options.sequence = Some(sequence);
@@ -210,7 +220,7 @@ impl<S: Source> Producer<S> {
     /// Puts in which every batch is a unit: one for each schema.
     async fn load_batches(&mut self, client: &Client, life: &Life) -> Result<(), Trouble> {
         let end = self.last + self.source.pace().each_life;
-        while life.goes_on() && self.last < end {
+        while !life.is_gone() && self.last < end {
             self.load_one_schema(client, life, end).await?;
         }
         Ok(())
@@ -242,7 +252,7 @@ impl<S: Source> Producer<S> {
         loop {
             while waiting.len() < self.source.pace().in_flight
                 && next <= end
-                && life.goes_on()
+                && !life.is_gone()
                 && self.source.schema(next) == schema
             {
                 self.send(&put, next, life);
@@ -296,16 +306,20 @@ impl<S: Source> Loader for Producer<S> {
     }
 
     async fn load(&mut self, client: &Client, life: &Life) -> Result<(), Trouble> {
+        if life.is_calm && self.source.is_large() {
+            return Ok(());
+        }
         match self.options.commit {
             Commit::Stream => self.load_units(client, life).await,
             Commit::Batch => self.load_batches(client, life).await,
         }
     }
 
-    fn progress(&self) -> String {
-        format!(
-            "{}: {} units committed, {} sent, {} duplicates refused",
-            self.name, self.last, self.sent, self.duplicates
-        )
+    fn progress(&self) -> Progress {
+        Progress {
+            sent: self.sent,
+            committed: self.last,
+            duplicates: self.duplicates,
+        }
     }
 }

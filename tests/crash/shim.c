@@ -2,8 +2,8 @@
  * Makes file operations of the process it is preloaded into fail as a bad disk does.
  *
  * The file named by DUCK_FAULTS holds one rule a line: CALL SUFFIX ACTION. A rule is for calls of that kind on files
- * whose path ends with SUFFIX: open (for writing), write, sync, truncate, rename, unlink; or, by the word any, for all
- * of them on files whose path has SUFFIX anywhere. ACTION is
+ * whose path ends with SUFFIX: open (for writing), write, sync, truncate, punch (a hole), rename, unlink, read; or, by
+ * the word any, for all of them but read on files whose path has SUFFIX anywhere. ACTION is
  *   the number of an error: the call does nothing and fails with it;
  *   short: a write is half done and says so, and the next one fails as on a full disk, in turns;
  *   tear: a write is half done, and then the process is killed;
@@ -83,7 +83,7 @@ static int action_for(const char *call, const char *path) {
     for (char *line = strtok_r(rules, "\n", &next); line && !found; line = strtok_r(NULL, "\n", &next)) {
         char rule_call[16], suffix[256], action[16];
         if (sscanf(line, "%15s %255s %15s", rule_call, suffix, action) != 3) continue;
-        int any = strcmp(rule_call, "any") == 0;
+        int any = strcmp(rule_call, "any") == 0 && strcmp(call, "read") != 0;
         if (any ? strstr(path, suffix) == NULL : strcmp(rule_call, call) != 0 || !ends_with(path, suffix)) continue;
         found = action_named(action, call);
         if (found == 0) continue;
@@ -164,9 +164,28 @@ ssize_t pwrite64(int file, const void *data, size_t bytes, off_t at) { return pw
 int fsync(int file) { return fails(action_for_file("sync", file)) ? -1 : (int)syscall(SYS_fsync, file); }
 int fdatasync(int file) { return fails(action_for_file("sync", file)) ? -1 : (int)syscall(SYS_fdatasync, file); }
 
-int ftruncate(int file, off_t bytes) {
+/* DuckDB calls the one name, Rust the other. */
+static int truncate_or_fail(int file, off_t bytes) {
     return fails(action_for_file("truncate", file)) ? -1 : (int)syscall(SYS_ftruncate, file, bytes);
 }
+
+int ftruncate(int file, off_t bytes) { return truncate_or_fail(file, bytes); }
+int ftruncate64(int file, off_t bytes) { return truncate_or_fail(file, bytes); }
+
+int fallocate(int file, int mode, off_t at, off_t bytes) {
+    return fails(action_for_file("punch", file)) ? -1 : (int)syscall(SYS_fallocate, file, mode, at, bytes);
+}
+
+ssize_t read(int file, void *data, size_t bytes) {
+    return fails(action_for_file("read", file)) ? -1 : syscall(SYS_read, file, data, bytes);
+}
+
+static ssize_t pread_or_fail(int file, void *data, size_t bytes, off_t at) {
+    return fails(action_for_file("read", file)) ? -1 : syscall(SYS_pread64, file, data, bytes, at);
+}
+
+ssize_t pread(int file, void *data, size_t bytes, off_t at) { return pread_or_fail(file, data, bytes, at); }
+ssize_t pread64(int file, void *data, size_t bytes, off_t at) { return pread_or_fail(file, data, bytes, at); }
 
 int rename(const char *from, const char *to) {
     return fails(action_for("rename", from)) ? -1 : (int)syscall(SYS_rename, from, to);

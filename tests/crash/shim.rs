@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use duck_tests::{Answer, Client, Exit, ServerProcess, numbered, server_command, soon};
+use duck_tests::{Answer, Client, Exit, ServerProcess, server_command, soon};
 use tempfile::TempDir;
 use tonic::Code;
 
 use crate::table::rows_if_there;
+use crate::ways::Way;
 
 /// The system's numbers of errors, as the shim's rules have them.
 pub(crate) const EIO: &str = "5";
@@ -21,6 +22,8 @@ pub(crate) const EROFS: &str = "30";
 /// The files rules are for.
 pub(crate) const DATABASE: &str = "test.db";
 pub(crate) const LOG: &str = ".wal";
+pub(crate) const MARK: &str = ".mark";
+pub(crate) const SPILLED: &str = ".tmp";
 
 /// Compiles the shim, once.
 fn shim() -> &'static Path {
@@ -63,11 +66,20 @@ impl Disk {
 
     /// Starts a server on this disk.
     pub(crate) fn try_start(&self, directory: TempDir) -> Result<ServerProcess, (TempDir, Exit)> {
+        self.try_start_with(directory, &[])
+    }
+
+    /// As [`Disk::try_start`], with these flags.
+    pub(crate) fn try_start_with(
+        &self,
+        directory: TempDir,
+        flags: &[&str],
+    ) -> Result<ServerProcess, (TempDir, Exit)> {
         let environment = self.environment();
         let environment = environment
             .each_ref()
             .map(|(name, value)| (*name, &**value));
-        ServerProcess::try_start_in(directory, &[], &environment)
+        ServerProcess::try_start_in(directory, flags, &environment)
     }
 
     /// The command that starts a server on this disk, for a test that does not wait until it listens.
@@ -114,7 +126,7 @@ impl Disk {
 }
 
 /// Whether the server itself has promised that nothing of a unit is committed.
-fn is_refusal(status: &tonic::Status) -> bool {
+pub(crate) fn is_refusal(status: &tonic::Status) -> bool {
     let is_answer = std::error::Error::source(status).is_none();
     let promises = [Code::ResourceExhausted, Code::Unavailable, Code::Aborted];
     is_answer && promises.contains(&status.code())
@@ -151,11 +163,16 @@ impl Ledger {
         self.units.extend(other.units);
     }
 
-    /// Appends a unit that was never sent before.
+    /// Appends a unit that was never sent before, by a put.
     pub(crate) async fn append(&mut self, client: &Client, rows: i64) -> Answer<u64> {
+        self.append_by(Way::Put, client, rows).await
+    }
+
+    /// As [`Ledger::append`], in another way.
+    pub(crate) async fn append_by(&mut self, way: Way, client: &Client, rows: i64) -> Answer<u64> {
         let last = self.units.last_key_value().map(|(unit, _)| unit + 1);
         let unit = last.unwrap_or(self.first);
-        let answer = soon("an answer", client.append("t", &[numbered(unit, rows)])).await;
+        let answer = soon("an answer", way.send(client, "t", unit, rows)).await;
         let fate = match &answer {
             Ok(acknowledged) => {
                 assert_eq!(*acknowledged, rows.unsigned_abs());

@@ -105,6 +105,25 @@ async fn a_kill_at_any_step_of_the_start_after_a_killed_checkpoint_loses_nothing
     panic!("a checkpoint takes more than {MOST} calls");
 }
 
+/// A part of a commit that is in the log with its row groups is cut off by the start, before it reads the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_step_of_the_start_after_a_torn_commit_loses_nothing() {
+    let disk = Disk::new();
+    let (server, client, mut ledger) = start(&disk).await;
+    // The places of its row groups are in the log while it waits for the database file: so many are not kept in a buffer.
+    disk.fail("sync", DATABASE, "kill");
+    let torn = ledger.append(&client, 16 * FULL_GROUP).await;
+    torn.expect_err("the server is killed in the middle of it");
+    let directory = server.kill();
+    disk.heal();
+    let mut whole = disk.start(copy_of(&directory));
+    ledger.assert_kept(&whole.client().await).await;
+    whole.signal("TERM");
+    let said = whole.wait().stderr;
+    assert!(said.contains("a part of a commit is cut off"), "{said}");
+    assert_many(kill_every_start(&disk, &directory, &mut ledger).await);
+}
+
 /// Kills the start on copies of a directory at every call it makes; answers with their number.
 async fn kill_every_start(disk: &Disk, directory: &TempDir, ledger: &mut Ledger) -> u32 {
     for number in 1..MOST {

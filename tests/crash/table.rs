@@ -20,6 +20,41 @@ impl From<Status> for Trouble {
     }
 }
 
+/// The rows of one loader in a table that others may write to as well: those whose column `batch` is in its range.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part {
+    pub(crate) table: &'static str,
+    pub(crate) loader: &'static str,
+    /// Where its range begins.
+    pub(crate) first: i64,
+}
+
+/// More batches than any loader sends.
+const BATCHES: i64 = 1_000_000_000;
+
+impl Part {
+    /// All of a table, which has its loader's name.
+    pub(crate) fn all_of(table: &'static str) -> Self {
+        Self::of(table, table, 0)
+    }
+
+    /// One of several parts of a table.
+    pub(crate) fn of(table: &'static str, loader: &'static str, number: i64) -> Self {
+        Self {
+            table,
+            loader,
+            first: number * BATCHES,
+        }
+    }
+
+    /// The part as SQL has it, after FROM.
+    pub(crate) fn rows(&self) -> String {
+        let Self { table, first, .. } = self;
+        let last = first + BATCHES - 1;
+        format!("{table} WHERE batch BETWEEN {first} AND {last}")
+    }
+}
+
 /// A query, and the rows it must answer with.
 #[derive(Debug)]
 pub(crate) struct Check {

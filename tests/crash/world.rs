@@ -11,8 +11,10 @@ struct Server {
     life: u64,
     /// Where it listens; `None` from just before it is killed until it listens again.
     address: Option<String>,
-    /// Loaders finish what they have begun, and end.
-    is_over: bool,
+    /// Nobody begins a transaction that takes long, for those are in the way of checkpoints.
+    is_calm: bool,
+    /// There is no life after this one.
+    is_last: bool,
 }
 
 /// What has happened, all loaders together.
@@ -40,6 +42,8 @@ pub(crate) struct World {
 pub(crate) struct Life {
     number: u64,
     pub(crate) address: String,
+    /// Whether nobody begins a transaction that takes long.
+    pub(crate) is_calm: bool,
     world: World,
 }
 
@@ -51,11 +55,12 @@ impl World {
         }
     }
 
-    /// Tells the loaders that a server listens.
-    pub(crate) fn up(&self, address: &str) {
+    /// Tells the loaders that a server listens, and whether its life is to be one with checkpoints.
+    pub(crate) fn up(&self, address: &str, is_calm: bool) {
         self.server.send_modify(|server| {
             server.life += 1;
             server.address = Some(address.to_owned());
+            server.is_calm = is_calm;
         });
     }
 
@@ -64,22 +69,23 @@ impl World {
         self.server.send_modify(|server| server.address = None);
     }
 
-    /// Tells the loaders to come to an end. A server listens.
+    /// Tells the loaders that nobody kills the server that listens: they do their share in its life, and end.
     pub(crate) fn end(&self) {
-        self.server.send_modify(|server| server.is_over = true);
+        self.server.send_modify(|server| server.is_last = true);
     }
 
     /// Waits for a server that is not of the life `after`; `None` at the end.
     pub(crate) async fn next_life(&self, after: u64) -> Option<Life> {
         let mut server = self.server.subscribe();
         let found = server.wait_for(|server| {
-            server.is_over || (server.address.is_some() && server.life != after)
+            server.is_last || (server.address.is_some() && server.life != after)
         });
         let found = found.await.ok()?.clone();
         match found.address {
             Some(address) if found.life != after => Some(Life {
                 number: found.life,
                 address,
+                is_calm: found.is_calm,
                 world: self.clone(),
             }),
             _ => None,
@@ -110,11 +116,6 @@ impl Life {
     pub(crate) fn is_gone(&self) -> bool {
         let server = self.world.server.borrow();
         server.life != self.number || server.address.is_none()
-    }
-
-    /// Whether loaders are to begin more in this life.
-    pub(crate) fn goes_on(&self) -> bool {
-        !self.is_gone() && !self.world.server.borrow().is_over
     }
 
     pub(crate) fn world(&self) -> &World {

@@ -5,13 +5,13 @@ use duck_flight_protocol::{Commit, PutOptions};
 use duck_tests::numbered;
 use rand::RngExt;
 
-use super::{dice, signed};
+use super::{batches, dice, signed};
 use crate::producer::{Effect, Pace, Source};
-use crate::table::Check;
+use crate::table::{Check, Part};
 
 /// Appends small units.
 pub(crate) struct Append {
-    name: &'static str,
+    part: Part,
     commit: Commit,
     seed: u64,
 }
@@ -25,8 +25,8 @@ pub(crate) struct Sums {
 }
 
 impl Append {
-    pub(crate) fn new(name: &'static str, commit: Commit, seed: u64) -> Self {
-        Self { name, commit, seed }
+    pub(crate) fn new(part: Part, commit: Commit, seed: u64) -> Self {
+        Self { part, commit, seed }
     }
 
     fn rows(&self, sequence: u64) -> u64 {
@@ -40,20 +40,17 @@ impl Source for Append {
     fn options(&self) -> PutOptions {
         PutOptions {
             commit: self.commit,
-            ..PutOptions::new(self.name)
+            ..PutOptions::new(self.part.table)
         }
     }
 
+    fn name(&self) -> String {
+        self.part.loader.into()
+    }
+
     fn unit(&self, sequence: u64) -> Vec<RecordBatch> {
-        let rows = signed(self.rows(sequence));
-        // A unit of several batches where a put is a unit.
-        let mut batches = vec![numbered(signed(sequence), rows)];
-        if self.commit == Commit::Stream && rows > 100 {
-            let whole = batches.remove(0);
-            batches.push(whole.slice(0, 100));
-            batches.push(whole.slice(100, whole.num_rows() - 100));
-        }
-        batches
+        let number = self.part.first + signed(sequence);
+        batches(self.commit, numbered(number, signed(self.rows(sequence))))
     }
 
     fn apply(&self, model: &mut Sums, sequence: u64) {
@@ -65,21 +62,21 @@ impl Source for Append {
 
     fn checks(&self, model: &Sums, thorough: bool) -> Vec<Check> {
         let Sums { units, rows, sum } = model;
-        let name = self.name;
+        let (first, part) = (self.part.first, self.part.rows());
         let mut checks = vec![Check::new(
             format!(
-                "SELECT count(*), coalesce(max(batch), 0), coalesce(sum(\"row\"), 0) FROM {name}"
+                "SELECT count(*), coalesce(max(batch) - {first}, 0), coalesce(sum(\"row\"), 0) FROM {part}"
             ),
             vec![format!("{rows}|{units}|{sum}")],
         )];
         if thorough {
             let expected = (1..=*units).map(|unit| {
                 let rows = self.rows(unit);
-                format!("{unit}|{rows}|{rows}|0|{}", rows - 1)
+                format!("{}|{rows}|{rows}|0|{}", first + signed(unit), rows - 1)
             });
             checks.push(Check::new(
                 format!(
-                    "SELECT batch, count(*), count(DISTINCT \"row\"), min(\"row\"), max(\"row\") FROM {name} \
+                    "SELECT batch, count(*), count(DISTINCT \"row\"), min(\"row\"), max(\"row\") FROM {part} \
                      GROUP BY batch ORDER BY batch"
                 ),
                 expected.collect(),

@@ -35,7 +35,7 @@ pub(crate) enum Bulk {
 }
 
 impl Bulk {
-    fn name(self) -> &'static str {
+    fn table(self) -> &'static str {
         match self {
             Self::Groups => "full_groups",
             Self::Large => "large_units",
@@ -79,7 +79,7 @@ impl Source for Bulk {
                 Self::Groups => Commit::Batch,
                 Self::Large | Self::Wide => Commit::Stream,
             },
-            ..PutOptions::new(self.name())
+            ..PutOptions::new(self.table())
         }
     }
 
@@ -108,7 +108,7 @@ impl Source for Bulk {
     }
 
     fn checks(&self, model: &u64, thorough: bool) -> Vec<Check> {
-        let (name, rows, units) = (self.name(), self.rows(), signed(*model));
+        let (name, rows, units) = (self.table(), self.rows(), signed(*model));
         let mut checks = vec![Check::new(
             format!("SELECT count(*), coalesce(max(batch), 0) FROM {name}"),
             vec![format!("{}|{units}", rows * units)],
@@ -152,6 +152,10 @@ impl Source for Bulk {
                 each_life: 1,
             },
         }
+    }
+
+    fn is_large(&self) -> bool {
+        matches!(self, Self::Large | Self::Wide)
     }
 
     fn count(&self, _sequence: u64, counts: &mut Counts) {

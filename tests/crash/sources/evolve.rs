@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float32Array, Float64Array, Int32Array, RecordBatch};
 use duck_flight_protocol::{Commit, PutOptions, SchemaMode};
 
-use super::{longs, signed};
+use super::{batches, longs, named, signed};
 use crate::producer::{Effect, Pace, Source};
 use crate::table::Check;
 use crate::world::Counts;
@@ -21,7 +21,7 @@ const ROWS_EACH: usize = 10;
 const ROWS: u64 = ROWS_EACH as u64;
 
 /// Appends to a table that evolves.
-pub(crate) struct Evolve;
+pub(crate) struct Evolve(pub(crate) Commit);
 
 fn columns(sequence: u64) -> u64 {
     (sequence / NEW_COLUMN).min(COLUMNS)
@@ -55,9 +55,9 @@ impl Source for Evolve {
 
     fn options(&self) -> PutOptions {
         PutOptions {
-            commit: Commit::Batch,
+            commit: self.0,
             schema: SchemaMode::Evolve,
-            ..PutOptions::new("evolved")
+            ..PutOptions::new(named("evolved", self.0))
         }
     }
 
@@ -67,7 +67,8 @@ impl Source for Evolve {
         for column in 1..=columns(sequence) {
             all.push((format!("c{column}"), values(column, sequence)));
         }
-        vec![RecordBatch::try_from_iter(all).expect("columns of one length")]
+        let unit = RecordBatch::try_from_iter(all).expect("columns of one length");
+        batches(self.0, unit)
     }
 
     fn apply(&self, model: &mut u64, _sequence: u64) {
@@ -88,7 +89,7 @@ impl Source for Evolve {
             );
             row += &format!("|{}|{}|{from}", ROWS * (units + 1 - from), sum(from));
         }
-        vec![Check::new(sql + " FROM evolved", vec![row])]
+        vec![Check::new(format!("{sql} FROM {}", self.name()), vec![row])]
     }
 
     fn effect(&self, _sequence: u64) -> Option<Effect> {

@@ -7,7 +7,7 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use duck_flight_protocol::{Commit, Mode, PutOptions};
 use rand::RngExt;
 
-use super::{batch, dice, longs, signed};
+use super::{batch, batches, dice, longs, named, signed};
 use crate::producer::{Effect, Pace, Source};
 use crate::table::Check;
 
@@ -22,30 +22,37 @@ const PACE: Pace = Pace {
     each_life: 150,
 };
 
-fn by_key(name: &str, mode: Mode) -> PutOptions {
+fn by_key(kind: &str, mode: Mode, commit: Commit) -> PutOptions {
     PutOptions {
         mode,
-        commit: Commit::Batch,
+        commit,
         key: Some(vec!["k".into()]),
-        ..PutOptions::new(name)
+        ..PutOptions::new(named(kind, commit))
     }
 }
 
-fn all_rows(name: &str, rows: &Rows) -> Vec<Check> {
+fn all_rows(source: &impl Source, rows: &Rows) -> Vec<Check> {
     let expected = rows.iter().map(|(key, value)| format!("{key}|{value}"));
     vec![Check::new(
-        format!("SELECT k, v FROM {name} ORDER BY k, v"),
+        format!("SELECT k, v FROM {} ORDER BY k, v", source.name()),
         expected.collect(),
     )]
 }
 
 /// Upserts by key.
-pub(crate) struct Upsert(pub(crate) u64);
+pub(crate) struct Upsert {
+    commit: Commit,
+    seed: u64,
+}
 
 impl Upsert {
+    pub(crate) fn new(commit: Commit, seed: u64) -> Self {
+        Self { commit, seed }
+    }
+
     /// Keys of a unit, each once, and their new values.
     fn pairs(&self, sequence: u64) -> Rows {
-        let mut dice = dice(self.0, sequence);
+        let mut dice = dice(self.seed, sequence);
         let count = dice.random_range(1..100);
         let value = |at: i64| signed(sequence) * 1000 + at;
         (0..count)
@@ -58,15 +65,16 @@ impl Source for Upsert {
     type Model = Rows;
 
     fn options(&self) -> PutOptions {
-        by_key("upserted", Mode::Upsert)
+        by_key("upserted", Mode::Upsert, self.commit)
     }
 
     fn unit(&self, sequence: u64) -> Vec<RecordBatch> {
         let pairs = self.pairs(sequence);
-        vec![batch([
+        let unit = batch([
             ("k", longs(pairs.keys().copied())),
             ("v", longs(pairs.values().copied())),
-        ])]
+        ]);
+        batches(self.commit, unit)
     }
 
     fn apply(&self, model: &mut Rows, sequence: u64) {
@@ -74,7 +82,7 @@ impl Source for Upsert {
     }
 
     fn checks(&self, model: &Rows, _thorough: bool) -> Vec<Check> {
-        all_rows("upserted", model)
+        all_rows(self, model)
     }
 
     fn effect(&self, sequence: u64) -> Option<Effect> {
@@ -90,12 +98,19 @@ impl Source for Upsert {
 }
 
 /// Inserts, updates and deletes, as each row says; a key may come several times in a unit.
-pub(crate) struct Changes(pub(crate) u64);
+pub(crate) struct Changes {
+    commit: Commit,
+    seed: u64,
+}
 
 impl Changes {
+    pub(crate) fn new(commit: Commit, seed: u64) -> Self {
+        Self { commit, seed }
+    }
+
     /// The changes of a unit. Its first one always shows.
     fn changes(&self, sequence: u64) -> Vec<(&'static str, i64, i64)> {
-        let mut dice = dice(self.0, sequence);
+        let mut dice = dice(self.seed, sequence);
         let count = dice.random_range(1..100);
         let mut change = |at: i64| {
             let op = ["I", "U", "D", "i", "u", "d", "c", "r"][dice.random_range(0..8)];
@@ -111,18 +126,19 @@ impl Source for Changes {
     type Model = Rows;
 
     fn options(&self) -> PutOptions {
-        by_key("changed", Mode::Changes)
+        by_key("changed", Mode::Changes, self.commit)
     }
 
     fn unit(&self, sequence: u64) -> Vec<RecordBatch> {
         let changes = self.changes(sequence);
         let ops = changes.iter().map(|(op, ..)| *op);
         let ops: ArrayRef = Arc::new(StringArray::from_iter_values(ops));
-        vec![batch([
+        let unit = batch([
             ("op", ops),
             ("k", longs(changes.iter().map(|(_, key, _)| *key))),
             ("v", longs(changes.iter().map(|(.., value)| *value))),
-        ])]
+        ]);
+        batches(self.commit, unit)
     }
 
     fn apply(&self, model: &mut Rows, sequence: u64) {
@@ -136,7 +152,7 @@ impl Source for Changes {
     }
 
     fn checks(&self, model: &Rows, _thorough: bool) -> Vec<Check> {
-        all_rows("changed", model)
+        all_rows(self, model)
     }
 
     fn effect(&self, _sequence: u64) -> Option<Effect> {
@@ -149,7 +165,7 @@ impl Source for Changes {
 }
 
 /// Deletes keys of a table that had all of them.
-pub(crate) struct Delete;
+pub(crate) struct Delete(pub(crate) Commit);
 
 /// How many keys the table has at first, and how many a unit deletes.
 const DELETABLE: i64 = 2_000_000;
@@ -160,28 +176,33 @@ impl Source for Delete {
     type Model = i64;
 
     fn options(&self) -> PutOptions {
-        by_key("deleted", Mode::Delete)
+        by_key("deleted", Mode::Delete, self.0)
     }
 
     fn set_up(&self) -> Option<String> {
         Some(format!(
-            "CREATE TABLE deleted AS SELECT range AS k, 'v' AS v FROM range({DELETABLE})"
+            "CREATE TABLE {} AS SELECT range AS k, 'v' AS v FROM range({DELETABLE})",
+            self.name()
         ))
     }
 
     fn unit(&self, sequence: u64) -> Vec<RecordBatch> {
         let end = signed(sequence) * DELETED_EACH;
-        vec![batch([("k", longs(end - DELETED_EACH..end))])]
+        batches(self.0, batch([("k", longs(end - DELETED_EACH..end))]))
     }
 
     fn apply(&self, model: &mut i64, _sequence: u64) {
         *model += DELETED_EACH;
     }
 
-    fn checks(&self, model: &i64, _thorough: bool) -> Vec<Check> {
+    fn checks(&self, model: &i64, thorough: bool) -> Vec<Check> {
         let left = DELETABLE - model;
+        let distinct = if thorough { "DISTINCT " } else { "" };
         vec![Check::new(
-            "SELECT count(*), count(DISTINCT k), min(k), max(k) FROM deleted",
+            format!(
+                "SELECT count(*), count({distinct}k), min(k), max(k) FROM {}",
+                self.name()
+            ),
             vec![format!("{left}|{left}|{model}|{}", DELETABLE - 1)],
         )]
     }

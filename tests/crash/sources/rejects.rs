@@ -4,7 +4,7 @@ use arrow::array::RecordBatch;
 use duck_flight_protocol::{Commit, OnError, PutOptions};
 use rand::RngExt;
 
-use super::{batch, dice, longs, signed};
+use super::{batch, batches, dice, longs, named, signed};
 use crate::producer::{Effect, Pace, Source};
 use crate::table::Check;
 
@@ -17,7 +17,11 @@ const TOO_LARGE: i64 = 1 << 40;
 const FORBIDDEN: i64 = -1;
 
 /// Appends rows some of which are bad.
-pub(crate) struct Rejects(pub(crate) u64);
+pub(crate) struct Rejects {
+    name: String,
+    commit: Commit,
+    seed: u64,
+}
 
 /// Good and bad rows.
 #[derive(Debug, Clone, Default)]
@@ -28,8 +32,13 @@ pub(crate) struct Counted {
 }
 
 impl Rejects {
+    pub(crate) fn new(commit: Commit, seed: u64) -> Self {
+        let name = named("picky", commit);
+        Self { name, commit, seed }
+    }
+
     fn rows(&self, sequence: u64) -> u64 {
-        dice(self.0, sequence).random_range(1..200)
+        dice(self.seed, sequence).random_range(1..200)
     }
 
     /// The value of a row, counted from 1.
@@ -51,26 +60,27 @@ impl Source for Rejects {
 
     fn options(&self) -> PutOptions {
         PutOptions {
-            commit: Commit::Batch,
+            commit: self.commit,
             on_error: OnError::Reject,
-            ..PutOptions::new("picky")
+            ..PutOptions::new(self.name.as_str())
         }
     }
 
     fn set_up(&self) -> Option<String> {
-        Some(
-            "CREATE TABLE picky (unit BIGINT, \"row\" BIGINT, value INTEGER CHECK (value > 0))"
-                .into(),
-        )
+        Some(format!(
+            "CREATE TABLE {} (unit BIGINT, \"row\" BIGINT, value INTEGER CHECK (value > 0))",
+            self.name
+        ))
     }
 
     fn unit(&self, sequence: u64) -> Vec<RecordBatch> {
         let rows = self.rows(sequence);
-        vec![batch([
+        let unit = batch([
             ("unit", longs((1..=rows).map(|_| signed(sequence)))),
             ("row", longs((1..=rows).map(signed))),
             ("value", longs((1..=rows).map(Self::value))),
-        ])]
+        ]);
+        batches(self.commit, unit)
     }
 
     fn apply(&self, model: &mut Counted, sequence: u64) {
@@ -83,10 +93,15 @@ impl Source for Rejects {
 
     fn checks(&self, model: &Counted, thorough: bool) -> Vec<Check> {
         let Counted { units, good, bad } = model;
+        let name = &self.name;
+        let rejects = format!("duck_flight.rejects WHERE producer = '{name}'");
         let mut checks = vec![
-            Check::new("SELECT count(*) FROM picky", vec![good.to_string()]),
             Check::new(
-                "SELECT count(*) FROM duck_flight.rejects WHERE producer = 'picky'",
+                format!("SELECT count(*) FROM {name}"),
+                vec![good.to_string()],
+            ),
+            Check::new(
+                format!("SELECT count(*) FROM {rejects}"),
                 vec![bad.to_string()],
             ),
         ];
@@ -100,11 +115,11 @@ impl Source for Rejects {
             let good_rows = rows(false).map(|(unit, row)| format!("{unit}|{row}|{row}"));
             let bad_rows = rows(true).map(|(unit, row)| format!("{unit}|{row}"));
             checks.push(Check::new(
-                "SELECT unit, \"row\", value FROM picky ORDER BY ALL",
+                format!("SELECT unit, \"row\", value FROM {name} ORDER BY ALL"),
                 good_rows.collect(),
             ));
             checks.push(Check::new(
-                "SELECT \"sequence\", \"row\" FROM duck_flight.rejects WHERE producer = 'picky' ORDER BY ALL",
+                format!("SELECT \"sequence\", \"row\" FROM {rejects} ORDER BY ALL"),
                 bad_rows.collect(),
             ));
         }

@@ -8,6 +8,7 @@
 //! A checkpoint makes the log void. The database's header counts them, and a mark holds for one count only.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -73,7 +74,8 @@ impl Mark {
     /// for this process. From here on it is void until the next acknowledgement: opening changes the log.
     ///
     /// # Errors
-    /// When another server has it, or when the log has less in it than was acknowledged.
+    /// When another server has it, when the log has less in it than was acknowledged, or when the mark cannot be used
+    /// although the database can.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let mark_path = mark_path(path);
         if path.as_os_str() == ":memory:" {
@@ -82,14 +84,17 @@ impl Mark {
         let is_new = !mark_path.exists();
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        let Ok(mark) = options.open(&mark_path) else {
-            // DuckDB cannot write there either, and says so.
-            return Ok(Self { files: None });
+        let mark = match options.open(&mark_path) {
+            Ok(mark) => mark,
+            // DuckDB says why.
+            Err(_) if !may_be_written(path, is_new) => return Ok(Self { files: None }),
+            Err(error) => return Err(of_mark("open the mark of the log", &mark_path, &error)),
         };
         if let Err(TryLockError::WouldBlock) = mark.try_lock() {
             return Err(held_by_another(path));
         }
         let last = read(&mark);
+        let last = last.map_err(|error| of_mark("read the mark of the log", &mark_path, &error))?;
         let valid = last.as_ref().filter(|state| state.is_of(path));
         if let Some(state) = valid {
             check(path, state)?;
@@ -218,10 +223,29 @@ impl Files {
     }
 }
 
-fn read(mark: &File) -> Option<State> {
+fn read(mark: &File) -> io::Result<Option<State>> {
     let mut json = vec![0; MARK_BYTES];
-    mark.read_exact_at(&mut json, 0).ok()?;
-    serde_json::from_slice(&json).ok()
+    match mark.read_exact_at(&mut json, 0) {
+        Ok(()) => Ok(serde_json::from_slice(&json).ok()),
+        // A new one, or one that is void.
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether DuckDB can write to a database. Where there is none, what keeps its mark from being made keeps it from being made,
+/// too.
+fn may_be_written(database: &Path, has_no_mark: bool) -> bool {
+    match OpenOptions::new().write(true).open(database) {
+        Ok(_) => true,
+        Err(error) => error.kind() == ErrorKind::NotFound && !has_no_mark,
+    }
+}
+
+/// The error of a mark, which it names.
+fn of_mark(doing: &'static str, mark: &Path, error: &io::Error) -> Error {
+    let source = io::Error::new(error.kind(), format!("{}: {error}", mark.display()));
+    Error::Io { doing, source }
 }
 
 impl State {

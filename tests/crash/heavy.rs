@@ -1,0 +1,161 @@
+//! The disk fails in the middle of more than a small append: of large units, of changes by key, of what clients of Flight
+//! SQL commit, of a query that spills; and the mark of the log cannot be written.
+
+use duck_tests::{Client, ServerProcess};
+use tonic::Code;
+
+use crate::faults::{
+    SMALL, assert_ended_with_reason, assert_restart_serves_everything, assert_retriable, loaded,
+    new_directory,
+};
+use crate::latest::{Latest, Replacing};
+use crate::shim::{DATABASE, Disk, EACCES, EIO, ENOSPC, LOG, Ledger, MARK, SPILLED};
+use crate::ways::Way;
+
+/// So many rows fill a row group, and so many are written in a transaction of their own.
+const FULL_GROUP: i64 = 25_000;
+const LARGE: i64 = 1_050_000;
+
+/// A rule of the shim.
+type Rule = (&'static str, &'static str, &'static str);
+
+/// Asserts that a unit is accepted on a disk that is good again, unless the server has ended and said why.
+async fn assert_goes_on_or_ended(server: &mut ServerProcess, client: &Client, ledger: &mut Ledger) {
+    if let Err(status) = ledger.append(client, SMALL).await {
+        assert_retriable(&status, server);
+        assert_ended_with_reason(&server.wait());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_unit_on_a_bad_disk_is_refused_or_ends_the_server() {
+    for (call, file, action) in [
+        ("write", DATABASE, ENOSPC),
+        ("write", DATABASE, EIO),
+        ("sync", DATABASE, EIO),
+        ("write", LOG, ENOSPC),
+        ("sync", LOG, EIO),
+    ] {
+        let disk = Disk::new();
+        let (mut server, client, mut ledger) = loaded(&disk).await;
+        disk.fail(call, file, action);
+        let refused = ledger.append(&client, LARGE).await.expect_err("a bad disk");
+        assert!(disk.failures() > 0);
+        assert_retriable(&refused, &mut server);
+        disk.heal();
+        assert_goes_on_or_ended(&mut server, &client, &mut ledger).await;
+        assert_restart_serves_everything(&disk, server, &mut ledger).await;
+    }
+}
+
+/// Fails while a unit takes the place of the one before it: the table is one of them.
+async fn assert_one_of_both(replacing: Replacing, rows: i64, rule: Rule) {
+    let disk = Disk::new();
+    let mut server = disk.start(new_directory());
+    let client = server.client().await;
+    let mut latest = Latest::new("t", replacing, rows);
+    for _ in 0..2 {
+        latest.send(&client).await.expect("a good disk");
+    }
+    disk.fail_all(&[rule]);
+    let refused = latest.send(&client).await.expect_err("a bad disk");
+    assert!(disk.failures() > 0);
+    assert_retriable(&refused, &mut server);
+    disk.heal();
+    if let Err(status) = latest.send(&client).await {
+        assert_retriable(&status, &mut server);
+        assert_ended_with_reason(&server.wait());
+    }
+    // Twice, for the first start makes a checkpoint of the log.
+    let mut directory = server.kill();
+    for _ in 0..2 {
+        let server = disk.start(directory);
+        let client = server.client().await;
+        latest.assert_kept(&client).await;
+        latest.send(&client).await.expect("a good disk");
+        directory = server.kill();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_replaced_as_a_whole_or_not_at_all_on_a_bad_disk() {
+    for replacing in [Replacing::Table, Replacing::Upsert, Replacing::Changes] {
+        for rows in [SMALL, FULL_GROUP] {
+            for (call, action) in [("write", ENOSPC), ("write", "short"), ("sync", EIO)] {
+                assert_one_of_both(replacing, rows, (call, LOG, action)).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_unit_replaces_rows_as_a_whole_or_not_at_all_on_a_bad_disk() {
+    assert_one_of_both(Replacing::Upsert, LARGE, ("write", LOG, ENOSPC)).await;
+    assert_one_of_both(Replacing::Table, LARGE, ("write", DATABASE, ENOSPC)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_clients_of_flight_sql_commit_on_a_bad_disk_is_refused_or_ends_the_server() {
+    for way in [Way::Statement, Way::Ingest, Way::Transaction, Way::Prepared] {
+        for (call, action) in [("write", ENOSPC), ("write", "short"), ("sync", EIO)] {
+            let disk = Disk::new();
+            let (mut server, client, mut ledger) = loaded(&disk).await;
+            disk.fail(call, LOG, action);
+            let refused = ledger.append_by(way, &client, SMALL).await;
+            assert!(disk.failures() > 0);
+            assert_retriable(&refused.expect_err("a bad disk"), &mut server);
+            disk.heal();
+            assert_goes_on_or_ended(&mut server, &client, &mut ledger).await;
+            assert_restart_serves_everything(&disk, server, &mut ledger).await;
+        }
+    }
+}
+
+/// What a query has no memory for goes to files beside the database.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_cannot_spill_fails_alone() {
+    const DISTINCT: &str =
+        "SELECT count(*) FROM (SELECT DISTINCT range, hash(range) FROM range(5_000_000))";
+    for (call, action) in [("write", ENOSPC), ("open", EACCES)] {
+        let disk = Disk::new();
+        let started = disk.try_start_with(new_directory(), &["--memory-limit", "100MiB"]);
+        let server = started.map_err(|(_, exit)| exit).expect("a good disk");
+        let client = server.client().await;
+        let mut ledger = Ledger::default();
+        ledger.append_all(&client, 3, SMALL).await;
+        disk.fail(call, SPILLED, action);
+        let error = client
+            .try_rows(DISTINCT)
+            .await
+            .expect_err("no room to spill");
+        assert!(disk.failures() > 0, "{error:?}");
+        assert_eq!(error.code(), Code::ResourceExhausted, "{error:?}");
+        ledger.append_all(&client, 3, SMALL).await;
+        disk.heal();
+        assert_eq!(client.rows(DISTINCT).await, ["5000000"]);
+        ledger.assert_kept(&client).await;
+        assert_restart_serves_everything(&disk, server, &mut ledger).await;
+    }
+}
+
+/// A mark that cannot be written is an older one: it holds still for what it was written for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_that_cannot_be_written_loses_nothing() {
+    for action in [ENOSPC, "short"] {
+        let disk = Disk::new();
+        let (server, client, mut ledger) = loaded(&disk).await;
+        disk.fail("write", MARK, action);
+        ledger.append_all(&client, 5, SMALL).await;
+        assert!(disk.failures() > 0);
+        let mut directory = server.kill();
+        disk.heal();
+        let log = directory.path().join("test.db.wal");
+        let whole = std::fs::read(&log).expect("a log");
+        std::fs::write(&log, &whole[..whole.len() / 4]).expect("a good disk");
+        let refused = disk.try_start(directory);
+        (directory, _) = refused.expect_err("less than was acknowledged");
+        std::fs::write(&log, &whole).expect("a good disk");
+        let server = disk.start(directory);
+        assert_restart_serves_everything(&disk, server, &mut ledger).await;
+    }
+}
