@@ -13,9 +13,7 @@ const DBT: &[&str] = &[
              select ordered_at::date as day, \"index\" % 3 as \"index\", genre as copyright from source)
          select day, index, any_value(copyright) as copyright, count(*) as n from renamed group by all
      );",
-    "begin",
-    "alter table \"test\".\"analytics\".\"daily__dbt_tmp\" rename to \"daily\"",
-    "commit",
+    "begin; alter table \"test\".\"analytics\".\"daily__dbt_tmp\" rename to \"daily\"; commit",
     "create temporary table daily__dbt_tmp2 as (select day, 9 as index, 'copyleft' as copyright, 1 as n
          from analytics.daily where day >= date '2024-01-20')",
     "begin",
