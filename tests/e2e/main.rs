@@ -6,7 +6,6 @@ mod connections;
 mod depth;
 mod dictionaries;
 mod evolve;
-mod exhausted;
 mod express;
 mod failure;
 mod fairness;
