@@ -22,7 +22,8 @@ async fn an_ack_that_wrote_nothing_says_nothing_of_a_log_that_is_about_to_be_rem
     disk.fail("unlink", LOG, "hang");
     let checkpoint = tokio::spawn({
         let client = client.clone();
-        async move { client.try_execute("CHECKPOINT").await.ok() }
+        // One of the server's own transactions may be in the way at first.
+        async move { while client.try_execute("CHECKPOINT").await.is_err() {} }
     });
     let hanging = async {
         while disk.failures() == 0 {
@@ -35,7 +36,7 @@ async fn an_ack_that_wrote_nothing_says_nothing_of_a_log_that_is_about_to_be_rem
     let nothing = soon("an ack", client.append("t", &[ints([])])).await;
     assert_eq!(nothing.expect("an ack"), 0);
     let directory = server.kill();
-    checkpoint.await.expect("no panic");
+    checkpoint.abort();
     // What DuckDB was about to do.
     std::fs::remove_file(directory.path().join("test.db.wal")).expect("a log");
     disk.heal();

@@ -7,7 +7,6 @@ mod connections;
 mod depth;
 mod dictionaries;
 mod evolve;
-mod exhausted;
 mod expansions;
 mod express;
 mod failure;
