@@ -15,8 +15,8 @@ use prost::Message;
 use tokio::task::JoinHandle;
 use tonic::{Code, Request};
 
-use super::transaction::occupy;
 use super::statement::query;
+use super::transaction::occupy;
 
 /// A query of which the first rows have been read.
 async fn begin_to_read(session: &mut SqlClient) -> FlightRecordBatchStream {
