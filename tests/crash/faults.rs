@@ -426,3 +426,24 @@ async fn a_signal_ends_a_start_at_once_and_the_next_one_serves_everything() {
         directory = server.kill();
     }
 }
+
+/// A statement's commit writes to the log as that of a put does.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_statement_that_cannot_be_cut_off_the_log_ends_the_server() {
+    let disk = Disk::new();
+    let mut server = disk.start(tempfile::tempdir().expect("a temporary directory"));
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    client.execute("INSERT INTO t FROM range(10)").await;
+    disk.fail_all(&[("write", LOG, "short"), ("truncate", LOG, EIO)]);
+    let insert = client.try_execute("INSERT INTO t FROM range(10, 1000)");
+    soon("an error", insert).await.expect_err("a bad disk");
+    disk.heal();
+    let exit = server.wait();
+    assert!(exit.code.is_some_and(|code| code != 0), "{exit:?}");
+    assert!(exit.stderr.contains("ends with half"), "{exit:?}");
+    let server = disk.start(server.kill());
+    let client = server.client().await;
+    assert_eq!(client.count("t").await, 10);
+    server.stop();
+}

@@ -5,7 +5,6 @@
 //! - [`faults`]: a shim under the server makes its reads and writes of files fail, as a bad disk does;
 //! - [`heavy`]: so do they in the middle of large units, of changes by key, of statements and of what spills;
 //! - [`steps`]: the server is killed at every single step of a checkpoint, of a start and of its end;
-//! - [`taken_over`]: a checkpoint is done, and its log not yet removed;
 //! - [`alter`]: tables are altered and renamed while rows come in, before a kill;
 //! - [`cut_off`]: checkpoints are cut off one after the other;
 //! - [`index`]: tables with indexes are written in whole row groups before a kill;
@@ -36,6 +35,5 @@ mod shim;
 mod sources;
 mod steps;
 mod table;
-mod taken_over;
 mod ways;
 mod world;

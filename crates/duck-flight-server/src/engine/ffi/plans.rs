@@ -47,10 +47,9 @@ impl Connection {
         suits: impl Fn(&Plan) -> bool,
     ) -> Option<Prepared<'_>> {
         let mut plans = self.plans.borrow_mut();
-        // Plans of other moments are of no use any more.
-        if plans.0.front().is_some_and(|plan| plan.moment != moment) {
-            plans.0.clear();
-        }
+        // Those of other moments are of no use any more. They may stand behind one of this moment: while a commit was under
+        // way, none was looked for.
+        plans.0.retain(|plan| plan.moment == moment);
         let place = plans
             .0
             .iter()
@@ -78,5 +77,28 @@ impl Connection {
             is_brief,
             raw: std::mem::replace(&mut prepared.raw, ptr::null_mut()),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::EngineOptions;
+    use crate::engine::open::open_database;
+
+    #[test]
+    fn a_plan_of_another_moment_is_not_taken_though_a_newer_one_was_kept_since() {
+        let opened = open_database(&EngineOptions::in_memory()).unwrap();
+        let connection = opened.database.connect().unwrap();
+        let keep = |sql| {
+            let plan = connection.parse(sql).unwrap().last_statement();
+            let moment = connection.commits().quiet().unwrap();
+            connection.keep_plan(sql, plan.unwrap().unwrap(), moment, false);
+        };
+        keep("SELECT 1");
+        drop(connection.commits().under_way());
+        keep("SELECT 2");
+        let moment = connection.commits().quiet().unwrap();
+        assert!(connection.take_plan("SELECT 1", moment).is_none());
+        assert!(connection.take_plan("SELECT 2", moment).is_some());
     }
 }
