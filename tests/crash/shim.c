@@ -7,6 +7,7 @@
  *   the number of an error: the call does nothing and fails with it;
  *   short: a write is half done and says so, and the next one fails as on a full disk, in turns;
  *   tear: a write is half done, and then the process is killed;
+ *   hang: the call never returns;
  *   kill: the process is killed before the call does anything;
  *   kill:N, tear:N: as kill and tear at the Nth call, and nothing at those before; tear kills at any kind of call.
  * Each call that a rule is for adds a byte to the file DUCK_FAULTS.hits. The rules are read anew at each call, so that
@@ -27,6 +28,7 @@
 #define TEAR -1
 #define KILL -2
 #define SHORT -3
+#define HANG -4
 #define PATH_BYTES 4096
 
 static int open_raw(const char *path, int flags) {
@@ -56,6 +58,7 @@ static int is_turn(const char *action) {
 
 static int action_named(const char *action, const char *call) {
     if (strcmp(action, "short") == 0) return SHORT;
+    if (strcmp(action, "hang") == 0) return HANG;
     if (strncmp(action, "tear", 4) == 0) return !is_turn(action) ? 0 : strcmp(call, "write") == 0 ? TEAR : KILL;
     if (strncmp(action, "kill", 4) == 0) return is_turn(action) ? KILL : 0;
     return atoi(action);
@@ -88,6 +91,7 @@ static int action_for(const char *call, const char *path) {
     }
     errno = before;
     if (found == KILL) syscall(SYS_kill, getpid(), SIGKILL);
+    while (found == HANG) pause();
     return found;
 }
 
