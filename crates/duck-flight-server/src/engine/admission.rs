@@ -254,16 +254,17 @@ pub(super) fn makes_index(statement: &str) -> bool {
 
 /// Whether a script explains a statement that defines or alters something, or may do so.
 pub(super) fn may_explain_definition(sql: &str) -> bool {
-    may_explain(sql, StatementKind::Definition) || may_explain_alteration(sql)
+    may_explain(sql, &[StatementKind::Definition, StatementKind::Alteration])
 }
 
 /// Whether a script explains a statement that alters something, or may do so.
 pub(super) fn may_explain_alteration(sql: &str) -> bool {
-    may_explain(sql, StatementKind::Alteration)
+    may_explain(sql, &[StatementKind::Alteration])
 }
 
-fn may_explain(sql: &str, kind: StatementKind) -> bool {
-    explained::kinds(sql).map_or(true, |kinds| kinds.contains(&kind))
+fn may_explain(sql: &str, wanted: &[StatementKind]) -> bool {
+    let is_wanted = |kind: &StatementKind| wanted.contains(kind);
+    explained::kinds(sql).map_or(true, |kinds| kinds.iter().any(is_wanted))
 }
 
 #[cfg(test)]

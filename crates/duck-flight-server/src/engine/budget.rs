@@ -126,21 +126,20 @@ impl Share {
 
     /// Takes what is lacking for this many bytes of rows that were cast; false where that is not free now.
     pub(super) fn cover_cast(&mut self, bytes: usize) -> bool {
-        let more = bytes.saturating_sub(self.cast_bytes);
-        if more > 0 && !self.take_now(more) {
-            return false;
-        }
-        self.cast_bytes += more;
-        true
+        self.cover(bytes, |share| &mut share.cast_bytes)
     }
 
     /// Takes what is lacking for this many bytes of rows that were put aside; false where that is not free now.
     pub(super) fn cover_rejects(&mut self, bytes: usize) -> bool {
-        let more = bytes.saturating_sub(self.reject_bytes);
+        self.cover(bytes, |share| &mut share.reject_bytes)
+    }
+
+    fn cover(&mut self, bytes: usize, covered: fn(&mut Self) -> &mut usize) -> bool {
+        let more = bytes.saturating_sub(*covered(self));
         if more > 0 && !self.take_now(more) {
             return false;
         }
-        self.reject_bytes += more;
+        *covered(self) += more;
         true
     }
 

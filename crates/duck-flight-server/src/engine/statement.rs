@@ -10,11 +10,11 @@ use super::admission::{
     may_explain_alteration, may_explain_definition,
 };
 use super::cancel::Cancel;
-use super::catalog::{folded, literal, text};
+use super::catalog::{folded, literal, texts};
 use super::commits::{Alone, Moment, Starting};
 use super::expansion::{Expansion, Expansions};
 use super::ffi::query::{ALONE, Script};
-use super::ffi::{ArrowOptions, Connection, Pending, Prepared, QueryResult, StatementKind};
+use super::ffi::{Connection, Pending, Prepared, QueryResult, StatementKind};
 use super::frozen::is_frozen_by_plan;
 use super::lease::Traces;
 use super::new_types;
@@ -750,11 +750,8 @@ impl<'a> Statement<'a> {
 
     /// Where names are looked up, as a SET takes it.
     fn search_path(&self) -> Result<String> {
-        let options = ArrowOptions::of(self.connection);
-        let statement = self.connection.parse(SEARCH_PATH_SQL)?.last_statement();
-        let result = statement.ok_or(Error::NoStatement)??.execute()?;
-        let row = result.into_batches(&options)?.next_batch()?;
-        Ok(row.map_or_else(String::new, |row| text(row.column(0), 0)))
+        let found = texts(self.connection, SEARCH_PATH_SQL)?.pop();
+        Ok(found.map_or_else(String::new, |[path]| path))
     }
 
     /// Refuses a search path that leads to the server's own tables, and goes back to the one before.
