@@ -19,6 +19,7 @@
 
 pub(crate) mod append;
 mod arrow_type;
+mod columns;
 mod files;
 pub(crate) mod insert;
 pub(crate) mod lock;
@@ -39,10 +40,11 @@ use duckdb::ffi;
 use parking_lot::RwLock;
 
 pub(crate) use append::{Appender, ArrowImporter, ColumnShape};
+pub(crate) use columns::PlainColumns;
 pub(crate) use files::FILES_REFUSED;
 pub(crate) use logical_type::MAX_MEMBERS;
 pub(crate) use query::{Parameter, Pending, Prepared, StatementKind};
-pub(crate) use result::QueryResult;
+pub(crate) use result::{Batches, QueryResult, ResultChunk};
 
 use logical_type::LogicalType;
 use tasks::Tasks;

@@ -5,7 +5,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 
 use super::cancel::Cancel;
-use super::ffi::{ArrowOptions, QueryResult};
+use super::ffi::{ArrowOptions, Batches, PlainColumns, QueryResult, ResultChunk};
 use super::frames::FrameSender;
 use super::readable::Readable;
 use crate::error::{Error, Result};
@@ -105,12 +105,13 @@ impl Pump {
             Some((schema, _)) if schema == readable.schema() => {}
             Some(_) => return Err(Error::SchemaChanged),
         }
-        while let Some(batch) = batches.next_batch()? {
+        self.gathered.begin(batches.plain_columns())?;
+        while let Some(chunk) = batches.next_chunk()? {
             cancel.check()?;
             if self.gathered.is_full() {
                 self.send_gathered()?;
             }
-            self.gathered.push(readable.apply(batch)?);
+            self.gathered.add(&chunk, &batches, &readable)?;
         }
         // A statement that was interrupted can look as if it had ended.
         cancel.check()
@@ -139,6 +140,7 @@ impl Pump {
     /// Sends what is left, and the end; or the error. Nobody may be listening any more.
     pub(super) fn finish(mut self, outcome: Result<()>) {
         let sent = outcome.and_then(|()| {
+            self.gathered.begin(None)?;
             if self.is_started {
                 self.send_gathered()?;
                 return self.frames.send(Frame::End);
@@ -156,12 +158,36 @@ impl Pump {
 /// Chunks of a result until they make a message.
 #[derive(Default)]
 struct Gathered {
+    /// Those of the result at hand, where its types allow it.
+    columns: Option<PlainColumns>,
+    /// Those before them.
     batches: Vec<RecordBatch>,
     rows: usize,
     bytes: usize,
 }
 
 impl Gathered {
+    /// Gets ready for another result; `None` where there are no columns for it.
+    fn begin(&mut self, columns: Option<PlainColumns>) -> Result<()> {
+        self.close_columns(0)?;
+        self.columns = columns;
+        Ok(())
+    }
+
+    /// Adds a chunk of the result at hand.
+    fn add(
+        &mut self,
+        chunk: &ResultChunk,
+        batches: &Batches<'_>,
+        readable: &Readable,
+    ) -> Result<()> {
+        match &mut self.columns {
+            Some(columns) => columns.append(chunk)?,
+            None => self.push(readable.apply(batches.export(chunk)?)?),
+        }
+        Ok(())
+    }
+
     fn push(&mut self, batch: RecordBatch) {
         self.rows += batch.num_rows();
         self.bytes += batch.get_array_memory_size();
@@ -169,12 +195,27 @@ impl Gathered {
     }
 
     fn is_full(&self) -> bool {
-        self.rows >= BATCH_ROWS || self.bytes >= BATCH_BYTES
+        let columns = self.columns.as_ref();
+        let rows = self.rows + columns.map_or(0, PlainColumns::rows);
+        let bytes = self.bytes + columns.map_or(0, PlainColumns::bytes);
+        rows >= BATCH_ROWS || bytes >= BATCH_BYTES
+    }
+
+    /// Puts what is in columns behind what was gathered before, and makes room for so many rows more.
+    fn close_columns(&mut self, rows: usize) -> Result<()> {
+        let columns = self.columns.as_mut();
+        let batch = columns.map_or(Ok(None), |columns| columns.take(rows))?;
+        if let Some(batch) = batch {
+            self.push(batch);
+        }
+        Ok(())
     }
 
     /// What was gathered, as one batch.
     fn take(&mut self) -> Result<Option<RecordBatch>> {
-        let batches = std::mem::take(self).batches;
+        self.close_columns(BATCH_ROWS)?;
+        (self.rows, self.bytes) = (0, 0);
+        let batches = std::mem::take(&mut self.batches);
         let Some(first) = batches.first() else {
             return Ok(None);
         };

@@ -9,6 +9,7 @@ use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi};
 use duckdb::ffi;
 
 use super::super::sql_error::UNSUPPORTED_TYPE;
+use super::columns::PlainColumns;
 use super::{ArrowOptions, Connection, LogicalType, Result, SqlError, SqlErrorKind, check, text};
 
 /// From this chunk on a result is a large one.
@@ -54,14 +55,12 @@ impl<'a> QueryResult<'a> {
         }
         // SAFETY: the result is live; the chunk is owned by its wrapper.
         let chunk = ResultChunk(unsafe { ffi::duckdb_fetch_chunk(self.raw) });
-        let rows = match chunk.0.is_null() {
-            true => 0,
-            // SAFETY: the chunk is live.
-            false => unsafe { ffi::duckdb_data_chunk_get_size(chunk.0) },
-        };
+        let rows = chunk.rows();
         if rows > 0 {
             fetched.update(|count| count + 1);
-            self.connection.rows_fetched.update(|count| count + rows);
+            self.connection
+                .rows_fetched
+                .update(|count| count + rows as u64);
             return Ok(Some(chunk));
         }
         self.error().map_or(Ok(None), Err)
@@ -112,6 +111,17 @@ impl Drop for QueryResult<'_> {
 /// A chunk of a result, in DuckDB's own layout.
 pub(crate) struct ResultChunk(ffi::duckdb_data_chunk);
 
+impl ResultChunk {
+    pub(super) fn raw(&self) -> ffi::duckdb_data_chunk {
+        self.0
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        // SAFETY: the chunk is live or null, which has none.
+        unsafe { ffi::duckdb_data_chunk_get_size(self.0) as usize }
+    }
+}
+
 impl Drop for ResultChunk {
     fn drop(&mut self) {
         // SAFETY: given to us by duckdb_fetch_chunk, freed only here; null is allowed.
@@ -153,11 +163,27 @@ impl Batches<'_> {
         type_names(&self.columns)
     }
 
-    /// Fetches the next batch: at most 2,048 rows, and never none. `None` is the end.
+    /// Where the rows may be gathered without DuckDB's export; `None` where their types need it.
+    pub(crate) fn plain_columns(&self) -> Option<PlainColumns> {
+        let is_plain = matches!(self.options, BatchOptions::Plain(_));
+        is_plain
+            .then(|| PlainColumns::new(&self.schema, &self.columns))
+            .flatten()
+    }
+
+    /// Fetches the next chunk: at most 2,048 rows, and never none. `None` is the end.
+    pub(crate) fn next_chunk(&mut self) -> Result<Option<ResultChunk>> {
+        self.result.next_chunk()
+    }
+
+    /// Fetches the next chunk as a batch.
     pub(crate) fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
-        let Some(chunk) = self.result.next_chunk()? else {
-            return Ok(None);
-        };
+        let chunk = self.next_chunk()?;
+        chunk.map(|chunk| self.export(&chunk)).transpose()
+    }
+
+    /// A chunk of this result as a batch.
+    pub(crate) fn export(&self, chunk: &ResultChunk) -> Result<RecordBatch> {
         let mut c_array = FFI_ArrowArray::empty();
         // SAFETY: options and chunk are live; both Arrow structs have the layout of the C data interface.
         unsafe {
@@ -172,9 +198,7 @@ impl Batches<'_> {
         let array = StructArray::from(data);
         let rows = RecordBatchOptions::new().with_row_count(Some(arrow::array::Array::len(&array)));
         let columns = array.into_parts().1;
-        RecordBatch::try_new_with_options(self.schema.clone(), columns, &rows)
-            .map(Some)
-            .map_err(arrow_error)
+        RecordBatch::try_new_with_options(self.schema.clone(), columns, &rows).map_err(arrow_error)
     }
 }
 
@@ -238,6 +262,6 @@ fn name_column(error: SqlError, columns: &[Column]) -> SqlError {
     }
 }
 
-fn arrow_error(error: arrow::error::ArrowError) -> SqlError {
+pub(super) fn arrow_error(error: arrow::error::ArrowError) -> SqlError {
     SqlError::internal(format!("DuckDB's Arrow export cannot be read: {error}"))
 }
