@@ -26,7 +26,7 @@ async fn open(client: &Client, options: &PutOptions) -> (OpenPut, u64) {
 }
 
 fn is_fenced(error: &Status) -> bool {
-    error.code() == Code::Aborted && error.message().contains("fenced")
+    error.code() == Code::Aborted && error.message().starts_with("fenced: ")
 }
 
 /// Each of the numbers from 1 on stands in the table once.

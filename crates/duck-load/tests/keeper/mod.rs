@@ -163,7 +163,7 @@ impl Keeper {
         match fault {
             None => Ok(ack),
             Some(Fault::Refuse) => Err(Status::resource_exhausted("the queue is full")),
-            Some(Fault::Fence) => Err(Status::aborted("fenced by a later stream")),
+            Some(Fault::Fence) => Err(Status::aborted("fenced: by a later stream")),
             Some(Fault::Pause) => {
                 let go_on = self.kept().go_on.clone();
                 go_on.notified().await;
