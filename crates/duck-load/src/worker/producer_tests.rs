@@ -146,12 +146,18 @@ async fn a_producer_that_is_farther_than_any_loader_comes_is_not_gone_on_with() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resuming_producer_goes_on_once_when_a_put_that_it_gave_up_may_have_fenced_it() {
+async fn a_producer_goes_on_once_when_a_put_that_it_gave_up_may_have_fenced_it() {
+    for plan in [producer(plan(3)), resuming(plan(3))] {
+        assert_goes_on_once_when_fenced(Plan {
+            ack_timeout: millis(500),
+            ..plan
+        })
+        .await;
+    }
+}
+
+async fn assert_goes_on_once_when_fenced(plan: Plan) {
     let fenced = Answer::Fail(lost(Outcome::Fenced));
-    let plan = Plan {
-        ack_timeout: millis(500),
-        ..resuming(plan(3))
-    };
     let script = |answers: &[Answer]| {
         let acks = std::iter::repeat_n(Answer::Ack, 10);
         let answers = answers.iter().cloned().chain(acks);
