@@ -54,6 +54,8 @@ struct Put {
     /// Where messages go in; absent when no more will come.
     messages: Option<mpsc::Sender<FlightData>>,
     answers: BoxStream<'static, Result<PutResult, Status>>,
+    /// With [`Commit::Batch`]: batches that were sent and have no ack.
+    unanswered: usize,
     /// With [`Commit::Stream`]: the ack, while the put's end is awaited.
     ack: Option<Ack>,
 }
@@ -128,6 +130,7 @@ impl FlightTarget {
                 .map_ok(tonic::Response::into_inner)
                 .try_flatten_stream()
                 .boxed(),
+            unanswered: 0,
             ack: None,
         }
     }
@@ -174,18 +177,12 @@ impl FlightTarget {
             };
             message.app_metadata = metadata.to_json().into();
         }
-        if self.put.is_none() {
-            self.put = Some(self.open_long());
-        }
-        let Some(sender) = self.put.as_ref().and_then(|put| put.messages.as_ref()) else {
-            return Ok(());
+        let put = match self.put.take() {
+            // A producer is to be located first.
+            Some(put) if self.options.producer.is_some() || !put.is_over() => put,
+            _ => self.open_long(),
         };
-        // When the call is over, its answer says why, and what that means for this batch.
-        if let Err(TrySendError::Full(_)) = sender.try_send(message) {
-            let message = "more batches are waiting for an answer than the put has room for";
-            return Err(Failure::of_all(Outcome::Refused, message));
-        }
-        Ok(())
+        self.put.insert(put).send(message)
     }
 
     /// Where the server says the producer is, from the list of all producers.
@@ -325,6 +322,25 @@ impl Target for FlightTarget {
 }
 
 impl Put {
+    /// Sends a batch on a long put.
+    fn send(&mut self, message: FlightData) -> Result<(), Failure> {
+        let Some(sender) = &self.messages else {
+            return Ok(());
+        };
+        // When the call is over, its answer says why, and what that means for this batch.
+        if let Err(TrySendError::Full(_)) = sender.try_send(message) {
+            let message = "more batches are waiting for an answer than the put has room for";
+            return Err(Failure::of_all(Outcome::Refused, message));
+        }
+        self.unanswered += 1;
+        Ok(())
+    }
+
+    /// Whether nothing more can be sent on a long put, and all that was sent has its ack.
+    fn is_over(&self) -> bool {
+        self.unanswered == 0 && self.messages.as_ref().is_some_and(mpsc::Sender::is_closed)
+    }
+
     /// Where the producer is: the first answer of its long put.
     async fn resume(&mut self) -> Result<u64, Failure> {
         let answer = self.answers.next().await.ok_or_else(ended_early)??;
@@ -339,6 +355,7 @@ impl Put {
 
     async fn next_ack(&mut self) -> Result<Ack, Failure> {
         let answer = self.answers.next().await.ok_or_else(ended_early)??;
+        self.unanswered = self.unanswered.saturating_sub(1);
         Ack::from_json(&answer.app_metadata).map_err(|error| {
             let message = format!("the server's ack cannot be read: {error}");
             Failure::of_all(Outcome::Unknown, message)
