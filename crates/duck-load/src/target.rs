@@ -26,6 +26,13 @@ pub trait Target: Send + 'static {
     /// When the server cannot be asked, or does not let this producer send.
     fn locate(&mut self) -> impl Future<Output = Result<u64, Failure>> + Send;
 
+    /// Whether the table has rows of one of these batches, by their ids. To be called after [`Target::locate`], where the
+    /// producer is behind what was acknowledged; a `reset` follows where it is dropped.
+    ///
+    /// # Errors
+    /// When the table cannot be asked. The producer must be located again.
+    fn holds(&mut self, ids: [i64; 2]) -> impl Future<Output = Result<bool, Failure>> + Send;
+
     /// Starts to send a batch, and does not wait for its answer.
     ///
     /// # Errors

@@ -2,20 +2,22 @@
 
 use std::fmt;
 
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
-use arrow_flight::{Action, FlightClient, FlightData, FlightDescriptor, PutResult};
+use arrow_flight::{Action, FlightClient, FlightData, FlightDescriptor, PutResult, Ticket};
 use duck_flight_protocol::{
     ACTION_PRODUCERS, Ack, BatchMetadata, Commit, ConnectError, ConnectOptions, Endings,
     ProducerState, PutOptions, Resume,
 };
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt, TryFutureExt};
+use futures::{Stream, StreamExt, TryFutureExt, TryStreamExt};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use super::encoder::Encoder;
 use super::{Failure, Outcome, Target};
@@ -204,6 +206,18 @@ impl FlightTarget {
         Ok(position.unwrap_or(0))
     }
 
+    /// How many of the table's rows are of these batches, at most one.
+    async fn ask_for_rows(&mut self, ids: [i64; 2]) -> Result<usize, FlightError> {
+        let [first, last] = ids;
+        let table = self.options.table.to_sql();
+        let query = format!("SELECT 1 FROM {table} WHERE batch_id IN ({first}, {last}) LIMIT 1");
+        let request = self.request(Ticket::new(query));
+        let answer = self.client.do_get(request).await?.into_inner();
+        FlightRecordBatchStream::new_from_flight_data(answer.map_err(FlightError::from))
+            .try_fold(0, async |rows, batch| Ok(rows + batch.num_rows()))
+            .await
+    }
+
     /// Whether a producer's state is that of this producer and this table. The server names tables in full.
     fn is_mine(&self, state: &ProducerState) -> bool {
         let same = |mine: Option<&str>, its: Option<&str>| match (mine, its) {
@@ -277,6 +291,19 @@ impl Target for FlightTarget {
             self.put = None;
         }
         result
+    }
+
+    async fn holds(&mut self, ids: [i64; 2]) -> Result<bool, Failure> {
+        match self.ask_for_rows(ids).await {
+            Ok(rows) => Ok(rows > 0),
+            // An older copy may be from before the table.
+            Err(FlightError::Tonic(status)) if status.code() == Code::NotFound => Ok(false),
+            Err(error) => {
+                // A long put says only once where the producer is.
+                self.put = None;
+                Err(error.into())
+            }
+        }
     }
 
     fn send(&mut self, batch: &Batch) -> Result<(), Failure> {
