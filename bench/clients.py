@@ -71,15 +71,19 @@ def make_loaded_table(server: Server) -> None:
     server.execute(f"CREATE TABLE {LOADED} ({COLUMNS})")
 
 
+def in_flight(writers: int, rows: int) -> int:
+    """Batches that each loader has on their way."""
+    return max(2, min(128, ROWS_ON_THEIR_WAY // (writers * rows)))
+
+
 def load_command(server: Server, commit: str, writers: int, rows: int, seconds: float, **more) -> list:
     """How duck-load is called; `commit` is `puts` or `batch`."""
-    in_flight = max(2, min(128, ROWS_ON_THEIR_WAY // (writers * rows)))
     given = {
         "writers": writers,
         "rows": rows,
         "duration": f"{seconds}s",
         "commit": "stream" if commit == "puts" else "batch",
-        "in-flight": in_flight,
+        "in-flight": in_flight(writers, rows),
         **more,
     }
     command = [str(BINARIES / "duck-load"), "--server", server.url, "--format", "json"]
@@ -137,10 +141,23 @@ def wait_for_rows(server: Server, loader: subprocess.Popen) -> None:
     """Until the first batch of a loader can be read."""
     with flight.connect(server.url) as client:
         while loader.poll() is None:
-            table = client.do_get(flight.Ticket(f"SELECT count(*) FROM {LOADED}".encode())).read_all()
-            if table.column(0)[0].as_py() > 0:
+            if count_loaded(client) > 0:
                 return
     raise RuntimeError("duck-load ended before it loaded anything")
+
+
+def count_loaded(client: flight.FlightClient) -> int:
+    table = client.do_get(flight.Ticket(f"SELECT count(*) FROM {LOADED}".encode())).read_all()
+    return table.column(0)[0].as_py()
+
+
+def with_rows_loaded(server: Server, call: Callable[[], dict]) -> dict:
+    """What a call comes to, with the rows a second that loaders load from its beginning to its end."""
+    with flight.connect(server.url) as client:
+        rows, start = count_loaded(client), time.perf_counter()
+        found = call()
+        rows, seconds = count_loaded(client) - rows, time.perf_counter() - start
+    return {**found, "rows_per_second": rows / seconds}
 
 
 def readings(rows: int) -> str:

@@ -131,6 +131,7 @@ def measure_case(case: Case, result: CaseResult, size: Size, turns: int) -> None
     except LeftOut as reason:
         result.leave_out(str(reason))
         return
+    turns = result.about["turns"] = turns_of(steps, turns)
     for turn in range(turns):
         for number, step in enumerate(steps, 1):
             if turn == 0 or not step.once:
@@ -138,6 +139,11 @@ def measure_case(case: Case, result: CaseResult, size: Size, turns: int) -> None
                 say(f"{case.name}, {place}: {step.tests[0]}, {step.contender}")
                 take(step, result)
     say("")
+
+
+def turns_of(steps: list[Step], turns: int) -> int:
+    """As many as were asked for, unless all steps are taken in the first one only."""
+    return 1 if steps and all(step.once for step in steps) else turns
 
 
 def take(step: Step, result: CaseResult) -> None:

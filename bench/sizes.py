@@ -21,7 +21,6 @@ class Size:
     limit_shape_rows: int
     keys: int
     read_rows: int
-    slow_peer_read_rows: int
     tpch_scale: float
     mixed_rows: int
     stall_seconds: float
@@ -51,7 +50,6 @@ FULL = Size(
     limit_shape_rows=500_000,
     keys=1_000_000,
     read_rows=5_000_000,
-    slow_peer_read_rows=5_000_000,
     tpch_scale=1,
     mixed_rows=1_000_000,
     stall_seconds=60,
@@ -71,7 +69,6 @@ QUICK = replace(
     seed_puts=((1, 1_000), (8, 1), (8, 1_000), (64, 1_000), (8, 10_000), BULK),
     limit_append_rows=2_000_000,
     limit_shape_rows=250_000,
-    slow_peer_read_rows=1_000_000,
     tpch_scale=0.1,
     stall_seconds=20,
     table_rows=(1_000_000, 10_000_000),
@@ -92,7 +89,6 @@ TINY = replace(
     limit_shape_rows=20_000,
     keys=10_000,
     read_rows=500_000,
-    slow_peer_read_rows=100_000,
     tpch_scale=0.01,
     mixed_rows=100_000,
     stall_seconds=0.5,

@@ -63,7 +63,7 @@ def print_aligned(lines: list[list[str]]) -> None:
 
 def print_case(case: Case, result: CaseResult) -> None:
     about = result.about
-    print(f"== {case.name}: {about['mode']}, {about['turns']} turns, {about['time']}, commit {about['commit']}")
+    print(f"== {case.name}: {about['mode']}, turns: {about['turns']}, {about['time']}, commit {about['commit']}")
     for table in case.tables:
         if lines := rows_of(table, result):
             print_aligned(lines)

@@ -3,6 +3,8 @@
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -13,7 +15,7 @@ import plots
 import run
 import tables
 import targets
-from case import step
+from case import Case, step
 from cases import CASES, loads, reads, small
 from contenders import end, late_ends, megabytes
 from results import OURS, CaseResult, Results, Spread, ratio
@@ -139,6 +141,48 @@ def test_the_floor_is_measured_where_a_client_or_the_transport_may_be_the_limit(
         if step.contender == "floor"
     }
     assert {"puts-8x1", "puts-8x10000", "batch-8x1000", "batch-256x1000", "adbc-1", "rust-1", "pyarrow"} <= floors
+
+
+def test_a_limit_with_a_most_for_its_commits_counts_for_one_kind_of_commit(monkeypatch):
+    asked = []
+    monkeypatch.setattr(loads, "working_directory", nullcontext)
+    monkeypatch.setattr(clients, "bench", lambda *command: asked.append(command) or {"settings": []})
+    most_of = {}
+    for each in loads.CASE.steps(SIZES["full"]):
+        if each.contender == "limit":
+            each.measure()
+            command = asked.pop()
+            if "--max-commit-batches" in command:
+                most_of[each.tests[1:]] = command[-1]
+    # As many batches as eight loaders have on their way.
+    assert most_of == {("puts-8x1",): 8, ("batch-8x1",): 1024}
+
+
+def test_all_read_the_same_rows(monkeypatch):
+    asked = []
+    monkeypatch.setattr(reads, "step", lambda test, contender, measure, *given: asked.append((contender, given[-1])))
+    for size in SIZES.values():
+        asked.clear()
+        list(reads.CASE.steps(size))
+        assert {"limit", "floor", "seed", "quack", "postgres", OURS} == {contender for contender, _ in asked}
+        assert {rows for _, rows in asked} == {size.read_rows}
+
+
+def test_rows_loaded_before_and_after_a_call_do_not_count(monkeypatch):
+    monkeypatch.setattr(clients, "flight", SimpleNamespace(connect=nullcontext))
+    monkeypatch.setattr(clients, "count_loaded", lambda _, counts=iter((1_000, 4_000)): next(counts))
+    monkeypatch.setattr(clients, "time", SimpleNamespace(perf_counter=iter((10.0, 12.0)).__next__))
+    found = clients.with_rows_loaded(SimpleNamespace(url=""), lambda: {"queries_per_second": 7})
+    assert found == {"queries_per_second": 7, "rows_per_second": 1_500}
+
+
+@pytest.mark.parametrize(("once", "turns"), [((True, True), 1), ((True, False), 3), ((), 3)])
+def test_a_case_tells_how_many_turns_it_took(once, turns):
+    steps = [step(str(number), OURS, dict, once=is_once) for number, is_once in enumerate(once)]
+    result = CaseResult({**ABOUT, "turns": 3})
+    run.measure_case(Case("some", "", lambda _: steps), result, SIZES["tiny"], 3)
+    assert result.about["turns"] == turns
+    assert f"quick, {turns} turn" in page.turns(result.about)
 
 
 def test_the_turns_of_a_target_may_differ():

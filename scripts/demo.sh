@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds Duck Flight and shows it: four loaders write into one DuckDB while queries read it, and at the end
-# every acknowledged row is there. DEMO_SECONDS (default 12) says how long they load.
+# every acknowledged row is there. DEMO_SECONDS (default 12, at least 4) says how long they load.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,6 +14,9 @@ fail() {
 say() {
     printf '\n== %s\n' "$*"
 }
+
+# A query each quarter of the time: the first must find the loaders' table.
+[[ "$seconds" =~ ^[1-9][0-9]*$ ]] && ((seconds >= 4)) || fail "DEMO_SECONDS is $seconds: give whole seconds, 4 or more"
 
 scripts/setup.sh
 cargo build --release --bins -p duck-flight-server -p duck-load -p duck-query

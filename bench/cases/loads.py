@@ -29,7 +29,9 @@ PEER_CLIENTS = 8
 # What clients and the transport come to by themselves.
 FLOORS = ((8, 1), (8, 1_000), (256, 1_000), (8, 10_000))
 # The limit with batches of so many rows counts for these tests: how many rows a batch has beyond that changes little.
-LIMITS = {1: ("8x1",), 1_000: ("8x1000",), 10_000: ("8x10000", "1x1000000")}
+LIMITS = {1_000: ("8x1000",), 10_000: ("8x10000", "1x1000000")}
+# Batches of one row that are on their way, by the limit's test: more of them cannot share a commit.
+ON_THEIR_WAY = {"limit-1": PEER_CLIENTS, "limit-1-batch": PEER_CLIENTS * clients.in_flight(PEER_CLIENTS, 1)}
 
 
 def load(name: str, commit: str, writers: int, rows: int, seconds: float, *, once: bool = False) -> dict:
@@ -40,12 +42,12 @@ def load(name: str, commit: str, writers: int, rows: int, seconds: float, *, onc
         return {**report, "memory_mb": server.memory_peak_mb()}
 
 
-def limit(rows: int, total: int) -> dict:
+def limit(rows: int, total: int, most_batches: int | None = None) -> dict:
+    """The appender's rates; of commits that have so many batches at most."""
     with working_directory() as directory:
         how = ["--dir", directory, "--batch-rows", rows, "--rows", total]
-        if rows == 1:
-            # What a put waits for: more of them are not on their way.
-            how += ["--max-commit-batches", PEER_CLIENTS]
+        if most_batches:
+            how += ["--max-commit-batches", most_batches]
         found = clients.bench("limit", "append", *how)
     by_commit: dict[str, float] = {}
     for setting in found["settings"]:
@@ -56,6 +58,10 @@ def limit(rows: int, total: int) -> dict:
 
 
 def steps(size: Size) -> Iterator[Step]:
+    for test, commit in (("limit-1", "puts"), ("limit-1-batch", "batch")):
+        most = ON_THEIR_WAY[test]
+        tests = (test, f"{commit}-{PEER_CLIENTS}x1")
+        yield Step(tests, "limit", lambda most=most: limit(1, size.limit_append_rows, most))
     for rows, pairs in LIMITS.items():
         tests = [f"{commit}-{pair}" for pair in pairs for commit in ("puts", "batch")]
         yield Step((f"limit-{rows}", *tests), "limit", lambda rows=rows: limit(rows, size.limit_append_rows))
@@ -108,8 +114,10 @@ def label(commit: str):
 
 
 def rows_of_limit(test: str) -> str | None:
+    if (on_their_way := ON_THEIR_WAY.get(test)) is not None:
+        return f"batches of 1 row, {on_their_way:,} on their way"
     found = re.fullmatch(r"limit-(\d+)", test)
-    return f"batches of {int(found[1]):,} {'row' if found[1] == '1' else 'rows'}" if found else None
+    return f"batches of {int(found[1]):,} rows" if found else None
 
 
 def writers_with(commit: str, rows: int):

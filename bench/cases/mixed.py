@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import clients
 from case import MILLISECONDS, ROWS_PER_SECOND, Bars, Case, Step, Table, by_contender, step
-from contenders import running
+from contenders import Server, running
 from sizes import Size
 
 QUERIES = {
@@ -23,7 +23,7 @@ LABELS = {
 LOAD = ("puts", 8, 1_000)
 
 # The loaders go on so long after the queries, which take a moment to connect.
-MARGIN_SECONDS = 1.0
+MARGIN_SECONDS = 2.0
 
 
 def query(name: str, sql: str, size: Size, *, while_loading: bool) -> dict:
@@ -31,21 +31,21 @@ def query(name: str, sql: str, size: Size, *, while_loading: bool) -> dict:
         clients.fill(server, size.mixed_rows)
         if not while_loading:
             return clients.small(server, size.seconds, sql=sql)
-        clients.make_loaded_table(server)
-        with clients.loading(server, *LOAD, size.seconds + MARGIN_SECONDS) as load:
-            found = clients.small(server, size.seconds, sql=sql)
-            load.check_it_still_loads()
-        return {**found, "rows_per_second": load.report["rows_per_second"]}
+        return query_while_loading(server, server, sql, size)
 
 
 def query_beside(sql: str, size: Size) -> dict:
     """What it costs a query alone that loaders and their server keep the same cores busy."""
     with running("duck-flight") as loaded, running("duck-flight") as idle:
-        clients.make_loaded_table(loaded)
-        with clients.loading(loaded, *LOAD, size.seconds + MARGIN_SECONDS) as load:
-            found = clients.small(idle, size.seconds, sql=sql)
-            load.check_it_still_loads()
-        return {**found, "rows_per_second": load.report["rows_per_second"]}
+        return query_while_loading(idle, loaded, sql, size)
+
+
+def query_while_loading(asked: Server, loaded: Server, sql: str, size: Size) -> dict:
+    clients.make_loaded_table(loaded)
+    with clients.loading(loaded, *LOAD, size.seconds + MARGIN_SECONDS) as load:
+        found = clients.with_rows_loaded(loaded, lambda: clients.small(asked, size.seconds, sql=sql))
+        load.check_it_still_loads()
+    return found
 
 
 def acks(name: str, size: Size, *, while_querying: bool) -> dict:

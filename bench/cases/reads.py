@@ -89,8 +89,8 @@ def steps(size: Size) -> Iterator[Step]:
     yield step("rust", "limit", limit, size.read_rows)
     for name in ("floor", "seed", "duck-flight"):
         yield step("rust", name, by_rust, name, size.read_rows)
-    yield step("rust", "quack", quack.read, size.slow_peer_read_rows)
-    yield step("rust", "postgres", postgres.read, size.slow_peer_read_rows)
+    yield step("rust", "quack", quack.read, size.read_rows)
+    yield step("rust", "postgres", postgres.read, size.read_rows)
     for name in ("floor", "seed", "duck-flight"):
         yield step("pyarrow", name, by_python, clients.plain_asker, name, size.read_rows)
     for name in ("floor", "duck-flight"):
@@ -102,7 +102,7 @@ MEMORY = by_contender("memory_mb", MEGABYTES, "seed", "duck-flight")
 
 CASE = Case(
     name="reads",
-    about="`SELECT *` of a table of four columns, by several clients",
+    about="`SELECT *` of a table of four columns and 5 million rows, by several clients",
     steps=steps,
     tables=(
         Table("reads", "the whole table", named(TESTS), RATES),

@@ -3,9 +3,11 @@
 use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
+use arrow_flight::Action;
 use duck_flight_protocol::{Commit, ConnectOptions, PutOptions};
-use duck_load::{Plan, Progress, Report, Stop};
+use duck_load::{BatchSource, FlightTarget, Plan, Progress, Report, Stop, Target};
 use duck_tests::{Answer, Client, OpenPut, ServerProcess, TestServer, ints, options, soon};
+use futures::TryStreamExt;
 use futures::future::join_all;
 use tonic::{Code, Status};
 
@@ -26,7 +28,7 @@ async fn open(client: &Client, options: &PutOptions) -> (OpenPut, u64) {
 }
 
 fn is_fenced(error: &Status) -> bool {
-    error.code() == Code::Aborted && error.message().contains("fenced")
+    error.code() == Code::Aborted && error.message().starts_with("fenced: ")
 }
 
 /// Each of the numbers from 1 on stands in the table once.
@@ -267,6 +269,29 @@ async fn load(server: &str, plan: Plan) -> Report {
     report.expect("a connection")
 }
 
+/// Servers that come after each other on one database.
+struct Servers {
+    directory: tempfile::TempDir,
+}
+
+impl Servers {
+    fn new() -> Self {
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn start(&self, listen: &str) -> ServerProcess {
+        let database = self.directory.path().join("test.db").display().to_string();
+        ServerProcess::try_start(&["--database", &database, "--listen", listen]).unwrap()
+    }
+}
+
+fn end(mut server: ServerProcess, signal: &str) {
+    server.signal(signal);
+    server.wait();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resuming_loader_sends_again_what_a_server_with_an_older_file_has_lost() {
     // The last one may send nothing while its server is away.
@@ -277,19 +302,14 @@ async fn a_resuming_loader_sends_again_what_a_server_with_an_older_file_has_lost
     ];
     for (commit, interval_ms, batches) in cases {
         let plan = |batches| resuming(commit, Duration::from_millis(interval_ms), batches);
-        let directory = tempfile::tempdir().unwrap();
-        let file = |name: &str| directory.path().join(name);
-        let database = file("test.db").display().to_string();
-        let start = |listen: &str| {
-            ServerProcess::try_start(&["--database", &database, "--listen", listen]).unwrap()
-        };
-        let mut server = start("127.0.0.1:0");
+        let servers = Servers::new();
+        let file = |name: &str| servers.directory.path().join(name);
+        let server = servers.start("127.0.0.1:0");
         let address = server.address().to_owned();
         assert!(load(&address, plan(5)).await.is_success());
-        server.signal("TERM");
-        server.wait();
+        end(server, "TERM");
         std::fs::copy(file("test.db"), file("older.db")).unwrap();
-        let mut server = start(&address);
+        let server = servers.start(&address);
         let loading = tokio::spawn({
             let (address, plan) = (address.clone(), plan(batches));
             async move { load(&address, plan).await }
@@ -297,17 +317,85 @@ async fn a_resuming_loader_sends_again_what_a_server_with_an_older_file_has_lost
         let client = server.client().await;
         let more = async { while client.count("t").await < 80 {} };
         soon("three more batches", more).await;
-        server.signal("KILL");
-        server.wait();
+        end(server, "KILL");
         for name in ["test.db.wal", "test.db.mark"] {
             std::fs::remove_file(file(name)).ok();
         }
         std::fs::copy(file("older.db"), file("test.db")).unwrap();
-        let server = start(&address);
+        let server = servers.start(&address);
         let report = soon("the loader's end", loading).await.unwrap();
         assert!(report.is_success() && report.lost > 0, "{report}");
         let stored = "SELECT count(*), count(DISTINCT batch_id) FROM t";
         let stored = server.client().await.rows(stored).await;
         assert_eq!(stored, [format!("{}|{batches}", 10 * batches)], "{report}");
     }
+}
+
+const MOMENT: Duration = Duration::from_millis(20);
+
+const LOADED: &str =
+    "CREATE TABLE t (batch_id BIGINT, timestamp TIMESTAMP, value DOUBLE, category VARCHAR)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loader_whose_producer_is_forgotten_ends_and_doubles_nothing() {
+    for commit in [Commit::Stream, Commit::Batch] {
+        let servers = Servers::new();
+        let server = servers.start("127.0.0.1:0");
+        let address = server.address().to_owned();
+        let client = server.client().await;
+        client.execute(LOADED).await;
+        let loading = tokio::spawn({
+            let (address, plan) = (address.clone(), resuming(commit, MOMENT, 100_000));
+            async move { load(&address, plan).await }
+        });
+        let some = async { while client.count("t").await < 30 {} };
+        soon("three batches", some).await;
+        end(server, "KILL");
+        // Where the loader does not come: a batch of it would be remembered again.
+        let server = servers.start("127.0.0.1:0");
+        let client = server.client().await;
+        let forget = Action::new("forget_producers", r#"{"producer":"p"}"#);
+        let forgotten = client.flight().do_action(forget).await;
+        let forgotten: Vec<_> = forgotten.unwrap().try_collect().await.unwrap();
+        assert_eq!(forgotten, [r#"{"forgotten":1}"#]);
+        end(server, "TERM");
+        let server = servers.start(&address);
+        let report = soon("the loader's end", loading).await.unwrap();
+        assert!(!report.is_success(), "{report}");
+        assert_eq!((report.lost, report.still_lost), (0, 0), "{report}");
+        let error = report.first_error.unwrap();
+        assert!(error.contains("has forgotten this producer"), "{error}");
+        let doubled = "SELECT batch_id FROM t GROUP BY batch_id HAVING count(*) <> 10";
+        assert_eq!(server.client().await.rows(doubled).await, [""; 0]);
+        end(server, "TERM");
+    }
+}
+
+/// On one thread the end of a connection is heard of before a later server's answer.
+#[tokio::test]
+async fn a_batch_is_not_in_doubt_whose_loader_lost_its_connection_before() {
+    let servers = Servers::new();
+    let server = servers.start("127.0.0.1:0");
+    let address = server.address().to_owned();
+    let plan = Plan {
+        rows: NonZeroU32::new(10).unwrap(),
+        commit: Commit::Batch,
+        ..Plan::new("t")
+    };
+    let connect = ConnectOptions {
+        server: address.clone(),
+    };
+    let targets = FlightTarget::connect_all(&connect, &plan, &Progress::silent()).await;
+    let mut target = targets.unwrap().remove(0);
+    let mut source = BatchSource::for_writers(&plan, 1).remove(0);
+    target.send(&source.next_batch()).unwrap();
+    soon("an ack", target.answer()).await.unwrap();
+    end(server, "KILL");
+    let server = servers.start(&address);
+    let client = server.client().await;
+    assert_eq!(client.count("t").await, 10);
+    target.send(&source.next_batch()).unwrap();
+    let ack = soon("an ack", target.answer()).await.unwrap();
+    assert_eq!((ack.rows, client.count("t").await), (10, 20));
+    end(server, "TERM");
 }

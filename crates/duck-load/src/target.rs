@@ -26,6 +26,13 @@ pub trait Target: Send + 'static {
     /// When the server cannot be asked, or does not let this producer send.
     fn locate(&mut self) -> impl Future<Output = Result<u64, Failure>> + Send;
 
+    /// Whether the table has rows of one of these batches, by their ids. To be called after [`Target::locate`], where the
+    /// producer is behind what was acknowledged; a `reset` follows where it is dropped.
+    ///
+    /// # Errors
+    /// When the table cannot be asked. The producer must be located again.
+    fn holds(&mut self, ids: [i64; 2]) -> impl Future<Output = Result<bool, Failure>> + Send;
+
     /// Starts to send a batch, and does not wait for its answer.
     ///
     /// # Errors
@@ -107,8 +114,9 @@ const FROM_HTTP_STATUS: &str = "grpc-status header missing";
 /// How the generated client begins the message of a status that it made before it sent anything.
 const NOT_READY: &str = "Service was not ready";
 
-/// What the server says to a producer's stream when a later stream of the same producer has taken its place.
-const FENCED: &str = "fenced";
+/// How the server begins what it says to a producer's stream when a later stream of the same producer has taken its place.
+/// Other conflicts name tables, which may be called anything.
+const FENCED: &str = "fenced: ";
 
 /// What the server says, by one or the other, with every `UNAVAILABLE` of its own. A proxy gives that code too, where the
 /// connection behind it broke and the batch may have been committed.
@@ -128,7 +136,7 @@ impl From<Status> for Failure {
         if made_here || status.message().starts_with(FROM_HTTP_STATUS) {
             return Self::of_all(Outcome::Unknown, message);
         }
-        if status.code() == Code::Aborted && status.message().contains(FENCED) {
+        if status.code() == Code::Aborted && status.message().starts_with(FENCED) {
             return Self::of_all(Outcome::Fenced, message);
         }
         Self {
@@ -224,6 +232,7 @@ mod tests {
             Status::unavailable("the server is shutting down; try again once it is back"),
             Status::resource_exhausted("the queue is full"),
             Status::aborted("a conflict with another transaction"),
+            Status::aborted("Catalog write-write conflict on alter with \"fenced: areas\""),
         ] {
             let found = outcomes(status.clone());
             assert_eq!(found, (Outcome::Retriable, Outcome::Unknown), "{status}");
@@ -248,7 +257,9 @@ mod tests {
 
     #[test]
     fn being_fenced_counts_for_all_batches() {
-        let status = Status::aborted("producer `p` was fenced by a later stream");
+        let status = Status::aborted(
+            "fenced: another put of producer `p` into this table was opened after this one, so this one commits nothing more",
+        );
         assert_eq!(outcomes(status), (Outcome::Fenced, Outcome::Fenced));
     }
 

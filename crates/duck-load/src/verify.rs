@@ -171,9 +171,13 @@ impl fmt::Display for Verification {
         if self.batches_unacknowledged > 0 {
             write!(
                 f,
-                "\nunacked    {} of {} batches without an ack found once, the others not at all",
+                "\nunacked    {} of {} batches without an ack found once",
                 self.batches_unacknowledged_present, self.batches_unacknowledged
             )?;
+            // A doubled or damaged one may be one without an ack.
+            if self.batches_doubled + self.batches_damaged == 0 {
+                f.write_str(", the others not at all")?;
+            }
         }
         for offender in &self.offenders {
             write!(

@@ -315,7 +315,8 @@ impl<T: Target> Worker<T> {
 
     /// Asks how far the producer has come, unless the end is asked for first.
     async fn locate(&mut self) {
-        let answer = tokio::time::timeout(self.plan.ack_timeout, self.target.locate());
+        let asking = position(&mut self.target, &self.source, self.durable);
+        let answer = tokio::time::timeout(self.plan.ack_timeout, asking);
         let located = tokio::select! {
             biased;
             () = self.stop.requested(), if !self.stopping => None,
@@ -413,6 +414,31 @@ impl<T: Target> Worker<T> {
     fn say(&self, what: &str) {
         self.progress.say(&format!("writer {}: {what}", self.index));
     }
+}
+
+/// Asks how far a producer has come that had come to `durable`. Where it is behind that and the rows are there all the same,
+/// they are not lost but the producer is forgotten, and its batches would be taken for new ones.
+async fn position<T: Target>(
+    target: &mut T,
+    source: &BatchSource,
+    durable: u64,
+) -> Result<u64, Failure> {
+    let last = target.locate().await?;
+    if last < durable {
+        let lost = [last + 1, durable].map(|sequence| source.ids().id(sequence));
+        if target.holds(lost).await? {
+            return Err(forgotten(last, durable));
+        }
+    }
+    Ok(last)
+}
+
+fn forgotten(last: u64, durable: u64) -> Failure {
+    let message = format!(
+        "the server has forgotten this producer, which had come to {durable} and is at {last} now, and has the rows in \
+         between: sent again they would be there twice. Delete them, or go on as another --producer"
+    );
+    Failure::of_all(Outcome::Refused, message)
 }
 
 fn no_answer(timeout: Duration) -> Failure {

@@ -27,7 +27,8 @@ pub enum Format {
     Table,
     /// The same table without boxes: columns separated by two spaces
     Plain,
-    /// Comma-separated values with a header (RFC 4180, lines end with LF); NULL is empty, '' is ""
+    /// Comma-separated values with a header (RFC 4180, lines end with LF); NULL is empty, '' is "". A row of one NULL would
+    /// be an empty line and is "" too: --null TEXT tells them apart
     Csv,
     /// One JSON array of objects; numbers keep every digit
     Json,

@@ -1,6 +1,6 @@
 //! A target that answers as it is told, after times that are known.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ pub(crate) enum Answer {
     Fail(Failure),
     /// A failure, after which no more than so many are durable: another server answers, with an older copy.
     Restore(u64, Failure),
+    /// A failure, after which the producer is forgotten, and what was durable is there all the same.
+    Forget(Failure),
     /// None, ever.
     Silence,
 }
@@ -37,6 +39,8 @@ pub(crate) struct FakeTarget {
     /// Where the producer is, and what asking for it is answered with first.
     durable: u64,
     lost: VecDeque<Failure>,
+    /// The ids of the batches that the table has, by their sequences; not those of earlier processes.
+    held: BTreeMap<u64, i64>,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -62,6 +66,7 @@ impl FakeTarget {
             working: VecDeque::new(),
             durable: 0,
             lost: VecDeque::new(),
+            held: BTreeMap::new(),
             seen: Arc::default(),
         }
     }
@@ -78,6 +83,11 @@ impl FakeTarget {
     /// Acknowledges every batch after `latency`.
     pub(crate) fn steady(latency: Duration) -> Self {
         Self::new(vec![(latency, Answer::Ack)])
+    }
+
+    fn commit(&mut self, batch: &Batch) {
+        self.durable = self.durable.max(batch.sequence);
+        self.held.insert(batch.sequence, batch.id);
     }
 
     pub(crate) fn seen(&self) -> Arc<Mutex<Seen>> {
@@ -111,12 +121,18 @@ impl Target for FakeTarget {
             Answer::AckOf(rows) => rows,
             Answer::Silence => std::future::pending().await,
             Answer::Lose(failure) => {
-                self.durable = self.durable.max(batch.sequence);
+                self.commit(&batch);
                 self.working.clear();
                 return Err(failure);
             }
             Answer::Restore(durable, failure) => {
                 self.durable = durable;
+                self.held.retain(|sequence, _| *sequence <= durable);
+                self.working.clear();
+                return Err(failure);
+            }
+            Answer::Forget(failure) => {
+                self.durable = 0;
                 self.working.clear();
                 return Err(failure);
             }
@@ -127,7 +143,7 @@ impl Target for FakeTarget {
         };
         self.working.pop_front();
         let duplicate = batch.sequence <= self.durable;
-        self.durable = self.durable.max(batch.sequence);
+        self.commit(&batch);
         Ok(Ack {
             rows,
             sequence: Some(batch.sequence),
@@ -142,6 +158,10 @@ impl Target for FakeTarget {
             Some(failure) => Err(failure),
             None => Ok(self.durable),
         }
+    }
+
+    async fn holds(&mut self, ids: [i64; 2]) -> Result<bool, Failure> {
+        Ok(self.held.values().any(|id| ids.contains(id)))
     }
 
     fn reset(&mut self) {

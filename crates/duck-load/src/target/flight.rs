@@ -2,20 +2,22 @@
 
 use std::fmt;
 
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
-use arrow_flight::{Action, FlightClient, FlightData, FlightDescriptor, PutResult};
+use arrow_flight::{Action, FlightClient, FlightData, FlightDescriptor, PutResult, Ticket};
 use duck_flight_protocol::{
     ACTION_PRODUCERS, Ack, BatchMetadata, Commit, ConnectError, ConnectOptions, Endings,
     ProducerState, PutOptions, Resume,
 };
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt, TryFutureExt};
+use futures::{Stream, StreamExt, TryFutureExt, TryStreamExt};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use super::encoder::Encoder;
 use super::{Failure, Outcome, Target};
@@ -54,6 +56,8 @@ struct Put {
     /// Where messages go in; absent when no more will come.
     messages: Option<mpsc::Sender<FlightData>>,
     answers: BoxStream<'static, Result<PutResult, Status>>,
+    /// With [`Commit::Batch`]: batches that were sent and have no ack.
+    unanswered: usize,
     /// With [`Commit::Stream`]: the ack, while the put's end is awaited.
     ack: Option<Ack>,
 }
@@ -128,6 +132,7 @@ impl FlightTarget {
                 .map_ok(tonic::Response::into_inner)
                 .try_flatten_stream()
                 .boxed(),
+            unanswered: 0,
             ack: None,
         }
     }
@@ -174,18 +179,12 @@ impl FlightTarget {
             };
             message.app_metadata = metadata.to_json().into();
         }
-        if self.put.is_none() {
-            self.put = Some(self.open_long());
-        }
-        let Some(sender) = self.put.as_ref().and_then(|put| put.messages.as_ref()) else {
-            return Ok(());
+        let put = match self.put.take() {
+            // A producer is to be located first.
+            Some(put) if self.options.producer.is_some() || !put.is_over() => put,
+            _ => self.open_long(),
         };
-        // When the call is over, its answer says why, and what that means for this batch.
-        if let Err(TrySendError::Full(_)) = sender.try_send(message) {
-            let message = "more batches are waiting for an answer than the put has room for";
-            return Err(Failure::of_all(Outcome::Refused, message));
-        }
-        Ok(())
+        self.put.insert(put).send(message)
     }
 
     /// Where the server says the producer is, from the list of all producers.
@@ -205,6 +204,18 @@ impl FlightTarget {
             }
         }
         Ok(position.unwrap_or(0))
+    }
+
+    /// How many of the table's rows are of these batches, at most one.
+    async fn ask_for_rows(&mut self, ids: [i64; 2]) -> Result<usize, FlightError> {
+        let [first, last] = ids;
+        let table = self.options.table.to_sql();
+        let query = format!("SELECT 1 FROM {table} WHERE batch_id IN ({first}, {last}) LIMIT 1");
+        let request = self.request(Ticket::new(query));
+        let answer = self.client.do_get(request).await?.into_inner();
+        FlightRecordBatchStream::new_from_flight_data(answer.map_err(FlightError::from))
+            .try_fold(0, async |rows, batch| Ok(rows + batch.num_rows()))
+            .await
     }
 
     /// Whether a producer's state is that of this producer and this table. The server names tables in full.
@@ -282,6 +293,19 @@ impl Target for FlightTarget {
         result
     }
 
+    async fn holds(&mut self, ids: [i64; 2]) -> Result<bool, Failure> {
+        match self.ask_for_rows(ids).await {
+            Ok(rows) => Ok(rows > 0),
+            // An older copy may be from before the table.
+            Err(FlightError::Tonic(status)) if status.code() == Code::NotFound => Ok(false),
+            Err(error) => {
+                // A long put says only once where the producer is.
+                self.put = None;
+                Err(error.into())
+            }
+        }
+    }
+
     fn send(&mut self, batch: &Batch) -> Result<(), Failure> {
         match self.options.commit {
             Commit::Stream => self.send_put(batch),
@@ -325,6 +349,25 @@ impl Target for FlightTarget {
 }
 
 impl Put {
+    /// Sends a batch on a long put.
+    fn send(&mut self, message: FlightData) -> Result<(), Failure> {
+        let Some(sender) = &self.messages else {
+            return Ok(());
+        };
+        // When the call is over, its answer says why, and what that means for this batch.
+        if let Err(TrySendError::Full(_)) = sender.try_send(message) {
+            let message = "more batches are waiting for an answer than the put has room for";
+            return Err(Failure::of_all(Outcome::Refused, message));
+        }
+        self.unanswered += 1;
+        Ok(())
+    }
+
+    /// Whether nothing more can be sent on a long put, and all that was sent has its ack.
+    fn is_over(&self) -> bool {
+        self.unanswered == 0 && self.messages.as_ref().is_some_and(mpsc::Sender::is_closed)
+    }
+
     /// Where the producer is: the first answer of its long put.
     async fn resume(&mut self) -> Result<u64, Failure> {
         let answer = self.answers.next().await.ok_or_else(ended_early)??;
@@ -339,6 +382,7 @@ impl Put {
 
     async fn next_ack(&mut self) -> Result<Ack, Failure> {
         let answer = self.answers.next().await.ok_or_else(ended_early)??;
+        self.unanswered = self.unanswered.saturating_sub(1);
         Ack::from_json(&answer.app_metadata).map_err(|error| {
             let message = format!("the server's ack cannot be read: {error}");
             Failure::of_all(Outcome::Unknown, message)

@@ -300,7 +300,13 @@ unacked    1 of 2 batches without an ack found once, the others not at all"
         let problems: Vec<_> = proof.offenders.iter().map(|o| o.problem.as_str()).collect();
         assert_eq!(problems[0], "acknowledged: 2000 rows, 1000 were sent");
         assert_eq!(problems[4], "not acknowledged: 2000 rows, 1000 were sent");
-        assert!(proof.to_string().starts_with("FAILED "), "{proof}");
+        let text = proof.to_string();
+        assert!(text.starts_with("FAILED "), "{text}");
+        // The fourth is there, doubled.
+        assert!(
+            text.contains("unacked    1 of 2 batches without an ack found once\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -80,11 +80,11 @@ impl<T: Target> Worker<T> {
         }
     }
 
-    /// Whether what fenced a resuming producer may be a put of its own: one that it gave up after a failure, and that the
-    /// server looked at only after the next one. It is believed once before the next ack: another process fences again.
+    /// Whether what fenced a producer may be a put of its own: one that it gave up after a failure, and that the server
+    /// looked at only after the next one. It is believed once before the next ack: another process fences again.
     fn may_have_fenced_itself(&mut self) -> bool {
         match &mut self.setback {
-            Some(setback) if self.plan.resume && !setback.fenced => {
+            Some(setback) if !setback.fenced => {
                 setback.fenced = true;
                 true
             }

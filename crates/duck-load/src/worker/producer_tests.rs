@@ -65,6 +65,27 @@ async fn what_a_server_has_lost_after_its_ack_is_sent_again_and_counted_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_producer_that_the_server_has_forgotten_sends_nothing_again() {
+    for plan in [plan(8), pipelined(8, 2)] {
+        let mut script = vec![(millis(1), Answer::Ack); 30];
+        script[6].1 = Answer::Forget(lost(Outcome::Unknown));
+        for plan in [producer(plan.clone()), resuming(plan)] {
+            let (report, seen) = run(&plan, FakeTarget::new(script.clone())).await;
+            assert!(!report.is_success(), "{report}");
+            assert_eq!((report.batches, report.errors), (6, 1), "{report}");
+            assert_eq!((report.lost, report.still_lost), (0, 0));
+            let error = report.first_error.unwrap();
+            assert!(error.contains("has forgotten this producer"), "{error}");
+            let sequences = sequences(&seen);
+            assert!(
+                sequences.is_sorted_by(|one, next| one < next),
+                "{sequences:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_server_has_lost_of_earlier_runs_is_sent_again_too() {
     let mut script = vec![(millis(1), Answer::Ack); 30];
     script[1].1 = Answer::Restore(38, lost(Outcome::Retriable));
@@ -146,12 +167,18 @@ async fn a_producer_that_is_farther_than_any_loader_comes_is_not_gone_on_with() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resuming_producer_goes_on_once_when_a_put_that_it_gave_up_may_have_fenced_it() {
+async fn a_producer_goes_on_once_when_a_put_that_it_gave_up_may_have_fenced_it() {
+    for plan in [producer(plan(3)), resuming(plan(3))] {
+        assert_goes_on_once_when_fenced(Plan {
+            ack_timeout: millis(500),
+            ..plan
+        })
+        .await;
+    }
+}
+
+async fn assert_goes_on_once_when_fenced(plan: Plan) {
     let fenced = Answer::Fail(lost(Outcome::Fenced));
-    let plan = Plan {
-        ack_timeout: millis(500),
-        ..resuming(plan(3))
-    };
     let script = |answers: &[Answer]| {
         let acks = std::iter::repeat_n(Answer::Ack, 10);
         let answers = answers.iter().cloned().chain(acks);

@@ -54,7 +54,7 @@ impl Printer for CsvPrinter {
                     quote(out, start, &self.null);
                 }
             }
-            // Many readers skip an empty line, and would lose the row.
+            // Many readers skip an empty line, and would lose the row. Which of '' and NULL it is only a text for NULL tells.
             if columns.len() == 1 && (out.is_empty() || out.ends_with('\n')) {
                 out.push_str("\"\"");
             }
@@ -117,5 +117,16 @@ mod tests {
         let words: ArrayRef = Arc::new(StringArray::from(vec![Some("x"), None]));
         let batch = RecordBatch::try_from_iter([("a", words)]).unwrap();
         assert_eq!(printed(&unlimited(Format::Csv), &[batch]), "a\nx\n\"\"\n");
+    }
+
+    #[test]
+    fn in_one_column_a_text_for_null_tells_it_from_the_empty_string() {
+        let words: ArrayRef = Arc::new(StringArray::from(vec![Some(""), None]));
+        let batch = RecordBatch::try_from_iter([("a", words)]).unwrap();
+        for (null, expected) in [(None, "a\n\"\"\n\"\"\n"), (Some("NULL"), "a\n\"\"\nNULL\n")] {
+            let mut options = unlimited(Format::Csv);
+            options.null = null.map(str::to_owned);
+            assert_eq!(printed(&options, std::slice::from_ref(&batch)), expected);
+        }
     }
 }
