@@ -337,8 +337,10 @@ impl Engine {
         } = &*self.0;
         let lossless = shared.lossless.clone();
         query::run_on(queries, shared, place, move |session, _, cancel| {
+            // It goes on where it cannot tell all of a table, which may have failed the transaction.
+            session.doubt();
             let _watch = cancel.watch(&session.connection);
-            request.answer(&session.connection, &lossless)
+            request.answer(&session.connection, &lossless, cancel)
         })
         .await
     }

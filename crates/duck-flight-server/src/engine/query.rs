@@ -411,8 +411,10 @@ pub(super) fn control(
         let outcome = held.session(thread).and_then(|session| {
             let cancel = Cancel::default();
             let sql = sql.to_owned().into();
-            run_script(session, Traces::Kept, &sql, &cancel, |result| {
-                drain(result, &cancel)
+            session.attempt(|session| {
+                run_script(session, Traces::Kept, &sql, &cancel, |result| {
+                    drain(result, &cancel)
+                })
             })
         });
         let outcome = outcome.map_err(|error| shared.observe(error));
