@@ -14,7 +14,7 @@
 mod columns;
 mod keys;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, StringArray, UInt64Array};
@@ -272,7 +272,8 @@ impl TablesFilter {
         let types = match self.types.as_slice() {
             [] => String::new(),
             types => {
-                let types: Vec<_> = types.iter().map(|name| type_literal(name)).collect();
+                let types: BTreeSet<_> = types.iter().map(|name| type_literal(name)).collect();
+                let types: Vec<_> = types.into_iter().collect();
                 format!(" AND table_type IN ({})", types.join(", "))
             }
         };
