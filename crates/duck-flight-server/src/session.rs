@@ -108,12 +108,12 @@ impl Session {
 
     /// Whether there is anything to lose.
     pub(crate) fn is_kept(&self) -> bool {
-        self.lease.is_open()
+        self.lease.is_open() || self.transaction.lock().is_some()
     }
 
     /// Whether nobody would miss it: another one like it is a call away.
     fn is_spare(&self) -> bool {
-        !self.is_kept() && !self.lease.is_busy() && self.transaction.lock().is_none()
+        !self.is_kept() && !self.lease.is_busy()
     }
 }
 
