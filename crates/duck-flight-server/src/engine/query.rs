@@ -362,7 +362,7 @@ pub(super) fn description(
     Ok(Description {
         schema: Readable::new(&schema).schema().clone(),
         type_names,
-        parameters: parameters::schema(&statement.parameters()?),
+        parameters: parameters::schema(&statement.parameters(&lossless.options)?),
         // A query that takes a number from a sequence changes it.
         is_query: count == 1
             && statement.kind() == StatementKind::Select
