@@ -33,7 +33,9 @@ class Server:
     def __init__(self, directory: Path, *flags: str, database: str = "test.db"):
         self.database = directory / database
         self.log = directory / "server.log"
-        command = [server_binary(), "--database", self.database, "--listen", "127.0.0.1:0", *flags]
+        command = [server_binary(), "--database", self.database, *flags]
+        if "--listen" not in flags:
+            command += ["--listen", "127.0.0.1:0"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         # One that neither listens nor ends is killed: otherwise the next line would wait for good.

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from contextlib import contextmanager, suppress
 
 import pyarrow as pa
 import pytest
@@ -27,11 +28,11 @@ def open_transaction(server, request):
         connection.close()
 
 
-def transactions_of(server) -> int:
-    """How many transactions are open."""
+def kept(server, what: str) -> int:
+    """How many sessions or transactions there are."""
     with server.client() as client:
         (status,) = act(client, "status", b"")
-    return json.loads(status)["transactions"]
+    return json.loads(status)[what]
 
 
 def test_a_commit_shows_everything_at_once(open_transaction, connection, table):
@@ -265,7 +266,7 @@ def test_a_connection_goes_on_once_its_expired_transaction_is_rolled_back(start_
         for _ in range(2):
             cursor.execute(f"INSERT INTO {table} VALUES (1)")
             deadline = time.monotonic() + 30
-            while transactions_of(server) > 0 and time.monotonic() < deadline:
+            while kept(server, "transactions") > 0 and time.monotonic() < deadline:
                 time.sleep(0.05)
             with refused(AdbcStatusCode.UNKNOWN, "(?i)transaction has expired.*FailedPrecondition"):
                 cursor.execute(f"INSERT INTO {table} VALUES (1)")
@@ -276,6 +277,53 @@ def test_a_connection_goes_on_once_its_expired_transaction_is_rolled_back(start_
         cursor.execute(f"INSERT INTO {table} VALUES (1)")
         own.commit()
         assert count_of(connection, table) == 1
+
+
+@contextmanager
+def idle_transaction(server):
+    """A connection in a session, with a transaction that has not begun. What is gone cannot be closed without an error."""
+    connection = connect(server, COOKIES, autocommit=False)
+    try:
+        yield connection
+    finally:
+        with suppress(connection.Error):
+            connection.close()
+
+
+def assert_ingest_has_no_session(connection, table):
+    deadline = time.monotonic() + 30
+    with connection.cursor() as cursor, refused(AdbcStatusCode.UNAUTHENTICATED, "session has ended"):
+        while time.monotonic() < deadline:
+            try:
+                cursor.adbc_ingest(table, pa.table({"i": [1]}), mode="append")
+                break
+            except connection.Error as error:
+                # The driver may not have found the server again yet.
+                if "(Unavailable" not in str(error):
+                    raise
+
+
+def test_an_ingest_for_a_transaction_that_is_gone_with_its_session_is_not_committed(start_server, table):
+    server = start_server("--session-timeout", "200ms")
+    with connect(server) as connection, idle_transaction(server) as writer:
+        run(connection, f"CREATE TABLE {table} (i BIGINT)")
+        deadline = time.monotonic() + 30
+        while kept(server, "sessions") > 0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert_ingest_has_no_session(writer, table)
+        assert count_of(connection, table) == 0
+
+
+def test_an_ingest_for_a_transaction_that_is_gone_with_its_server_is_not_committed(start_server, table):
+    server = start_server()
+    with connect(server) as connection:
+        run(connection, f"CREATE TABLE {table} (i BIGINT)")
+    with idle_transaction(server) as writer:
+        server.kill()
+        again = start_server("--listen", server.location.removeprefix("grpc://"))
+        assert_ingest_has_no_session(writer, table)
+        with connect(again) as connection:
+            assert count_of(connection, table) == 0
 
 
 def test_many_idle_transactions_hinder_nobody(server, connection):

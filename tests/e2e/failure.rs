@@ -6,7 +6,7 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, RecordBatch, Time64MicrosecondArray};
 use arrow_flight::sql::CommandGetTables;
 use bytes::Bytes;
-use duck_tests::{Client, SqlClient, TestServer, assert_refused, ints, soon};
+use duck_tests::{Answer, Client, SqlClient, TestServer, assert_refused, ints, soon};
 use tonic::Code;
 
 use super::transaction::{begin_update, prepare};
@@ -90,6 +90,87 @@ async fn a_commit_after_a_question_that_was_given_up_says_what_has_become_of_the
             assert_eq!(error.code(), Code::FailedPrecondition, "{error:?}");
         }
         assert_eq!(client.count("t").await, committed);
+        client.execute("DELETE FROM t").await;
+    }
+    server.shutdown().await;
+}
+
+/// All tables and views, with their columns.
+async fn list(sql: &mut SqlClient) -> Answer<Vec<String>> {
+    let tables = CommandGetTables {
+        include_schema: true,
+        ..CommandGetTables::default()
+    };
+    let info = sql.raw().get_tables(tables).await.unwrap();
+    sql.fetch(&info).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_fails_a_transaction_when_it_is_listed_fails_its_commit_too() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client
+        .execute(
+            "CREATE TABLE t (i BIGINT); CREATE TABLE gone (i BIGINT); CREATE VIEW lost AS FROM gone; DROP TABLE gone",
+        )
+        .await;
+    let mut sql = client.sql();
+    // What does DuckDB no harm is listed without its columns.
+    let transaction = begin_with_a_row(&mut sql).await;
+    assert_eq!(list(&mut sql).await.unwrap().len(), 2);
+    sql.commit(&transaction).await.unwrap();
+    assert_eq!(client.execute("DELETE FROM t").await, 1);
+    client
+        .execute(
+            "CREATE MACRO shape() AS '%Y'; CREATE VIEW v AS SELECT strptime('2020', shape()) AS d;
+             CREATE OR REPLACE MACRO shape() AS '%Q'",
+        )
+        .await;
+    let transaction = begin_with_a_row(&mut sql).await;
+    let words = ["`test.main.v`", "rolled back", "%Q"];
+    assert_refused(list(&mut sql).await, Code::InvalidArgument, &words);
+    assert_not_committed(&client, &transaction).await;
+    let mut session = client.session().await;
+    for statement in ["BEGIN", "INSERT INTO t VALUES (1)"] {
+        session.update(statement, None).await.unwrap();
+    }
+    assert_refused(list(&mut session).await, Code::InvalidArgument, &words);
+    let commit = session.update("COMMIT", None).await;
+    assert_refused(commit, Code::FailedPrecondition, &["rolled back instead"]);
+    assert_eq!(client.count("t").await, 0);
+    // Outside of transactions it does no harm either.
+    for client in [&mut sql, &mut session] {
+        assert_eq!(list(client).await.unwrap().len(), 3);
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_after_a_listing_that_was_given_up_says_what_has_become_of_the_transaction() {
+    const HUNDREDS: usize = 15;
+    const TRIES: u64 = 20;
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute("CREATE TABLE t (i BIGINT)").await;
+    for hundred in 0..HUNDREDS {
+        let tables: String = (0..100)
+            .map(|number| format!("CREATE TABLE t{hundred}_{number} (i BIGINT DEFAULT 7);"))
+            .collect();
+        client.execute(&format!("BEGIN; {tables} COMMIT")).await;
+    }
+    let mut sql = client.sql();
+    for number in 0..TRIES {
+        let transaction = begin_with_a_row(&mut sql).await;
+        let mut asking = sql.clone();
+        // It is interrupted some time after that.
+        let patience = Duration::from_millis(1 + 5 * number);
+        tokio::time::timeout(patience, list(&mut asking)).await.ok();
+        let commit = soon("the end", sql.commit(&transaction)).await;
+        let committed = u64::from(commit.is_ok());
+        if let Err(error) = commit {
+            assert_eq!(error.code(), Code::FailedPrecondition, "{error:?}");
+        }
+        assert_eq!(client.count("t").await, committed, "try {number}");
         client.execute("DELETE FROM t").await;
     }
     server.shutdown().await;

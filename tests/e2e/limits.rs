@@ -3,10 +3,14 @@
 use std::path::Path;
 
 use duck_flight_protocol::PutOptions;
-use duck_tests::{Answer, Client, ServerProcess, TestServer, assert_refused, numbered, soon};
+use duck_tests::{
+    Answer, Client, ENDLESS_ROWS, ServerProcess, TestServer, assert_refused, numbered, soon,
+};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tonic::Code;
+
+use super::statement::{poll, query};
 
 /// Statements that wait for each connection, as the flag `--max-queries` says.
 const WAITING_PER_QUERY: usize = 64;
@@ -79,6 +83,61 @@ async fn the_texts_of_statements_that_wait_have_a_limit_together() {
     client.execute("CREATE TABLE t (i BIGINT)").await;
     let script = format!("INSERT INTO t VALUES {}", values.join(","));
     assert_eq!(client.execute(&script).await, 300_000);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_texts_of_statements_whose_results_are_read_have_a_limit_together() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let long = format!("{ENDLESS_ROWS} -- {}", "x".repeat(30_000_000));
+    let mut results = Vec::new();
+    for _ in 0..4 {
+        let mut rows = server.client().await.stream(long.clone()).await.unwrap();
+        assert!(soon("a row", rows.next()).await.unwrap().is_ok());
+        results.push(rows);
+    }
+    let fifth = client.stream(long.clone()).await.map(drop);
+    let words = ["texts of statements", "268435456 bytes"];
+    assert_refused(fifth, Code::ResourceExhausted, &words);
+    assert_eq!(client.rows("SELECT 1").await, ["1"]);
+    drop(results);
+    // Once a statement has ended, for which its client does not wait.
+    let room = async { while client.stream(long.clone()).await.is_err() {} };
+    soon("room", room).await;
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_texts_of_polled_statements_have_a_limit_together() {
+    let server = TestServer::with_max_queries(1).await;
+    let client = server.client().await;
+    let long = query(&format!("SELECT 1 -- {}", "x".repeat(40_000_000)));
+    let mut polled = Vec::new();
+    let refused = loop {
+        assert!(polled.len() < 8, "300 MB are kept");
+        let mut blocking = client.stream(ENDLESS_ROWS).await.unwrap();
+        assert!(blocking.next().await.unwrap().is_ok());
+        // It has no place yet, so there is an answer before its rows are there.
+        let answer = client.clone().raw().poll_flight_info(long.clone()).await;
+        drop(blocking);
+        match answer {
+            Ok(answer) => polled.push(answer.into_inner().flight_descriptor),
+            Err(refused) => break refused,
+        }
+        client.until_kept("results", polled.len() as u64).await;
+    };
+    let words = ["texts of statements", "268435456 bytes"];
+    assert_refused::<()>(Err(refused), Code::ResourceExhausted, &words);
+    assert!(polled.len() > 2);
+    // What has been told is kept no longer.
+    let first = poll(&client, polled.swap_remove(0).unwrap()).await;
+    assert_eq!(first.progress, Some(1.0));
+    let mut next = poll(&client, long).await;
+    while let Some(descriptor) = next.flight_descriptor {
+        next = poll(&client, descriptor).await;
+    }
+    assert_eq!(next.progress, Some(1.0));
     server.shutdown().await;
 }
 

@@ -8,12 +8,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arrow::array::{ArrayRef, BooleanArray, Int8Array, Int32Array, RecordBatch, StringArray};
+use arrow_flight::FlightDescriptor;
 use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::sql::{CommandGetSqlInfo, CommandGetTables, ProstMessageExt};
 use bytes::Bytes;
 use duck_flight_protocol::{Commit, PutOptions, SchemaMode};
-use duck_tests::{Client, ServerProcess, numbered, soon};
+use duck_tests::{Client, ServerProcess, assert_refused, numbered, soon, status};
 use futures::StreamExt;
 use futures::future::{join_all, select_all};
+use prost::Message;
 use tonic::codegen::{Body, Service, http};
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
@@ -223,6 +226,29 @@ async fn open_puts_that_never_end_keep_memory_bounded_and_hinder_nobody() {
         put.cancel().await;
     }
     assert_eq!(client.count("t").await, 1000);
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_about_the_server_that_is_asked_millions_of_times_at_once_is_refused() {
+    let server = ServerProcess::start(&["--memory-limit", LIMIT]);
+    let client = server.client().await;
+    let info = vec![0; 3_000_000];
+    let command = CommandGetSqlInfo { info }.as_any().encode_to_vec();
+    let answer = soon("an answer", client.query(command)).await;
+    let words = ["CommandGetSqlInfo", "65536"];
+    assert_refused(answer, Code::InvalidArgument, &words);
+    let types = vec![String::new(); 3_000_000];
+    let command = CommandGetTables {
+        table_types: types,
+        ..CommandGetTables::default()
+    };
+    let command = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+    let answer = client.flight().get_flight_info(command).await;
+    let words = ["CommandGetTables", "65536"];
+    assert_refused(answer.map_err(status), Code::InvalidArgument, &words);
+    let peak = server.peak_memory_bytes();
+    assert!(peak < LIMIT_BYTES + BESIDE_BYTES, "{} MiB", peak / MIB);
     server.stop();
 }
 

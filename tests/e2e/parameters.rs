@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::*;
-use arrow::datatypes::{DataType, Field, Fields, IntervalMonthDayNano, Schema};
+use arrow::datatypes::{DataType, Field, Fields, IntervalMonthDayNano, Schema, TimeUnit, i256};
 use arrow_flight::FlightDescriptor;
 use arrow_flight::sql::{CommandPreparedStatementQuery, ProstMessageExt};
 use duck_tests::{Answer, Client, TestServer, assert_refused, messages, status};
@@ -90,5 +90,54 @@ async fn a_map_of_less_than_a_key_and_a_value_is_refused() {
             &["a key and a value"],
         );
     }
+    server.shutdown().await;
+}
+
+/// Drivers bind values by the types that they are told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parameter_is_told_as_its_values_are_read() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client
+        .execute(
+            "CREATE TABLE t (b BIT, u UHUGEINT, l BIT[], e ENUM ('one', 'two'), h HUGEINT, z TIME WITH TIME ZONE)",
+        )
+        .await;
+    let mut sql = client.sql();
+    let insert = "INSERT INTO t VALUES (?, ?, ?, ?, ?, ?)".to_owned();
+    let mut insert = sql.raw().prepare(insert, None).await.unwrap();
+    let told = insert.parameter_schema().unwrap().clone();
+    let read = sql
+        .raw()
+        .prepare("SELECT * EXCLUDE z FROM t".into(), None)
+        .await
+        .unwrap();
+    let read = read.dataset_schema().unwrap();
+    for (told, read) in told.fields().iter().zip(read.fields()) {
+        assert_eq!(told.data_type(), read.data_type(), "{read}");
+    }
+    // But for times, which drivers know only without an offset.
+    let time = DataType::Time64(TimeUnit::Microsecond);
+    assert_eq!(told.field(5).data_type(), &time);
+    let mut bits = ListBuilder::new(StringBuilder::new());
+    bits.append_value([Some("1"), Some("00")]);
+    let largest = i256::from_parts(u128::MAX, 0);
+    let largest = Decimal256Array::from(vec![largest]).with_data_type(DataType::Decimal256(39, 0));
+    let least = Decimal128Array::from(vec![-7]).with_data_type(DataType::Decimal128(38, 0));
+    let values: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from(vec!["0101"])),
+        Arc::new(largest),
+        Arc::new(bits.finish()),
+        Arc::new(StringArray::from(vec!["two"])),
+        Arc::new(least),
+        Arc::new(Time64MicrosecondArray::from(vec![3_600_000_000])),
+    ];
+    let names = ["1", "2", "3", "4", "5", "6"].into_iter();
+    let values = RecordBatch::try_from_iter(names.zip(values)).unwrap();
+    insert.set_parameters(values).unwrap();
+    assert_eq!(insert.execute_update().await.unwrap(), 1);
+    let found = client.rows("SELECT COLUMNS(*)::VARCHAR FROM t").await;
+    let row = format!("0101|{}|[1, 00]|two|-7|01:00:00+00", u128::MAX);
+    assert_eq!(found, [row]);
     server.shutdown().await;
 }

@@ -257,8 +257,7 @@ impl Engine {
             shared,
             ..
         } = &*self.0;
-        let sql = sql.into();
-        let _held = self.hold_text(&sql.text)?;
+        let sql = self.hold_text(sql)?;
         let runs = self.0.running.begin();
         let result = query::query(queries, express, patience, shared, place, sql).await;
         result.map(|stream| stream.counted_by(runs))
@@ -272,8 +271,7 @@ impl Engine {
             holdings,
             ..
         } = &*self.0;
-        let sql = sql.into();
-        let _held = self.hold_text(&sql.text)?;
+        let sql = self.hold_text(sql)?;
         let _runs = self.0.running.begin();
         query::run(queries, shared, holdings, place, sql).await
     }
@@ -291,19 +289,20 @@ impl Engine {
         self.0.holdings.take(bytes)
     }
 
-    /// Takes memory for a statement's text while it waits for its turn, unless it is short.
-    fn hold_text(&self, text: &str) -> Result<Option<HeldBytes>> {
-        if text.len() <= SHORT_TEXT_BYTES {
-            return Ok(None);
+    /// Takes memory for a statement's text for as long as it is kept, unless it is short.
+    fn hold_text(&self, sql: impl Into<Sql>) -> Result<Sql> {
+        let sql = sql.into();
+        if sql.text.len() <= SHORT_TEXT_BYTES {
+            return Ok(sql);
         }
         // As it came, and as it is to run.
-        self.hold_bytes(text.len().saturating_mul(2)).map(Some)
+        let held = self.hold_bytes(sql.text.len().saturating_mul(2))?;
+        Ok(sql.held_by(held))
     }
 
     /// Runs a script for its effect and answers with the number of rows it changed.
     pub(crate) async fn execute(&self, place: &Place, sql: impl Into<Sql>) -> Result<u64> {
-        let sql = sql.into();
-        let _held = self.hold_text(&sql.text)?;
+        let sql = self.hold_text(sql)?;
         let _runs = self.0.running.begin();
         query::execute(&self.0.queries, &self.0.shared, place, sql).await
     }
@@ -316,7 +315,7 @@ impl Engine {
             shared,
             ..
         } = &*self.0;
-        let _held = self.hold_text(&sql)?;
+        let sql = self.hold_text(sql)?;
         query::describe(queries, express, shared, place, sql).await
     }
 
@@ -337,8 +336,10 @@ impl Engine {
         } = &*self.0;
         let lossless = shared.lossless.clone();
         query::run_on(queries, shared, place, move |session, _, cancel| {
+            // It goes on where it cannot tell all of a table, which may have failed the transaction.
+            session.doubt();
             let _watch = cancel.watch(&session.connection);
-            request.answer(&session.connection, &lossless)
+            request.answer(&session.connection, &lossless, cancel)
         })
         .await
     }

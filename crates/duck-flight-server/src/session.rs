@@ -108,12 +108,12 @@ impl Session {
 
     /// Whether there is anything to lose.
     pub(crate) fn is_kept(&self) -> bool {
-        self.lease.is_open()
+        self.lease.is_open() || self.transaction.lock().is_some()
     }
 
     /// Whether nobody would miss it: another one like it is a call away.
     fn is_spare(&self) -> bool {
-        !self.is_kept() && !self.lease.is_busy() && self.transaction.lock().is_none()
+        !self.is_kept() && !self.lease.is_busy()
     }
 }
 
@@ -171,10 +171,7 @@ impl Sessions {
         let session = match proof {
             None => None,
             Some(Proof::Kept(id)) => Some(sessions.get(id).ok_or(Error::SessionEnded)?),
-            Some(Proof::Fresh(id)) => Some(match sessions.get(id) {
-                Some(session) => session,
-                None => self.open_as(id)?,
-            }),
+            Some(Proof::Fresh(id)) => Some(self.open_as(id)?),
         };
         let caller = Caller {
             peer,
@@ -204,12 +201,12 @@ impl Sessions {
         self.open_as(Handle::new())
     }
 
+    /// The session of this id, opened where there is none: of requests that come at once, by one of them.
     fn open_as(&self, id: Handle) -> Result<Session> {
-        let session = Session::new(id);
         // At the limit, one that holds nothing makes room.
         let spare = |other: &Session| other.is_spare().then_some(());
-        self.0.sessions.replace(id, session.clone(), spare)?;
-        Ok(session)
+        let sessions = &self.0.sessions;
+        sessions.get_or_insert_with(id, || Session::new(id), spare)
     }
 
     /// Ends the caller's session: its transaction is rolled back, its temporary tables are gone. A caller without one
@@ -377,6 +374,8 @@ pub(crate) struct Counts {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use tokio::sync::mpsc;
 
     use super::*;
@@ -418,5 +417,37 @@ mod tests {
             "it is on its way to its end"
         );
         drop(endless);
+    }
+
+    #[tokio::test]
+    async fn requests_that_come_at_once_with_a_fresh_cookie_are_in_one_session() {
+        let engine = Engine::open(&EngineOptions::in_memory()).unwrap();
+        let long = Duration::from_secs(3600);
+        let expiry = Expiry {
+            session: long,
+            transaction: long,
+        };
+        let sessions = Sessions::new(engine, expiry);
+        let ids: Vec<_> = (0..MAX_SESSIONS).map(|_| Handle::new()).collect();
+        let together = Barrier::new(2);
+        let request = |id: &Handle| {
+            together.wait();
+            let caller = sessions.caller(Some(Proof::Fresh(*id)), None).unwrap();
+            caller.session().unwrap().transaction.clone()
+        };
+        let requests = || ids.iter().map(request).collect::<Vec<_>>();
+        let (one, other) = std::thread::scope(|scope| {
+            let other = scope.spawn(requests);
+            (requests(), other.join().unwrap())
+        });
+        let is_one = one
+            .iter()
+            .zip(&other)
+            .map(|(one, other)| Arc::ptr_eq(one, other));
+        assert_eq!(
+            is_one.filter(|is_one| !is_one).count(),
+            0,
+            "of {MAX_SESSIONS}"
+        );
     }
 }

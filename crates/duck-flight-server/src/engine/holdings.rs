@@ -10,10 +10,11 @@ use crate::error::{Error, Result};
 const MAX_HELD_BYTES: usize = 256 << 20;
 
 /// What all clients hold together.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Holdings(Arc<AtomicUsize>);
 
 /// A part of it, until this is dropped.
+#[derive(Debug)]
 pub(crate) struct HeldBytes {
     all: Holdings,
     bytes: usize,

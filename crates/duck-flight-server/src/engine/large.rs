@@ -98,7 +98,7 @@ impl Large {
         engine.queries().submit(move |thread| {
             start.send(()).ok();
             let observer = shared.clone();
-            let outcome = held.session(thread).and_then(|session| {
+            let write = |session: &mut Session| {
                 let table = session.full_name(&shared.lossless, options.table.clone())?;
                 let options = PutOptions { table, ..options };
                 let put = Target::new(&options, key, Effect::Append, None, schema);
@@ -110,7 +110,10 @@ impl Large {
                     steps: receiver,
                 };
                 unit.write_in_session(session)
-            });
+            };
+            let outcome = held
+                .session(thread)
+                .and_then(|session| session.attempt(write));
             sender
                 .send(outcome.map_err(|error| observer.observe(error)))
                 .ok();
@@ -239,7 +242,6 @@ impl LargeUnit {
         });
         if outcome.is_err() {
             connection.spoil_transaction();
-            session.transaction = ClientTransaction::Doubtful;
         }
         let rows = outcome.as_ref().map_or(0, |committed| committed.rows);
         session.work.rows_written = rows_written.saturating_add(rows);

@@ -117,8 +117,7 @@ impl Place {
 
 impl Seat {
     /// Runs `work` on the connection; `thread` is the session of the thread that does it. Closing the client's session
-    /// cancels it. Whatever fails inside of a client's transaction, be it a question about a statement, may have left
-    /// nothing possible in it but to roll it back.
+    /// cancels it.
     pub(super) fn run<T>(
         mut self,
         thread: &mut Session,
@@ -134,11 +133,7 @@ impl Seat {
                 if session.transaction != ClientTransaction::None {
                     cancel.spare_transaction();
                 }
-                let outcome = work(session, *traces);
-                if outcome.is_err() && session.transaction == ClientTransaction::Open {
-                    session.transaction = ClientTransaction::Doubtful;
-                }
-                outcome
+                session.attempt(|session| work(session, *traces))
             }
         }
     }
@@ -435,9 +430,12 @@ impl Held {
 mod tests {
     use std::pin::pin;
 
+    use arrow::array::AsArray;
+    use arrow::datatypes::Int64Type;
     use futures::poll;
 
     use super::*;
+    use crate::engine::{Engine, EngineOptions, query};
 
     #[tokio::test(start_paused = true)]
     async fn a_request_is_refused_only_once_it_has_waited_for_a_moment() {
@@ -453,5 +451,66 @@ mod tests {
         assert!(matches!(next.await, Err(Error::SessionBusy)));
         drop(held);
         assert!(lease.hold().await.is_ok());
+    }
+
+    async fn engine_with_table() -> Engine {
+        let engine = Engine::open(&EngineOptions::in_memory()).unwrap();
+        execute(&engine, &Place::Any, "CREATE TABLE t (i BIGINT)").await;
+        engine
+    }
+
+    async fn execute(engine: &Engine, place: &Place, sql: &str) {
+        engine.execute(place, sql.to_owned()).await.unwrap();
+    }
+
+    /// The rows of the table that are committed.
+    async fn count(engine: &Engine) -> i64 {
+        let counted = engine.run(&Place::Any, "SELECT count(*) FROM t".to_owned());
+        let rows = counted.await.unwrap().rows.unwrap();
+        rows.batches[0]
+            .column(0)
+            .as_primitive::<Int64Type>()
+            .value(0)
+    }
+
+    /// Inserts a row, in a transaction of its own where the client has none, and panics before that is committed.
+    async fn insert_and_panic(engine: &Engine, place: &Place) {
+        let (queries, shared) = (&engine.0.queries, &engine.0.shared);
+        let panics = query::run_on(queries, shared, place, |session, _, _| -> Result<()> {
+            if session.transaction == ClientTransaction::None {
+                session.connection.begin()?;
+            }
+            session.connection.execute("INSERT INTO t VALUES (2)")?;
+            panic!("on purpose")
+        });
+        assert!(matches!(panics.await, Err(Error::WorkerLost)));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_panics_in_a_transaction_leaves_nothing_of_it_to_commit() {
+        let engine = engine_with_table().await;
+        let transaction = TransactionLease::default();
+        engine.begin(&transaction).await.unwrap();
+        let place = Place::Transaction(transaction.clone());
+        execute(&engine, &place, "INSERT INTO t VALUES (1)").await;
+        insert_and_panic(&engine, &place).await;
+        let held = engine.hold(&transaction).await.unwrap();
+        let commit = engine.end(held, &transaction, true).unwrap().await;
+        assert!(
+            matches!(commit, Err(Error::TransactionFailed)),
+            "{commit:?}"
+        );
+        assert_eq!(count(&engine).await, 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_session_goes_on_in_no_transaction_where_its_statement_panics_in_one_of_its_own() {
+        let engine = engine_with_table().await;
+        let place = Place::Own(Lease::default());
+        execute(&engine, &place, "CREATE TEMP TABLE own (i INTEGER)").await;
+        insert_and_panic(&engine, &place).await;
+        execute(&engine, &place, "INSERT INTO own VALUES (1)").await;
+        execute(&engine, &place, "INSERT INTO t FROM own").await;
+        assert_eq!(count(&engine).await, 1, "it is committed");
     }
 }

@@ -14,7 +14,7 @@
 mod columns;
 mod keys;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, StringArray, UInt64Array};
@@ -25,6 +25,7 @@ use arrow_flight::sql::{CommandGetCatalogs, CommandGetDbSchemas, CommandGetTable
 use duck_flight_protocol::TableName;
 
 use super::Lossless;
+use super::cancel::Cancel;
 use super::catalog::{current, folded, is_name, literal, rows, select_all_schema, text};
 use super::ffi::Connection;
 use super::producers::OWN_SCHEMA;
@@ -107,6 +108,7 @@ impl CatalogRequest {
         &self,
         connection: &Connection,
         lossless: &Lossless,
+        cancel: &Cancel,
     ) -> Result<RecordBatch> {
         match self {
             Self::Catalogs => catalogs(connection, lossless),
@@ -119,7 +121,7 @@ impl CatalogRequest {
                 catalog.as_deref(),
                 schema_pattern.as_deref(),
             ),
-            Self::Tables(filter) => tables(connection, lossless, filter),
+            Self::Tables(filter) => tables(connection, lossless, filter, cancel),
             Self::TableTypes => table_types(),
             Self::PrimaryKeys(table) => primary_keys(connection, lossless, table),
             Self::ExportedKeys(table) => exported_keys(connection, lossless, table),
@@ -172,6 +174,7 @@ fn tables(
     connection: &Connection,
     lossless: &Lossless,
     filter: &TablesFilter,
+    cancel: &Cancel,
 ) -> Result<RecordBatch> {
     let mut known = if filter.include_schema {
         columns(connection, lossless, &filter.names("table_name"))?
@@ -189,9 +192,10 @@ fn tables(
     );
     let found = rows(connection, lossless, &filter.sql())?;
     for row in 0..found.num_rows() {
+        cancel.check()?;
         let [catalog, schema, table, kind] =
             [0, 1, 2, 3].map(|column| text(found.column(column), row));
-        let mut fields = Schema::empty();
+        let mut fields = Some(Schema::empty());
         if filter.include_schema {
             let name = TableName {
                 catalog: Some(catalog.clone()),
@@ -199,17 +203,16 @@ fn tables(
                 table: table.clone(),
             };
             let columns = known.remove(&name).unwrap_or_default();
-            match table_schema(connection, lossless, &name, &columns, kind == "VIEW") {
-                Ok(known) => fields = known,
-                // Dropped since it was listed.
-                Err(error) if kind != "VIEW" && error.kind == SqlErrorKind::NotFound => continue,
-                Err(error) => tracing::warn!(%name, %error, "listed without its columns"),
-            }
+            fields = told_schema(connection, lossless, &name, &columns, kind == "VIEW")?;
         }
-        tables
-            .append(catalog, schema, table, kind, &fields)
-            .map_err(unbuilt)?;
+        if let Some(fields) = fields {
+            tables
+                .append(catalog, schema, table, kind, &fields)
+                .map_err(unbuilt)?;
+        }
     }
+    // The last one's columns may be missing for it.
+    cancel.check()?;
     let tables = tables.build().map_err(unbuilt)?;
     // Who asks for the columns of a table and not for a schema takes the first one of that name.
     let is_lookup = filter.include_schema && filter.schema_pattern.is_none();
@@ -269,7 +272,8 @@ impl TablesFilter {
         let types = match self.types.as_slice() {
             [] => String::new(),
             types => {
-                let types: Vec<_> = types.iter().map(|name| type_literal(name)).collect();
+                let types: BTreeSet<_> = types.iter().map(|name| type_literal(name)).collect();
+                let types: Vec<_> = types.into_iter().collect();
                 format!(" AND table_type IN ({})", types.join(", "))
             }
         };
@@ -327,6 +331,35 @@ fn escaped(pattern: &str) -> String {
         }
     }
     escaped
+}
+
+/// The columns of a table or view, or none where they cannot be told. `None` where the table was dropped since it was listed.
+///
+/// # Errors
+/// When DuckDB takes what is wrong with a view for a failure of the client's transaction: it may be rolled back only.
+fn told_schema(
+    connection: &Connection,
+    lossless: &Lossless,
+    name: &TableName,
+    columns: &Columns,
+    is_view: bool,
+) -> Result<Option<Schema>> {
+    match table_schema(connection, lossless, name, columns, is_view) {
+        Ok(schema) => Ok(Some(schema)),
+        Err(error) if !is_view && error.kind == SqlErrorKind::NotFound => Ok(None),
+        Err(error) if connection.check_transaction().is_err() => {
+            let message = format!(
+                "listing the columns of `{name}` has failed the transaction, so that it can only be rolled back; outside of \
+                 transactions it is listed without them: {}",
+                error.message
+            );
+            Err(SqlError::new(error.kind, message).into())
+        }
+        Err(error) => {
+            tracing::warn!(%name, %error, "listed without its columns");
+            Ok(Some(Schema::empty()))
+        }
+    }
 }
 
 /// The columns of `SELECT *`, with what DuckDB knows about each.

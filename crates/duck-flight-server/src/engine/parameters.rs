@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::ffi::value::Value;
 use super::ffi::{Parameter, Prepared};
+use super::readable::Readable;
 use crate::error::{Error, Result};
 
 /// Rows of values, a column for each parameter: as many as the statement is to run times. By default none were sent, and
@@ -79,9 +80,9 @@ impl Parameters {
         let Some(Sent { schema, batches }) = &self.0 else {
             return run();
         };
-        let parameters = statement.parameters()?;
-        self.check_columns(parameters.len())?;
-        let columns = columns_in_order(&parameters, schema);
+        let names = statement.parameter_names();
+        self.check_columns(names.len())?;
+        let columns = columns_in_order(&names, schema);
         let mut number = 0;
         for batch in &**batches {
             for row in 0..batch.num_rows() {
@@ -100,23 +101,27 @@ impl Parameters {
 }
 
 /// The column of each parameter: by name where all parameters have one that the columns know, else by place.
-fn columns_in_order(parameters: &[Parameter], schema: &Schema) -> Vec<usize> {
-    let by_name = parameters.iter().map(|parameter| {
-        let is_number = parameter.name.bytes().all(|byte| byte.is_ascii_digit());
-        (!is_number).then(|| schema.index_of(&parameter.name).ok())?
+fn columns_in_order(names: &[String], schema: &Schema) -> Vec<usize> {
+    let by_name = names.iter().map(|name| {
+        let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
+        (!is_number).then(|| schema.index_of(name).ok())?
     });
     let by_name: Option<Vec<_>> = by_name.collect();
-    by_name.unwrap_or_else(|| (0..parameters.len()).collect())
+    by_name.unwrap_or_else(|| (0..names.len()).collect())
 }
 
-/// The schema that values for these parameters should have. One whose type its value decides is text: drivers
-/// cannot set a parameter of no type.
+/// The schema that values for these parameters should have: the types in which clients read such values. One whose type its
+/// value decides is text: drivers cannot set a parameter of no type.
 pub(super) fn schema(parameters: &[Parameter]) -> SchemaRef {
-    let fields = parameters.iter().map(|parameter| {
-        let data_type = parameter.field.as_ref().map(|field| field.data_type());
-        let data_type = data_type
-            .cloned()
-            .unwrap_or(arrow::datatypes::DataType::Utf8);
+    let exported = parameters.iter().map(|parameter| {
+        let text = || Arc::new(Field::new(&parameter.name, DataType::Utf8, true));
+        parameter.field.clone().unwrap_or_else(text)
+    });
+    let exported = Arc::new(Schema::new(exported.collect::<Vec<_>>()));
+    let readable = Readable::new(&exported);
+    let fields = parameters.iter().zip(readable.schema().fields());
+    let fields = fields.map(|(parameter, field)| {
+        let data_type = field.data_type().clone();
         Field::new(&parameter.name, data_type, true)
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))

@@ -1,7 +1,7 @@
 //! Threads and connections for them: a fixed number of both, fed from one bounded queue.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -254,7 +254,7 @@ impl Work {
 pub(super) enum ClientTransaction {
     None,
     Open,
-    /// Open, and a statement has failed in it. It may be that DuckDB lets it be rolled back only.
+    /// Open, and something may have failed in it. It may be that DuckDB lets it be rolled back only.
     Doubtful,
 }
 
@@ -399,6 +399,38 @@ impl Session {
             connection,
             database: database.clone(),
         })
+    }
+
+    /// Says that something runs in the client's transaction whose failures are not all told.
+    pub(super) fn doubt(&mut self) {
+        if self.transaction == ClientTransaction::Open {
+            self.transaction = ClientTransaction::Doubtful;
+        }
+    }
+
+    /// Runs `work` on a client's own connection. Whatever fails inside of its transaction, be it a question about a statement,
+    /// may have left nothing possible in it but to roll it back; where `work` panics, nothing else is.
+    pub(super) fn attempt<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|panic| {
+            self.give_up();
+            resume_unwind(panic)
+        });
+        if outcome.is_err() {
+            self.doubt();
+        }
+        outcome
+    }
+
+    /// Gives up what was done halfway.
+    fn give_up(&mut self) {
+        // A client's transaction may have ended on the way, and what is none of its own is open for this work only.
+        if self.transaction == ClientTransaction::None || self.connection.begin().is_ok() {
+            self.connection.roll_back();
+            self.transaction = ClientTransaction::None;
+        } else {
+            self.connection.spoil_transaction();
+            self.transaction = ClientTransaction::Doubtful;
+        }
     }
 
     /// Opens another connection to the same database.

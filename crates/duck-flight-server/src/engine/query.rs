@@ -41,6 +41,8 @@ pub(crate) struct Sql {
     pub(crate) parameters: Parameters,
     /// Where to tell how far it is, where somebody wants to know.
     pub(super) progress: Option<Progress>,
+    /// The memory of a long text, for as long as anybody keeps it.
+    _held: Option<Arc<HeldBytes>>,
 }
 
 impl Sql {
@@ -49,6 +51,15 @@ impl Sql {
             text,
             parameters,
             progress: None,
+            _held: None,
+        }
+    }
+
+    /// The same, with the memory that its text takes.
+    pub(super) fn held_by(self, held: HeldBytes) -> Self {
+        Self {
+            _held: Some(Arc::new(held)),
+            ..self
         }
     }
 
@@ -299,26 +310,27 @@ pub(super) async fn describe(
     express: &Express,
     shared: &Arc<Shared>,
     place: &Place,
-    sql: String,
+    sql: Sql,
 ) -> Result<Description> {
     if place.is_shared()
-        && let Some(described) = express.describe(pool, &shared.lossless, &sql)
+        && let Some(described) = express.describe(pool, &shared.lossless, &sql.text)
     {
         return Ok(described);
     }
     let lossless = shared.lossless.clone();
     run_on(pool, shared, place, move |session, _, cancel| {
+        let sql = &sql.text;
         // Not before, on a thread of the network: a script may be long.
-        check_before_planning(&sql)?;
+        check_before_planning(sql)?;
         let _watch = cancel.watch(&session.connection);
         let moment = session.connection.commits().quiet();
-        let script = session.connection.parse(&sql)?;
+        let script = session.connection.parse(sql)?;
         let count = script.len();
         let described = script
             .last_statement()
             .ok_or(Error::NoStatement)?
             .map_err(Error::from)
-            .and_then(|statement| description(&statement, &lossless, &sql, count, moment));
+            .and_then(|statement| description(&statement, &lossless, sql, count, moment));
         match described {
             // What the last statement names may be made by the ones before it.
             Err(Error::Sql(error)) if count > 1 => Err(Error::UnknownSchema(error)),
@@ -350,7 +362,7 @@ pub(super) fn description(
     Ok(Description {
         schema: Readable::new(&schema).schema().clone(),
         type_names,
-        parameters: parameters::schema(&statement.parameters()?),
+        parameters: parameters::schema(&statement.parameters(&lossless.options)?),
         // A query that takes a number from a sequence changes it.
         is_query: count == 1
             && statement.kind() == StatementKind::Select
@@ -411,8 +423,10 @@ pub(super) fn control(
         let outcome = held.session(thread).and_then(|session| {
             let cancel = Cancel::default();
             let sql = sql.to_owned().into();
-            run_script(session, Traces::Kept, &sql, &cancel, |result| {
-                drain(result, &cancel)
+            session.attempt(|session| {
+                run_script(session, Traces::Kept, &sql, &cancel, |result| {
+                    drain(result, &cancel)
+                })
             })
         });
         let outcome = outcome.map_err(|error| shared.observe(error));

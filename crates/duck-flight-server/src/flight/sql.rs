@@ -42,6 +42,11 @@ use poll::Poll;
 
 const TYPE_PREFIX: &str = "type.googleapis.com/arrow.flight.protocol.sql.";
 
+/// What the names of the commands begin with that ask about the catalog or the server, and how large one may be: it may
+/// take a multiple of that to read and to answer.
+const METADATA_PREFIX: &str = "CommandGet";
+const MAX_METADATA_BYTES: usize = 64 << 10;
+
 /// How many statements may be polled for at the same time, and how long one goes on that nobody polls for.
 const MAX_POLLS: usize = 1000;
 const POLL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -96,6 +101,12 @@ pub(super) fn command(bytes: &[u8]) -> Result<Option<Command>> {
         return Ok(None);
     };
     let name = any.type_url[TYPE_PREFIX.len()..].to_owned();
+    let bytes = any.value.len();
+    if name.starts_with(METADATA_PREFIX) && bytes > MAX_METADATA_BYTES {
+        return Err(Error::Malformed(format!(
+            "the {name} has {bytes} bytes, and it may have {MAX_METADATA_BYTES}: ask for less at a time"
+        )));
+    }
     match Command::try_from(any) {
         Ok(Command::Unknown(_)) => Err(Error::Unimplemented(format!(
             "this server does not know the Flight SQL command {name}"

@@ -124,18 +124,44 @@ impl<T: Clone> Handles<T> {
         spare: impl Fn(&T) -> Option<R>,
     ) -> Result<Option<(Handle, T)>> {
         let mut entries = self.entries.lock();
-        let mut replaced = None;
-        if entries.len() >= self.limit {
-            let ranked = entries.iter().filter_map(|(handle, entry)| {
-                let rank = spare(&entry.value)?;
-                Some(((rank, entry.was_used, entry.last_used), *handle))
-            });
-            let least = ranked.min_by(|(one, _), (other, _)| one.cmp(other));
-            let (_, least) = least.ok_or_else(|| self.too_many())?;
-            replaced = entries.remove(&least).map(|entry| (least, entry.value));
-        }
+        let replaced = self.make_room(&mut entries, spare)?;
         entries.insert(handle, Entry::new(value));
         Ok(replaced)
+    }
+
+    /// The thing of a handle, which is used now. Where there is none it is made, and inserted as by [`Handles::replace`].
+    pub(super) fn get_or_insert_with<R: Ord>(
+        &self,
+        handle: Handle,
+        make: impl FnOnce() -> T,
+        spare: impl Fn(&T) -> Option<R>,
+    ) -> Result<T> {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get_mut(&handle) {
+            return Ok(entry.used().clone());
+        }
+        self.make_room(&mut entries, spare)?;
+        let value = make();
+        entries.insert(handle, Entry::new(value.clone()));
+        Ok(value)
+    }
+
+    /// At the limit, takes out what `spare` ranks the lowest.
+    fn make_room<R: Ord>(
+        &self,
+        entries: &mut HashMap<Handle, Entry<T>>,
+        spare: impl Fn(&T) -> Option<R>,
+    ) -> Result<Option<(Handle, T)>> {
+        if entries.len() < self.limit {
+            return Ok(None);
+        }
+        let ranked = entries.iter().filter_map(|(handle, entry)| {
+            let rank = spare(&entry.value)?;
+            Some(((rank, entry.was_used, entry.last_used), *handle))
+        });
+        let least = ranked.min_by(|(one, _), (other, _)| one.cmp(other));
+        let (_, least) = least.ok_or_else(|| self.too_many())?;
+        Ok(entries.remove(&least).map(|entry| (least, entry.value)))
     }
 
     /// The thing of a handle, which is used now.

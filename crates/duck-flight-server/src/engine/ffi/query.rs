@@ -226,28 +226,35 @@ impl<'a> Prepared<'a> {
         columns.collect()
     }
 
-    /// The parameters, in the order of their numbers.
-    pub(crate) fn parameters(&self) -> Result<Vec<Parameter>> {
-        // SAFETY: the statement is live; names and types are owned, the type may be null.
-        let columns = unsafe {
+    /// What the parameters are called, in the order of their numbers: by those, or by names.
+    pub(crate) fn parameter_names(&self) -> Vec<String> {
+        // SAFETY: the statement is live; names are owned.
+        unsafe {
             (1..=ffi::duckdb_nparams(self.raw))
-                .map(|number| {
-                    let name = ffi::duckdb_parameter_name(self.raw, number);
-                    let logical = ffi::duckdb_param_logical_type(self.raw, number);
-                    (take_text(name.cast_mut()), LogicalType(logical))
-                })
-                .collect::<Vec<_>>()
-        };
-        let options = ArrowOptions::of(self.connection);
-        columns
-            .into_iter()
-            .map(|(name, logical)| {
+                .map(|number| take_text(ffi::duckdb_parameter_name(self.raw, number).cast_mut()))
+                .collect()
+        }
+    }
+
+    /// The parameters, in the order of their numbers.
+    pub(crate) fn parameters(&self, lossless: &ArrowOptions) -> Result<Vec<Parameter>> {
+        let plain = ArrowOptions::of(self.connection);
+        (1..)
+            .zip(self.parameter_names())
+            .map(|(number, name)| {
+                // SAFETY: the statement is live; the type is owned, and may be null.
+                let logical =
+                    LogicalType(unsafe { ffi::duckdb_param_logical_type(self.raw, number) });
                 let field = if logical.is_known() && logical.has_arrow_type() {
-                    let column = Column {
+                    // Drivers bind a time by the plain type, and DuckDB gives it an offset.
+                    let is_time = logical.id() == ffi::DUCKDB_TYPE_DUCKDB_TYPE_TIME_TZ;
+                    let columns = [Column {
                         name: super::c_string(&name)?,
                         logical,
-                    };
-                    let (_, schema) = export_schema(&options, &[column])?;
+                    }];
+                    let is_plain = is_time || !is_lossy(&columns);
+                    let options = if is_plain { &plain } else { lossless };
+                    let (_, schema) = export_schema(options, &columns)?;
                     schema.fields.iter().next().cloned()
                 } else {
                     None
@@ -300,7 +307,7 @@ impl<'a> Prepared<'a> {
 pub(crate) struct Parameter {
     /// Its number, or its name where it has one.
     pub(crate) name: String,
-    /// The type that DuckDB expects, where it can tell.
+    /// The type that DuckDB expects, as it exports it, where it can tell.
     pub(crate) field: Option<FieldRef>,
 }
 

@@ -24,7 +24,10 @@ impl Session {
     }
 
     fn tables(&self, filter: &TablesFilter) -> Vec<String> {
-        lines(&tables(&self.connection, &self.lossless, filter).expect("tables are listed"))
+        lines(
+            &tables(&self.connection, &self.lossless, filter, &Cancel::default())
+                .expect("tables are listed"),
+        )
     }
 
     fn schema_of(&self, table: &str) -> Schema {
@@ -33,7 +36,13 @@ impl Session {
             include_schema: true,
             ..TablesFilter::default()
         };
-        let found = tables(&self.connection, &self.lossless, &filter).expect("tables are listed");
+        let found = tables(
+            &self.connection,
+            &self.lossless,
+            &filter,
+            &Cancel::default(),
+        )
+        .expect("tables are listed");
         assert_eq!(found.num_rows(), 1, "one table `{table}`");
         let message = arrow::array::AsArray::as_binary::<i32>(found.column(4)).value(0);
         Schema::try_from(arrow_flight::IpcMessage(message.to_vec().into())).expect("a schema")
@@ -291,7 +300,13 @@ fn a_temporary_table_stands_before_those_of_its_name() {
         include_schema: true,
         ..TablesFilter::default()
     };
-    let found = tables(&session.connection, &session.lossless, &lookup).expect("tables are listed");
+    let found = tables(
+        &session.connection,
+        &session.lossless,
+        &lookup,
+        &Cancel::default(),
+    )
+    .expect("tables are listed");
     let places: Vec<_> = (0..found.num_rows())
         .map(|row| {
             [0, 1]

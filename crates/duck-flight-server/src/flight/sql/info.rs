@@ -4,7 +4,7 @@
 
 mod types;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -34,7 +34,9 @@ const ANSI92_ENTRY: i32 = 1;
 /// What these codes of `SqlInfo` ask for, or all of them where there is none. Unknown codes have no answer.
 pub(super) fn sql_info(codes: &[u32], expiry: Expiry) -> Result<RecordBatch> {
     let answers = all(expiry).map_err(unbuilt)?;
-    answers.record_batch(codes.iter().copied()).map_err(unbuilt)
+    // Each once: arrow-flight goes over all answers for each.
+    let codes: BTreeSet<u32> = codes.iter().copied().collect();
+    answers.record_batch(codes).map_err(unbuilt)
 }
 
 /// The schema of [`sql_info`].

@@ -15,7 +15,7 @@ use super::columns::with_types;
 use super::statement::{info, run_now};
 use super::ticket::StatementTicket;
 use super::{cancel_tickets, flight_info, prepared};
-use crate::engine::{Place, Progress, Sql};
+use crate::engine::{HeldBytes, Place, Progress, Sql};
 use crate::error::{Error, Result};
 use crate::flight::get::{encoding, sql_text};
 use crate::session::{Caller, Handle, Handles, Sessions};
@@ -31,6 +31,8 @@ pub(super) struct Poll {
     task: tokio::task::AbortHandle,
     rows: Arc<Mutex<PolledRows>>,
     sessions: Sessions,
+    /// The memory of the descriptor.
+    _held: HeldBytes,
 }
 
 /// The rows of a polled statement.
@@ -97,6 +99,7 @@ pub(super) async fn poll(
         }
     };
     let place = sessions.place(caller, transaction.as_deref()).await?;
+    let held = sessions.hold(descriptor.encoded_len())?;
     let sql = sql.watched_by(&progress);
     let rows = Arc::new(Mutex::new(PolledRows::Untold(None)));
     let running = run(sessions.clone(), place, sql, descriptor.clone());
@@ -118,6 +121,7 @@ pub(super) async fn poll(
         task: abort,
         rows,
         sessions: sessions.clone(),
+        _held: held,
     });
     let id = Handle::new();
     polls.insert(id, poll.clone())?;
