@@ -5,7 +5,7 @@
 use duck_tests::{Client, ServerProcess, numbered, soon};
 use tempfile::TempDir;
 
-use crate::shim::{DATABASE, Disk, Ledger};
+use crate::shim::{DATABASE, Disk, EIO, Ledger};
 
 /// The log of what is committed while a checkpoint runs.
 const SECOND_LOG: &str = ".wal.checkpoint";
@@ -100,5 +100,22 @@ async fn a_second_log_that_was_read_already_is_never_read_again() {
     }
     disk.heal();
     let (_server, client) = loaded(&disk, server.kill(), &mut ledger).await;
+    ledger.assert_kept(&client).await;
+}
+
+/// A start that fails may have made one log of the two: nothing of it is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_once_the_logs_are_one_does_not_stop_the_next_one() {
+    let disk = Disk::new();
+    let mut ledger = Ledger::default();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = cut_off_with_units(&disk, directory, &mut ledger).await;
+    disk.fail("unlink", SECOND_LOG, EIO);
+    let Err((directory, exit)) = disk.try_start(directory) else {
+        panic!("the shim sees nothing");
+    };
+    assert!(exit.stderr.contains(SECOND_LOG), "{exit:?}");
+    disk.heal();
+    let (_server, client) = loaded(&disk, directory, &mut ledger).await;
     ledger.assert_kept(&client).await;
 }

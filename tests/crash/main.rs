@@ -6,15 +6,18 @@
 //! - [`heavy`]: so do they in the middle of large units, of changes by key, of statements and of what spills;
 //! - [`steps`]: the server is killed at every single step of a checkpoint, of a start and of its end;
 //! - [`alter`]: tables are altered and renamed while rows come in, before a kill;
+//! - [`claimed`]: tables are altered in two transactions at once;
 //! - [`cut_off`]: checkpoints are cut off one after the other;
 //! - [`index`]: tables with indexes are written in whole row groups before a kill;
 //! - [`log`]: the log is damaged between two runs;
 //! - [`replayed_alter`]: what an ALTER means must not change when it is replayed;
 //! - [`replayed_script`]: scripts that end one transaction and commit another before a kill;
 //! - [`replayed_type`]: types that are made in new schemas;
+//! - [`with_index`]: indexes are made in transactions with more;
 //! - [`model`]: any interleaving of puts, retries, kills and schema changes equals a model in memory.
 
 mod alter;
+mod claimed;
 mod cut_off;
 mod faults;
 mod heavy;
@@ -36,4 +39,5 @@ mod sources;
 mod steps;
 mod table;
 mod ways;
+mod with_index;
 mod world;

@@ -157,6 +157,18 @@ pub enum Error {
          and DROP TABLE statements, and COMMIT: what others commit into it meanwhile could not be read again"
     )]
     RenameInTransaction,
+    /// DuckDB would take an index for another one of its name.
+    #[error(
+        "DuckDB 1.5.5 takes an index for another one of its name that the same transaction has dropped: commit in between, or \
+         give it another name"
+    )]
+    IndexMadeAgain,
+    /// A start that replays it would find keys in an index that are in no row.
+    #[error(
+        "an index or a primary key is made in another transaction than one that deletes or changes rows of its table, for after \
+         a kill DuckDB 1.5.5 would refuse their old keys for good: commit in between"
+    )]
+    IndexBesideChanges,
     /// A session has one transaction at a time.
     #[error("the session has an open transaction already: end it first, or use another session")]
     TransactionOpen,
@@ -365,6 +377,8 @@ impl Error {
             | Self::TransactionOpen
             | Self::AlterationTooLate { .. }
             | Self::RenameInTransaction
+            | Self::IndexMadeAgain
+            | Self::IndexBesideChanges
             | Self::OpenTransaction
             | Self::DatabaseInUse { .. }
             | Self::OwnSchema(_)
@@ -518,6 +532,8 @@ mod tests {
                 Code::FailedPrecondition,
             ),
             (Error::RenameInTransaction, Code::FailedPrecondition),
+            (Error::IndexMadeAgain, Code::FailedPrecondition),
+            (Error::IndexBesideChanges, Code::FailedPrecondition),
             (Error::NoSession, Code::FailedPrecondition),
             (Error::Again(Code::Aborted, "m".into()), Code::Aborted),
             (Error::SessionEnded, Code::Unauthenticated),

@@ -23,6 +23,9 @@ pub(super) const OWN_TABLES: &str = "the schema duck_flight is the server's own:
 /// Why no database gets another name.
 const RENAMES: &str = "ALTER DATABASE would rename it for every client";
 
+const COMMENTS_ON_INDEX: &str = "DuckDB 1.5.5 may take an index away with a comment on it, and could not open the database again: comment on its table, \
+     or on a column";
+
 const FILES: &str = "COPY and EXPORT reach files of the server; send rows with a put";
 const ATTACHES: &str = "ATTACH and DETACH would change every client's databases";
 const SEEDS: &str = "a definition that calls setseed() would set the seed of clients that do not know; call it in a query";
@@ -211,6 +214,37 @@ fn may_create_secret(sql: &str) -> bool {
     statements(sql).any(creates_one) || !is_certain(sql) && may_contain(sql, "secret")
 }
 
+/// Refuses a comment on an index. Where it is rolled back, be it because its commit fails, DuckDB 1.5.5 takes the index away
+/// (`DuckIndexEntry::Rollback`), and after the next checkpoint the database cannot be opened any more. `statement` is the one of the
+/// script, where that is certain.
+pub(super) fn check_comment(
+    kind: StatementKind,
+    statement: Option<&str>,
+    script: &str,
+) -> Result<()> {
+    let is_refused = kind == StatementKind::Alteration && may_comment_on_index(statement, script);
+    match is_refused {
+        true => Err(Error::Unimplemented(COMMENTS_ON_INDEX.to_owned())),
+        false => Ok(()),
+    }
+}
+
+fn may_comment_on_index(statement: Option<&str>, script: &str) -> bool {
+    let in_doubt = |sql| may_contain(sql, "comment") && may_contain(sql, "index");
+    let Some(statement) = statement else {
+        return in_doubt(script);
+    };
+    let mut rest = tokens(statement);
+    for word in ["comment", "on", "index"] {
+        match rest.next() {
+            Some(Token::Doubt) => return in_doubt(statement),
+            Some(token) if token.is(word) => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
 /// Whether a script may give a database another name.
 fn may_rename_database(sql: &str) -> bool {
     match count_pairs(sql, "alter", "database") {
@@ -219,14 +253,17 @@ fn may_rename_database(sql: &str) -> bool {
     }
 }
 
+/// The tokens of a statement, or of the one that it explains, if that is run.
+pub(super) fn run_by(statement: &str) -> Option<Tokens<'_>> {
+    match explained(tokens(statement)) {
+        Some(explained) => explained.is_run.then_some(explained.statement),
+        None => Some(tokens(statement)),
+    }
+}
+
 /// Whether a statement makes something temporary: a CREATE, or an EXPLAIN that runs one.
 pub(super) fn creates_temporary(sql: &str) -> bool {
-    let statement = match explained(tokens(sql)) {
-        Some(explained) if !explained.is_run => return false,
-        Some(explained) => explained.statement,
-        None => tokens(sql),
-    };
-    is_temporary(statement)
+    run_by(sql).is_some_and(is_temporary)
 }
 
 fn is_temporary(mut statement: Tokens<'_>) -> bool {
@@ -459,6 +496,23 @@ mod tests {
         ] {
             assert_eq!(makes_index(sql), makes_one, "{sql}");
         }
+    }
+
+    #[test]
+    fn a_comment_on_an_index_is_told_from_others() {
+        for (sql, is_one) in [
+            ("COMMENT ON INDEX i IS 'x'", true),
+            ("comment /* */ on\nIndex s.i is null", true),
+            ("COMMENT ON INDEX größe IS 'x'", true),
+            ("é COMMENT ON INDEX i IS 'x'", true),
+            ("COMMENT ON TABLE index IS 'comment on index i'", false),
+            ("COMMENT ON COLUMN t.größe IS 'of an index'", false),
+            ("ALTER TABLE comment RENAME COLUMN on TO index", false),
+        ] {
+            assert_eq!(may_comment_on_index(Some(sql), sql), is_one, "{sql}");
+        }
+        let script = "COMMENT ON TABLE é IS 'x'; COMMENT ON INDEX i IS 'y'";
+        assert!(may_comment_on_index(None, script));
     }
 
     #[test]

@@ -171,15 +171,19 @@ impl Mark {
         Some(bytes)
     }
 
-    /// Notes again what was known before: the database could not be opened, and its log is as it was. Where there was no
-    /// mark, there is none again.
+    /// Notes again what was known before: the database could not be opened. Where its log is another one all the same, for DuckDB
+    /// puts the two of a checkpoint that was cut off together before it reads them, the mark stays void. Where there was no mark,
+    /// there is none again.
     pub(super) fn restore(&self) {
         let Some(files) = &self.files else {
             return;
         };
+        let path = &files.database;
         if files.is_new {
             std::fs::remove_file(&files.path).ok();
-        } else if let Some(state) = &*files.last.lock() {
+        } else if let Some(state) = &*files.last.lock()
+            && (check(path, state).is_ok() || !state.is_of(path))
+        {
             files.note(state);
         }
     }

@@ -14,6 +14,7 @@ use super::cancel::{Cancel, CancelOnDrop};
 use super::catalog;
 use super::ffi::{Connection, Database};
 use super::frames::ReadAhead;
+use super::index_work::IndexWork;
 use super::replay::SeenIndexes;
 use crate::error::{Error, Result};
 
@@ -225,7 +226,7 @@ pub(super) struct Session {
 }
 
 /// What a transaction that a client has begun has done so far.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Work {
     /// How many rows it has written, as far as it is known; more where it is not.
     pub(super) rows_written: u64,
@@ -235,6 +236,8 @@ pub(super) struct Work {
     pub(super) makes_schema: bool,
     /// The indexes of others that it sees.
     pub(super) seen_indexes: SeenIndexes,
+    /// What it has done to indexes, and to rows that may be in them.
+    pub(super) indexes: IndexWork,
 }
 
 impl Work {
@@ -245,6 +248,7 @@ impl Work {
             makes_index: false,
             makes_schema: false,
             seen_indexes: connection.indexes().seen(),
+            indexes: IndexWork::default(),
         }
     }
 }

@@ -18,7 +18,7 @@ use super::types::same_name;
 use crate::error::Result;
 
 /// The number of the first row that a transaction has not committed yet (DuckDB's `MAX_ROW_ID`).
-const FIRST_NEW_ROW: u64 = 36_028_797_018_960_000;
+pub(super) const FIRST_NEW_ROW: u64 = 36_028_797_018_960_000;
 
 /// The tables that have an index which a statement has made.
 const INDEXED_SQL: &str = "
@@ -241,7 +241,7 @@ fn tables(connection: &Connection, sql: &str) -> Result<Vec<TableName>> {
 }
 
 /// The names of the tables that a statement may write to, without their qualifiers; `None` where that is not certain.
-fn targets(sql: &str) -> Option<Vec<&str>> {
+pub(super) fn targets(sql: &str) -> Option<Vec<&str>> {
     let mut targets = Vec::new();
     let mut tokens = tokens(sql);
     let mut last = Token::Symbol(';');

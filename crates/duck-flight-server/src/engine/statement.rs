@@ -6,11 +6,12 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::admission::{
-    Gate, OWN_TABLES, check_before_planning, check_replay, creates_temporary, makes_index,
-    may_explain_alteration, may_explain_definition,
+    Gate, OWN_TABLES, check_before_planning, check_comment, check_replay, creates_temporary,
+    makes_index, may_explain_alteration, may_explain_definition,
 };
 use super::cancel::Cancel;
 use super::catalog::{folded, literal, texts};
+use super::claim::claim_altered;
 use super::commits::{Alone, Moment, Starting};
 use super::expansion::{Expansion, Expansions};
 use super::ffi::query::{ALONE, Script};
@@ -319,6 +320,8 @@ impl<'a> Statement<'a> {
             // Until the commit.
             let _secured = secured.transpose()?;
             new_types::check(self.connection, kind, &self.sql.text, work.makes_schema)?;
+            let (connection, sql) = (self.connection, &self.sql.text);
+            work.indexes.check(connection, kind, self.text, sql)?;
             runs = true;
             work.makes_schema |= contains_word(&self.sql.text, "schema");
             work.makes_index |= self.may_make_index();
@@ -326,12 +329,13 @@ impl<'a> Statement<'a> {
             self.claim(renames, kind)?;
             let (_, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
             drop(alone);
+            work.indexes.note_made(kind, self.text, sql);
             let written = self.rows_written(kind, rows_changed);
             work.rows_written = work.rows_written.saturating_add(written);
             if written > 0 {
                 let steady = self.connection.indexes().steady_since(work.seen_indexes);
-                let (sql, rows) = (&self.sql.text, work.rows_written);
-                replay::secure_statement(self.connection, sql, rows, false, &steady)?;
+                let rows = work.rows_written;
+                replay::secure_statement(connection, sql, rows, false, &steady)?;
             }
             if kind == StatementKind::Transaction {
                 *transaction = ClientTransaction::None;
@@ -346,7 +350,9 @@ impl<'a> Statement<'a> {
             Err(
                 Error::TransactionByCall
                 | Error::AlterationTooLate { .. }
-                | Error::RenameInTransaction,
+                | Error::RenameInTransaction
+                | Error::IndexMadeAgain
+                | Error::IndexBesideChanges,
             ) => {}
             Err(Error::TransactionFailed) => {
                 self.connection.roll_back();
@@ -476,13 +482,17 @@ impl<'a> Statement<'a> {
         }
     }
 
-    /// Claims the table that it `renames`, where it does.
+    /// Claims the table that it alters, or `renames`, where it does.
     fn claim(&self, renames: bool, kind: StatementKind) -> Result<()> {
-        if renames {
-            self.gate.admit(kind)?;
-            rename::claim(self.connection, self.text)?;
+        let alters = matches!(kind, StatementKind::Alteration | StatementKind::Explain);
+        match self.text {
+            _ if renames => {
+                self.gate.admit(kind)?;
+                rename::claim(self.connection, self.text)
+            }
+            Some(text) if alters => claim_altered(self.connection, text),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Whether it is a ROLLBACK for certain: a later one of a script may be taken for a COMMIT, which does no harm.
@@ -708,6 +718,7 @@ impl<'a> Statement<'a> {
             StatementKind::Definition | StatementKind::Alteration | StatementKind::Explain
         ) {
             self.gate.admit(kind)?;
+            check_comment(kind, self.text, &self.sql.text)?;
             check_replay(self.connection, kind, &self.sql.text)?;
         }
         Ok(statement)

@@ -4,6 +4,8 @@
 //! it takes to know what is a word, and gives up with [`Token::Doubt`] where DuckDB might read on otherwise. Whoever
 //! asks must then take the answer that is never wrong, whatever it costs.
 
+mod names;
+
 /// More parts than the name of a table has: DuckDB takes no more than a catalog, a schema and the table.
 pub(super) const MAX_NAME_PARTS: usize = 4;
 

@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use super::appender::TableWriter;
 use super::bell::CheckpointBell;
 use super::catalog::{Columns, SeenColumns};
+use super::claim::claim;
 use super::commits::Commits;
 use super::effect::Effect;
 use super::evolve::alterations;
@@ -490,6 +491,7 @@ fn alter_table(connection: &Connection, unit: &Unit, before: impl FnOnce()) -> R
         return Ok(false);
     }
     before();
+    claim(connection, table)?;
     for sql in statements.iter().take(ALTERATIONS_AT_ONCE) {
         connection.execute(sql)?;
     }

@@ -1,0 +1,132 @@
+//! Tables that nobody else alters until the end of a transaction.
+//!
+//! Where an ALTER finds that another transaction has altered the table since, DuckDB 1.5.5 has already put a new storage in the place of
+//! the table's (`CatalogSet::AlterEntry`, and the constructors of `DataTable` that say ALTERED), and does not take that back. What
+//! the other one commits may keep that storage, as a comment, a default or another name of a column does: then nobody can
+//! write to the table any more until the next start.
+//!
+//! So a table is claimed before it is altered, by the comment that it has: that fails before anything is touched, and DuckDB
+//! allows it whatever depends on the table.
+
+use duck_flight_protocol::{TableName, quote};
+
+use super::admission::run_by;
+use super::catalog::{is_name, literal, texts};
+use super::ffi::Connection;
+use super::tokens::Token;
+use super::unit::TEMPORARY;
+use crate::error::Result;
+
+/// Claims a table in the open transaction.
+///
+/// # Errors
+/// Where another transaction has altered it.
+pub(super) fn claim(connection: &Connection, table: &TableName) -> Result<()> {
+    let parts = [
+        table.catalog.as_deref(),
+        table.schema.as_deref(),
+        Some(&*table.table),
+    ];
+    claim_name(connection, &parts.into_iter().flatten().collect::<Vec<_>>())
+}
+
+/// Claims the table that a statement alters, if it alters one. Where it is in doubt which one, none is claimed.
+pub(super) fn claim_altered(connection: &Connection, statement: &str) -> Result<()> {
+    match altered(statement) {
+        Some(name) => claim_name(
+            connection,
+            &name.iter().map(|part| &**part).collect::<Vec<_>>(),
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Claims the table that DuckDB finds by a name with its qualifiers. Nobody else has a temporary one.
+fn claim_name(connection: &Connection, name: &[&str]) -> Result<()> {
+    let Some(sql) = comment_sql(name) else {
+        return Ok(());
+    };
+    let found = texts(connection, &sql)?.pop();
+    let Some([database, schema, table, comment, has_none]) = found else {
+        return Ok(());
+    };
+    if database == TEMPORARY {
+        return Ok(());
+    }
+    let comment = match &*has_none {
+        "true" => "NULL".to_owned(),
+        _ => literal(&comment),
+    };
+    let name = [database, schema, table].map(|part| quote(&part)).join(".");
+    Ok(connection.execute(&format!("COMMENT ON TABLE {name} IS {comment}"))?)
+}
+
+/// A query for a table and its comment: of those that have the name the one that DuckDB takes, which looks among temporary
+/// ones first, then where the session looks, and then in `main`.
+fn comment_sql(name: &[&str]) -> Option<String> {
+    let is_in = |schema: &str| is_name("schema_name", schema);
+    let is_of = |database: &str| is_name("database_name", database);
+    let (place, table) = match name {
+        [table] => ("true".to_owned(), table),
+        [one, table] => (format!("({} OR {})", is_in(one), is_of(one)), table),
+        [database, schema, table] => (format!("{} AND {}", is_of(database), is_in(schema)), table),
+        _ => return None,
+    };
+    Some(format!(
+        "SELECT database_name, schema_name, table_name, coalesce(comment, ''), CAST(comment IS NULL AS VARCHAR)
+         FROM system.main.duckdb_tables() WHERE {} AND {place}
+         ORDER BY database_name <> '{TEMPORARY}',
+             system.main.list_position(system.main.current_schemas(false), schema_name) NULLS LAST,
+             schema_name <> 'main'
+         LIMIT 1",
+        is_name("table_name", table)
+    ))
+}
+
+/// The name of the table that a statement alters, or that one alters which it explains and runs.
+pub(super) fn altered(statement: &str) -> Option<Vec<String>> {
+    let mut rest = run_by(statement)?;
+    if !rest.accept_all(&["alter", "table"]) {
+        return None;
+    }
+    rest.accept_all(&["if", "exists"]);
+    rest.accept(&["only"]);
+    if rest.peek() == Some(Token::Symbol('(')) {
+        rest.next();
+    }
+    rest.qualified_name()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_that_a_statement_alters_is_found() {
+        for (sql, name) in [
+            ("ALTER TABLE t ADD COLUMN i INTEGER", Some(&["t"][..])),
+            (
+                "alter table IF EXISTS s.\"T x\" drop i",
+                Some(&["s", "T x"]),
+            ),
+            ("ALTER TABLE ONLY t DROP i", Some(&["t"])),
+            ("ALTER TABLE ONLY (db.s.t) DROP i", Some(&["db", "s", "t"])),
+            ("ALTER TABLE if DROP i", Some(&["if"])),
+            (
+                "ALTER TABLE größe ADD PRIMARY KEY (länge)",
+                Some(&["größe"]),
+            ),
+            ("EXPLAIN ANALYZE ALTER TABLE t DROP i", Some(&["t"])),
+            ("EXPLAIN ALTER TABLE t DROP i", None),
+            ("ALTER VIEW v RENAME TO w", None),
+            ("COMMENT ON TABLE t IS 'alter table t'", None),
+            ("ALTER TABLE 🦆 DROP i", None),
+        ] {
+            let found = altered(sql);
+            let found: Option<Vec<_>> = found
+                .as_ref()
+                .map(|found| found.iter().map(String::as_str).collect());
+            assert_eq!(found.as_deref(), name, "{sql}");
+        }
+    }
+}

@@ -1,0 +1,469 @@
+//! Indexes that a transaction makes beside other things.
+//!
+//! DuckDB 1.5.5 finds an index of a table by its name alone, and leaves one that is dropped with the table up to the commit. So where a
+//! transaction drops an index and makes another one of its name, it is the old one whose keys are logged for the new one, and that
+//! a roll back takes away; and one that nobody has used since the start ends the process then (`SerializeIndex`,
+//! `TableIndexList::RemoveIndex`).
+//!
+//! An index is made of rows that its own transaction has deleted, too, and logged before the commit takes those out of it
+//! (`DuckTransaction::WriteToWAL`). To replay that leaves their keys in it (`WriteAheadLogReplayer::ReplayLog` adds the index last),
+//! which then refuses them for good. To update a row is to delete it where its place cannot be kept: in a column of an index, or
+//! with a list.
+//!
+//! In each case one of the two is refused, before it runs.
+
+use duck_flight_protocol::quote;
+
+use super::admission::{makes_index, run_by};
+use super::catalog::{is_name, texts};
+use super::claim::altered;
+use super::ffi::{Connection, StatementKind};
+use super::replay::{FIRST_NEW_ROW, may_make_index, targets};
+use super::tokens::{Token, contains_any_word, contains_word};
+use super::types::same_name;
+use super::unit::TEMPORARY;
+use crate::error::{Error, Result};
+
+/// So many names are told apart; where there are more, it may be any.
+const MAX_NAMES: usize = 256;
+
+/// Words of which one is in each statement that deletes or changes rows.
+const CHANGING: &[&str] = &["delete", "merge", "replace", "truncate", "update"];
+
+/// What may stand between CREATE and INDEX, or TABLE.
+const BEFORE_KIND: &[&str] = &["or", "replace", "local", "temp", "temporary", "unique"];
+
+/// What a client's transaction has done to indexes, and to rows that may be in them. Tables are told by their own names, and two of
+/// the same name in different schemas are taken for one.
+#[derive(Debug, Default)]
+pub(super) struct IndexWork {
+    /// The indexes that it has dropped.
+    dropped: Names,
+    /// The tables that it has made indexes or keys for.
+    indexed: Names,
+    /// The tables of which it has deleted rows.
+    deleted: Names,
+    /// The tables of which it has updated rows, in their places or not.
+    updated: Names,
+    /// The tables that it has made. The rows of those are deleted before they are in any index.
+    made: Vec<String>,
+}
+
+impl IndexWork {
+    /// Refuses a statement that must not follow in the transaction, and takes note of any other. To be asked before it runs.
+    /// `statement` is the one of the script, where that is certain.
+    pub(super) fn check(
+        &mut self,
+        connection: &Connection,
+        kind: StatementKind,
+        statement: Option<&str>,
+        script: &str,
+    ) -> Result<()> {
+        if let Some(step) = IndexStep::of(kind, statement, script) {
+            return self.check_index(connection, step);
+        }
+        match change(kind, statement, script) {
+            Some(change) => self.check_rows(connection, change, statement.unwrap_or(script)),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes note of the table that a statement has made, and forgets all where one may have been dropped.
+    pub(super) fn note_made(&mut self, kind: StatementKind, statement: Option<&str>, script: &str) {
+        if !matches!(kind, StatementKind::Definition | StatementKind::Explain) {
+            return;
+        }
+        if contains_word(statement.unwrap_or(script), "drop") {
+            self.made.clear();
+        } else if let Some(table) = statement.and_then(made_table)
+            && self.made.len() < MAX_NAMES
+        {
+            self.made.push(table);
+        }
+    }
+
+    fn check_index(&mut self, connection: &Connection, step: IndexStep) -> Result<()> {
+        if step.makes && self.dropped.has(step.name.as_deref()) {
+            return Err(Error::IndexMadeAgain);
+        }
+        if step.makes && self.has_deleted(connection, step.table.as_deref())? {
+            return Err(Error::IndexBesideChanges);
+        }
+        if step.drops {
+            self.dropped.add(step.name);
+        }
+        if step.makes {
+            self.indexed.add(step.table.and_then(|mut name| name.pop()));
+        }
+        Ok(())
+    }
+
+    fn check_rows(&mut self, connection: &Connection, change: Change, text: &str) -> Result<()> {
+        let tables = match targets(text) {
+            Some(names) => names
+                .into_iter()
+                .map(|name| Some(name.replace("\"\"", "\"")))
+                .collect(),
+            None => vec![None],
+        };
+        for table in &tables {
+            let is_indexed = self.indexed.has(table.as_deref());
+            if is_indexed && !self.is_own(connection, table.as_deref())? {
+                return Err(Error::IndexBesideChanges);
+            }
+        }
+        let changed = match change {
+            Change::Deletes => &mut self.deleted,
+            Change::Updates => &mut self.updated,
+        };
+        tables.into_iter().for_each(|table| changed.add(table));
+        Ok(())
+    }
+
+    /// Whether the transaction may have deleted rows of a table that others see.
+    fn has_deleted(&self, connection: &Connection, table: Option<&[String]>) -> Result<bool> {
+        let name = table.and_then(|parts| parts.last().map(String::as_str));
+        let may_have = self.deleted.has(name)
+            || self.updated.has(name)
+                && table.map_or(Ok(true), |table| has_new_rows(connection, table))?;
+        Ok(may_have && !self.is_own(connection, name)?)
+    }
+
+    /// Whether there is one table of this name, which the transaction has made, or which is temporary.
+    fn is_own(&self, connection: &Connection, name: Option<&str>) -> Result<bool> {
+        let Some(name) = name else {
+            return Ok(false);
+        };
+        let sql = format!(
+            "SELECT database_name FROM system.main.duckdb_tables() WHERE {}",
+            is_name("table_name", name)
+        );
+        let is_made = || self.made.iter().any(|made| same_name(made, name));
+        Ok(match texts(connection, &sql)?.as_slice() {
+            [[database]] => database == TEMPORARY || is_made(),
+            _ => false,
+        })
+    }
+}
+
+/// Whether a table has rows that the open transaction has not committed yet, as it has where an UPDATE has deleted some.
+fn has_new_rows(connection: &Connection, table: &[String]) -> Result<bool> {
+    let name: Vec<_> = table.iter().map(|part| quote(part)).collect();
+    let name = name.join(".");
+    let sql =
+        format!("SELECT CAST(rowid AS VARCHAR) FROM {name} WHERE rowid >= {FIRST_NEW_ROW} LIMIT 1");
+    Ok(!texts::<1>(connection, &sql)?.is_empty())
+}
+
+/// Names without their qualifiers.
+#[derive(Debug, Default)]
+struct Names {
+    known: Vec<String>,
+    /// Whether there may be any others.
+    may_be_more: bool,
+}
+
+impl Names {
+    fn add(&mut self, name: Option<String>) {
+        match name {
+            Some(name) if self.has(Some(&name)) => {}
+            Some(name) if self.known.len() < MAX_NAMES => self.known.push(name),
+            _ => self.may_be_more = true,
+        }
+    }
+
+    /// Whether a name may be among them; one that is not known may be any.
+    fn has(&self, name: Option<&str>) -> bool {
+        let is_it = |known: &String| name.is_none_or(|name| same_name(known, name));
+        self.may_be_more || self.known.iter().any(is_it)
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.may_be_more && self.known.is_empty()
+    }
+}
+
+/// What a statement does to indexes: in doubt, both.
+#[derive(Debug, PartialEq, Eq)]
+struct IndexStep {
+    /// Whether it makes one, or a primary key.
+    makes: bool,
+    drops: bool,
+    /// The index's own name. One that a key gets is nobody else's.
+    name: Option<String>,
+    /// The table that it is made for, with its qualifiers.
+    table: Option<Vec<String>>,
+}
+
+impl IndexStep {
+    fn of(kind: StatementKind, statement: Option<&str>, script: &str) -> Option<Self> {
+        let is_at_hand = matches!(
+            kind,
+            StatementKind::Definition | StatementKind::Alteration | StatementKind::Explain
+        );
+        if !is_at_hand {
+            return None;
+        }
+        let may_alter = kind != StatementKind::Definition;
+        let text = statement.unwrap_or(script);
+        let may_add_key = may_alter && contains_word(text, "primary");
+        let may_be_index = kind != StatementKind::Alteration
+            && statement.map_or_else(|| may_make_index(script), makes_index);
+        if !may_add_key && !may_be_index {
+            return None;
+        }
+        statement.map_or_else(|| Some(Self::any()), Self::read)
+    }
+
+    /// Of a statement that has the words of one.
+    fn read(statement: &str) -> Option<Self> {
+        let mut rest = run_by(statement)?;
+        let own_name = |name: Option<Vec<String>>| name.and_then(|mut parts| parts.pop());
+        if rest.accept(&["alter"]) {
+            return Some(Self {
+                makes: true,
+                drops: false,
+                name: Some(String::new()),
+                table: altered(statement),
+            });
+        }
+        if rest.accept_all(&["drop", "index"]) {
+            rest.accept_all(&["if", "exists"]);
+            return Some(Self {
+                makes: false,
+                drops: true,
+                name: own_name(rest.qualified_name()),
+                table: None,
+            });
+        }
+        let creates = rest.accept(&["create"]);
+        while rest.accept(BEFORE_KIND) {}
+        if creates && rest.accept(&["index"]) {
+            rest.accept(&["concurrently"]);
+            rest.accept_all(&["if", "not", "exists"]);
+            let name = rest.qualified_name();
+            let has_table = name.is_some() && rest.accept(&["on"]);
+            rest.accept(&["only"]);
+            return Some(Self {
+                makes: true,
+                drops: false,
+                name: own_name(name),
+                table: has_table.then(|| rest.qualified_name()).flatten(),
+            });
+        }
+        (rest.peek() == Some(Token::Doubt)).then(Self::any)
+    }
+
+    fn any() -> Self {
+        Self {
+            makes: true,
+            drops: true,
+            name: None,
+            table: None,
+        }
+    }
+}
+
+/// How a statement may take rows away that are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Deletes,
+    /// It leaves those in their places of which no column of an index is changed.
+    Updates,
+}
+
+/// What DuckDB makes an UPDATE of for a new column's default leaves all rows in their places.
+fn change(kind: StatementKind, statement: Option<&str>, script: &str) -> Option<Change> {
+    if !matches!(kind, StatementKind::Rows | StatementKind::Explain) {
+        return None;
+    }
+    let Some(statement) = statement else {
+        return contains_any_word(script, CHANGING).then_some(Change::Deletes);
+    };
+    let mut rest = run_by(statement)?;
+    if rest.accept(&["alter"]) {
+        return None;
+    }
+    if rest.accept(&["update"]) {
+        return Some(Change::Updates);
+    }
+    if rest.accept(&["insert"]) {
+        let changes = rest.accept_all(&["or", "replace"])
+            || contains_word(statement, "conflict") && contains_word(statement, "update");
+        return changes.then_some(Change::Deletes);
+    }
+    contains_any_word(statement, CHANGING).then_some(Change::Deletes)
+}
+
+/// The table that a statement has made, if it has made one for certain.
+fn made_table(statement: &str) -> Option<String> {
+    let mut rest = run_by(statement)?;
+    let creates = rest.accept(&["create"]);
+    while rest.accept(BEFORE_KIND) {}
+    let makes_one =
+        creates && rest.accept(&["table"]) && !rest.accept_all(&["if", "not", "exists"]);
+    makes_one.then(|| rest.qualified_name()?.pop()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(kind: StatementKind, sql: &str) -> Option<IndexStep> {
+        IndexStep::of(kind, Some(sql), sql)
+    }
+
+    #[test]
+    fn what_a_statement_does_to_indexes_is_found() {
+        use StatementKind::{Alteration, Definition, Explain, Rows};
+        let makes = |name: &str, table: &[&str]| {
+            let table: Vec<_> = table.iter().map(|&part| part.to_owned()).collect();
+            Some(IndexStep {
+                makes: true,
+                drops: false,
+                name: Some(name.to_owned()),
+                table: (!table.is_empty()).then_some(table),
+            })
+        };
+        let drops = |name: Option<&str>| {
+            Some(IndexStep {
+                makes: false,
+                drops: true,
+                name: name.map(str::to_owned),
+                table: None,
+            })
+        };
+        for (kind, sql, expected) in [
+            (Definition, "CREATE INDEX i ON t (c)", makes("i", &["t"])),
+            (
+                Definition,
+                "create unique index IF NOT EXISTS \"I x\" on s.t using art (c)",
+                makes("I x", &["s", "t"]),
+            ),
+            (
+                Definition,
+                "CREATE INDEX größe ON straße (c)",
+                makes("größe", &["straße"]),
+            ),
+            (Definition, "CREATE INDEX i ON 🦆 (c)", makes("i", &[])),
+            (Definition, "DROP INDEX IF EXISTS db.s.i", drops(Some("i"))),
+            (Definition, "DROP INDEX 🦆", drops(None)),
+            (Definition, "é DROP INDEX i", Some(IndexStep::any())),
+            (
+                Definition,
+                "CREATE TABLE t (index INTEGER PRIMARY KEY)",
+                None,
+            ),
+            (Definition, "DROP TABLE index", None),
+            (
+                Alteration,
+                "ALTER TABLE s.t ADD PRIMARY KEY (c)",
+                makes("", &["s", "t"]),
+            ),
+            (Alteration, "ALTER TABLE t ADD COLUMN größe INTEGER", None),
+            (
+                Explain,
+                "EXPLAIN ANALYZE CREATE INDEX i ON t (c)",
+                makes("i", &["t"]),
+            ),
+            (
+                Explain,
+                "EXPLAIN ANALYZE ALTER TABLE t ADD PRIMARY KEY (c)",
+                makes("", &["t"]),
+            ),
+            (Explain, "EXPLAIN CREATE INDEX i ON t (c)", None),
+            (
+                Explain,
+                "EXPLAIN ANALYZE CREATE TABLE t (i INTEGER PRIMARY KEY)",
+                None,
+            ),
+            (
+                Explain,
+                "EXPLAIN ANALYZE SELECT primary, index FROM t",
+                None,
+            ),
+            (Rows, "INSERT INTO t SELECT 'create index i on t (c)'", None),
+        ] {
+            assert_eq!(step(kind, sql), expected, "{sql}");
+        }
+        let script = "CREATE TABLE é (i INTEGER); CREATE INDEX i ON t (c)";
+        assert_eq!(
+            IndexStep::of(Definition, None, script),
+            Some(IndexStep::any())
+        );
+    }
+
+    #[test]
+    fn a_statement_that_takes_rows_away_is_told_from_one_that_adds_some() {
+        use Change::{Deletes, Updates};
+        use StatementKind::{Explain, Rows, Select};
+        for (kind, sql, expected) in [
+            (Rows, "DELETE FROM t", Some(Deletes)),
+            (Rows, "TRUNCATE t", Some(Deletes)),
+            (
+                Rows,
+                "MERGE INTO t USING s ON true WHEN MATCHED THEN DELETE",
+                Some(Deletes),
+            ),
+            (Rows, "WITH c AS (SELECT 1) DELETE FROM t", Some(Deletes)),
+            (Rows, "/* */ update t set c = 1", Some(Updates)),
+            (Rows, "INSERT OR REPLACE INTO t VALUES (1)", Some(Deletes)),
+            (
+                Rows,
+                "INSERT INTO t VALUES (1) ON CONFLICT DO UPDATE SET c = 1",
+                Some(Deletes),
+            ),
+            (Explain, "EXPLAIN ANALYZE DELETE FROM t", Some(Deletes)),
+            (
+                Rows,
+                "INSERT INTO t VALUES (1) ON CONFLICT DO NOTHING",
+                None,
+            ),
+            (
+                Rows,
+                "INSERT OR IGNORE INTO t SELECT replace(c, 'a', 'b') FROM s",
+                None,
+            ),
+            (Rows, "INSERT INTO t SELECT 'delete from t'", None),
+            (
+                Rows,
+                "ALTER TABLE t ADD COLUMN c INTEGER DEFAULT random()",
+                None,
+            ),
+            (Explain, "EXPLAIN DELETE FROM t", None),
+            (Select, "SELECT 'update', replace(c, 'a', 'b') FROM t", None),
+        ] {
+            assert_eq!(change(kind, Some(sql), sql), expected, "{sql}");
+        }
+        let script = "SELECT é; UPDATE t SET c = 1";
+        assert_eq!(change(Rows, None, script), Some(Deletes));
+    }
+
+    #[test]
+    fn a_table_that_may_have_been_there_is_not_taken_for_one_that_was_made() {
+        for (sql, table) in [
+            ("CREATE TABLE t (c INTEGER)", Some("t")),
+            (
+                "create or replace temp table s.\"T x\" as select 1",
+                Some("T x"),
+            ),
+            ("CREATE TABLE IF NOT EXISTS t (c INTEGER)", None),
+            ("CREATE VIEW t AS SELECT 1", None),
+            ("CREATE INDEX t ON table (c)", None),
+        ] {
+            assert_eq!(made_table(sql).as_deref(), table, "{sql}");
+        }
+    }
+
+    #[test]
+    fn names_beyond_so_many_may_be_any() {
+        let mut names = Names::default();
+        for name in 0..MAX_NAMES {
+            names.add(Some(format!("t{name}")));
+            names.add(Some(format!("T{name}")));
+        }
+        assert!(names.has(Some("T0")) && names.has(None) && !names.has(Some("t")));
+        names.add(Some("t".to_owned()));
+        assert!(names.has(Some("u")));
+    }
+}

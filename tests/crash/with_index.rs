@@ -1,0 +1,220 @@
+//! Indexes that are made, dropped and commented on in transactions with more: what DuckDB 1.5.5 gets wrong when that is rolled
+//! back, or replayed after a kill, is refused, and the rest survives both.
+
+use duck_tests::{Client, ServerProcess, SqlClient, assert_refused};
+use tonic::Code;
+
+async fn assert_unique(client: &Client, id: i64) {
+    let again = format!("INSERT INTO t (id) VALUES ({id})");
+    let refused = client.try_execute(again).await;
+    assert_refused(refused, Code::InvalidArgument, &["Duplicate key"]);
+}
+
+/// DuckDB takes the index away where the comment is rolled back, and does not open the database again after the next checkpoint.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_comment_takes_an_index_away() {
+    const COMMENT: &str = "COMMENT ON INDEX u IS 'x'";
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    client
+        .execute("CREATE TABLE t AS SELECT range AS id FROM range(10)")
+        .await;
+    client.execute("CREATE UNIQUE INDEX u ON t (id)").await;
+    let mut sql = client.sql();
+    let transaction = sql.begin().await.unwrap();
+    let refusals = [
+        client.try_execute(COMMENT).await,
+        client
+            .try_execute(format!("BEGIN; {COMMENT}; ROLLBACK"))
+            .await,
+        sql.update(COMMENT, Some(&transaction))
+            .await
+            .map(i64::cast_unsigned),
+    ];
+    sql.roll_back(&transaction).await.unwrap();
+    assert_unique(&client, 1).await;
+    let server = ServerProcess::start_in(server.stop(), &[]);
+    let client = server.client().await;
+    assert_unique(&client, 1).await;
+    for refused in refusals {
+        assert_refused(refused, Code::Unimplemented, &["comment on its table"]);
+    }
+    client
+        .execute("BEGIN; COMMENT ON TABLE t IS 'comment on index'; COMMENT ON COLUMN t.id IS 'x'; ROLLBACK")
+        .await;
+    assert_unique(&client, 1).await;
+    server.stop();
+}
+
+/// Asserts that rows are found by both of their columns.
+async fn assert_found(client: &Client) {
+    assert_eq!(client.rows("SELECT b FROM t WHERE a = 7").await, ["100007"]);
+    assert_eq!(client.rows("SELECT a FROM t WHERE b = 100007").await, ["7"]);
+}
+
+/// DuckDB logs the old index for the new one, takes the wrong one of the two away in a roll back, and crashes where
+/// the old one was not used since the start.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_is_not_taken_for_another_one_of_its_name() {
+    for is_restarted in [false, true] {
+        for commit in [true, false] {
+            let mut server = ServerProcess::start(&[]);
+            let mut client = server.client().await;
+            client
+                .execute(
+                    "CREATE TABLE t AS SELECT range AS a, 100000 + range AS b FROM range(5000)",
+                )
+                .await;
+            client.execute("CREATE INDEX i ON t (a)").await;
+            if is_restarted {
+                server = ServerProcess::start_in(server.stop(), &[]);
+                client = server.client().await;
+            }
+            let mut sql = client.sql();
+            let transaction = sql.begin().await.unwrap();
+            let mut run = async |statement| sql.update(statement, Some(&transaction)).await;
+            run("DROP INDEX i").await.unwrap();
+            let refused = run("CREATE INDEX I ON t (b)").await;
+            let other = run("CREATE INDEX j ON t (b)").await;
+            match commit {
+                true => sql.commit(&transaction).await.unwrap(),
+                false => sql.roll_back(&transaction).await.unwrap(),
+            }
+            assert_found(&client).await;
+            if commit {
+                client.execute("CREATE INDEX i ON t (a)").await;
+            }
+            let server = ServerProcess::start_in(server.kill(), &[]);
+            assert_found(&server.client().await).await;
+            let server = ServerProcess::start_in(server.stop(), &[]);
+            assert_found(&server.client().await).await;
+            let words = ["another one of its name", "commit in between"];
+            assert_refused(refused, Code::FailedPrecondition, &words);
+            other.unwrap();
+            server.stop();
+        }
+    }
+}
+
+/// Rows whose list has no place of its own, so that an UPDATE of it deletes them.
+const MAKE: &str =
+    "CREATE OR REPLACE TABLE t AS SELECT range AS id, 0 AS n, [range] AS l FROM range(100)";
+const UNIQUE: &str = "CREATE UNIQUE INDEX u ON t (id)";
+const KEY: &str = "ALTER TABLE t ADD PRIMARY KEY (id)";
+const DELETE: &str = "DELETE FROM t WHERE id = 1";
+
+/// Two statements that must not be in one transaction.
+const APART: &[[&str; 2]] = &[
+    [DELETE, UNIQUE],
+    [UNIQUE, DELETE],
+    [DELETE, KEY],
+    [KEY, DELETE],
+    ["EXPLAIN ANALYZE DELETE FROM main.t WHERE id = 1", UNIQUE],
+    ["UPDATE t SET l = [0] WHERE id = 1", UNIQUE],
+    [UNIQUE, "UPDATE t SET id = 1000 WHERE id = 1"],
+    [UNIQUE, "INSERT OR REPLACE INTO t VALUES (1, 1, [])"],
+    [
+        UNIQUE,
+        "INSERT INTO t VALUES (1, 1, []) ON CONFLICT (id) DO UPDATE SET l = []",
+    ],
+    [
+        UNIQUE,
+        "MERGE INTO t USING (SELECT 1 AS id) USING (id) WHEN MATCHED THEN DELETE",
+    ],
+    [UNIQUE, "TRUNCATE t"],
+];
+
+/// Scripts of which DuckDB replays everything.
+const TOGETHER: &[&str] = &[
+    "DELETE FROM other WHERE id = 1; CREATE UNIQUE INDEX u ON t (id)",
+    "CREATE UNIQUE INDEX u ON t (id); UPDATE other SET id = 1000 WHERE id = 1",
+    "INSERT INTO t VALUES (500, 0, []); CREATE UNIQUE INDEX u ON t (id); INSERT INTO t VALUES (501, 0, [])",
+    "CREATE UNIQUE INDEX u ON t (id); INSERT INTO t VALUES (1, 0, []) ON CONFLICT DO NOTHING",
+    "UPDATE t SET n = n + 1 WHERE id < 50; CREATE UNIQUE INDEX u ON t (id)",
+    "CREATE OR REPLACE TABLE t AS FROM t; DELETE FROM t WHERE id = 1; UPDATE t SET l = [5] WHERE id = 2;
+     CREATE UNIQUE INDEX u ON t (id); DELETE FROM t WHERE id = 3; UPDATE t SET id = 1000 WHERE id = 4",
+    "CREATE OR REPLACE TABLE t AS SELECT range AS id, 0 AS n, [range] AS l FROM range(50_000);
+     DELETE FROM t WHERE id % 2 = 1; CREATE UNIQUE INDEX u ON t (id)",
+    "CREATE UNIQUE INDEX u ON t (id); ALTER TABLE t ADD COLUMN c DOUBLE DEFAULT random(); ALTER TABLE t DROP COLUMN c",
+];
+
+/// Asserts that each key can be given up and taken again, and no key twice.
+async fn assert_keys_are_free(client: &Client, script: &str) {
+    for id in 0..5 {
+        for sql in [
+            format!("DELETE FROM t WHERE id = {id}"),
+            format!("INSERT INTO t (id) VALUES ({id})"),
+        ] {
+            if let Err(error) = client.try_execute(sql).await {
+                panic!("{script}: {error:?}");
+            }
+        }
+        assert_unique(client, id).await;
+    }
+}
+
+async fn until_killed(server: ServerProcess, script: &str) -> ServerProcess {
+    let before = server
+        .client()
+        .await
+        .rows("SELECT id, n, l FROM t ORDER BY ALL")
+        .await;
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let client = server.client().await;
+    let after = client.rows("SELECT id, n, l FROM t ORDER BY ALL").await;
+    assert_eq!(after, before, "{script}");
+    assert_keys_are_free(&client, script).await;
+    server
+}
+
+/// DuckDB logs an index with the keys of rows that the same transaction has deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_are_deleted_beside_a_new_index_are_free_after_a_kill() {
+    let mut server = ServerProcess::start(&[]);
+    for [first, second] in APART {
+        let script = format!("{first}; {second}");
+        let client = server.client().await;
+        client.execute(MAKE).await;
+        let mut sql = client.sql();
+        let transaction = sql.begin().await.unwrap();
+        sql.update(first, Some(&transaction)).await.unwrap();
+        let refused = sql.update(second, Some(&transaction)).await;
+        sql.commit(&transaction).await.unwrap();
+        let as_script = client
+            .try_execute(format!("{MAKE}; BEGIN; {first}; {second}; COMMIT"))
+            .await;
+        client.execute(&format!("{MAKE}; {first}")).await;
+        client.execute(second).await;
+        server = until_killed(server, &script).await;
+        for refused in [refused.map(i64::cast_unsigned), as_script] {
+            assert_refused(refused, Code::FailedPrecondition, &["commit in between"]);
+        }
+    }
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_replayed_beside_a_new_index_is_not_refused() {
+    let mut server = ServerProcess::start(&[]);
+    for script in TOGETHER {
+        let client = server.client().await;
+        client.execute(MAKE).await;
+        client
+            .execute("CREATE OR REPLACE TABLE other AS FROM t")
+            .await;
+        client.execute(&format!("BEGIN; {script}; COMMIT")).await;
+        server = until_killed(server, script).await;
+    }
+    let client = server.client().await;
+    let mut session: SqlClient = client.session().await;
+    for statement in [
+        "CREATE TEMP TABLE own AS SELECT range AS id FROM range(10)",
+        "BEGIN",
+        "DELETE FROM own WHERE id = 1",
+        "CREATE UNIQUE INDEX of_own ON own (id)",
+        "COMMIT",
+    ] {
+        session.update(statement, None).await.unwrap();
+    }
+    server.stop();
+}
