@@ -233,6 +233,8 @@ pub(super) struct Work {
     pub(super) makes_index: bool,
     /// Whether it may have made a schema.
     pub(super) makes_schema: bool,
+    /// Whether it may have defined anything, altered or dropped it.
+    pub(super) defines: bool,
     /// The indexes of others that it sees.
     pub(super) seen_indexes: SeenIndexes,
 }
@@ -244,6 +246,7 @@ impl Work {
             rows_written: 0,
             makes_index: false,
             makes_schema: false,
+            defines: false,
             seen_indexes: connection.indexes().seen(),
         }
     }
