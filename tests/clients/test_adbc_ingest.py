@@ -28,6 +28,16 @@ def test_create_refuses_a_table_that_exists_and_leaves_it_alone(connection, tabl
     assert rows_of(connection, f"FROM {table} ORDER BY id") == ALL[:2]
 
 
+def test_create_makes_a_table_that_was_dropped_or_renamed(connection, table):
+    for gone in [f"DROP TABLE {table}", f"ALTER TABLE {table} RENAME TO old_{table}"]:
+        ingest(connection, table, DUCKS)
+        ingest(connection, table, GEESE, "append")
+        run(connection, gone)
+        ingest(connection, table, GEESE)
+        assert rows_of(connection, f"FROM {table}") == ALL[2:]
+        run(connection, f"DROP TABLE {table}")
+
+
 def test_append_adds_rows(connection, table):
     ingest(connection, table, DUCKS)
     assert ingest(connection, table, GEESE, "append") == 1

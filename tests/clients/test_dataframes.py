@@ -54,6 +54,15 @@ def test_pandas_replaces_a_table(any_connection, table):
     assert rows_of(any_connection, f"FROM {table}") == [("x",)]
 
 
+def test_pandas_replaces_a_table_that_it_has_appended_to(any_connection, table):
+    frame = pd.DataFrame({"id": [1, 2]})
+    frame.to_sql(table, any_connection, index=False)
+    frame.to_sql(table, any_connection, index=False, if_exists="append")
+    for value in ["x", "y"]:
+        pd.DataFrame({"other": [value]}).to_sql(table, any_connection, index=False, if_exists="replace")
+        assert rows_of(any_connection, f"FROM {table}") == [(value,)]
+
+
 def test_pandas_writes_into_a_schema(connection, table):
     run(connection, f"CREATE SCHEMA schema_of_{table}")
     pd.DataFrame({"id": [1]}).to_sql(table, connection, schema=f"schema_of_{table}", index=False)

@@ -1,5 +1,6 @@
 //! End-to-end tests: real clients against a server in the test's process, or against the real binary.
 
+mod altered;
 mod bombs;
 mod cancel;
 mod commits;

@@ -7,13 +7,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use arrow::array::{ArrayRef, BooleanArray, Int8Array, Int32Array, RecordBatch, StringArray};
+use arrow::array::{
+    ArrayRef, BooleanArray, DictionaryArray, Int8Array, Int32Array, Int64Array, RecordBatch,
+    StringArray,
+};
 use arrow_flight::FlightDescriptor;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::sql::{CommandGetSqlInfo, CommandGetTables, ProstMessageExt};
 use bytes::Bytes;
 use duck_flight_protocol::{Commit, PutOptions, SchemaMode};
-use duck_tests::{Client, ServerProcess, assert_refused, numbered, soon, status};
+use duck_tests::{Client, ServerProcess, assert_refused, numbered, options, soon, status};
 use futures::StreamExt;
 use futures::future::{join_all, select_all};
 use prost::Message;
@@ -508,5 +511,61 @@ async fn a_flood_of_rows_that_grow_when_they_are_cast_keeps_memory_bounded() {
         client.value::<u64>("SELECT sum(c63) FROM t").await,
         3_148_000
     );
+    server.stop();
+}
+
+/// Rows with keys from `first` on and a text of 10 KB each: 16 MB.
+fn wide_rows(first: i64) -> RecordBatch {
+    let keys = first..first + 1600;
+    let texts = keys.clone().map(|key| format!("{key:010000}"));
+    let texts: ArrayRef = Arc::new(StringArray::from_iter_values(texts));
+    let keys: ArrayRef = Arc::new(Int64Array::from_iter_values(keys));
+    RecordBatch::try_from_iter([("k", keys), ("s", texts)]).unwrap()
+}
+
+/// DuckDB's appenders look at how many rows they have gathered, not at how much that is.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_puts_of_long_texts_keep_memory_bounded() {
+    const BATCHES: i64 = 80;
+    let flags = ["--memory-limit", LIMIT, "--ingest-buffer", "32MiB"];
+    for (put, is_finished) in [
+        (r#"{"table":"t"}"#, true),
+        (r#"{"table":"t","mode":"upsert","key":["k"]}"#, false),
+    ] {
+        let server = ServerProcess::start(&flags);
+        let client = server.client().await;
+        let large = client.open_put(&options(put), &wide_rows(0).schema()).await;
+        for number in 0..BATCHES {
+            soon("a batch taken", large.send_batch(&wide_rows(number * 1600))).await;
+        }
+        if is_finished {
+            large.finish().await.unwrap();
+            let found = client.rows("SELECT count(*), min(length(s)) FROM t").await;
+            assert_eq!(found, [format!("{}|10000", BATCHES * 1600)]);
+        } else {
+            large.cancel().await;
+        }
+        let peak = server.peak_memory_bytes();
+        let what = format!("{put}: {} MiB", peak / MIB);
+        assert!(peak < LIMIT_BYTES + BESIDE_BYTES, "{what}");
+        server.stop();
+    }
+}
+
+/// A batch of 8 KB becomes one of 60 MB.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_puts_of_a_dictionarys_long_text_keep_memory_bounded() {
+    const BATCHES: usize = 20;
+    let flags = ["--memory-limit", LIMIT, "--max-message-size", "8MiB"];
+    let server = ServerProcess::start(&flags);
+    let client = server.client().await;
+    let texts = StringArray::from(vec!["x".repeat(30_000)]);
+    let texts = DictionaryArray::new(Int32Array::from(vec![0; 2000]), Arc::new(texts));
+    let texts: ArrayRef = Arc::new(texts);
+    let batch = RecordBatch::try_from_iter([("s", texts)]).unwrap();
+    let put = client.append("t", &vec![batch; BATCHES]).await;
+    assert_eq!(put.unwrap(), 2000 * BATCHES as u64);
+    let peak = server.peak_memory_bytes();
+    assert!(peak < LIMIT_BYTES + BESIDE_BYTES, "{} MiB", peak / MIB);
     server.stop();
 }

@@ -58,6 +58,7 @@ mod rejects;
 mod rename;
 mod replay;
 mod room;
+mod row_bytes;
 mod running;
 mod sql_error;
 mod sql_type;
@@ -92,13 +93,14 @@ pub(crate) use parameters::Parameters;
 pub(crate) use pool::STACK_BYTES;
 pub(crate) use progress::Progress;
 pub(crate) use query::{Description, Outcome, ResultStream, Rows, Sql};
+pub(crate) use row_bytes::row_bytes;
 pub use sql_error::{SqlError, SqlErrorKind};
 pub(crate) use unit::{Committed, TEMPORARY};
 
 use crate::error::{Error, Result};
 use bell::CheckpointBell;
 use budget::Budget;
-use catalog::{Columns, SeenColumns};
+use catalog::Columns;
 use checkpoint::Checkpointer;
 use commits::Commits;
 use express::Express;
@@ -205,7 +207,7 @@ impl Engine {
             queue: Arc::new(Queue::new(options.stall_timeout)),
             producers,
             rejects,
-            seen: SeenColumns::default(),
+            seen: database.seen_columns(),
             health: Health::default(),
             lossless,
             mark,
@@ -539,9 +541,11 @@ impl Engine {
 
     /// The columns of a table as they were last seen, or as they are.
     async fn columns(&self, table: &TableName) -> Result<Option<Columns>> {
-        if let Some(columns) = self.0.shared.seen.get(table) {
+        let seen = &self.0.shared.seen;
+        if let Some(columns) = seen.get(table) {
             return Ok(Some(columns));
         }
+        let times_forgotten = seen.times_forgotten();
         let name = table.clone();
         let columns = self
             .0
@@ -556,7 +560,7 @@ impl Engine {
             .await?
             .map(Columns::from);
         if let Some(columns) = &columns {
-            self.0.shared.seen.set(table, columns);
+            seen.set(table, columns, times_forgotten);
         }
         Ok(columns)
     }

@@ -188,6 +188,11 @@ pub enum Error {
         "table `{0}` already exists; put with create: if_missing to append, or create: replace"
     )]
     TableExists(TableName),
+    /// A table is not as it was when the rows of a large unit were cast for it.
+    #[error(
+        "table `{0}` was altered or dropped while the put came in, so nothing of it was committed: send it again"
+    )]
+    TableAltered(TableName),
     /// Columns of a put do not fit the table.
     #[error("{0}")]
     Columns(String),
@@ -390,7 +395,7 @@ impl Error {
             | Self::UnknownHandle { .. } => Code::NotFound,
             Self::TableExists(_) => Code::AlreadyExists,
             Self::PutCutShort | Self::Cancelled | Self::EarlierBatchFailed => Code::Cancelled,
-            Self::Fenced(_) | Self::Resent(_) => Code::Aborted,
+            Self::Fenced(_) | Self::Resent(_) | Self::TableAltered(_) => Code::Aborted,
             Self::Busy { .. }
             | Self::NoRoom(_)
             | Self::NoRoomForRejects
@@ -566,6 +571,7 @@ mod tests {
             (Error::OpenTransaction, Code::FailedPrecondition),
             (Error::NoTable(table()), Code::NotFound),
             (Error::TableExists(table()), Code::AlreadyExists),
+            (Error::TableAltered(table()), Code::Aborted),
             (Error::Columns("c".into()), Code::InvalidArgument),
             (
                 Error::Value {

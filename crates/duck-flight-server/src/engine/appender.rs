@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, UInt64Array};
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt64Array};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use duck_flight_protocol::{TableName, quote};
@@ -14,6 +14,7 @@ use super::ffi::append::{DataChunk, MAX_CHUNK_ROWS, ROWS};
 use super::ffi::{Appender, ArrowImporter, ColumnShape, Connection};
 use super::offences::Offence;
 use super::plan::Plan;
+use super::row_bytes::{row_bytes, width};
 use super::sql_error::SqlError;
 use crate::error::{Error, Result};
 
@@ -34,6 +35,13 @@ pub(super) fn staged_table() -> TableName {
 /// (`BaseAppender::DEFAULT_FLUSH_COUNT`).
 const GATHERED_ROWS: u64 = 204_800;
 
+/// So many bytes of rows that may be applied in parts are gathered at most: what an appender holds counts nowhere in DuckDB's limit
+/// of memory.
+const GATHERED_BYTES: usize = 32 << 20;
+
+/// What DuckDB refers by to a value that has no fixed width.
+const REFERENCE_BYTES: usize = 16;
+
 /// Brings batches of one plan to one table.
 pub(super) struct TableWriter<'a> {
     connection: &'a Connection,
@@ -42,11 +50,31 @@ pub(super) struct TableWriter<'a> {
     /// One for each statement that applies the rows.
     appenders: Vec<Appender<'a>>,
     importer: ArrowImporter<'a>,
+    /// What they have gathered, where it may be applied in parts.
+    gathered: Option<Gathered>,
     /// The schema with an ordinal, where the order of rows matters.
     ordinals: Option<SchemaRef>,
     rows: u64,
     /// Whether any of them deletes.
     deletes: bool,
+}
+
+/// What appenders have gathered since they ran their statement last.
+#[derive(Default)]
+struct Gathered {
+    rows: u64,
+    bytes: usize,
+}
+
+impl Gathered {
+    fn add(&mut self, rows: usize, bytes: usize) {
+        self.rows += rows as u64;
+        self.bytes += bytes;
+        if self.rows >= GATHERED_ROWS {
+            // They have run it again.
+            *self = Self::default();
+        }
+    }
 }
 
 impl<'a> TableWriter<'a> {
@@ -69,6 +97,7 @@ impl<'a> TableWriter<'a> {
                 .map(|sql| open_appender(connection, sql, plan, ordered))
                 .collect::<Result<_>>()?,
             importer: connection.importer(&schema)?,
+            gathered: (!ordered).then(Gathered::default),
             ordinals: ordered.then_some(schema),
             rows: 0,
             deletes: false,
@@ -110,6 +139,7 @@ impl<'a> TableWriter<'a> {
             plan: plan.clone(),
             appenders: vec![open_appender(connection, &sql, plan, true)?],
             importer: connection.importer(&schema)?,
+            gathered: Some(Gathered::default()),
             ordinals: Some(schema),
             rows: 0,
             deletes: false,
@@ -149,24 +179,60 @@ impl<'a> TableWriter<'a> {
             None => batch,
         };
         self.deletes |= self.plan.deletes_any(batch);
-        let rows = batch.num_rows();
-        for start in (0..rows).step_by(MAX_CHUNK_ROWS) {
-            let slice = batch.slice(start, MAX_CHUNK_ROWS.min(rows - start));
-            let chunk = self.importer.import(&slice)?;
-            if let Err(error) = append_to_all(&mut self.appenders, &chunk) {
-                return Err(self.find_row(&slice, rows_before + start as u64, error));
+        let mut rows_before = rows_before;
+        for chunk in self.chunks(batch) {
+            if let Err(error) = self.append_chunk(&chunk) {
+                return Err(self.find_row(&chunk, rows_before, error));
             }
+            rows_before += chunk.num_rows() as u64;
         }
-        self.rows += rows as u64;
+        self.rows += batch.num_rows() as u64;
+        Ok(())
+    }
+
+    /// Cuts a batch into chunks.
+    fn chunks<'b>(&self, batch: &'b RecordBatch) -> impl Iterator<Item = RecordBatch> + use<'b> {
+        let most_bytes = match self.gathered {
+            Some(_) => GATHERED_BYTES,
+            None => usize::MAX,
+        };
+        let rows = batch.num_rows();
+        let starts = (0..rows).step_by(MAX_CHUNK_ROWS);
+        starts.flat_map(move |start| {
+            let mut chunks = Vec::new();
+            let slice = batch.slice(start, MAX_CHUNK_ROWS.min(rows - start));
+            halve(slice, most_bytes, &mut chunks);
+            chunks
+        })
+    }
+
+    /// Appends a chunk. What is gathered is applied before, where both would be too much.
+    fn append_chunk(&mut self, chunk: &RecordBatch) -> ffi::Result<()> {
+        let bytes = gathered_bytes(chunk);
+        let gathered = self.gathered.as_ref();
+        if gathered.is_some_and(|gathered| gathered.bytes + bytes > GATHERED_BYTES) {
+            self.apply()?;
+        }
+        let imported = self.importer.import(chunk)?;
+        append_to_all(&mut self.appenders, &imported)?;
+        if let Some(gathered) = &mut self.gathered {
+            gathered.add(chunk.num_rows(), bytes);
+        }
+        Ok(())
+    }
+
+    /// Applies what is gathered, in the open transaction.
+    fn apply(&mut self) -> ffi::Result<()> {
+        self.appenders.iter_mut().try_for_each(Appender::flush)?;
+        if let Some(gathered) = &mut self.gathered {
+            *gathered = Gathered::default();
+        }
         Ok(())
     }
 
     /// Applies what was appended, in the open transaction.
     pub(super) fn finish(mut self) -> Result<()> {
-        for appender in &mut self.appenders {
-            appender.flush()?;
-        }
-        Ok(())
+        Ok(self.apply()?)
     }
 
     /// Applies the rows of a unit, in the open transaction, as one: by way of a temporary table where they are more than an
@@ -203,10 +269,10 @@ impl<'a> TableWriter<'a> {
             None => batch,
         };
         let mut misfits = Vec::new();
-        let rows = batch.num_rows();
-        for start in (0..rows).step_by(MAX_CHUNK_ROWS) {
-            let slice = batch.slice(start, MAX_CHUNK_ROWS.min(rows - start));
-            self.sift_chunk(&slice, rows_before + start as u64, &mut misfits)?;
+        let mut rows_before = rows_before;
+        for chunk in self.chunks(batch) {
+            self.sift_chunk(&chunk, rows_before, &mut misfits)?;
+            rows_before += chunk.num_rows() as u64;
         }
         Ok(misfits)
     }
@@ -218,8 +284,7 @@ impl<'a> TableWriter<'a> {
         rows_before: u64,
         misfits: &mut Vec<Offence>,
     ) -> Result<()> {
-        let chunk = self.importer.import(slice)?;
-        let Err(error) = append_to_all(&mut self.appenders, &chunk) else {
+        let Err(error) = self.append_chunk(slice) else {
             return Ok(());
         };
         let Some(index) = column_in(&error.message).filter(|index| *index < slice.num_columns())
@@ -271,6 +336,26 @@ fn append_to_all(appenders: &mut [Appender<'_>], chunk: &DataChunk) -> ffi::Resu
     appenders
         .iter_mut()
         .try_for_each(|appender| appender.append(chunk))
+}
+
+/// Halves a chunk until none has more bytes, unless a row has.
+fn halve(chunk: RecordBatch, most_bytes: usize, chunks: &mut Vec<RecordBatch>) {
+    let rows = chunk.num_rows();
+    if rows < 2 || gathered_bytes(&chunk) <= most_bytes {
+        return chunks.push(chunk);
+    }
+    let half = rows / 2;
+    halve(chunk.slice(0, half), most_bytes, chunks);
+    halve(chunk.slice(half, rows - half), most_bytes, chunks);
+}
+
+/// The bytes that an appender holds of these rows, more or less.
+fn gathered_bytes(rows: &RecordBatch) -> usize {
+    let bytes = |column: &ArrayRef| match width(column.data_type()) {
+        Some(width) => column.len() * width,
+        None => column.len() * REFERENCE_BYTES + row_bytes(column),
+    };
+    rows.columns().iter().map(bytes).sum()
 }
 
 /// What is wrong with a value that DuckDB could not cast.

@@ -223,28 +223,53 @@ pub(super) fn text(array: &ArrayRef, row: usize) -> String {
 /// The columns of a table in their order, shared by all that look at the same state of it.
 pub(super) type Columns = Arc<[ColumnShape]>;
 
-/// The columns of tables as they were last seen: a hint that saves a look-up, checked in the transaction.
+/// The columns of tables as they were last seen: a hint that saves a look-up, checked in the transaction. All are forgotten once a
+/// client's definition is committed.
 #[derive(Default)]
-pub(super) struct SeenColumns(Mutex<HashMap<TableName, Columns>>);
+pub(super) struct SeenColumns(Mutex<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    tables: HashMap<TableName, Columns>,
+    times_forgotten: u64,
+}
 
 /// How many tables are remembered.
 const MAX_SEEN_TABLES: usize = 4096;
 
 impl SeenColumns {
     pub(super) fn get(&self, table: &TableName) -> Option<Columns> {
-        self.0.lock().get(table).cloned()
+        self.0.lock().tables.get(table).cloned()
     }
 
-    pub(super) fn set(&self, table: &TableName, columns: &Columns) {
+    /// How often any of them was forgotten: to be asked before a table is looked at.
+    pub(super) fn times_forgotten(&self) -> u64 {
+        self.0.lock().times_forgotten
+    }
+
+    /// Remembers a table as it was looked at, unless any was forgotten meanwhile: it may be another one since.
+    pub(super) fn set(&self, table: &TableName, columns: &Columns, times_forgotten: u64) {
         let mut seen = self.0.lock();
-        if seen.len() >= MAX_SEEN_TABLES {
-            seen.clear();
+        if seen.times_forgotten != times_forgotten {
+            return;
         }
-        seen.insert(table.clone(), columns.clone());
+        if seen.tables.len() >= MAX_SEEN_TABLES {
+            seen.tables.clear();
+        }
+        seen.tables.insert(table.clone(), columns.clone());
     }
 
     pub(super) fn forget(&self, table: &TableName) {
-        self.0.lock().remove(table);
+        let mut seen = self.0.lock();
+        seen.times_forgotten += 1;
+        seen.tables.remove(table);
+    }
+
+    /// To be called after the commit of what may have altered or dropped any table.
+    pub(super) fn forget_all(&self) {
+        let mut seen = self.0.lock();
+        seen.times_forgotten += 1;
+        seen.tables.clear();
     }
 }
 
@@ -292,6 +317,24 @@ mod tests {
                     types[other]
                 );
             }
+        }
+    }
+
+    #[test]
+    fn what_was_looked_at_before_a_definition_was_committed_is_not_remembered() {
+        let seen = SeenColumns::default();
+        let (table, columns) = (TableName::from("t"), Columns::from([]));
+        for forget in [SeenColumns::forget_all, |seen: &SeenColumns| {
+            seen.forget(&TableName::from("other"))
+        }] {
+            let times_forgotten = seen.times_forgotten();
+            forget(&seen);
+            seen.set(&table, &columns, times_forgotten);
+            assert!(seen.get(&table).is_none());
+            seen.set(&table, &columns, seen.times_forgotten());
+            assert!(seen.get(&table).is_some());
+            seen.forget_all();
+            assert!(seen.get(&table).is_none());
         }
     }
 

@@ -50,6 +50,7 @@ use logical_type::LogicalType;
 use tasks::Tasks;
 
 use super::attach::MAX_ROW_GROUP_ROWS;
+use super::catalog::SeenColumns;
 use super::commits::{Commits, UnderWay};
 use super::files::macros;
 use super::frozen::FrozenDefinitions;
@@ -71,6 +72,7 @@ struct DatabaseHandle {
     indexes: Indexes,
     definitions_read_files: AtomicBool,
     commits: Arc<Commits>,
+    seen_columns: Arc<SeenColumns>,
     row_group_rows: OnceLock<u64>,
     zone: OnceLock<Vec<[String; 2]>>,
 }
@@ -110,6 +112,7 @@ impl Database {
                 indexes: Indexes::default(),
                 definitions_read_files: AtomicBool::default(),
                 commits: Arc::default(),
+                seen_columns: Arc::default(),
                 row_group_rows: OnceLock::new(),
                 zone: OnceLock::new(),
             })));
@@ -141,6 +144,11 @@ impl Database {
     /// The commits that connections tell of.
     pub(super) fn commits(&self) -> Arc<Commits> {
         self.0.commits.clone()
+    }
+
+    /// The columns of its tables as they were last seen.
+    pub(super) fn seen_columns(&self) -> Arc<SeenColumns> {
+        self.0.seen_columns.clone()
     }
 
     /// Opens a connection for the statements of clients, which read no files.
@@ -255,6 +263,11 @@ impl Connection {
     /// The commits of the database, of which every connection tells.
     pub(super) fn commits(&self) -> &Commits {
         &self.database.0.commits
+    }
+
+    /// The columns of the database's tables as they were last seen.
+    pub(super) fn seen_columns(&self) -> &SeenColumns {
+        &self.database.0.seen_columns
     }
 
     /// The most rows of a row group. From so many on a transaction writes them before its commit.

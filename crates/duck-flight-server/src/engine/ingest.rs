@@ -120,7 +120,7 @@ impl Put {
     async fn resolve(&mut self) -> Result<()> {
         let columns = self.engine.columns(&self.target.table).await?;
         let outcome = self.plan_for(columns);
-        if let Err(Error::Columns(_)) = outcome {
+        if let Err(Error::Columns(_) | Error::TableExists(_)) = outcome {
             // The table may have changed since it was last seen.
             self.engine.forget_columns(&self.target.table);
             let columns = self.engine.columns(&self.target.table).await?;
@@ -295,14 +295,17 @@ impl UnitBuilder<'_> {
         let State::Small(small) = &mut self.state else {
             return Ok(());
         };
-        let Put { engine, target, .. } = &*self.put;
         // What it has of the budget is free again.
-        let Small { sent, .. } = std::mem::replace(small, Small::new(engine));
-        let makes_anew = self.is_first && target.makes_anew();
-        if self.put.plan.is_none() && !makes_anew {
-            self.put.make_table().await?;
+        let Small { sent, .. } = std::mem::replace(small, Small::new(&self.put.engine));
+        if !(self.is_first && self.put.target.makes_anew()) {
+            // A client may have dropped or altered the table since its first rows came in.
+            self.put.resolve().await?;
+            if self.put.plan.is_none() {
+                self.put.make_table().await?;
+            }
         }
         let places = self.put.places(PLACES).await?;
+        let Put { engine, target, .. } = &*self.put;
         let mut large = Large::start(engine, target, self.sequence, self.is_first, places)?;
         large.started().await;
         for batch in sent {

@@ -341,6 +341,22 @@ mod tests {
     }
 
     #[test]
+    fn an_insert_whose_table_or_column_is_gone_is_in_conflict_with_who_took_it_away() {
+        let create = "CREATE OR REPLACE TABLE t (i BIGINT, j BIGINT)";
+        for gone in ["DROP TABLE t", "ALTER TABLE t DROP COLUMN i"] {
+            let (database, connection) = database(create);
+            let mut inserts = Inserts::new(&connection);
+            let (plan, rows) = plan(&connection, &ints(0..10));
+            assert!(load(&mut inserts, &plan, &[&rows]));
+            inserts.run(&table()).unwrap();
+            assert!(load(&mut inserts, &plan, &[&rows]));
+            database.connect().unwrap().execute(gone).unwrap();
+            let error = inserts.run(&table()).unwrap_err();
+            assert!(error.is_conflict(), "{gone}: {error}");
+        }
+    }
+
+    #[test]
     fn where_duckdb_would_cast_or_plan_anew_there_is_no_prepared_insert() {
         let (_database, connection) = database("CREATE TABLE t (i UUID)");
         let texts = StringArray::from(vec!["no uuid"]);

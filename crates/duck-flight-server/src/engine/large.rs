@@ -8,6 +8,7 @@ use duck_flight_protocol::{Create, PutOptions, TableName};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::appender::{STAGED, TableWriter, staged_table};
+use super::catalog::Columns;
 use super::effect::{Effect, check_names};
 use super::ffi::Connection;
 use super::ffi::append::MAX_CHUNK_ROWS;
@@ -181,21 +182,23 @@ impl LargeUnit {
         let before = self.shared.mark.before();
         let seen = connection.indexes().seen();
         let mut steady = None;
-        let plan = self.gathering_plan(connection)?;
+        let makes_anew = self.makes_anew();
+        // A table that is yet to be made nobody alters.
+        let appending = (!makes_anew).then(|| self.shared.queue.append_to(&put.key));
+        let plan = self.gathering_plan(connection, makes_anew)?;
         let is_gathered = plan.is_some();
         let outcome = match plan {
-            Some(plan) => self.gather_and_apply(connection, plan, &mut turn),
-            None => {
-                let _appending = self.shared.queue.append_to(&put.key);
-                transaction(connection, |connection| {
-                    let committed = self.append(connection, &put)?;
-                    let steady = steady.insert(connection.indexes().steady_since(seen));
-                    self.secure(connection, committed.rows, steady)?;
-                    self.finish(connection, &mut turn)?;
-                    Ok(committed)
-                })
-            }
+            Some(plan) => self.gather_and_apply(connection, plan, makes_anew, &mut turn),
+            None => transaction(connection, |connection| {
+                let columns = self.columns(connection)?;
+                let committed = self.append(connection, &put, &columns)?;
+                let steady = steady.insert(connection.indexes().steady_since(seen));
+                self.secure(connection, committed.rows, steady)?;
+                self.finish(connection, &mut turn)?;
+                Ok(committed)
+            }),
         };
+        drop(appending);
         if outcome.is_ok() {
             // Still in its turn.
             self.shared.mark.write(before);
@@ -227,14 +230,15 @@ impl LargeUnit {
             let seen = connection.indexes().seen();
             let mut steady = None;
             return transaction(connection, |connection| {
-                let committed = self.append(connection, &put)?;
+                let committed = self.append_in_session(connection, &put)?;
                 let steady = steady.insert(connection.indexes().steady_since(seen));
                 self.secure(connection, committed.rows, steady)?;
                 Ok(committed)
             });
         }
         let rows_written = session.work.rows_written;
-        let outcome = self.append(connection, &put).and_then(|committed| {
+        let outcome = self.append_in_session(connection, &put);
+        let outcome = outcome.and_then(|committed| {
             let rows = rows_written.saturating_add(committed.rows);
             let steady = connection.indexes().steady_since(session.work.seen_indexes);
             self.secure(connection, rows, &steady)?;
@@ -274,13 +278,23 @@ impl LargeUnit {
         }
     }
 
-    /// Appends the rows in the open transaction: as they come, but for a table that is made with them.
-    fn append(&mut self, connection: &Connection, put: &Target) -> Result<Committed> {
+    /// Appends the rows in the open transaction of a client's connection: as they come, but for a table that is made with them.
+    fn append_in_session(&mut self, connection: &Connection, put: &Target) -> Result<Committed> {
         if self.makes_anew() && !put.key.is_temporary() {
             return self.append_to_new_table(connection, put);
         }
         let columns = resolve(connection, put, self.is_first, || ())?;
-        let plan = Arc::new(put.plan(&columns)?);
+        self.append(connection, put, &columns)
+    }
+
+    /// Appends the rows as they come to a table with these columns, in the open transaction.
+    fn append(
+        &mut self,
+        connection: &Connection,
+        put: &Target,
+        columns: &Columns,
+    ) -> Result<Committed> {
+        let plan = Arc::new(put.plan(columns)?);
         let mut table = TableWriter::open(connection, &put.table, &plan, 0)?;
         let (shared, sequence) = (self.shared.clone(), self.sequence);
         let (mut rejected, mut rejected_bytes) = (0, RejectedBytes::default());
@@ -309,21 +323,44 @@ impl LargeUnit {
     }
 
     /// How rows are gathered that may be in the way of others, or at fault; `None` where they are written as they come.
-    fn gathering_plan(&self, connection: &Connection) -> Result<Option<Arc<Plan>>> {
+    fn gathering_plan(
+        &self,
+        connection: &Connection,
+        makes_anew: bool,
+    ) -> Result<Option<Arc<Plan>>> {
         let put = &self.put;
-        if self.makes_anew() {
+        if makes_anew {
             return self.plan_of_new_table(connection).map(Some);
         }
+        let columns = self.make_table(connection)?;
         if !put.effect.is_keyed() && !put.rejects {
             return Ok(None);
         }
-        let columns = transaction(connection, |connection| {
-            resolve(connection, put, self.is_first, || ())
-        })?;
         let plan = Arc::new(put.plan(&columns)?);
         let is_gathered = put.effect.is_keyed()
             || plan.may_be_refused(connection, &self.shared.lossless, &put.table)?;
         Ok(is_gathered.then_some(plan))
+    }
+
+    /// Makes the table where it is missing, and answers with its columns. It is made in a turn and a commit of its own: as long as the
+    /// unit's own transaction had made it nobody else could put into it, and DuckDB would make no checkpoint.
+    fn make_table(&self, connection: &Connection) -> Result<Columns> {
+        if let Some(columns) = connection.table_columns(&self.put.table)? {
+            return Ok(columns.into());
+        }
+        let turn = self.shared.queue.turn();
+        turn.wait();
+        transaction(connection, |connection| {
+            resolve(connection, &self.put, self.is_first, || ())
+        })
+    }
+
+    /// The columns of its table in the open transaction.
+    fn columns(&self, connection: &Connection) -> Result<Columns> {
+        let table = &self.put.table;
+        let columns = connection.table_columns(table)?;
+        let columns = columns.ok_or_else(|| Error::TableAltered(table.clone()))?;
+        Ok(columns.into())
     }
 
     /// How rows go into the table that the unit is to make: by the columns of one like it, which is left as [`STAGED`].
@@ -377,10 +414,10 @@ impl LargeUnit {
         &mut self,
         connection: &Connection,
         plan: Arc<Plan>,
+        makes_anew: bool,
         turn: &mut Option<Turn>,
     ) -> Result<Committed> {
         let put = self.put.clone();
-        let makes_anew = self.makes_anew();
         let like = match makes_anew {
             true => staged_table(),
             false => put.table.clone(),
@@ -401,8 +438,13 @@ impl LargeUnit {
             &put,
             turn,
             |connection, rows, turn| {
-                if makes_anew {
-                    resolve(connection, &put, self.is_first, || ())?;
+                let columns = match makes_anew {
+                    true => resolve(connection, &put, self.is_first, || ())?,
+                    false => self.columns(connection)?,
+                };
+                // DuckDB would cast them once more, and round what does not fit.
+                if !rows.plan.still_fits(&columns) {
+                    return Err(Error::TableAltered(put.table.clone()));
                 }
                 rows.plan
                     .apply_staged(connection, &put.table, rows.sent())?;

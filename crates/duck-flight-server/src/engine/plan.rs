@@ -14,6 +14,7 @@ use super::effect::{self, DELETES, Effect, ORDINAL};
 use super::evolve::has_no_type_yet;
 use super::ffi::ColumnShape;
 use super::ffi::Connection;
+use super::row_bytes::width;
 use super::types::{ColumnCast, Names, is_text};
 use crate::error::{Error, Result};
 
@@ -130,6 +131,11 @@ impl Plan {
     /// Whether this is how rows go into a table with these columns.
     pub(super) fn fits(&self, table: &[ColumnShape]) -> bool {
         *self.table == *table
+    }
+
+    /// Whether rows that this has cast go into a table with these columns as they are: it still has each of those that are given.
+    pub(super) fn still_fits(&self, table: &[ColumnShape]) -> bool {
+        self.fits(table) || self.given().all(|column| table.contains(column))
     }
 
     /// Whether it was made for this very look at the table.
@@ -293,16 +299,6 @@ impl CastColumns {
             }
         }
         cast
-    }
-}
-
-/// The bytes of a value, where all values of the type have as many.
-fn width(data_type: &DataType) -> Option<usize> {
-    match data_type {
-        DataType::Null => Some(0),
-        DataType::Boolean => Some(1),
-        DataType::FixedSizeBinary(bytes) => usize::try_from(*bytes).ok(),
-        other => other.primitive_width(),
     }
 }
 

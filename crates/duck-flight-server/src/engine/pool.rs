@@ -234,6 +234,8 @@ pub(super) struct Work {
     pub(super) makes_index: bool,
     /// Whether it may have made a schema.
     pub(super) makes_schema: bool,
+    /// Whether it may have defined anything, altered or dropped it.
+    pub(super) defines: bool,
     /// The indexes of others that it sees.
     pub(super) seen_indexes: SeenIndexes,
     /// What it has done to indexes, and to rows that may be in them.
@@ -247,6 +249,7 @@ impl Work {
             rows_written: 0,
             makes_index: false,
             makes_schema: false,
+            defines: false,
             seen_indexes: connection.indexes().seen(),
             indexes: IndexWork::default(),
         }

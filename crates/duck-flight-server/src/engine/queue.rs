@@ -48,7 +48,7 @@ struct State {
     turn: u64,
     /// Tables that a large unit makes or changes, and who waits for it.
     held: Vec<(TableKey, Others)>,
-    /// The tables to which large units append while their rows come in, each once for every such unit.
+    /// The tables for which rows of large units come in, each once for every such unit.
     appended: Vec<TableKey>,
     /// How long those of a put that may alter such a table wait.
     patience: Duration,
@@ -151,9 +151,10 @@ impl Queue {
         }
     }
 
-    /// Keeps units waiting that may alter this table, to which a large unit appends, and waits for those that were taken
+    /// Keeps units waiting that may alter this table, for which rows of a large unit come in, and waits for those that were taken
     /// before: DuckDB refuses the rows of a transaction whose table another one has altered meanwhile, and those that have
-    /// come in are not there any more to try again. For a client that takes too long nobody waits without an end.
+    /// come in, be they appended or gathered, are not there any more as they were sent, to try again. For a client that takes too
+    /// long nobody waits without an end.
     pub(super) fn append_to(self: &Arc<Self>, table: &TableKey) -> Appending {
         let mut state = self.state.lock();
         state.appended.push(table.clone());

@@ -325,6 +325,7 @@ impl<'a> Statement<'a> {
             runs = true;
             work.makes_schema |= contains_word(&self.sql.text, "schema");
             work.makes_index |= self.may_make_index();
+            work.defines |= self.defines(kind);
             let alone = self.alone(kind);
             self.claim(renames, kind)?;
             let (_, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
@@ -345,6 +346,9 @@ impl<'a> Statement<'a> {
         // An interrupt that hit a roll back would leave open what is taken for ended.
         drop(watch);
         let ends = kind == Some(StatementKind::Transaction);
+        if ends && work.defines {
+            self.connection.seen_columns().forget_all();
+        }
         match &outcome {
             // It has not run.
             Err(
@@ -445,6 +449,16 @@ impl<'a> Statement<'a> {
     /// Its text, or that of the whole script.
     fn text(&self) -> &'a str {
         self.text.unwrap_or(&self.sql.text)
+    }
+
+    /// Whether it may define anything, alter or drop it.
+    fn defines(&self, kind: StatementKind) -> bool {
+        match kind {
+            StatementKind::Definition | StatementKind::Alteration => true,
+            // With ANALYZE it runs the statement.
+            StatementKind::Explain => may_explain_definition(self.text()),
+            _ => false,
+        }
     }
 
     /// Whether it may make an index, or drop one.
@@ -659,14 +673,8 @@ impl<'a> Statement<'a> {
             if !self.belongs_in_transaction(kind) {
                 return Ok(None);
             }
-            let defines = match kind {
-                StatementKind::Definition | StatementKind::Alteration => true,
-                // With ANALYZE it runs the statement.
-                StatementKind::Explain => may_explain_definition(self.text()),
-                _ => false,
-            };
             let renames = self.renames_table(kind)?;
-            if defines {
+            if self.defines(kind) {
                 new_types::check(connection, kind, &self.sql.text, false)?;
                 let indexes = self.connection.indexes();
                 defining = Some((
@@ -685,9 +693,12 @@ impl<'a> Statement<'a> {
         let changes = |outcome: &Option<(StatementKind, u64)>| {
             outcome.is_some_and(|(kind, _)| kind != StatementKind::Select)
         };
-        let inside = transaction_that(changes, self.connection, work)?;
+        let inside = transaction_that(changes, self.connection, work);
+        if defining.is_some() {
+            self.connection.seen_columns().forget_all();
+        }
         drop((defining, steady));
-        match inside {
+        match inside? {
             Some(outcome) => Ok(outcome),
             // It is about transactions, or does what is refused inside one.
             None => {

@@ -56,7 +56,7 @@ pub(super) struct Shared {
     pub(super) queue: Arc<Queue>,
     pub(super) producers: Producers,
     pub(super) rejects: Rejects,
-    pub(super) seen: SeenColumns,
+    pub(super) seen: Arc<SeenColumns>,
     pub(super) health: Health,
     pub(super) lossless: Arc<Lossless>,
     pub(super) mark: Mark,
@@ -287,14 +287,20 @@ impl Writer {
         let Some(mut unit) = unit.screen() else {
             return;
         };
+        let evolves = unit.put.schema_mode != SchemaMode::Match;
+        let mut was_alone = false;
         for _ in 0..CONFLICT_TRIES {
+            // A table that evolves may have lost a column again, for as long as anybody could take it away.
+            let may_lack_column = evolves && !was_alone && matches!(error, Error::Columns(_));
+            let is_overtaken = may_lack_column || error.is_conflict();
             // While it is held no DDL begins.
-            let alone = error
-                .is_conflict()
-                .then(|| self.connection.definitions().try_write_for(CONFLICT_WAIT));
-            match self.without_offences(&mut unit, error) {
-                Ok(()) => {}
-                Err(last) => return unit.refuse(last),
+            let alone = match is_overtaken {
+                true => self.connection.definitions().try_write_for(CONFLICT_WAIT),
+                false => None,
+            };
+            was_alone = alone.is_some();
+            if !is_overtaken && let Err(last) = self.without_offences(&mut unit, error) {
+                return unit.refuse(last);
             }
             let before = self.shared.mark.before();
             let outcome = self.try_commit(std::slice::from_mut(&mut unit));
@@ -310,9 +316,6 @@ impl Writer {
     /// Puts the rows aside that do not fit, where the put says so. The error comes back, with the first
     /// such row named, where the unit is not worth another try.
     fn without_offences(&self, unit: &mut Unit, error: Error) -> Result<()> {
-        if error.is_conflict() {
-            return Ok(());
-        }
         let Some((plan, batches)) = &unit.cast else {
             return Err(error);
         };

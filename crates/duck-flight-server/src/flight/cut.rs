@@ -1,11 +1,8 @@
 //! Large batches are cut into messages that stock clients take.
 
-use std::collections::BTreeSet;
-use std::ops::Range;
-use std::sync::Arc;
+use arrow::array::RecordBatch;
 
-use arrow::array::{Array, ArrayRef, AsArray, OffsetSizeTrait, RecordBatch, UnionArray};
-use arrow::datatypes::DataType;
+use crate::engine::row_bytes;
 
 /// What a message has at most, unless a single row has more: clients of gRPC take 4 MiB where nobody tells them otherwise.
 const MESSAGE_BYTES: usize = 3 << 20;
@@ -23,7 +20,7 @@ pub(super) fn cut(batch: RecordBatch) -> Vec<RecordBatch> {
 
 fn halve(batch: RecordBatch, pieces: &mut Vec<RecordBatch>) {
     let rows = batch.num_rows();
-    let bytes: usize = batch.columns().iter().map(bytes_of).sum();
+    let bytes: usize = batch.columns().iter().map(row_bytes).sum();
     if bytes <= MESSAGE_BYTES || rows < 2 {
         return pieces.push(batch);
     }
@@ -32,65 +29,13 @@ fn halve(batch: RecordBatch, pieces: &mut Vec<RecordBatch>) {
     halve(batch.slice(middle, rows - middle), pieces);
 }
 
-/// The bytes of an array's own rows, more or less, whatever its buffers hold besides.
-fn bytes_of(array: &ArrayRef) -> usize {
-    let rows = array.len();
-    let validity = rows.div_ceil(8);
-    let values = match array.data_type() {
-        DataType::Utf8 => lengths(array.as_string::<i32>().value_offsets()),
-        DataType::LargeUtf8 => lengths(array.as_string::<i64>().value_offsets()),
-        DataType::Binary => lengths(array.as_binary::<i32>().value_offsets()),
-        DataType::LargeBinary => lengths(array.as_binary::<i64>().value_offsets()),
-        DataType::List(_) => {
-            let list = array.as_list::<i32>();
-            list_bytes(list.value_offsets(), list.values())
-        }
-        DataType::LargeList(_) => {
-            let list = array.as_list::<i64>();
-            list_bytes(list.value_offsets(), list.values())
-        }
-        DataType::Map(..) => {
-            let map = array.as_map();
-            let entries: ArrayRef = Arc::new(map.entries().clone());
-            list_bytes(map.value_offsets(), &entries)
-        }
-        DataType::FixedSizeList(..) => bytes_of(array.as_fixed_size_list().values()),
-        DataType::Struct(_) => array.as_struct().columns().iter().map(bytes_of).sum(),
-        DataType::Union(..) => union_bytes(array.as_any().downcast_ref::<UnionArray>()),
-        DataType::Boolean => validity,
-        DataType::FixedSizeBinary(width) => rows * usize::try_from(*width).unwrap_or(0),
-        // The engine makes no arrays of other types than these.
-        other => rows * other.primitive_width().unwrap_or(0),
-    };
-    validity + values
-}
-
-fn lengths<O: OffsetSizeTrait>(offsets: &[O]) -> usize {
-    range(offsets).len() + std::mem::size_of_val(offsets)
-}
-
-fn list_bytes<O: OffsetSizeTrait>(offsets: &[O], values: &ArrayRef) -> usize {
-    let range = range(offsets);
-    std::mem::size_of_val(offsets) + bytes_of(&values.slice(range.start, range.len()))
-}
-
-/// What the offsets of an array refer to.
-fn range<O: OffsetSizeTrait>(offsets: &[O]) -> Range<usize> {
-    let end = |offset: Option<&O>| offset.map_or(0, |offset| offset.as_usize());
-    end(offsets.first())..end(offsets.last())
-}
-
-fn union_bytes(array: Option<&UnionArray>) -> usize {
-    let Some(union) = array else { return 0 };
-    let children = union.type_ids().iter().collect::<BTreeSet<_>>();
-    let children = children.into_iter().map(|id| bytes_of(union.child(*id)));
-    union.len() + children.sum::<usize>()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use arrow::array::{
-        BooleanArray, FixedSizeBinaryArray, Int64Array, ListArray, StringArray, StructArray,
+        Array, ArrayRef, BooleanArray, FixedSizeBinaryArray, Int64Array, ListArray, StringArray,
+        StructArray,
     };
     use arrow::compute::concat_batches;
     use arrow::datatypes::{Field, Int64Type};
@@ -106,7 +51,7 @@ mod tests {
     fn cut_rows(batch: &RecordBatch) -> Vec<usize> {
         let pieces = cut(batch.clone());
         for piece in &pieces {
-            let bytes: usize = piece.columns().iter().map(bytes_of).sum();
+            let bytes: usize = piece.columns().iter().map(row_bytes).sum();
             assert!(bytes <= MESSAGE_BYTES || piece.num_rows() == 1, "{bytes}");
         }
         assert_eq!(&concat_batches(batch.schema_ref(), &pieces).unwrap(), batch);

@@ -6,7 +6,7 @@
 //!
 //! DuckDB plans a prepared statement anew when something was defined since. The function lets itself be bound only
 //! while [`Connection::insert`] prepares, so that such a statement fails instead: its table may be another one
-//! now. For the same reason a client's call of it is refused.
+//! now, or there may be none of its name any more. For the same reason a client's call of it is refused.
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_void};
@@ -201,12 +201,16 @@ impl Insert<'_> {
         let _committing = self.connection.committing();
         // SAFETY: the statement is live.
         let outcome = outcome(|result| unsafe { ffi::duckdb_execute_prepared(self.raw, result) });
+        let has_begun = self.handover.chunks.lock().next > 0;
         self.unload();
         outcome.map_err(|error| {
             if error.message.contains(&*INCOMPLETE.to_string_lossy()) {
                 return SqlError::internal(error.message);
             }
-            if !error.message.contains(&*REFUSAL.to_string_lossy()) {
+            // Before it binds the function DuckDB looks for the table and its columns, which may be gone.
+            let is_missing = matches!(error.kind, SqlErrorKind::NotFound | SqlErrorKind::Invalid);
+            let is_refused = error.message.contains(&*REFUSAL.to_string_lossy());
+            if !(is_refused || is_missing && !has_begun) {
                 return error;
             }
             let message = "the table may have changed since its INSERT was prepared";
