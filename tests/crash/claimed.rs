@@ -128,7 +128,7 @@ const ALTERATIONS: &[&str] = &[
 ];
 
 async fn described(client: &Client) -> [Vec<String>; 3] {
-    let tables = "SELECT schema_name, table_name, comment, sql FROM duckdb_tables()
+    let tables = "SELECT schema_name, table_name, comment FROM duckdb_tables()
          WHERE schema_name <> 'duck_flight' ORDER BY ALL";
     let columns =
         "SELECT schema_name, table_name, column_name, comment, column_default FROM duckdb_columns()

@@ -99,7 +99,7 @@ impl IndexWork {
     }
 
     fn check_rows(&mut self, connection: &Connection, change: Change, text: &str) -> Result<()> {
-        let tables = match targets(text) {
+        let tables: Vec<Option<String>> = match targets(text) {
             Some(names) => names
                 .into_iter()
                 .map(|name| Some(name.replace("\"\"", "\"")))
@@ -120,7 +120,7 @@ impl IndexWork {
         Ok(())
     }
 
-    /// Whether the transaction may have deleted rows of a table that others see.
+    /// Whether the transaction may have deleted rows of a table that others see, too.
     fn has_deleted(&self, connection: &Connection, table: Option<&[String]>) -> Result<bool> {
         let name = table.and_then(|parts| parts.last().map(String::as_str));
         let may_have = self.deleted.has(name)
@@ -139,7 +139,7 @@ impl IndexWork {
             is_name("table_name", name)
         );
         let is_made = || self.made.iter().any(|made| same_name(made, name));
-        Ok(match texts(connection, &sql)?.as_slice() {
+        Ok(match texts::<1>(connection, &sql)?.as_slice() {
             [[database]] => database == TEMPORARY || is_made(),
             _ => false,
         })
@@ -176,10 +176,6 @@ impl Names {
     fn has(&self, name: Option<&str>) -> bool {
         let is_it = |known: &String| name.is_none_or(|name| same_name(known, name));
         self.may_be_more || self.known.iter().any(is_it)
-    }
-
-    fn is_empty(&self) -> bool {
-        !self.may_be_more && self.known.is_empty()
     }
 }
 
