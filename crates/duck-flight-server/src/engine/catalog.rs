@@ -323,10 +323,10 @@ mod tests {
     #[test]
     fn what_was_looked_at_before_a_definition_was_committed_is_not_remembered() {
         let seen = SeenColumns::default();
-        let (table, columns) = (TableName::from("t"), Columns::from([]));
-        for forget in [SeenColumns::forget_all, |seen: &SeenColumns| {
-            seen.forget(&TableName::from("other"))
-        }] {
+        let (table, columns) = (TableName::from("t"), Columns::from(Vec::new()));
+        let forget_other = |seen: &SeenColumns| seen.forget(&TableName::from("other"));
+        let ways: [fn(&SeenColumns); 2] = [SeenColumns::forget_all, forget_other];
+        for forget in ways {
             let times_forgotten = seen.times_forgotten();
             forget(&seen);
             seen.set(&table, &columns, times_forgotten);
