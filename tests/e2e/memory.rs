@@ -552,14 +552,14 @@ async fn large_puts_of_long_texts_keep_memory_bounded() {
     }
 }
 
-/// A batch of 8 KB becomes one of 60 MB.
+/// A batch of 8 KB becomes one of 30 MB.
 #[tokio::test(flavor = "multi_thread")]
 async fn large_puts_of_a_dictionarys_long_text_keep_memory_bounded() {
-    const BATCHES: usize = 20;
+    const BATCHES: usize = 40;
     let flags = ["--memory-limit", LIMIT, "--max-message-size", "8MiB"];
     let server = ServerProcess::start(&flags);
     let client = server.client().await;
-    let texts = StringArray::from(vec!["x".repeat(30_000)]);
+    let texts = StringArray::from(vec!["x".repeat(15_000)]);
     let texts = DictionaryArray::new(Int32Array::from(vec![0; 2000]), Arc::new(texts));
     let texts: ArrayRef = Arc::new(texts);
     let batch = RecordBatch::try_from_iter([("s", texts)]).unwrap();
