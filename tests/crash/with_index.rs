@@ -182,8 +182,6 @@ async fn keys_that_are_deleted_beside_a_new_index_are_free_after_a_kill() {
         let as_script = client
             .try_execute(format!("{MAKE}; BEGIN; {first}; {second}; COMMIT"))
             .await;
-        // What is refused leaves the script's transaction open.
-        client.execute("ROLLBACK").await;
         client.execute(&format!("{MAKE}; {first}")).await;
         client.execute(second).await;
         server = until_killed(server, &script).await;

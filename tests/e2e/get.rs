@@ -131,6 +131,25 @@ async fn a_transaction_left_open_is_refused_and_rolled_back() {
     server.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_that_fails_in_its_transaction_is_rolled_back_before_it_is_answered() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    const MAKE: &str = "CREATE OR REPLACE TABLE t (i INTEGER)";
+    client.execute(MAKE).await;
+    for _ in 0..50 {
+        let failing =
+            "BEGIN; ALTER TABLE t ADD COLUMN j INTEGER; SELECT error('no'); DROP TABLE t; COMMIT";
+        assert_refused(
+            client.try_execute(failing).await,
+            Code::InvalidArgument,
+            &["no"],
+        );
+        client.execute(MAKE).await;
+    }
+    server.shutdown().await;
+}
+
 /// DuckDB interrupts the other threads of a statement that fails, and may tell of that instead of the failure.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_keeps_its_reason_while_many_statements_fail_at_once() {

@@ -125,7 +125,12 @@ impl Seat {
         work: impl FnOnce(&mut Session, Traces) -> Result<T>,
     ) -> Result<T> {
         match &mut self {
-            Self::Shared(traces) => work(thread, *traces),
+            Self::Shared(traces) => {
+                let outcome = work(thread, *traces);
+                // Before the answer, for what its client runs next must not find it in the way.
+                thread.end_transaction();
+                outcome
+            }
             Self::Own(held, traces) => {
                 let lease = held.lease.clone();
                 let _running = lease.running(cancel)?;

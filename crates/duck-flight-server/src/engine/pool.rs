@@ -440,6 +440,14 @@ impl Session {
         }
     }
 
+    /// Rolls back what a script has left open that failed between its BEGIN and its COMMIT.
+    pub(super) fn end_transaction(&mut self) {
+        if self.transaction != ClientTransaction::None {
+            self.connection.roll_back();
+            self.transaction = ClientTransaction::None;
+        }
+    }
+
     /// Opens another connection to the same database.
     pub(super) fn another(&self) -> Result<Self> {
         Self::open(&self.database)
