@@ -307,19 +307,17 @@ unsafe fn append_texts(
 ) -> Result<()> {
     let is_there = |row: usize| mask.is_none_or(|mask| mask[row / 8] >> (row % 8) & 1 == 1);
     // SAFETY: both kinds of text begin with their length.
-    let length = |text: &ffi::duckdb_string_t| unsafe { text.value.inlined.length as usize };
+    let length = |text: &ffi::duckdb_string_t| unsafe { text.value.inlined.length };
     let there = || texts.iter().enumerate().filter(|(row, _)| is_there(*row));
-    let all: usize = there().map(|(_, text)| length(text)).sum();
+    let all: usize = there().map(|(_, text)| length(text) as usize).sum();
     let mut end = bytes.len();
-    if i32::try_from(end + all).is_err() {
-        return Err(too_much_text());
-    }
+    let last = i32::try_from(end + all).map_err(|_| too_much_text())?;
     // A short text is copied with all the bytes of its place.
     bytes.reserve(all + INLINED_BYTES);
     ends.reserve(texts.len());
     for (row, text) in texts.iter().enumerate() {
         if is_there(row) {
-            let length = length(text);
+            let length = length(text) as usize;
             // SAFETY: the length tells which kind of text it is, and all of it is live; there is room for all of them.
             unsafe {
                 let target = bytes.as_mut_ptr().add(end).cast::<c_char>();
@@ -332,7 +330,7 @@ unsafe fn append_texts(
             }
             end += length;
         }
-        ends.push(end as i32);
+        ends.push(i32::try_from(end).unwrap_or(last));
     }
     // SAFETY: so many were written.
     unsafe { bytes.set_len(end) };

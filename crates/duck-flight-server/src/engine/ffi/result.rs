@@ -118,7 +118,8 @@ impl ResultChunk {
 
     pub(super) fn rows(&self) -> usize {
         // SAFETY: the chunk is live or null, which has none.
-        unsafe { ffi::duckdb_data_chunk_get_size(self.0) as usize }
+        let rows = unsafe { ffi::duckdb_data_chunk_get_size(self.0) };
+        usize::try_from(rows).unwrap_or(0)
     }
 }
 
