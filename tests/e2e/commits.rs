@@ -10,9 +10,10 @@ async fn a_long_statement_that_only_has_the_word_index_holds_up_no_commit() {
     client.execute("CREATE TABLE t (i BIGINT)").await;
     for (number, statement) in [
         "BEGIN; EXPLAIN ANALYZE SELECT sum(\"index\"), sum(n) FROM (SELECT a AS \"index\", n ENDLESS); COMMIT",
-        "CREATE TABLE made AS SELECT a AS \"index\", n ENDLESS",
-        "CREATE TABLE made AS SELECT a AS é, n, 'create index' AS c ENDLESS",
-        "CREATE TABLE made AS SELECT a AS i, n ENDLESS; CREATE INDEX x ON made (i)",
+        // Each a table of its own, for the one before may not be rolled back yet.
+        "CREATE TABLE one AS SELECT a AS \"index\", n ENDLESS",
+        "CREATE TABLE two AS SELECT a AS é, n, 'create index' AS c ENDLESS",
+        "CREATE TABLE three AS SELECT a AS i, n ENDLESS; CREATE INDEX x ON three (i)",
     ]
     .into_iter()
     .enumerate()
