@@ -258,6 +258,13 @@ def test_an_abandoned_transaction_is_rolled_back_in_the_end(start_server, table)
             abandoned.commit()
 
 
+def wait_until_none_is_kept(server, what):
+    deadline = time.monotonic() + 30
+    while kept(server, what) > 0:
+        assert time.monotonic() < deadline, f"{what} are still kept"
+        time.sleep(0.05)
+
+
 def test_a_connection_goes_on_once_its_expired_transaction_is_rolled_back(start_server, table):
     # Long enough for a statement and a commit, one after the other.
     server = start_server("--transaction-timeout", "3s")
@@ -265,9 +272,7 @@ def test_a_connection_goes_on_once_its_expired_transaction_is_rolled_back(start_
         run(connection, f"CREATE TABLE {table} (i BIGINT)")
         for _ in range(2):
             cursor.execute(f"INSERT INTO {table} VALUES (1)")
-            deadline = time.monotonic() + 30
-            while kept(server, "transactions") > 0 and time.monotonic() < deadline:
-                time.sleep(0.05)
+            wait_until_none_is_kept(server, "transactions")
             with refused(AdbcStatusCode.UNKNOWN, "(?i)transaction has expired.*FailedPrecondition"):
                 cursor.execute(f"INSERT INTO {table} VALUES (1)")
             with refused(AdbcStatusCode.UNKNOWN, "(?i)transaction has expired.*FailedPrecondition"):
@@ -307,9 +312,7 @@ def test_an_ingest_for_a_transaction_that_is_gone_with_its_session_is_not_commit
     server = start_server("--session-timeout", "200ms")
     with connect(server) as connection, idle_transaction(server) as writer:
         run(connection, f"CREATE TABLE {table} (i BIGINT)")
-        deadline = time.monotonic() + 30
-        while kept(server, "sessions") > 0 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until_none_is_kept(server, "sessions")
         assert_ingest_has_no_session(writer, table)
         assert count_of(connection, table) == 0
 
