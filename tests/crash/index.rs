@@ -36,9 +36,15 @@ enum Step {
     Spellings {
         puts: i64,
     },
+    /// A statement and ingests of so many rows each, one behind the other, in a transaction of a client's.
+    Transaction {
+        first: &'static str,
+        ingests: i64,
+        rows: i64,
+    },
 }
 
-use Step::{Append, Spellings, Sql, Upsert, Upserts};
+use Step::{Append, Spellings, Sql, Transaction, Upsert, Upserts};
 
 fn batch(from: i64, rows: i64, n: i64) -> RecordBatch {
     let ids = from..from + rows;
@@ -97,6 +103,21 @@ impl Step {
                     client.put(&options, &rows).await.unwrap();
                 });
                 join_all(puts).await;
+            }
+            Transaction {
+                first,
+                ingests,
+                rows,
+            } => {
+                let mut sql = client.sql();
+                let transaction = sql.begin().await.unwrap();
+                sql.update(first, Some(&transaction)).await.unwrap();
+                for ingest in 0..ingests {
+                    let batches = vec![batch(ingest * rows, rows, 5)];
+                    let ingested = sql.ingest("t", Some(&transaction), batches).await;
+                    assert_eq!(ingested.unwrap(), rows);
+                }
+                sql.commit(&transaction).await.unwrap();
             }
         }
     }
@@ -231,6 +252,28 @@ async fn keys_that_are_deleted_and_inserted_again_survive() {
         &[Sql(UNIQUE), Upserts { puts: 24 }],
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_are_deleted_and_ingested_again_in_a_transaction_survive() {
+    let many_small = MANY / 5000;
+    for (table, first, ingests) in [
+        (KEYED, "DELETE FROM t", 1),
+        (UNIQUE, "DELETE FROM t WHERE id < 9000", many_small),
+        (KEYED, "TRUNCATE t", many_small),
+    ] {
+        let before = Append {
+            from: 0,
+            rows: 9000,
+        };
+        let again = Transaction {
+            first,
+            ingests,
+            rows: MANY / ingests,
+        };
+        let name = format!("{first} and {ingests} ingests");
+        assert_survives(&name, &[Sql(table), before, again]).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -239,9 +239,9 @@ impl LargeUnit {
         let rows_written = session.work.rows_written;
         let outcome = self.append_in_session(connection, &put);
         let outcome = outcome.and_then(|committed| {
-            let rows = rows_written.saturating_add(committed.rows);
             let steady = connection.indexes().steady_since(session.work.seen_indexes);
-            self.secure(connection, rows, &steady)?;
+            let rows = committed.rows;
+            replay::secure_append(connection, &put.table, rows_written, rows, &steady)?;
             Ok(committed)
         });
         if outcome.is_err() {

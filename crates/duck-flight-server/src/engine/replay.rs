@@ -161,6 +161,22 @@ pub(super) fn secure_put(
     }
 }
 
+/// As [`secure_put`], of an append that has written `rows` rows in a client's transaction, in which `rows_before` were written
+/// before: some of them may have been deleted.
+pub(super) fn secure_append(
+    connection: &Connection,
+    table: &TableName,
+    rows_before: u64,
+    rows: u64,
+    steady: &Steady<'_>,
+) -> Result<()> {
+    let rows = rows_before.saturating_add(rows);
+    let may_have_deleted_keys = rows_before > 0
+        && rows >= connection.row_group_rows()
+        && is_among(table, &tables(connection, KEYED_SQL)?);
+    secure_put(connection, table, rows, may_have_deleted_keys, steady)
+}
+
 /// Whether a table is one of these, or may be: the database is not compared.
 fn is_among(table: &TableName, others: &[TableName]) -> bool {
     let schema = table.schema.as_deref().unwrap_or("main");
