@@ -13,6 +13,7 @@
 //! - [`replayed_alter`]: what an ALTER means must not change when it is replayed;
 //! - [`replayed_script`]: scripts that end one transaction and commit another before a kill;
 //! - [`replayed_type`]: types that are made in new schemas;
+//! - [`taken_over`]: a stream takes over while a unit of the one before it is being committed;
 //! - [`with_index`]: indexes are made in transactions with more;
 //! - [`model`]: any interleaving of puts, retries, kills and schema changes equals a model in memory.
 
@@ -38,6 +39,7 @@ mod shim;
 mod sources;
 mod steps;
 mod table;
+mod taken_over;
 mod ways;
 mod with_index;
 mod world;

@@ -8,6 +8,7 @@
  *   short: a write is half done and says so, and the next one fails as on a full disk, in turns;
  *   tear: a write is half done, and then the process is killed;
  *   hang: the call never returns;
+ *   hold: the call waits until the rules say otherwise;
  *   kill: the process is killed before the call does anything;
  *   kill:N, tear:N: as kill and tear at the Nth call, and nothing at those before; tear kills at any kind of call.
  * Each call that a rule is for adds a byte to the file DUCK_FAULTS.hits. The rules are read anew at each call, so that
@@ -29,6 +30,7 @@
 #define KILL -2
 #define SHORT -3
 #define HANG -4
+#define HOLD -5
 #define PATH_BYTES 4096
 
 static int open_raw(const char *path, int flags) {
@@ -59,22 +61,17 @@ static int is_turn(const char *action) {
 static int action_named(const char *action, const char *call) {
     if (strcmp(action, "short") == 0) return SHORT;
     if (strcmp(action, "hang") == 0) return HANG;
+    if (strcmp(action, "hold") == 0) return HOLD;
     if (strncmp(action, "tear", 4) == 0) return !is_turn(action) ? 0 : strcmp(call, "write") == 0 ? TEAR : KILL;
     if (strncmp(action, "kill", 4) == 0) return is_turn(action) ? KILL : 0;
     return atoi(action);
 }
 
-/* The action for a call on a path; 0 is none. */
-static int action_for(const char *call, const char *path) {
-    const char *control = getenv("DUCK_FAULTS");
-    if (control == NULL) return 0;
-    int before = errno;
+/* The action that the rules have for a call on a path at present; 0 is none. */
+static int action_in(const char *control, const char *call, const char *path) {
     char rules[2048];
     int file = open_raw(control, O_RDONLY);
-    if (file < 0) {
-        errno = before;
-        return 0;
-    }
+    if (file < 0) return 0;
     ssize_t bytes = syscall(SYS_read, file, rules, sizeof rules - 1);
     syscall(SYS_close, file);
     rules[bytes > 0 ? bytes : 0] = 0;
@@ -86,8 +83,20 @@ static int action_for(const char *call, const char *path) {
         int any = strcmp(rule_call, "any") == 0 && strcmp(call, "read") != 0;
         if (any ? strstr(path, suffix) == NULL : strcmp(rule_call, call) != 0 || !ends_with(path, suffix)) continue;
         found = action_named(action, call);
-        if (found == 0) continue;
-        count_hit(control);
+    }
+    return found;
+}
+
+/* The action for a call on a path, once it is not held any more; 0 is none. */
+static int action_for(const char *call, const char *path) {
+    const char *control = getenv("DUCK_FAULTS");
+    if (control == NULL) return 0;
+    int before = errno;
+    int found = action_in(control, call, path);
+    if (found != 0) count_hit(control);
+    while (found == HOLD) {
+        usleep(1000);
+        found = action_in(control, call, path);
     }
     errno = before;
     if (found == KILL) syscall(SYS_kill, getpid(), SIGKILL);

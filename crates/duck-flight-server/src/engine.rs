@@ -587,9 +587,16 @@ impl Engine {
         &self.0.catalog
     }
 
-    /// Opens a stream of a producer; the one before it is fenced.
-    fn claim(&self, producer: &str, table: &TableKey) -> Result<Claim> {
-        self.0.shared.producers.claim(producer, table)
+    /// Opens a stream of a producer; the one before it is fenced, and nothing of it is being committed any more.
+    async fn claim(&self, producer: &str, table: &TableKey) -> Result<Claim> {
+        let shared = self.0.shared.clone();
+        let claim = shared.producers.claim(producer, table)?;
+        if claim.has_others() {
+            // Units that were found to be new before have their turns by now; those that come to one later find the fence.
+            let catching_up = tokio::task::spawn_blocking(move || shared.queue.catch_up());
+            catching_up.await.map_err(|_| Error::WorkerLost)?;
+        }
+        Ok(claim)
     }
 
     /// Hands a unit to the writers.

@@ -81,7 +81,7 @@ impl Put {
         let effect = effect(engine, options).await?;
         // From here on the producer's other stream is fenced.
         let claim = match &options.producer {
-            Some(producer) => Some(engine.claim(producer, &key)?),
+            Some(producer) => Some(engine.claim(producer, &key).await?),
             None => None,
         };
         let mut put = Self {

@@ -126,6 +126,11 @@ impl Claim {
         self.state.lock().last
     }
 
+    /// Whether another stream of the producer is open, or has units that are not answered yet. It is fenced, or this one is.
+    pub(super) fn has_others(&self) -> bool {
+        self.state.lock().open > 1
+    }
+
     /// The producer's name.
     pub(super) fn producer(&self) -> &str {
         &self.key.producer

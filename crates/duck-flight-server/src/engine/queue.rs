@@ -144,7 +144,7 @@ impl Queue {
             self.changed.wait(&mut state);
         }
         state.held.push((table.clone(), others));
-        self.catch_up(&mut state);
+        self.await_turns(&mut state);
         Hold {
             queue: self.clone(),
             table: table.clone(),
@@ -158,15 +158,19 @@ impl Queue {
     pub(super) fn append_to(self: &Arc<Self>, table: &TableKey) -> Appending {
         let mut state = self.state.lock();
         state.appended.push(table.clone());
-        self.catch_up(&mut state);
+        self.await_turns(&mut state);
         Appending {
             queue: self.clone(),
             table: table.clone(),
         }
     }
 
-    /// Waits until all have finished that have a place in the order of commits.
-    fn catch_up(&self, state: &mut MutexGuard<'_, State>) {
+    /// Waits until all have finished that have a place in the order of commits. Takes none.
+    pub(super) fn catch_up(&self) {
+        self.await_turns(&mut self.state.lock());
+    }
+
+    fn await_turns(&self, state: &mut MutexGuard<'_, State>) {
         let before = state.next_turn;
         while state.turn < before {
             self.changed.wait(state);
