@@ -489,7 +489,7 @@ impl Engine {
                     ..
                 } = &*shared;
                 let outcome = producers.forget(&session.connection, lossless, &which);
-                drop(turn);
+                // Still in its turn: what others commit behind half an entry of the log is never read again.
                 outcome.map_err(|error| shared.observe(error))
             })
             .await

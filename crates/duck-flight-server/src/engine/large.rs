@@ -199,8 +199,9 @@ impl LargeUnit {
             }),
         };
         drop(appending);
+        // Still in its turn: what others commit behind half an entry of the log is never read again.
+        let outcome = outcome.map_err(|error| self.shared.observe(error));
         if outcome.is_ok() {
-            // Still in its turn.
             self.shared.mark.write(before);
             Producers::advance(self.identity());
         }
@@ -350,9 +351,11 @@ impl LargeUnit {
         }
         let turn = self.shared.queue.turn();
         turn.wait();
-        transaction(connection, |connection| {
+        let made = transaction(connection, |connection| {
             resolve(connection, &self.put, self.is_first, || ())
-        })
+        });
+        // Still in its turn, as at the end of the unit.
+        made.map_err(|error| self.shared.observe(error))
     }
 
     /// The columns of its table in the open transaction.

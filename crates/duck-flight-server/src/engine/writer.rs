@@ -67,7 +67,7 @@ pub(super) struct Shared {
 impl Shared {
     /// Takes note of an error after which the database must be opened again: DuckDB's fatal ones, and a log that
     /// ends with half of an entry. DuckDB would go on behind it, and the next start could not read that. To be called where
-    /// no commit of this thread's is under way.
+    /// no commit of this thread's is under way, and before its turn, if it has one, is given away.
     pub(super) fn observe(&self, error: Error) -> Error {
         if error.is_failed_commit() && self.is_torn() {
             self.health.fail(&format!(
