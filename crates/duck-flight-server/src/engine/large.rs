@@ -284,7 +284,7 @@ impl LargeUnit {
         if self.makes_anew() && !put.key.is_temporary() {
             return self.append_to_new_table(connection, put);
         }
-        let columns = resolve(connection, put, self.is_first, || ())?;
+        let columns = resolve(connection, put, self.is_first, None)?;
         self.append(connection, put, &columns)
     }
 
@@ -352,7 +352,7 @@ impl LargeUnit {
         let turn = self.shared.queue.turn();
         turn.wait();
         let made = transaction(connection, |connection| {
-            resolve(connection, &self.put, self.is_first, || ())
+            resolve(connection, &self.put, self.is_first, None)
         });
         // Still in its turn, as at the end of the unit.
         made.map_err(|error| self.shared.observe(error))
@@ -390,7 +390,7 @@ impl LargeUnit {
     fn append_to_new_table(&mut self, connection: &Connection, put: &Target) -> Result<Committed> {
         let plan = self.plan_of_new_table(connection)?;
         let rows = self.gather(connection, &staged_table(), plan)?;
-        resolve(connection, put, self.is_first, || ())?;
+        resolve(connection, put, self.is_first, None)?;
         rows.plan
             .apply_staged(connection, &put.table, rows.sent())?;
         connection.execute(&format!("DROP TABLE {STAGED}"))?;
@@ -442,7 +442,7 @@ impl LargeUnit {
             turn,
             |connection, rows, turn| {
                 let columns = match makes_anew {
-                    true => resolve(connection, &put, self.is_first, || ())?,
+                    true => resolve(connection, &put, self.is_first, None)?,
                     false => self.columns(connection)?,
                 };
                 // DuckDB would cast them once more, and round what does not fit.

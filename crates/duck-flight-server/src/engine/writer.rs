@@ -39,7 +39,7 @@ use super::queue::{Queue, SECOND_WRITER_ROWS, Turn};
 use super::rejects::Rejects;
 use super::replay::{self, Steady};
 use super::sql_type::create_table_sql;
-use super::unit::{TableKey, Target, Unit, offence_error};
+use super::unit::{TEMPORARY, TableKey, Target, Unit, offence_error};
 use super::{Health, Lossless, transaction};
 use crate::error::{Error, Result};
 
@@ -178,7 +178,7 @@ impl Writer {
         }
         let steady = self.connection.indexes().steady();
         transaction(&self.connection, |connection| {
-            self.append(connection, group, || turn.wait())?;
+            self.append(connection, group, Some(turn))?;
             self.secure(connection, group, &steady)?;
             turn.wait();
             self.finish(connection, group)
@@ -348,7 +348,7 @@ impl Writer {
         self.alter_tables(group)?;
         let steady = self.connection.indexes().steady();
         transaction(&self.connection, |connection| {
-            self.append(connection, group, || ())?;
+            self.append(connection, group, None)?;
             self.secure(connection, group, &steady)?;
             self.finish(connection, group)
         })
@@ -390,12 +390,12 @@ impl Writer {
     }
 
     /// Appends a group within the open transaction: table by table, and there put by put, each put's units in
-    /// their order. `before_create` is called before a table is made.
+    /// their order. `turn` is waited for before a table is made.
     fn append(
         &self,
         connection: &Connection,
         group: &mut [Unit],
-        before_create: impl Fn(),
+        turn: Option<&Turn>,
     ) -> Result<()> {
         let mut order: Vec<usize> = (0..group.len()).collect();
         order.sort_by(|&one, &other| {
@@ -406,17 +406,19 @@ impl Writer {
             |one: &usize, other: &usize| group[*one].put.table == group[*other].put.table;
         let tables: Vec<Vec<usize>> = order.chunk_by(is_same_table).map(<[_]>::to_vec).collect();
         for units in tables {
-            self.append_to_table(connection, group, &units, &before_create)?;
+            self.plan_for_table(connection, group, &units, turn)?;
+            self.append_to_table(connection, group, &units)?;
         }
         Ok(())
     }
 
-    fn append_to_table(
+    /// Makes the table of these units where it is missing, and casts those again that were cast for another one.
+    fn plan_for_table(
         &self,
         connection: &Connection,
         group: &mut [Unit],
         units: &[usize],
-        before_create: &impl Fn(),
+        turn: Option<&Turn>,
     ) -> Result<()> {
         let mut columns: Option<Columns> = None;
         let is_alone = group.len() == 1;
@@ -424,12 +426,7 @@ impl Writer {
             let unit = &mut group[index];
             let columns = match &columns {
                 Some(columns) => columns,
-                None => columns.insert(resolve(
-                    connection,
-                    &unit.put,
-                    unit.is_first,
-                    before_create,
-                )?),
+                None => columns.insert(resolve(connection, &unit.put, unit.is_first, turn)?),
             };
             if !unit
                 .cast
@@ -442,7 +439,16 @@ impl Writer {
                 unit.replan(&Arc::new(plan), is_alone)?;
             }
         }
-        let group = &*group;
+        Ok(())
+    }
+
+    /// Appends units of one table.
+    fn append_to_table(
+        &self,
+        connection: &Connection,
+        group: &[Unit],
+        units: &[usize],
+    ) -> Result<()> {
         let table: &TableName = &group[units[0]].put.table;
         let rows = units.iter().map(|&index| group[index].rows).sum();
         let mut open: Option<TableWriter<'_>> = None;
@@ -531,12 +537,13 @@ fn check_puts(group: &[Unit]) -> Result<()> {
     }
 }
 
-/// The columns of a put's table as this transaction sees it, made first where the put says so.
+/// The columns of a put's table as this transaction sees it, made first where the put says so. `turn` is waited
+/// for before.
 pub(super) fn resolve(
     connection: &Connection,
     put: &Target,
     is_first: bool,
-    before_create: impl Fn(),
+    turn: Option<&Turn>,
 ) -> Result<Columns> {
     let Target {
         table,
@@ -548,7 +555,7 @@ pub(super) fn resolve(
     } = put;
     let columns = connection.table_columns(table)?;
     let makes_anew = is_first && put.makes_anew();
-    let is_temporary = table.catalog.as_deref() == Some("temp");
+    let is_temporary = table.catalog.as_deref() == Some(TEMPORARY);
     let verb = match (columns, create) {
         (Some(_), Create::Always) if makes_anew => return Err(Error::TableExists(table.clone())),
         (Some(_), Create::Replace) if makes_anew && is_temporary => "CREATE OR REPLACE TEMP TABLE",
@@ -561,7 +568,9 @@ pub(super) fn resolve(
         (None, _) if is_temporary => "CREATE TEMP TABLE",
         (None, _) => "CREATE TABLE",
     };
-    before_create();
+    if let Some(turn) = turn {
+        turn.wait();
+    }
     let sql = create_table_sql(verb, &table.to_sql(), schema, effect, *schema_mode)?;
     connection.execute(&sql)?;
     let columns = connection.table_columns(table)?;
