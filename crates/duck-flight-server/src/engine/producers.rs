@@ -45,32 +45,6 @@ pub(super) const CREATE_SQL: &str = "
             system.main.max(committed_at) AS last_commit_at
         FROM sequences GROUP BY ALL;";
 
-/// Whether the table is one that an earlier version made, in which `committed_at` has a default: DuckDB plans an
-/// INSERT into such a table anew each time.
-const HAS_DEFAULT_SQL: &str = "
-    SELECT true FROM system.main.duckdb_columns()
-    WHERE database_name = system.main.current_database() AND schema_name = 'duck_flight' AND table_name = 'sequences'
-        AND column_name = 'committed_at' AND column_default IS NOT NULL";
-
-/// Makes such a table what it is now.
-const DROP_DEFAULT_SQL: &str = "ALTER TABLE duck_flight.sequences ALTER committed_at DROP DEFAULT";
-
-/// Names as they are told apart now, where an earlier version wrote them down with letters beyond ASCII in lower case, too,
-/// and there is one table that they can mean.
-const SPELL_SQL: &str = "
-    UPDATE duck_flight.sequences AS old SET \"schema\" = spelled.\"schema\", \"table\" = spelled.\"table\"
-    FROM (
-        SELECT system.main.lower(schema_name) AS low_schema, system.main.lower(table_name) AS low_table,
-            system.main.min(system.main.translate(
-                schema_name, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ', 'abcdefghijklmnopqrstuvwxyz')) AS \"schema\",
-            system.main.min(system.main.translate(
-                table_name, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ', 'abcdefghijklmnopqrstuvwxyz')) AS \"table\"
-        FROM system.main.duckdb_tables() WHERE database_name = system.main.current_database()
-        GROUP BY low_schema, low_table HAVING system.main.count_star() = 1
-    ) AS spelled
-    WHERE old.\"schema\" = low_schema AND old.\"table\" = low_table
-        AND (old.\"schema\" <> spelled.\"schema\" OR old.\"table\" <> spelled.\"table\")";
-
 /// Rows that are no producer's last, which the engine deletes once there are many.
 const COMPACT_SQL: &str = "
     DELETE FROM duck_flight.sequences AS old
@@ -181,15 +155,11 @@ pub(super) enum Standing {
 impl Producers {
     /// Reads how far all producers have come.
     pub(super) fn load(connection: &Connection, lossless: &Lossless) -> Result<Self> {
-        connection.execute(SPELL_SQL)?;
         let found = rows(
             connection,
             lossless,
             "SELECT producer, \"schema\", \"table\", last_sequence FROM duck_flight.producers",
         )?;
-        if rows(connection, lossless, HAS_DEFAULT_SQL)?.num_rows() > 0 {
-            connection.execute(DROP_DEFAULT_SQL)?;
-        }
         let states = (0..found.num_rows()).map(|row| {
             let key = ProducerKey::read(&found, row);
             let state = State {
