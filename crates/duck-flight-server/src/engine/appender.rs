@@ -123,8 +123,7 @@ impl<'a> TableWriter<'a> {
         names.push(ORDINAL.into());
         columns.push(format!("0::UBIGINT AS {ORDINAL}"));
         connection.execute(&format!(
-            "CREATE OR REPLACE TEMP TABLE {} AS SELECT {} FROM {} LIMIT 0",
-            STAGED.rsplit('.').next().unwrap_or(STAGED),
+            "CREATE OR REPLACE TEMP TABLE {STAGED} AS SELECT {} FROM {} LIMIT 0",
             columns.join(", "),
             qualified(table)
         ))?;

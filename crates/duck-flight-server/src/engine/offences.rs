@@ -75,9 +75,8 @@ pub(super) fn staged_offences(
     put: &Target,
     plan: &Plan,
 ) -> Result<Vec<Offence>> {
-    let (_, name) = AT_FAULT.rsplit_once('.').unwrap_or_default();
     connection.execute(&format!(
-        "CREATE OR REPLACE TEMP TABLE {name} ({ORDINAL} UBIGINT)"
+        "CREATE OR REPLACE TEMP TABLE {AT_FAULT} ({ORDINAL} UBIGINT)"
     ))?;
     let constraints = constraints(connection, lossless, &put.table)?;
     let is_sent = |name: &String| {

@@ -87,10 +87,8 @@ impl TableKey {
 
     /// Whether it has the name of a temporary table that the writers use: to them they would be one.
     pub(super) fn is_scratch(&self) -> bool {
-        [STAGED, AT_FAULT].iter().any(|scratch| {
-            let (_, name) = scratch.rsplit_once('.').unwrap_or_default();
-            name == self.table
-        })
+        let in_scratch = format!("{TEMPORARY}.main.{}", self.table);
+        [STAGED, AT_FAULT].contains(&in_scratch.as_str())
     }
 
     /// Whether it is a temporary table, of which every connection has its own.
