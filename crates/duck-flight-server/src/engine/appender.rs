@@ -181,16 +181,16 @@ impl<'a> TableWriter<'a> {
         let mut rows_before = rows_before;
         for chunk in self.chunks(batch) {
             if let Err(error) = self.append_chunk(&chunk) {
-                return Err(self.find_row(&chunk, rows_before, error));
+                return Err(self.find_row(&chunk.rows, rows_before, error));
             }
-            rows_before += chunk.num_rows() as u64;
+            rows_before += chunk.rows.num_rows() as u64;
         }
         self.rows += batch.num_rows() as u64;
         Ok(())
     }
 
     /// Cuts a batch into chunks.
-    fn chunks<'b>(&self, batch: &'b RecordBatch) -> impl Iterator<Item = RecordBatch> + use<'b> {
+    fn chunks<'b>(&self, batch: &'b RecordBatch) -> impl Iterator<Item = Chunk> + use<'b> {
         let most_bytes = match self.gathered {
             Some(_) => GATHERED_BYTES,
             None => usize::MAX,
@@ -200,22 +200,22 @@ impl<'a> TableWriter<'a> {
         starts.flat_map(move |start| {
             let mut chunks = Vec::new();
             let slice = batch.slice(start, MAX_CHUNK_ROWS.min(rows - start));
-            halve(slice, most_bytes, &mut chunks);
+            Chunk::of(slice).cut(most_bytes, &mut chunks);
             chunks
         })
     }
 
     /// Appends a chunk. What is gathered is applied before, where both would be too much.
-    fn append_chunk(&mut self, chunk: &RecordBatch) -> ffi::Result<()> {
-        let bytes = gathered_bytes(chunk);
+    fn append_chunk(&mut self, chunk: &Chunk) -> ffi::Result<()> {
+        let Chunk { rows, bytes } = chunk;
         let gathered = self.gathered.as_ref();
         if gathered.is_some_and(|gathered| gathered.bytes + bytes > GATHERED_BYTES) {
             self.apply()?;
         }
-        let imported = self.importer.import(chunk)?;
+        let imported = self.importer.import(rows)?;
         append_to_all(&mut self.appenders, &imported)?;
         if let Some(gathered) = &mut self.gathered {
-            gathered.add(chunk.num_rows(), bytes);
+            gathered.add(rows.num_rows(), *bytes);
         }
         Ok(())
     }
@@ -271,7 +271,7 @@ impl<'a> TableWriter<'a> {
         let mut rows_before = rows_before;
         for chunk in self.chunks(batch) {
             self.sift_chunk(&chunk, rows_before, &mut misfits)?;
-            rows_before += chunk.num_rows() as u64;
+            rows_before += chunk.rows.num_rows() as u64;
         }
         Ok(misfits)
     }
@@ -279,23 +279,22 @@ impl<'a> TableWriter<'a> {
     /// Halves what cannot be cast, down to the rows at fault.
     fn sift_chunk(
         &mut self,
-        slice: &RecordBatch,
+        chunk: &Chunk,
         rows_before: u64,
         misfits: &mut Vec<Offence>,
     ) -> Result<()> {
-        let Err(error) = self.append_chunk(slice) else {
+        let Err(error) = self.append_chunk(chunk) else {
             return Ok(());
         };
+        let slice = &chunk.rows;
         let Some(index) = column_in(&error.message).filter(|index| *index < slice.num_columns())
         else {
             return Err(error.into());
         };
-        let rows = slice.num_rows();
-        if rows > 1 {
-            let half = rows / 2;
-            self.sift_chunk(&slice.slice(0, half), rows_before, misfits)?;
-            let rest = slice.slice(half, rows - half);
-            return self.sift_chunk(&rest, rows_before + half as u64, misfits);
+        if let Some([first, second]) = chunk.halves() {
+            self.sift_chunk(&first, rows_before, misfits)?;
+            let rows_before = rows_before + first.rows.num_rows() as u64;
+            return self.sift_chunk(&second, rows_before, misfits);
         }
         let column = slice.schema_ref().field(index).name().as_str();
         let misfit = misfit(slice, 0, index, &error);
@@ -337,24 +336,47 @@ fn append_to_all(appenders: &mut [Appender<'_>], chunk: &DataChunk) -> ffi::Resu
         .try_for_each(|appender| appender.append(chunk))
 }
 
-/// Halves a chunk until none has more bytes, unless a row has.
-fn halve(chunk: RecordBatch, most_bytes: usize, chunks: &mut Vec<RecordBatch>) {
-    let rows = chunk.num_rows();
-    if rows < 2 || gathered_bytes(&chunk) <= most_bytes {
-        return chunks.push(chunk);
-    }
-    let half = rows / 2;
-    halve(chunk.slice(0, half), most_bytes, chunks);
-    halve(chunk.slice(half, rows - half), most_bytes, chunks);
+/// Rows that are appended at once.
+struct Chunk {
+    rows: RecordBatch,
+    /// What an appender holds of them, more or less.
+    bytes: usize,
 }
 
-/// The bytes that an appender holds of these rows, more or less.
-fn gathered_bytes(rows: &RecordBatch) -> usize {
-    let bytes = |column: &ArrayRef| match width(column.data_type()) {
-        Some(width) => column.len() * width,
-        None => column.len() * REFERENCE_BYTES + row_bytes(column),
-    };
-    rows.columns().iter().map(bytes).sum()
+impl Chunk {
+    fn of(rows: RecordBatch) -> Self {
+        let bytes = |column: &ArrayRef| match width(column.data_type()) {
+            Some(width) => column.len() * width,
+            None => column.len() * REFERENCE_BYTES + row_bytes(column),
+        };
+        let bytes = rows.columns().iter().map(bytes).sum();
+        Self { rows, bytes }
+    }
+
+    /// Halves it until no part has more bytes, unless a row has.
+    fn cut(self, most_bytes: usize, parts: &mut Vec<Self>) {
+        let halves = match self.bytes > most_bytes {
+            true => self.halves(),
+            false => None,
+        };
+        match halves {
+            Some(halves) => halves
+                .into_iter()
+                .for_each(|half| half.cut(most_bytes, parts)),
+            None => parts.push(self),
+        }
+    }
+
+    /// Its halves; `None` of a row.
+    fn halves(&self) -> Option<[Self; 2]> {
+        let rows = self.rows.num_rows();
+        let half = rows / 2;
+        (half > 0).then(|| {
+            let first = self.rows.slice(0, half);
+            let second = self.rows.slice(half, rows - half);
+            [first, second].map(Self::of)
+        })
+    }
 }
 
 /// What is wrong with a value that DuckDB could not cast.
