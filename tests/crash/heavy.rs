@@ -1,7 +1,7 @@
 //! The disk fails in the middle of more than a small append: of large units, of changes by key, of what clients of Flight
 //! SQL commit, of a query that spills; and the mark of the log cannot be written.
 
-use duck_tests::{Client, ServerProcess};
+use duck_tests::{Client, ServerProcess, soon};
 use tonic::Code;
 
 use crate::faults::{
@@ -46,6 +46,33 @@ async fn a_large_unit_on_a_bad_disk_is_refused_or_ends_the_server() {
         assert_goes_on_or_ended(&mut server, &client, &mut ledger).await;
         assert_restart_serves_everything(&disk, server, &mut ledger).await;
     }
+}
+
+/// What is acknowledged behind half a unit is never read again: whoever waits for its turn must not have it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_acknowledged_behind_half_a_large_unit() {
+    let disk = Disk::new();
+    let (mut server, client, mut ledger) = loaded(&disk).await;
+    let mut behind = Ledger::starting_at(1_000_000);
+    disk.fail_all(&[("write", LOG, "short"), ("truncate", LOG, "hold")]);
+    let (large, _) = tokio::join!(ledger.append(&client, LARGE), async {
+        let held = async {
+            // One write is half done, the next one finds the disk full, and then the half is to be cut off.
+            while disk.failures() < 3 {
+                client.ping().await;
+            }
+        };
+        soon("half a unit in the log", held).await;
+        let release = async {
+            client.ping().await;
+            disk.fail("truncate", LOG, EIO);
+        };
+        tokio::join!(behind.append(&client, SMALL), release)
+    });
+    large.expect_err("a bad disk");
+    assert_ended_with_reason(&server.wait());
+    ledger.merge(behind);
+    assert_restart_serves_everything(&disk, server, &mut ledger).await;
 }
 
 /// Fails while a unit takes the place of the one before it: the table is one of them.
