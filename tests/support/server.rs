@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use duck_flight_server::{
-    Config, DEFAULT_ROW_GROUP_ROWS, DEFAULT_STORAGE_VERSION, Engine, EngineOptions, Expiry,
+    Closed, Config, DEFAULT_ROW_GROUP_ROWS, DEFAULT_STORAGE_VERSION, Engine, EngineOptions, Expiry,
     ServeError, runtime, serve,
 };
 use tempfile::TempDir;
@@ -105,7 +105,7 @@ pub struct TestServer {
     address: String,
     database: PathBuf,
     stop: oneshot::Sender<()>,
-    serving: oneshot::Receiver<Result<(), ServeError>>,
+    serving: oneshot::Receiver<Result<Closed, ServeError>>,
     directory: TempDir,
 }
 

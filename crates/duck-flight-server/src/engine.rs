@@ -19,6 +19,7 @@ mod effect;
 mod evolve;
 mod expansion;
 mod express;
+mod facts;
 mod ffi;
 mod files;
 mod frames;
@@ -82,6 +83,7 @@ pub use attach::BLOCK_BYTES;
 pub(crate) use attach::{MAX_ROW_GROUP_ROWS, VECTOR_ROWS};
 pub(crate) use cancel::Cancel;
 pub(crate) use catalog::{Relation, literal};
+pub use facts::Facts;
 pub(crate) use holdings::HeldBytes;
 pub(crate) use ingest::{Committing, Put, SentBatch};
 pub(crate) use large::Large;
@@ -150,6 +152,19 @@ fn own_tables(connection: &Connection, lossless: &Lossless) -> Result<(Producers
     ))
 }
 
+/// What an end without a checkpoint means for whoever copies the database.
+const LOG_LEFT: &str = "what was acknowledged last is in the log alone, which the next start replays: until then the database \
+                        file, its .wal and its .mark belong together, in a backup, too";
+
+/// How a database was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// All of it is in its file, and no log is left.
+    Checkpointed,
+    /// What was committed last may be in its log alone, which the next start replays.
+    LogLeft,
+}
+
 /// One open database and the threads that work on it. Clones share it.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
@@ -173,6 +188,7 @@ struct Inner {
     room: RoomWatch,
     /// The name of the server's own database in SQL.
     catalog: String,
+    facts: Facts,
     commits: Arc<Commits>,
     database: Mutex<Option<Database>>,
 }
@@ -243,6 +259,7 @@ impl Engine {
             running: Running::default(),
             room: RoomWatch::new(&options.database, options.min_free_disk_bytes),
             catalog: catalog::current(&set_up, &shared.lossless)?.0,
+            facts: Facts::read(&set_up)?,
             commits: database.commits(),
             shared,
             database: Mutex::new(Some(database)),
@@ -250,6 +267,11 @@ impl Engine {
         // Last, for after it the connections above could not be set up.
         lock_down(&set_up)?;
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// What DuckDB says of itself.
+    pub fn facts(&self) -> &Facts {
+        &self.0.facts
     }
 
     /// Runs a script; the last statement's result streams out. Dropping the stream stops it.
@@ -502,7 +524,7 @@ impl Engine {
 
     /// Finishes what was begun, checkpoints and closes the database. Blocks. Where a statement goes on although it was
     /// cancelled, the database stays as it is: what was acknowledged is in the log.
-    pub(crate) fn close(&self) {
+    pub(crate) fn close(&self) -> Closed {
         let have_ended = self.0.queries.stop(Some(Instant::now() + STOP_PATIENCE));
         self.0.large_units.stop(None);
         self.0.lookups.stop(None);
@@ -518,10 +540,9 @@ impl Engine {
         }
         if !have_ended {
             tracing::warn!(
-                "a statement that was cancelled does not end, so it is left behind, and no checkpoint is made; what was \
-                 acknowledged is in the log, which is replayed at the next start"
+                "a statement that was cancelled does not end, so it is left behind, and no checkpoint is made; {LOG_LEFT}"
             );
-            return;
+            return Closed::LogLeft;
         }
         let database = self
             .0
@@ -530,13 +551,17 @@ impl Engine {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let checkpoint = database.map(|database| database.connect()?.execute("CHECKPOINT"));
-        match checkpoint {
-            Some(Ok(())) => self.0.shared.mark.remove(),
-            Some(Err(error)) => {
-                tracing::warn!(%error, "no checkpoint at the end; the log is replayed at the next start");
-            }
-            None => {}
+        if let Some(Err(error)) = checkpoint {
+            tracing::warn!(%error, "no checkpoint at the end; {LOG_LEFT}");
+            return Closed::LogLeft;
         }
+        let mark = &self.0.shared.mark;
+        if mark.has_log() {
+            tracing::warn!("the last checkpoint has left a log; {LOG_LEFT}");
+            return Closed::LogLeft;
+        }
+        mark.remove();
+        Closed::Checkpointed
     }
 
     /// The columns of a table as they were last seen, or as they are.

@@ -316,6 +316,20 @@ pub enum Error {
         /// The file that knows.
         mark: PathBuf,
     },
+    /// The log goes with the database file as it was at another moment.
+    #[error(
+        "{said}; the log is not of the same moment as the database file: where a copy was put in its place, move {log} and \
+         {mark} away, which go with the file that was there before, and put those beside it that were copied with it, if \
+         there are any; where not, put the file back that goes with the log", log = log.display(), mark = mark.display()
+    )]
+    LogOfAnotherMoment {
+        /// What DuckDB says.
+        said: String,
+        /// The log.
+        log: PathBuf,
+        /// The mark beside it.
+        mark: PathBuf,
+    },
     /// Reading or writing outside DuckDB failed.
     #[error("{doing}: {source}")]
     Io {
@@ -387,7 +401,8 @@ impl Error {
             | Self::OpenTransaction
             | Self::DatabaseInUse { .. }
             | Self::OwnSchema(_)
-            | Self::LogDamaged { .. } => Code::FailedPrecondition,
+            | Self::LogDamaged { .. }
+            | Self::LogOfAnotherMoment { .. } => Code::FailedPrecondition,
             Self::Forbidden(_) => Code::PermissionDenied,
             Self::NoTable(_)
             | Self::NothingToDelete(_)

@@ -25,7 +25,7 @@ use tower::{Layer, Service};
 
 use crate::config::Config;
 use crate::drain::{Drain, Stage};
-use crate::engine::{Engine, STACK_BYTES, STOP_PATIENCE};
+use crate::engine::{Closed, Engine, STACK_BYTES, STOP_PATIENCE};
 use crate::error::Error;
 use crate::flight::{FrontDoor, RequestBytes};
 use crate::intake::Intake;
@@ -89,8 +89,8 @@ pub enum ServeError {
     Database(String),
 }
 
-/// Serves until `shutdown` completes, then finishes what is in flight, checkpoints and closes the database. What has
-/// not finished within the configured grace is ended.
+/// Serves until `shutdown` completes, then finishes what is in flight, checkpoints and closes the database; answers how that
+/// was closed. What has not finished within the configured grace is ended.
 ///
 /// # Errors
 /// When the transport fails, or the database becomes unusable.
@@ -99,7 +99,7 @@ pub async fn serve(
     engine: Engine,
     config: &Config,
     shutdown: impl Future<Output = ()> + Send,
-) -> Result<(), ServeError> {
+) -> Result<Closed, ServeError> {
     let sessions = Sessions::new(engine.clone(), config.expiry);
     let (stages, drain) = Drain::new();
     let front_door = FrontDoor::new(sessions.clone(), config.max_message_bytes, drain.clone());
@@ -117,10 +117,10 @@ pub async fn serve(
         .await
         .ok();
     let closing = tokio::task::spawn_blocking(move || engine.close());
-    if closing.await.is_err() {
+    Ok(closing.await.unwrap_or_else(|_| {
         tracing::error!("the engine did not close cleanly");
-    }
-    Ok(())
+        Closed::LogLeft
+    }))
 }
 
 /// Serves any Flight service over this server's transport until `shutdown` completes; what is in flight then is cut.

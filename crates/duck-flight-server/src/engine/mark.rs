@@ -203,6 +203,13 @@ impl Mark {
         })
     }
 
+    /// Whether there is anything in a log.
+    pub(super) fn has_log(&self) -> bool {
+        let is_filled = |log: &PathBuf| log.metadata().is_ok_and(|log| log.len() > 0);
+        let files = self.files.as_ref();
+        files.is_some_and(|files| files.logs.iter().any(is_filled))
+    }
+
     /// Takes the mark away: the database was closed, with nothing left in its log.
     pub(super) fn remove(&self) {
         if let Some(files) = &self.files {
@@ -347,7 +354,7 @@ pub(super) fn logs(database: &Path) -> [PathBuf; 2] {
     [log, next]
 }
 
-fn mark_path(database: &Path) -> PathBuf {
+pub(super) fn mark_path(database: &Path) -> PathBuf {
     PathBuf::from(format!("{}.mark", database.display()))
 }
 

@@ -73,7 +73,8 @@ pub(super) fn open_database(options: &EngineOptions) -> Result<Opened> {
     let lossless = lossless(&database)?;
     if path != IN_MEMORY {
         let rows = attach(&database.connect()?, &lossless, options, path)
-            .map_err(|error| in_use(&options.database, error))?;
+            .map_err(|error| in_use(&options.database, error))
+            .map_err(|error| of_another_moment(&options.database, error))?;
         database.set_row_group_rows(rows);
     }
     Ok(Opened { database, lossless })
@@ -116,6 +117,21 @@ fn in_use(path: &Path, error: Error) -> Error {
     Error::DatabaseInUse {
         path: path.to_owned(),
         holder: holder.unwrap_or_default(),
+    }
+}
+
+/// Tells a log that goes with another moment of the database file apart from other reasons: mostly that of a file in whose
+/// place a copy was put.
+fn of_another_moment(path: &Path, error: Error) -> Error {
+    let said = error.to_string();
+    if !said.contains("WAL checkpoint iteration does not match") {
+        return error;
+    }
+    let [log, _] = mark::logs(path);
+    Error::LogOfAnotherMoment {
+        said,
+        log,
+        mark: mark::mark_path(path),
     }
 }
 
