@@ -365,7 +365,9 @@ async fn a_disk_that_is_full_at_the_end_leaves_everything_to_the_next_start() {
     disk.fail_all(&[("write", DATABASE, ENOSPC), ("write", LOG, ENOSPC)]);
     server.signal("TERM");
     let exit = server.wait();
-    assert!(disk.failures() > 0 && !exit.stderr.is_empty(), "{exit:?}");
+    assert!(disk.failures() > 0, "{exit:?}");
+    assert_eq!(exit.code, Some(3), "{exit:?}");
+    assert!(exit.stderr.contains("no checkpoint at the end"), "{exit:?}");
     assert_restart_serves_everything(&disk, server, &mut ledger).await;
 }
 

@@ -1,5 +1,6 @@
 //! The way down: what is in flight is finished, what was acknowledged is kept.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -294,7 +295,7 @@ async fn a_second_signal_ends_the_server_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_ends_a_server_whose_statement_does_not_end() {
+async fn sigterm_ends_a_server_whose_statement_does_not_end_and_tells_that_the_log_is_left() {
     // DuckDB does not look whether it was interrupted before it has found an order for so many joins.
     let joins = (1..200).map(|number| format!(" JOIN (SELECT 1 AS x) t{number} USING (x)"));
     let stuck = format!(
@@ -315,12 +316,22 @@ async fn sigterm_ends_a_server_whose_statement_does_not_end() {
     client.until_kept("running", 2).await;
     server.signal("TERM");
     let exit = server.wait();
-    assert_eq!(exit.code, Some(0), "{exit:?}");
-    assert!(exit.stderr.contains("does not end"), "{exit:?}");
+    assert_eq!(exit.code, Some(3), "{exit:?}");
+    for word in ["does not end", ".wal", ".mark"] {
+        assert!(exit.stderr.contains(word), "{exit:?}");
+    }
     for task in [by_itself, in_session] {
         assert!(soon("the end of the call", task).await.unwrap().is_some());
     }
-    assert_eq!(rows_at_rest(server.directory(), "t"), 10);
+    assert!(has_log(server.directory()));
+    let copy = tempfile::tempdir().unwrap();
+    for ending in ["", ".wal", ".mark"] {
+        let name = format!("test.db{ending}");
+        std::fs::copy(server.directory().join(&name), copy.path().join(&name)).unwrap();
+    }
+    let server = ServerProcess::start_in(copy, &[]);
+    assert_eq!(server.client().await.count("t").await, 10);
+    assert!(!has_log(server.stop().path()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -412,6 +423,52 @@ async fn a_second_server_on_the_same_file_names_the_file_and_the_process() {
     );
     assert_eq!(server.client().await.rows("SELECT 1").await, ["1"]);
     server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_put_back_beside_a_later_log_is_refused_until_that_is_moved_away() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    client.append("t", &[ints(0..10)]).await.unwrap();
+    let directory = server.stop();
+    let file = directory.path().join("test.db");
+    let copy = directory.path().join("copy");
+    std::fs::copy(&file, &copy).unwrap();
+    let server = ServerProcess::start_in(directory, &[]);
+    let client = server.client().await;
+    client.append("t", &[ints(10..20)]).await.unwrap();
+    client.execute("CHECKPOINT").await;
+    client.append("t", &[ints(20..30)]).await.unwrap();
+    let directory = server.kill();
+    std::fs::copy(&copy, &file).unwrap();
+    let refused = ServerProcess::try_start_in(directory, &[], &[]);
+    let (directory, exit) = refused.expect_err("the log goes with another file");
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    for ending in ["wal", "mark"] {
+        let beside = directory.path().join(format!("test.db.{ending}"));
+        let named = beside.display().to_string();
+        assert!(exit.stderr.contains(&named), "{named}: {exit:?}");
+        std::fs::rename(&beside, directory.path().join(ending)).unwrap();
+    }
+    let server = ServerProcess::start_in(directory, &[]);
+    assert_eq!(server.client().await.count("t").await, 10);
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_at_debug_tells_of_requests_and_not_of_frames() {
+    let directory = tempfile::tempdir().unwrap();
+    let environment = [("RUST_LOG", OsStr::new("debug"))];
+    let started = ServerProcess::try_start_in(directory, &[], &environment);
+    let mut server = started.expect("it starts");
+    let client = server.client().await;
+    client.try_rows("FROM nowhere").await.unwrap_err();
+    drop(client);
+    server.signal("TERM");
+    let exit = server.wait();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    assert!(exit.stderr.contains("request refused"), "{exit:?}");
+    assert!(!exit.stderr.contains("h2::"), "{exit:?}");
 }
 
 #[test]

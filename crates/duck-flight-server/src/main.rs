@@ -104,7 +104,7 @@ async fn run(config: Config) -> anyhow::Result<Closed> {
 /// Says what was started: with the settings that were not given, too.
 fn log_start(config: &Config, duckdb: &Facts, address: SocketAddr) {
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
+        version = %env!("CARGO_PKG_VERSION"),
         database = %config.engine.database.display(),
         duckdb = %duckdb.version,
         threads = %duckdb.threads,

@@ -279,6 +279,73 @@ fn a_ready_line_says_where_it_listens_and_a_signal_ends_it_with_success() {
 }
 
 #[test]
+fn a_port_that_is_taken_is_told_with_a_remedy_before_the_database_is_touched() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let output = output(server(&["--listen", &taken]).current_dir(directory.path()));
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(
+        said.contains(&taken) && said.contains("give another --listen"),
+        "{said}"
+    );
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_log_tells_what_was_started_unless_it_is_asked_for_less() {
+    let flags = [
+        "--listen",
+        "127.0.0.1:0",
+        "--database",
+        ":memory:",
+        "--threads",
+        "2",
+        "--memory-limit",
+        "1GiB",
+    ];
+    for (asked, is_told) in [
+        (None, true),
+        (Some(""), true),
+        (Some(" "), true),
+        (Some("duck_flight_server=info, off"), true),
+        (Some("warn"), false),
+    ] {
+        let mut command = server(&flags);
+        command.envs(asked.map(|asked| ("RUST_LOG", asked)));
+        let mut running = Running::start(&mut command);
+        let line = running.ready_line();
+        let address = line.trim_end().replace("listening on ", "address=");
+        let (code, said) = running.stop();
+        assert_eq!(code, Some(0), "{asked:?}: {said}");
+        for word in [
+            concat!("version=", env!("CARGO_PKG_VERSION")),
+            "database=:memory:",
+            "duckdb=v1.5.5",
+            "threads=2",
+            "memory_limit=1.0 GiB",
+            &address,
+        ] {
+            assert_eq!(said.contains(word), is_told, "{asked:?}, {word}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_malformed_rust_log_is_a_usage_error() {
+    for malformed in ["duck_flight_server=debgu", "info,=x=y"] {
+        let output = output(server(&[]).env("RUST_LOG", malformed));
+        assert_eq!(output.status.code(), Some(2), "{malformed}");
+        let said = text(&output.stderr);
+        assert!(
+            said.starts_with(&format!("error: RUST_LOG={malformed}: ")),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn it_serves_and_ends_well_when_nobody_reads_what_it_says() {
     for format in ["text", "json"] {
         let directory = tempfile::tempdir().unwrap();
