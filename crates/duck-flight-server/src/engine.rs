@@ -154,7 +154,7 @@ fn own_tables(connection: &Connection, lossless: &Lossless) -> Result<(Producers
 
 /// What an end without a checkpoint means for whoever copies the database.
 const LOG_LEFT: &str = "what was acknowledged last is in the log alone, which the next start replays: until then the database \
-                        file, its .wal and its .mark belong together, in a backup, too";
+                        file, its .wal* and its .mark belong together, in a backup, too";
 
 /// How a database was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

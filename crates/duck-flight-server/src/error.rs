@@ -318,9 +318,9 @@ pub enum Error {
     },
     /// The log goes with the database file as it was at another moment.
     #[error(
-        "{said}; the log is not of the same moment as the database file: where a copy was put in its place, move {log} and \
-         {mark} away, which go with the file that was there before, and put those beside it that were copied with it, if \
-         there are any; where not, put the file back that goes with the log", log = log.display(), mark = mark.display()
+        "{said}; the log is not of the same moment as the database file: where a copy was put in its place, move {log}, \
+         {log}.checkpoint if it is there, and {mark} away, which go with the file that was there before, and put those beside \
+         it that were copied with it, if there are any; where not, put the file back that goes with the log", log = log.display(), mark = mark.display()
     )]
     LogOfAnotherMoment {
         /// What DuckDB says.

@@ -9,7 +9,7 @@ const SQL: &str = "SELECT system.main.version(), system.main.current_setting('th
                    system.main.current_setting('memory_limit')";
 
 /// What DuckDB says of itself.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Facts {
     /// Its version, such as `v1.5.5`.
     pub version: String,
