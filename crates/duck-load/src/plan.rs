@@ -23,7 +23,8 @@ pub struct Plan {
     pub writers: NonZeroUsize,
     /// Whether each batch is a put of its own, or a part of its writer's one long put.
     pub commit: Commit,
-    /// Batches a writer may have sent without an ack, with [`Commit::Batch`]. With [`Commit::Stream`] it is one.
+    /// Batches a writer may have sent without an ack, with [`Commit::Batch`]; fewer where they would take more than
+    /// [`Plan::WINDOW_BYTES`], but two at least. With [`Commit::Stream`] it is one.
     pub in_flight: NonZeroUsize,
     /// Makes values and categories repeatable. Batch ids stay unique: see [`Plan::first_batch_id`]. When absent,
     /// a producer takes [`Plan::PRODUCER_SEED`].
@@ -46,9 +47,12 @@ pub struct Plan {
     /// How often a batch is sent again after failures that certainly committed nothing of it; of a producer, after
     /// any failure that may pass. Without limit with [`Plan::resume`].
     pub retries: u32,
-    /// How long a writer waits for an answer before it takes the answer for lost.
+    /// How long a writer waits for an answer, from the one before, until it takes the answer for lost.
     pub ack_timeout: Duration,
 }
+
+/// What a row takes while its batch has no ack: it is kept as it was made and as the message that is sent, some 30 bytes each.
+const WAITING_ROW_BYTES: usize = 60;
 
 impl Plan {
     /// Batches of a writer when neither a number nor a duration is given: enough for a 99th percentile.
@@ -57,6 +61,8 @@ impl Plan {
     pub const DEFAULT_ROWS: u32 = 1000;
     /// The most rows of a batch. With [`Commit::Batch`] a batch is one message, of some 30 bytes a row.
     pub const MAX_ROWS: u32 = 1_000_000;
+    /// The memory that the batches of a writer take while they have no ack.
+    pub const WINDOW_BYTES: usize = 256 << 20;
     /// The table rows go to unless told otherwise.
     pub const DEFAULT_TABLE: &str = "concurrent_test";
     /// The seed of a producer unless told otherwise: a restarted process must make the same rows.
@@ -93,7 +99,11 @@ impl Plan {
     pub(crate) fn window(&self) -> usize {
         match self.commit {
             Commit::Stream => 1,
-            Commit::Batch => self.in_flight.get(),
+            Commit::Batch => {
+                let rows = usize::try_from(self.rows.get()).unwrap_or(usize::MAX);
+                let fitting = Self::WINDOW_BYTES / rows.saturating_mul(WAITING_ROW_BYTES);
+                self.in_flight.get().min(fitting.max(2))
+            }
         }
     }
 
@@ -119,5 +129,26 @@ impl Plan {
         let writers = u64::try_from(self.writers.get()).unwrap_or(u64::MAX);
         let per_writer = self.batches?.get().saturating_mul(self.rows.get().into());
         Some(per_writer.saturating_mul(writers))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_batches_have_a_smaller_window() {
+        let window = |rows, in_flight| {
+            let plan = Plan {
+                rows: NonZeroU32::new(rows).unwrap(),
+                in_flight: NonZeroUsize::new(in_flight).unwrap(),
+                commit: Commit::Batch,
+                ..Plan::new("t")
+            };
+            plan.window()
+        };
+        assert_eq!(window(1000, 4096), 4096);
+        assert_eq!(window(Plan::MAX_ROWS, 32), 4);
+        assert_eq!(window(Plan::MAX_ROWS, 1), 1);
     }
 }

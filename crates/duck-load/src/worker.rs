@@ -31,6 +31,8 @@ pub(crate) struct Worker<T> {
     started: Instant,
     /// Batches sent without an answer, oldest first; never more than the plan's window.
     waiting: VecDeque<Sent>,
+    /// When the last ack came.
+    last_answer: Instant,
     /// Batches to be sent again, oldest first.
     again: VecDeque<Sent>,
     /// Nothing is sent before.
@@ -106,6 +108,7 @@ impl<T: Target> Worker<T> {
             stats: Stats::default(),
             started: now,
             waiting: VecDeque::new(),
+            last_answer: now,
             again: VecDeque::new(),
             not_before: now,
             made: 0,
@@ -207,7 +210,8 @@ impl<T: Target> Worker<T> {
 
     async fn next_event(&mut self, due: Option<Instant>) -> Event {
         let oldest = self.waiting.front();
-        let overdue = oldest.map(|sent| sent.at + self.plan.ack_timeout);
+        // The server comes to a batch once it has answered those before.
+        let overdue = oldest.map(|sent| sent.at.max(self.last_answer) + self.plan.ack_timeout);
         tokio::select! {
             // Answers first, so that their latency is not that of making the next batch.
             biased;
@@ -257,6 +261,7 @@ impl<T: Target> Worker<T> {
         let Some(sent) = self.waiting.pop_front() else {
             return;
         };
+        self.last_answer = Instant::now();
         let Err(message) = self.check(&sent, ack) else {
             return self.settle(&sent, ack.duplicate);
         };

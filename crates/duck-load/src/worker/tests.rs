@@ -228,6 +228,17 @@ async fn an_answer_that_never_comes_is_unknown_after_the_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_goes_on_answering_is_waited_for_however_long_the_queue_is() {
+    let plan = Plan {
+        ack_timeout: millis(500),
+        ..pipelined(20, 8)
+    };
+    let (report, _) = run(&plan, FakeTarget::steady(millis(200))).await;
+    assert!(report.is_success(), "{report}");
+    assert_close(report.latency_ms_max, 1600.0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_duration_ends_the_sending_and_the_last_answers_still_count() {
     let plan = Plan {
         batches: None,
