@@ -371,6 +371,47 @@ async fn a_loader_whose_producer_is_forgotten_ends_and_doubles_nothing() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_into_a_table_that_was_dropped_begins_anew_once_its_producer_is_forgotten() {
+    for commit in [Commit::Stream, Commit::Batch] {
+        let server = TestServer::start().await;
+        let client = server.client().await;
+        let connect = ConnectOptions {
+            server: server.address().to_owned(),
+        };
+        let plan = Plan {
+            interval: None,
+            ..resuming(commit, MOMENT, 5)
+        };
+        let elsewhere = Plan {
+            table: "elsewhere".into(),
+            ..plan.clone()
+        };
+        for plan in [&plan, &elsewhere] {
+            assert!(load(server.address(), plan.clone()).await.is_success());
+        }
+        client.execute("DROP TABLE t").await;
+        for resume in [true, false] {
+            let plan = Plan {
+                resume,
+                ..plan.clone()
+            };
+            let report = load(server.address(), plan).await;
+            assert!(!report.is_success(), "{report}");
+            let error = report.first_error.unwrap();
+            assert!(error.contains("--forget"), "{error}");
+        }
+        let answer = duck_load::forget(&connect, &plan).await.unwrap();
+        assert_eq!(answer.forgotten, 1);
+        for plan in [plan, elsewhere] {
+            let report = load(server.address(), plan.clone()).await;
+            assert!(report.is_success(), "{report}");
+            let table = plan.table.to_sql();
+            assert_eq!(client.count(&table).await, 50, "{table}");
+        }
+    }
+}
+
 /// On one thread the end of a connection is heard of before a later server's answer.
 #[tokio::test]
 async fn a_batch_is_not_in_doubt_whose_loader_lost_its_connection_before() {

@@ -60,7 +60,14 @@ pub struct ConnectOptions {
 pub struct ConnectArgs {
     /// Where the server is: `grpc://host:port`, or just `host:port`.
     #[arg(long, value_name = "URL", env = "DUCK_FLIGHT_SERVER", default_value = DEFAULT_SERVER)]
+    #[arg(value_parser = checked_address)]
     pub server: String,
+}
+
+/// An address as it is, where it is one.
+#[cfg(feature = "cli")]
+fn checked_address(server: &str) -> Result<String, String> {
+    endpoint(server).map(|_| server.to_owned())
 }
 
 #[cfg(feature = "cli")]
@@ -106,8 +113,11 @@ impl ConnectOptions {
             let socket = Socket::patient(TokioIo::into_inner(stream));
             TokioIo::new(socket.counted(&endings))
         });
-        let channel = self
-            .endpoint()?
+        let endpoint = endpoint(&self.server).map_err(|reason| ConnectError::Address {
+            server: self.server.clone(),
+            reason,
+        })?;
+        let channel = endpoint
             .http2_keep_alive_interval(keep_alive.interval)
             .keep_alive_timeout(keep_alive.timeout)
             // A call on a connection that was idle is not always seen in time to begin asking.
@@ -120,33 +130,34 @@ impl ConnectOptions {
             })?;
         Ok(flight_client(channel))
     }
+}
 
-    fn endpoint(&self) -> Result<Endpoint, ConnectError> {
-        let bad_address = |reason: String| ConnectError::Address {
-            server: self.server.clone(),
-            reason,
-        };
-        let address = match self.server.split_once("://") {
-            None => &self.server,
-            Some(("grpc" | "grpc+tcp" | "http", address)) => address,
-            Some((scheme, _)) => {
-                return Err(bad_address(format!(
-                    "unknown scheme `{scheme}`, use grpc://host:port"
-                )));
-            }
-        };
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| bad_address(error.to_string()))?;
-        if endpoint.uri().port().is_none() {
-            return Err(bad_address(format!(
-                "the port is missing, usually {DEFAULT_PORT}"
-            )));
+/// Where an address leads, or what is wrong with it.
+fn endpoint(server: &str) -> Result<Endpoint, String> {
+    let address = match server.split_once("://") {
+        None => server,
+        Some(("grpc" | "grpc+tcp" | "http", address)) => address,
+        Some((scheme, _)) => {
+            return Err(format!("unknown scheme `{scheme}`, use grpc://host:port"));
         }
-        Ok(endpoint
-            .max_frame_size(FRAME_BYTES)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
+    };
+    if address.is_empty() {
+        return Err("it is empty, use grpc://host:port".into());
     }
+    let endpoint =
+        Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
+    let uri = endpoint.uri();
+    if uri.port().is_none() {
+        let is_missing = uri.authority().map(|it| it.as_str()) == uri.host();
+        return Err(match is_missing {
+            true => format!("the port is missing, usually {DEFAULT_PORT}"),
+            false => format!("the port is a number up to {}", u16::MAX),
+        });
+    }
+    Ok(endpoint
+        .max_frame_size(FRAME_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
 }
 
 /// What went wrong at the bottom: the layers above repeat it, or only name themselves.
@@ -178,15 +189,34 @@ pub fn silence(status: &Status) -> Option<&'static str> {
     )
 }
 
-/// What a call's error says to a person: the server's own message where there is one.
-pub fn error_message(error: &FlightError) -> String {
-    match error {
-        FlightError::Tonic(status) => match silence(status) {
-            Some(silence) => silence.to_owned(),
-            None if status.message().is_empty() => status.code().to_string(),
-            None => status.message().to_owned(),
-        },
-        other => other.to_string(),
+/// How the transport begins what it says of bytes that are not its protocol's.
+const NOT_HTTP2: &str = "connection error detected: ";
+
+/// What a call's error says to a person: the server's own message where there is one, and otherwise what became of the
+/// connection to that server.
+pub fn error_message(error: &FlightError, server: &str) -> String {
+    let FlightError::Tonic(status) = error else {
+        return error.to_string();
+    };
+    if let Some(silence) = silence(status) {
+        return format!("{silence} ({server})");
+    }
+    // tonic gives a source to what its transport reports, and none to what a server answered.
+    if let Some(source) = std::error::Error::source(&**status) {
+        let cause = root_cause(source);
+        return match cause.starts_with(NOT_HTTP2) {
+            true => format!(
+                "what answers at {server} is no Flight server; is that the port of duck-flight-server? {cause}"
+            ),
+            false => format!(
+                "the connection to {server} broke before the answer was complete; is duck-flight-server still running \
+                 there? {cause}"
+            ),
+        };
+    }
+    match status.message() {
+        "" => status.code().to_string(),
+        message => message.to_owned(),
     }
 }
 
@@ -214,17 +244,12 @@ pub enum ConnectError {
 #[cfg(test)]
 mod tests {
     use arrow_flight::Ticket;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
     fn uri(server: &str) -> Result<String, String> {
-        let options = ConnectOptions {
-            server: server.to_owned(),
-        };
-        options
-            .endpoint()
-            .map(|e| e.uri().to_string())
-            .map_err(|error| error.to_string())
+        endpoint(server).map(|endpoint| endpoint.uri().to_string())
     }
 
     #[test]
@@ -252,8 +277,43 @@ mod tests {
         let call = client.do_get(Ticket::new("SELECT 1"));
         let answer = tokio::time::timeout(Duration::from_secs(10), call).await;
         let error = answer.expect("an end").map(drop).unwrap_err();
-        let message = error_message(&error);
+        let message = error_message(&error, &options.server);
         assert!(message.contains("does not answer"), "{message} {error:?}");
+        assert!(message.contains(&options.server), "{message} {error:?}");
+    }
+
+    /// What a call says to a server that takes one connection, reads the beginning of a call, answers so and hangs up.
+    async fn said_of_an_answer(answer: &'static [u8]) -> (String, String) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = listener.local_addr().unwrap().to_string();
+        let answering = tokio::spawn(async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            connection.read_exact(&mut [0; 24]).await.unwrap();
+            connection.write_all(answer).await.unwrap();
+            // Until the client has sent its call.
+            connection.read_exact(&mut [0; 200]).await.ok();
+        });
+        let options = ConnectOptions {
+            server: server.clone(),
+        };
+        let mut client = options.connect().await.unwrap();
+        let call = client.do_get(Ticket::new("SELECT 1")).await;
+        answering.await.unwrap();
+        (
+            server.clone(),
+            error_message(&call.map(drop).unwrap_err(), &server),
+        )
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_is_named_and_so_is_a_server_of_another_kind() {
+        // An empty SETTINGS frame, so that the client goes on.
+        let (server, message) = said_of_an_answer(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+        let expected = format!("the connection to {server} broke");
+        assert!(message.starts_with(&expected), "{message}");
+        let (server, message) = said_of_an_answer(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        let expected = format!("what answers at {server} is no Flight server");
+        assert!(message.starts_with(&expected), "{message}");
     }
 
     #[test]
@@ -268,5 +328,7 @@ mod tests {
                 .unwrap_err()
                 .contains("the port is missing")
         );
+        assert!(uri("localhost:99999").unwrap_err().contains("up to 65535"));
+        assert!(uri("").unwrap_err().contains("it is empty"));
     }
 }

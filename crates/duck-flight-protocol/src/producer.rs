@@ -26,12 +26,21 @@ pub struct ProducerState {
 
 /// Which producers to forget: what they send from then on counts as new.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(untagged, deny_unknown_fields)]
 pub enum ForgetProducers {
-    /// The producer of this name, with all its tables. A stream it has open is fenced.
-    Producer(String),
-    /// Those that have committed nothing for so many seconds and have no stream open.
-    IdleSeconds(u64),
+    /// One producer. A stream it has open is fenced.
+    Named {
+        /// Its name.
+        producer: String,
+        /// The table it is forgotten with; all its tables when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        table: Option<TableName>,
+    },
+    /// Those that have been idle.
+    Idle {
+        /// They have committed nothing for so many seconds and have no stream open.
+        idle_seconds: u64,
+    },
 }
 
 /// The body of the one result of [`ACTION_FORGET_PRODUCERS`], as JSON.
@@ -39,4 +48,34 @@ pub enum ForgetProducers {
 pub struct ProducersForgotten {
     /// How many pairs of a producer and a table were forgotten.
     pub forgotten: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_forgotten_is_never_guessed() {
+        let read = |json| serde_json::from_str::<ForgetProducers>(json);
+        let named = |table: Option<&str>| ForgetProducers::Named {
+            producer: "p".into(),
+            table: table.map(Into::into),
+        };
+        assert_eq!(read(r#"{"producer":"p"}"#).unwrap(), named(None));
+        let of_one_table = r#"{"producer":"p","table":"t"}"#;
+        assert_eq!(read(of_one_table).unwrap(), named(Some("t")));
+        assert_eq!(
+            serde_json::to_string(&named(Some("t"))).unwrap(),
+            of_one_table
+        );
+        for json in [
+            r#"{"producer":"p","tabel":"t"}"#,
+            r#"{"producer":"p","idle_seconds":1}"#,
+            r#"{"idle_seconds":1,"table":"t"}"#,
+            r#"["p"]"#,
+            "{}",
+        ] {
+            assert!(read(json).is_err(), "{json}");
+        }
+    }
 }

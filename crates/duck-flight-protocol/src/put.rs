@@ -52,6 +52,7 @@ pub enum SchemaMode {
 /// What is one unit, committed and acknowledged as a whole.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Commit {
     /// The whole put: one acknowledgement at its end.
     #[default]

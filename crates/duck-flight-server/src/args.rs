@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::builder::BoolishValueParser;
 
 use crate::engine::{
     DEFAULT_ROW_GROUP_ROWS, DEFAULT_STORAGE_VERSION, MAX_ROW_GROUP_ROWS, VECTOR_ROWS,
@@ -39,7 +40,7 @@ pub struct Args {
     pub listen: SocketAddr,
 
     /// Listen on an address other machines can reach, although there is no TLS and no password
-    #[arg(long, env = "DUCK_FLIGHT_INSECURE")]
+    #[arg(long, env = "DUCK_FLIGHT_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
 
     /// DuckDB's threads [default: one for each core]

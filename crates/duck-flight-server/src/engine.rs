@@ -500,6 +500,7 @@ impl Engine {
     /// Forgets producers; answers with how many pairs of a producer and a table.
     pub(crate) async fn forget_producers(&self, which: ForgetProducers) -> Result<u64> {
         let shared = self.0.shared.clone();
+        let own_catalog = self.own_catalog().to_owned();
         self.0
             .large_units
             .run(move |session, _| {
@@ -510,7 +511,7 @@ impl Engine {
                     lossless,
                     ..
                 } = &*shared;
-                let outcome = producers.forget(&session.connection, lossless, &which);
+                let outcome = producers.forget(&session.connection, lossless, &which, &own_catalog);
                 // Still in its turn: what others commit behind half an entry of the log is never read again.
                 outcome.map_err(|error| shared.observe(error))
             })

@@ -420,7 +420,8 @@ fn every_flag_has_a_variable_and_the_flag_wins() {
     let mut command = server(&["--listen", "127.0.0.1:0", "--database", ":memory:"]);
     let command = command
         .env("DUCK_FLIGHT_LISTEN", "0.0.0.0:0")
-        .env("DUCK_FLIGHT_DATABASE", "/nowhere/at/all.db");
+        .env("DUCK_FLIGHT_DATABASE", "/nowhere/at/all.db")
+        .env("DUCK_FLIGHT_INSECURE", "1");
     let mut running = Running::start(command);
     assert!(is_ready_line(&running.ready_line()));
     assert_eq!(running.stop().0, Some(0));

@@ -3,7 +3,9 @@
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
-use clap::builder::NonEmptyStringValueParser;
+use clap::CommandFactory;
+use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
+use clap::error::ErrorKind;
 use duck_flight_protocol::ConnectArgs;
 
 use crate::{Commit, Plan};
@@ -44,15 +46,12 @@ pub struct Args {
     #[arg(long, env = "DUCK_LOAD_WRITERS", value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub writers: u16,
-    /// What is committed as a whole.
-    #[arg(
-        long,
-        env = "DUCK_LOAD_COMMIT",
-        value_enum,
-        default_value_t = CommitArg::Stream
-    )]
-    pub commit: CommitArg,
-    /// With --commit batch: batches a writer may have sent before the first of them is acknowledged.
+    /// What is committed as a whole: with `stream` each batch is a put of its own, with `batch` each writer keeps one long
+    /// put, in which each batch is committed and acknowledged by itself.
+    #[arg(long, env = "DUCK_LOAD_COMMIT", value_enum, default_value_t)]
+    pub commit: Commit,
+    /// With --commit batch: batches a writer may have sent before the first of them is acknowledged; fewer where they would
+    /// take more than 256 MiB of a writer's memory, at 60 bytes a row.
     #[arg(
         long,
         env = "DUCK_LOAD_IN_FLIGHT",
@@ -77,8 +76,12 @@ pub struct Args {
     pub producer: Option<String>,
     /// Go on where the producer stopped, in this process after any failure or restart of the server, and in the
     /// next process with the same --producer, --writers and --rows. Run again when all is loaded, it sends nothing.
-    #[arg(long, env = "DUCK_LOAD_RESUME", requires = "producer")]
+    #[arg(long, env = "DUCK_LOAD_RESUME", value_parser = FalseyValueParser::new())]
     pub resume: bool,
+    /// Load nothing, and make the server forget what the producer (with the same --writers) has loaded into the table, which
+    /// another run then loads again. For after the table was dropped: rows that are still there would be there twice.
+    #[arg(long, env = "DUCK_LOAD_FORGET", value_parser = FalseyValueParser::new())]
+    pub forget: bool,
     /// With --resume: end after failures for so long without a batch acknowledged. With --verify: how long to wait
     /// for the table's answer, however often it has to be asked.
     #[arg(
@@ -91,14 +94,14 @@ pub struct Args {
     pub give_up_after: Duration,
     /// Prove afterwards, with SQL, that the table holds every acknowledged batch once, whole and as it was sent, and
     /// no other batch of this run (with --resume: of this producer) more than once.
-    #[arg(long, env = "DUCK_LOAD_VERIFY")]
+    #[arg(long, env = "DUCK_LOAD_VERIFY", value_parser = FalseyValueParser::new())]
     pub verify: bool,
     /// How often to send a batch again after failures that certainly committed nothing of it; with --producer,
     /// after any failure that may pass. With --resume there is no such limit.
     #[arg(long, env = "DUCK_LOAD_RETRIES", value_name = "N", default_value_t = 7)]
     #[arg(value_parser = clap::value_parser!(u32).range(..=100))]
     pub retries: u32,
-    /// How long to wait for an answer before counting the batch as unknown.
+    /// How long to wait for an answer, from the one before, until counting the batch as unknown.
     #[arg(
         long,
         env = "DUCK_LOAD_ACK_TIMEOUT",
@@ -112,15 +115,6 @@ pub struct Args {
     pub format: Format,
 }
 
-/// What is committed as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum CommitArg {
-    /// Each batch is a put of its own.
-    Stream,
-    /// Each writer keeps one long put, in which each batch is committed and acknowledged by itself.
-    Batch,
-}
-
 /// How the summary is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -128,6 +122,34 @@ pub enum Format {
     Text,
     /// One JSON object.
     Json,
+}
+
+impl Args {
+    /// Finds flags that do not go together. A flag that the environment sets to false is not given.
+    ///
+    /// # Errors
+    /// When there are some; the message names them.
+    pub fn check(&self) -> Result<(), clap::Error> {
+        let (kind, message) = if self.resume && self.producer.is_none() {
+            (
+                ErrorKind::MissingRequiredArgument,
+                "--resume needs --producer NAME",
+            )
+        } else if self.forget && self.producer.is_none() {
+            (
+                ErrorKind::MissingRequiredArgument,
+                "--forget needs --producer NAME",
+            )
+        } else if self.forget && (self.resume || self.verify) {
+            (
+                ErrorKind::ArgumentConflict,
+                "--forget loads nothing: leave --resume and --verify out",
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Self::command().error(kind, message))
+    }
 }
 
 impl From<&Args> for Plan {
@@ -143,10 +165,7 @@ impl From<&Args> for Plan {
             duration: args.duration,
             interval: args.interval,
             writers: NonZeroUsize::new(args.writers.into()).unwrap_or(defaults.writers),
-            commit: match args.commit {
-                CommitArg::Stream => Commit::Stream,
-                CommitArg::Batch => Commit::Batch,
-            },
+            commit: args.commit,
             in_flight: NonZeroUsize::new(args.in_flight.into()).unwrap_or(defaults.in_flight),
             seed: args.seed,
             first_batch_id: args.first_batch_id,
@@ -203,7 +222,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, Parser};
+    use clap::Parser;
 
     use super::*;
 
@@ -237,6 +256,22 @@ mod tests {
         assert!(plan.resume && !plan.verify);
         assert_eq!(plan.producer_of(0, 1).as_deref(), Some("p"));
         assert_eq!(plan.producer_of(1, 2).as_deref(), Some("p-2"));
+    }
+
+    #[test]
+    fn a_flag_that_needs_a_producer_needs_it_only_where_it_is_set() {
+        let check = |flags: &[&str]| {
+            let args = Args::parse_from([&["duck-load"], flags].concat());
+            args.check().map_err(|error| error.kind())
+        };
+        let missing = Err(ErrorKind::MissingRequiredArgument);
+        assert_eq!(check(&[]), Ok(()));
+        assert_eq!(check(&["--resume"]), missing);
+        assert_eq!(check(&["--forget"]), missing);
+        let forget = ["--forget", "--producer", "p"];
+        assert_eq!(check(&forget), Ok(()));
+        let both = check(&[&forget[..], &["--resume"]].concat());
+        assert_eq!(both, Err(ErrorKind::ArgumentConflict));
     }
 
     #[test]

@@ -19,6 +19,7 @@
 
 mod batch;
 mod digest;
+mod forget;
 mod ids;
 mod ledger;
 mod plan;
@@ -35,6 +36,7 @@ pub mod args;
 
 pub use batch::{Batch, BatchSource, schema};
 pub use duck_flight_protocol::Commit;
+pub use forget::forget;
 pub use plan::Plan;
 pub use progress::Progress;
 pub use report::{Load, Report};

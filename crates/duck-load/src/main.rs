@@ -6,11 +6,11 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Parser;
 use duck_flight_protocol::ConnectOptions;
 use duck_load::args::{Args, Format};
-use duck_load::{Plan, Progress, Report, Stop};
+use duck_load::{Plan, Progress, Stop};
 use tokio::sync::oneshot;
 
 use signals::Signals;
@@ -18,6 +18,9 @@ use signals::Signals;
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
+    if let Err(error) = args.check() {
+        error.exit();
+    }
     match run(args).await {
         Ok(code) => code,
         Err(error) => {
@@ -32,13 +35,19 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let plan = Plan::from(&args);
     let format = args.format;
     let server = ConnectOptions::from(args.connect);
+    if args.forget {
+        return forget(&server, &plan, format).await;
+    }
     let progress = Progress::on_stderr(&plan);
     let targets = duck_load::FlightTarget::connect_all(&server, &plan, &progress).await?;
     // Not before the connections stand, so that Ctrl-C ends a hanging attempt at once.
     let signals = Signals::listen().context("listen for signals")?;
     let (stop, signal) = stop_on(signals, progress.clone());
     let report = duck_load::load_over(&server, targets, &plan, progress, stop).await;
-    print(&report, format).context("write the summary")?;
+    print(&match format {
+        Format::Text => report.to_string(),
+        Format::Json => report.to_json(),
+    })?;
     Ok(match signal.get() {
         _ if !report.is_success() => ExitCode::FAILURE,
         // Whoever started it must not take it for done.
@@ -47,15 +56,25 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn print(report: &Report, format: Format) -> io::Result<()> {
-    let summary = match format {
-        Format::Text => report.to_string(),
-        Format::Json => report.to_json(),
-    };
+async fn forget(server: &ConnectOptions, plan: &Plan, format: Format) -> anyhow::Result<ExitCode> {
+    let answer = duck_load::forget(server, plan)
+        .await
+        .map_err(|failure| anyhow!(failure.message))?;
+    print(&match format {
+        Format::Text => format!(
+            "forgotten  {} of {} producers of {}",
+            answer.forgotten, plan.writers, plan.table
+        ),
+        Format::Json => serde_json::to_string(&answer).context("encode the answer")?,
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(summary: &str) -> anyhow::Result<()> {
     match writeln!(io::stdout(), "{summary}") {
         // Whoever read the summary has read enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
+        result => result.context("write the summary"),
     }
 }
 

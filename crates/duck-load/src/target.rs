@@ -33,6 +33,13 @@ pub trait Target: Send + 'static {
     /// When the table cannot be asked. The producer must be located again.
     fn holds(&mut self, ids: [i64; 2]) -> impl Future<Output = Result<bool, Failure>> + Send;
 
+    /// Whether there is a table. To be called after [`Target::locate`], where the producer has loaded batches into it; a `reset`
+    /// follows where it is dropped.
+    ///
+    /// # Errors
+    /// As those of [`Target::holds`].
+    fn has_table(&mut self) -> impl Future<Output = Result<bool, Failure>> + Send;
+
     /// Starts to send a batch, and does not wait for its answer.
     ///
     /// # Errors

@@ -118,7 +118,7 @@ async fn count(server: &ConnectOptions, plan: &Plan, tally: &mut Tally<'_>) -> R
     Ok(())
 }
 
-fn unreachable_for_now(error: ConnectError) -> Failure {
+pub(crate) fn unreachable_for_now(error: ConnectError) -> Failure {
     let outcome = match error {
         ConnectError::Address { .. } => Outcome::Refused,
         ConnectError::Refused { .. } => Outcome::Retriable,

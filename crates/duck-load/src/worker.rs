@@ -320,7 +320,8 @@ impl<T: Target> Worker<T> {
 
     /// Asks how far the producer has come, unless the end is asked for first.
     async fn locate(&mut self) {
-        let asking = position(&mut self.target, &self.source, self.durable);
+        let is_first = self.earlier.is_none();
+        let asking = position(&mut self.target, &self.source, self.durable, is_first);
         let answer = tokio::time::timeout(self.plan.ack_timeout, asking);
         let located = tokio::select! {
             biased;
@@ -422,13 +423,18 @@ impl<T: Target> Worker<T> {
 }
 
 /// Asks how far a producer has come that had come to `durable`. Where it is behind that and the rows are there all the same,
-/// they are not lost but the producer is forgotten, and its batches would be taken for new ones.
+/// they are not lost but the producer is forgotten, and its batches would be taken for new ones. The first time, the table of
+/// a producer that has come anywhere must be there: without it all that was loaded is gone, and would count as loaded.
 async fn position<T: Target>(
     target: &mut T,
     source: &BatchSource,
     durable: u64,
+    is_first: bool,
 ) -> Result<u64, Failure> {
     let last = target.locate().await?;
+    if is_first && last > 0 && !target.has_table().await? {
+        return Err(dropped(last));
+    }
     if last < durable {
         let lost = [last + 1, durable].map(|sequence| source.ids().id(sequence));
         if target.holds(lost).await? {
@@ -442,6 +448,14 @@ fn forgotten(last: u64, durable: u64) -> Failure {
     let message = format!(
         "the server has forgotten this producer, which had come to {durable} and is at {last} now, and has the rows in \
          between: sent again they would be there twice. Delete them, or go on as another --producer"
+    );
+    Failure::of_all(Outcome::Refused, message)
+}
+
+fn dropped(last: u64) -> Failure {
+    let message = format!(
+        "the server knows {last} batches of this producer, but the table is gone that they were loaded into: it would take \
+         them for duplicates. Run once with --forget to load them again, or go on as another --producer"
     );
     Failure::of_all(Outcome::Refused, message)
 }

@@ -51,6 +51,7 @@ fn help_names_every_flag_and_goes_to_stdout() {
         "--seed",
         "--producer",
         "--resume",
+        "--forget",
         "--give-up-after",
         "--verify",
         "--format",
@@ -70,6 +71,9 @@ fn bad_usage_exits_with_2_and_says_what_is_wrong() {
         (vec!["--table", ""], "--table"),
         (vec!["--producer", ""], "--producer"),
         (vec!["--resume"], "--producer"),
+        (vec!["--forget"], "--producer"),
+        (vec!["--forget", "--producer", "p", "--verify"], "--verify"),
+        (vec!["--server", "localhost"], "the port is missing"),
         (vec!["--no-such-flag"], "--no-such-flag"),
     ] {
         let output = duck_load(&flags);
@@ -98,6 +102,22 @@ fn a_flag_may_come_from_the_environment() {
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("--rows"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_switch_in_the_environment_may_be_on_or_off_by_any_usual_word() {
+    let address = free_address();
+    for (value, code) in [("1", 2), ("true", 2), ("0", 1), ("false", 1), ("", 1)] {
+        // Where it is on, it needs a producer.
+        let output = Command::new(env!("CARGO_BIN_EXE_duck-load"))
+            .env("DUCK_FLIGHT_SERVER", &address)
+            .env("DUCK_LOAD_RESUME", value)
+            .output()
+            .unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{value}: {said}");
+        assert_eq!(said.contains("--producer"), code == 2, "{value}: {said}");
+    }
 }
 
 /// Takes connections, and closes each once it has sent more than the greeting of an idle client.

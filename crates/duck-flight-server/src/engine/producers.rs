@@ -317,17 +317,9 @@ impl Producers {
         connection: &Connection,
         lossless: &Lossless,
         which: &ForgetProducers,
+        own_catalog: &str,
     ) -> Result<u64> {
-        let condition = match which {
-            ForgetProducers::Producer(name) => {
-                format!("producer = {}", literal(name))
-            }
-            ForgetProducers::IdleSeconds(seconds) => {
-                format!(
-                    "system.main.\"-\"(system.main.epoch(system.main.now()), system.main.epoch(last_commit_at)) >= {seconds}"
-                )
-            }
-        };
+        let condition = condition(which, own_catalog);
         let _deleting = self.0.deleting.lock();
         // In one transaction `now()` is the same, and so are the rows.
         let forgotten = transaction(connection, |connection| {
@@ -355,13 +347,35 @@ impl Producers {
         found: &RecordBatch,
         which: &ForgetProducers,
     ) -> (Vec<ProducerKey>, Vec<ProducerKey>) {
-        let must_be_idle = matches!(which, ForgetProducers::IdleSeconds(_));
+        let must_be_idle = matches!(which, ForgetProducers::Idle { .. });
         let states = self.0.states.lock();
         let is_open =
             |key: &ProducerKey| states.get(key).is_some_and(|state| state.lock().open > 0);
         (0..found.num_rows())
             .map(|row| ProducerKey::read(found, row))
             .partition(|key| must_be_idle && is_open(key))
+    }
+}
+
+/// What the producers to forget meet, in SQL.
+fn condition(which: &ForgetProducers, own_catalog: &str) -> String {
+    match which {
+        ForgetProducers::Named { producer, table } => {
+            let mut condition = format!("producer = {}", literal(producer));
+            if let Some(table) = table {
+                let key = TableKey::new(table, own_catalog);
+                let (schema, table) = (literal(&key.schema), literal(&key.table));
+                // Tables of other databases have no producers.
+                let is_own = key.catalog.is_none();
+                condition.push_str(&format!(
+                    " AND {is_own} AND \"schema\" = {schema} AND \"table\" = {table}"
+                ));
+            }
+            condition
+        }
+        ForgetProducers::Idle { idle_seconds } => format!(
+            "system.main.\"-\"(system.main.epoch(system.main.now()), system.main.epoch(last_commit_at)) >= {idle_seconds}"
+        ),
     }
 }
 
@@ -432,7 +446,9 @@ mod tests {
     use super::super::open::lossless;
     use super::*;
 
-    const IDLE: ForgetProducers = ForgetProducers::IdleSeconds(60);
+    const OWN_CATALOG: &str = "memory";
+
+    const IDLE: ForgetProducers = ForgetProducers::Idle { idle_seconds: 60 };
 
     /// A database in which 100 producers have put into a table, and have been idle since.
     fn idle_producers() -> (Database, Connection, Lossless, Producers) {
@@ -466,12 +482,14 @@ mod tests {
         other
             .execute("BEGIN; DELETE FROM duck_flight.sequences WHERE producer LIKE '% 50'")
             .unwrap();
-        let refused = producers.forget(&connection, &lossless, &IDLE);
+        let refused = producers.forget(&connection, &lossless, &IDLE, OWN_CATALOG);
         assert!(refused.is_err_and(|error| error.is_conflict()));
         other.roll_back();
         assert_eq!(list(&connection, &lossless).unwrap().len(), 100);
         assert_eq!(claim(&producers, 3).last_sequence(), 7);
-        let forgotten = producers.forget(&connection, &lossless, &IDLE).unwrap();
+        let forgotten = producers
+            .forget(&connection, &lossless, &IDLE, OWN_CATALOG)
+            .unwrap();
         assert_eq!(forgotten, 100);
         assert_eq!(list(&connection, &lossless).unwrap().len(), 0);
         assert_eq!(claim(&producers, 3).last_sequence(), 0);
@@ -481,15 +499,22 @@ mod tests {
     fn a_producer_with_an_open_stream_is_not_idle() {
         let (_database, connection, lossless, producers) = idle_producers();
         let open = [3, 50].map(|number| claim(&producers, number));
-        let forgotten = producers.forget(&connection, &lossless, &IDLE).unwrap();
+        let forgotten = producers
+            .forget(&connection, &lossless, &IDLE, OWN_CATALOG)
+            .unwrap();
         assert_eq!(forgotten, 98);
         for claim in &open {
             assert_eq!(claim.last_sequence(), 7);
             assert_eq!(claim.standing(8), Standing::New);
         }
-        let by_name = ForgetProducers::Producer("it's 3".into());
-        let forgotten = producers.forget(&connection, &lossless, &by_name).unwrap();
-        assert_eq!(forgotten, 1);
+        let by_name = |table: Option<&str>| ForgetProducers::Named {
+            producer: "it's 3".into(),
+            table: table.map(Into::into),
+        };
+        let forget = |which| producers.forget(&connection, &lossless, &which, OWN_CATALOG);
+        assert_eq!(forget(by_name(Some("another"))).unwrap(), 0);
+        assert_eq!(forget(by_name(Some("T"))).unwrap(), 1);
+        assert_eq!(forget(by_name(None)).unwrap(), 0);
         assert_eq!(open[0].standing(8), Standing::Fenced);
         assert_eq!(open[1].standing(8), Standing::New);
         assert_eq!(list(&connection, &lossless).unwrap().len(), 1);

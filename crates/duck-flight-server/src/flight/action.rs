@@ -28,7 +28,7 @@ const ACTIONS: &[(&str, &str)] = &[
     ),
     (
         ACTION_FORGET_PRODUCERS,
-        "Forget producers: {\"producer\":NAME} or {\"idle_seconds\":N}; the result is {\"forgotten\":N}.",
+        "Forget producers: {\"producer\":NAME}, {\"producer\":NAME,\"table\":TABLE} or {\"idle_seconds\":N}; the result is {\"forgotten\":N}.",
     ),
 ];
 
@@ -55,7 +55,7 @@ pub(super) async fn run(
         ACTION_FORGET_PRODUCERS => {
             let which: ForgetProducers = serde_json::from_slice(&action.body).map_err(|error| {
                 Error::Malformed(format!(
-                    "the body of `{ACTION_FORGET_PRODUCERS}` is {{\"producer\":NAME}} or {{\"idle_seconds\":N}}: {error}"
+                    "the body of `{ACTION_FORGET_PRODUCERS}` is {{\"producer\":NAME}}, {{\"producer\":NAME,\"table\":TABLE}} or {{\"idle_seconds\":N}}: {error}"
                 ))
             })?;
             vec![json(&ProducersForgotten {

@@ -41,6 +41,7 @@ pub(crate) struct FakeTarget {
     lost: VecDeque<Failure>,
     /// The ids of the batches that the table has, by their sequences; not those of earlier processes.
     held: BTreeMap<u64, i64>,
+    has_table: bool,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -67,6 +68,7 @@ impl FakeTarget {
             durable: 0,
             lost: VecDeque::new(),
             held: BTreeMap::new(),
+            has_table: true,
             seen: Arc::default(),
         }
     }
@@ -76,6 +78,14 @@ impl FakeTarget {
         Self {
             durable,
             lost: lost.into(),
+            ..self
+        }
+    }
+
+    /// Has no table any more.
+    pub(crate) fn without_table(self) -> Self {
+        Self {
+            has_table: false,
             ..self
         }
     }
@@ -162,6 +172,10 @@ impl Target for FakeTarget {
 
     async fn holds(&mut self, ids: [i64; 2]) -> Result<bool, Failure> {
         Ok(self.held.values().any(|id| ids.contains(id)))
+    }
+
+    async fn has_table(&mut self) -> Result<bool, Failure> {
+        Ok(self.has_table)
     }
 
     fn reset(&mut self) {

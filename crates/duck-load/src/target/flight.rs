@@ -206,11 +206,23 @@ impl FlightTarget {
         Ok(position.unwrap_or(0))
     }
 
-    /// How many of the table's rows are of these batches, at most one.
-    async fn ask_for_rows(&mut self, ids: [i64; 2]) -> Result<usize, FlightError> {
-        let [first, last] = ids;
+    /// How many of the table's rows meet a condition, at most so many; `None` where there is no table.
+    async fn count_rows(&mut self, condition: &str, limit: u8) -> Result<Option<usize>, Failure> {
         let table = self.options.table.to_sql();
-        let query = format!("SELECT 1 FROM {table} WHERE batch_id IN ({first}, {last}) LIMIT 1");
+        let query = format!("SELECT 1 FROM {table} WHERE {condition} LIMIT {limit}");
+        match self.ask(query).await {
+            Ok(rows) => Ok(Some(rows)),
+            Err(FlightError::Tonic(status)) if status.code() == Code::NotFound => Ok(None),
+            Err(error) => {
+                // A long put says only once where the producer is.
+                self.put = None;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// How many rows answer a query.
+    async fn ask(&mut self, query: String) -> Result<usize, FlightError> {
         let request = self.request(Ticket::new(query));
         let answer = self.client.do_get(request).await?.into_inner();
         FlightRecordBatchStream::new_from_flight_data(answer.map_err(FlightError::from))
@@ -294,16 +306,15 @@ impl Target for FlightTarget {
     }
 
     async fn holds(&mut self, ids: [i64; 2]) -> Result<bool, Failure> {
-        match self.ask_for_rows(ids).await {
-            Ok(rows) => Ok(rows > 0),
-            // An older copy may be from before the table.
-            Err(FlightError::Tonic(status)) if status.code() == Code::NotFound => Ok(false),
-            Err(error) => {
-                // A long put says only once where the producer is.
-                self.put = None;
-                Err(error.into())
-            }
-        }
+        let [first, last] = ids;
+        let condition = format!("batch_id IN ({first}, {last})");
+        // An older copy may be from before the table.
+        let rows = self.count_rows(&condition, 1).await?;
+        Ok(rows.is_some_and(|rows| rows > 0))
+    }
+
+    async fn has_table(&mut self) -> Result<bool, Failure> {
+        Ok(self.count_rows("true", 0).await?.is_some())
     }
 
     fn send(&mut self, batch: &Batch) -> Result<(), Failure> {

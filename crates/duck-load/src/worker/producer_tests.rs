@@ -249,6 +249,27 @@ async fn a_producer_that_has_sent_all_sends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_producer_whose_table_is_gone_does_not_take_its_batches_for_loaded() {
+    for plan in [
+        producer(plan(5)),
+        resuming(plan(5)),
+        resuming(pipelined(5, 2)),
+    ] {
+        let target = FakeTarget::steady(millis(1)).without_table();
+        let (report, seen) = run(&plan, target.holding(5, [])).await;
+        assert!(!report.is_success(), "{report}");
+        let error = report.first_error.unwrap();
+        assert!(error.contains("the table is gone"), "{error}");
+        assert!(error.contains("--forget"), "{error}");
+        assert_eq!(sequences(&seen), [] as [u64; 0]);
+        // Of a new producer there is nothing to miss.
+        let target = FakeTarget::steady(millis(1)).without_table();
+        let (report, _) = run(&plan, target).await;
+        assert!(report.is_success(), "{report}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pipeline_goes_on_after_the_last_durable_batch() {
     let mut script = vec![(millis(1), Answer::Ack); 20];
     script[1].1 = Answer::Lose(lost(Outcome::Unknown));

@@ -29,12 +29,12 @@ pub(super) fn state(producer: &str, table: &TableName, last_sequence: u64) -> ar
     }
 }
 
-/// Whether there are rows of the batches whose ids the query names.
+/// Whether there are rows of the batches whose ids the query names; none of them where it names none.
 pub(super) fn first_held(
     batches: &[RecordBatch],
     query: &str,
 ) -> BoxStream<'static, Result<FlightData, Status>> {
-    let (_, list) = query.split_once("IN (").unwrap();
+    let (_, list) = query.split_once("IN (").unwrap_or(("", "0)"));
     let (list, _) = list.split_once(')').unwrap();
     let ids: Vec<i64> = list.split(", ").map(|id| id.parse().unwrap()).collect();
     let is_asked_for = |batch: &RecordBatch| {
