@@ -44,9 +44,14 @@ pub enum Error {
     /// There is no connection.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// The server refused the query or failed at it; the message is its own.
-    #[error("{}", error_message(.0))]
-    Query(FlightError),
+    /// The server refused the query or failed at it, and the message is its own; or the connection broke.
+    #[error("{}", error_message(.error, .server))]
+    Query {
+        /// Where the server is.
+        server: String,
+        /// What went wrong.
+        error: FlightError,
+    },
     /// The result cannot be written.
     #[error("write the result")]
     Write(#[source] io::Error),
@@ -62,9 +67,13 @@ pub enum Error {
 /// When there is no connection, the server reports an error, or the output cannot be written.
 pub async fn run(query: Query, output: Box<dyn io::Write + Send>) -> Result<Summary, Error> {
     let mut client = query.connect.connect().await?;
+    let failed = |error| Error::Query {
+        server: query.connect.server.clone(),
+        error,
+    };
     let started = Instant::now();
     let ticket = Ticket::new(query.sql);
-    let stream = client.do_get(ticket).await.map_err(Error::Query)?;
+    let stream = client.do_get(ticket).await.map_err(failed)?;
 
     let (sender, receiver) = mpsc::channel(WAITING_BATCHES);
     let options = query.output;
@@ -77,7 +86,7 @@ pub async fn run(query: Query, output: Box<dyn io::Write + Send>) -> Result<Summ
         printed => printed.map_err(Error::Write)?,
     }
     Ok(Summary {
-        rows: received.map_err(Error::Query)?,
+        rows: received.map_err(failed)?,
         elapsed: started.elapsed(),
     })
 }
