@@ -57,7 +57,8 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
 
-    /// How to print rows [default: table at a terminal, plain elsewhere]
+    /// How to print rows [default: table at a terminal, plain elsewhere]; the plan of EXPLAIN is printed as it is drawn, but in
+    /// CSV and JSON
     #[arg(long, value_enum, env = "DUCK_QUERY_FORMAT")]
     pub format: Option<Format>,
 

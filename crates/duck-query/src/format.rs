@@ -6,6 +6,7 @@
 mod csv;
 mod json;
 mod markdown;
+mod plan;
 mod table;
 
 use std::io::{self, Write};
@@ -20,7 +21,7 @@ use crate::value::Column;
 /// How many bytes of text gather before they are written.
 const SPILL_BYTES: usize = 64 << 10;
 
-/// How rows are printed.
+/// How rows are printed. The plan that EXPLAIN answers is printed as it is drawn, in all formats but CSV and JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// A table in boxes, with DuckDB's types under the names
@@ -74,6 +75,9 @@ pub(crate) trait Printer {
 pub(crate) fn printer(options: &OutputOptions, schema: &Schema) -> Box<dyn Printer> {
     let null = |own: &str| options.null.clone().unwrap_or_else(|| own.to_owned());
     let limit = options.max_rows;
+    if let Some(printer) = plan::PlanPrinter::of(options.format, schema) {
+        return limited(printer, limit);
+    }
     match options.format {
         Format::Table | Format::Plain => Box::new(table::TablePrinter::new(options, schema)),
         Format::Csv => limited(csv::CsvPrinter::new(schema, null("")), limit),

@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow_flight::Ticket;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
@@ -72,13 +72,14 @@ pub async fn run(query: Query, output: Box<dyn io::Write + Send>) -> Result<Summ
         error,
     };
     let started = Instant::now();
+    let is_query = begins_as_query(&query.sql);
     let ticket = Ticket::new(query.sql);
     let stream = client.do_get(ticket).await.map_err(failed)?;
 
     let (sender, receiver) = mpsc::channel(WAITING_BATCHES);
     let options = query.output;
     let printing = spawn_blocking(move || print(receiver, &options, Sink::new(output)));
-    let received = receive(stream, sender).await;
+    let received = receive(stream, is_query, sender).await;
     let printed = printing.await.map_err(Error::Format)?;
 
     match printed {
@@ -100,16 +101,21 @@ enum Frame {
 }
 
 /// Passes a result on, and answers how many rows it had. Stops without an error when nobody prints it any
-/// more.
+/// more. Nothing is passed on of what stands for no result, unless a query may have it for its own.
 async fn receive(
     mut stream: FlightRecordBatchStream,
+    is_query: bool,
     frames: mpsc::Sender<Frame>,
 ) -> Result<usize, FlightError> {
     let mut rows = 0;
     let mut schema_sent = false;
     loop {
         let batch = stream.try_next().await?;
-        if !schema_sent && let Some(schema) = stream.schema() {
+        rows += batch.as_ref().map_or(0, RecordBatch::num_rows);
+        if !schema_sent
+            && let Some(schema) = stream.schema()
+            && (is_query || rows > 0 || !stands_for_no_result(schema))
+        {
             schema_sent = true;
             if frames.send(Frame::Schema(schema.clone())).await.is_err() {
                 return Ok(rows);
@@ -118,7 +124,6 @@ async fn receive(
         let Some(batch) = batch else {
             break;
         };
-        rows += batch.num_rows();
         if frames.send(Frame::Batch(batch)).await.is_err() {
             return Ok(rows);
         }
@@ -126,6 +131,37 @@ async fn receive(
     // Whether anybody listens does not matter any more.
     let _ = frames.send(Frame::End).await;
     Ok(rows)
+}
+
+/// Whether SQL begins as a query does, whose result is one even when it is empty.
+fn begins_as_query(sql: &str) -> bool {
+    let mut sql = sql.trim_start();
+    loop {
+        let comment = match sql.get(..2) {
+            Some("--") => sql.split_once('\n'),
+            Some("/*") => sql.split_once("*/"),
+            _ => break,
+        };
+        sql = comment.map_or("", |(_, rest)| rest.trim_start());
+    }
+    let sql = sql.trim_start_matches(['(', ' ']);
+    let end = sql.find(|next: char| !next.is_ascii_alphabetic());
+    let word = &sql[..end.unwrap_or(sql.len())];
+    ["SELECT", "FROM", "WITH", "VALUES", "TABLE"]
+        .iter()
+        .any(|query| word.eq_ignore_ascii_case(query))
+}
+
+/// Whether a result without rows and with this schema is what DuckDB answers for a statement that has none, such as CREATE
+/// TABLE or CHECKPOINT.
+fn stands_for_no_result(schema: &Schema) -> bool {
+    match schema.fields().as_ref() {
+        [field] => matches!(
+            (field.name().as_str(), field.data_type()),
+            ("Count", DataType::Int64) | ("Success", DataType::Boolean)
+        ),
+        _ => false,
+    }
 }
 
 /// Prints a result until its end; blocks, and so has a thread of its own.
@@ -152,4 +188,31 @@ fn print(
         }
     }
     sink.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_told_by_its_first_word() {
+        for sql in [
+            "select 1",
+            " ((SELECT 1))",
+            "-- why\n/* and\nhow */ FROM t",
+            "VALUES(1)",
+        ] {
+            assert!(begins_as_query(sql), "{sql}");
+        }
+        for sql in [
+            "DROP TABLE t",
+            "-- SELECT",
+            "/* SELECT",
+            "selected",
+            "é",
+            "",
+        ] {
+            assert!(!begins_as_query(sql), "{sql}");
+        }
+    }
 }

@@ -1,19 +1,21 @@
-//! DuckDB's names of types, as far as Arrow's types tell them apart.
+//! DuckDB's names of types: as the server tells them, or as far as Arrow's types tell them apart.
 
 use arrow::datatypes::{DataType, Field, TimeUnit};
 
-use crate::value::Extension;
-
 /// The field metadata in which Flight SQL servers name the type themselves.
-const TYPE_NAME_KEY: &str = "ARROW:FLIGHT:SQL:TYPE_NAME";
+pub(crate) const TYPE_NAME_KEY: &str = "ARROW:FLIGHT:SQL:TYPE_NAME";
+
+/// The name of a field's type that the server tells.
+pub(crate) fn told_name(field: &Field) -> Option<&str> {
+    field.metadata().get(TYPE_NAME_KEY).map(String::as_str)
+}
 
 /// DuckDB's name of a field's type, such as `DECIMAL(10,2)` or `STRUCT(a INTEGER, b VARCHAR[])`.
 pub(crate) fn type_name(field: &Field) -> String {
-    if let Some(name) = field.metadata().get(TYPE_NAME_KEY) {
-        return name.clone();
-    }
-    if let Some(extension) = Extension::of(field) {
-        return extension.type_name().to_owned();
+    match told_name(field) {
+        // It is told without its digits, which Arrow's type has.
+        None | Some("DECIMAL") => {}
+        Some(name) => return name.to_owned(),
     }
     match field.data_type() {
         DataType::List(item)
@@ -38,7 +40,7 @@ pub(crate) fn type_name(field: &Field) -> String {
             _ => "MAP".to_owned(),
         },
         // DuckDB sends its enumerations so; their members are in the values, which differ by batch.
-        DataType::Dictionary(_, value) if is_string(value) => "ENUM".to_owned(),
+        DataType::Dictionary(_, value) if value.is_string() => "ENUM".to_owned(),
         DataType::Dictionary(_, value) => type_name(&Field::new("", *value.clone(), true)),
         DataType::RunEndEncoded(_, values) => type_name(values),
         DataType::Decimal32(precision, scale)
@@ -51,25 +53,13 @@ pub(crate) fn type_name(field: &Field) -> String {
 
 /// Whether a field's values are numbers, which are aligned to the right.
 pub(crate) fn is_numeric(field: &Field) -> bool {
-    match Extension::of(field) {
-        Some(extension) => extension.is_numeric(),
-        None => field.data_type().is_numeric(),
-    }
+    field.data_type().is_numeric() || told_name(field) == Some("BIGNUM")
 }
 
 /// Whether all values of a field look alike and say little when they are cut, as timestamps do.
 pub(crate) fn has_fixed_form(field: &Field) -> bool {
-    match Extension::of(field) {
-        Some(extension) => matches!(extension, Extension::Uuid | Extension::TimeWithZone),
-        None => field.data_type().is_temporal(),
-    }
-}
-
-fn is_string(data_type: &DataType) -> bool {
-    matches!(
-        data_type,
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
-    )
+    field.data_type().is_temporal()
+        || matches!(told_name(field), Some("UUID" | "TIME WITH TIME ZONE"))
 }
 
 fn members<'a>(fields: impl Iterator<Item = &'a Field>) -> String {
@@ -117,7 +107,7 @@ fn simple_name(data_type: &DataType) -> &'static str {
         | DataType::LargeBinary
         | DataType::BinaryView
         | DataType::FixedSizeBinary(_) => "BLOB",
-        string if is_string(string) => "VARCHAR",
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "VARCHAR",
         _ => "UNKNOWN",
     }
 }
@@ -173,8 +163,17 @@ mod tests {
 
     #[test]
     fn a_name_in_the_metadata_wins() {
-        let field = Field::new("x", DataType::Decimal128(38, 0), true);
-        let metadata = [(TYPE_NAME_KEY.to_owned(), "HUGEINT".to_owned())];
-        assert_eq!(type_name(&field.with_metadata(metadata.into())), "HUGEINT");
+        let told = |name: &str, data_type| {
+            let metadata = [(TYPE_NAME_KEY.to_owned(), name.to_owned())];
+            Field::new("x", data_type, true).with_metadata(metadata.into())
+        };
+        let huge = told("HUGEINT", DataType::Decimal128(38, 0));
+        assert_eq!(type_name(&huge), "HUGEINT");
+        let decimal = told("DECIMAL", DataType::Decimal128(18, 3));
+        assert_eq!(type_name(&decimal), "DECIMAL(18,3)");
+        let big = told("BIGNUM", DataType::Utf8);
+        assert!(is_numeric(&big) && !has_fixed_form(&big));
+        let uuid = told("UUID", DataType::Utf8);
+        assert!(has_fixed_form(&uuid) && !is_numeric(&uuid));
     }
 }

@@ -3,14 +3,12 @@
 //! A [`Column`] is made once per batch and column; the types are told apart there, so that writing a
 //! value is one indirect call. Text is what DuckDB's cast to VARCHAR gives. JSON is a string of that text
 //! except where JSON has something closer: numbers (always exact), booleans, arrays, objects, and values
-//! of DuckDB's own type JSON.
+//! of DuckDB's own type JSON, where the server tells it.
 
-mod extension;
 mod nested;
 mod scalar;
 mod time;
-
-pub(crate) use extension::Extension;
+mod told;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::buffer::NullBuffer;
@@ -92,9 +90,9 @@ pub(crate) struct Column {
 }
 
 impl Column {
-    /// The column `array` as its `field` describes it: extension types are told by the field's metadata.
+    /// The column `array` as its `field` describes it: what its text means is told by the field's metadata.
     pub(crate) fn new(field: &Field, array: &ArrayRef) -> Self {
-        let values = extension::values(field, array).unwrap_or_else(|| {
+        let values = told::values(field, array).unwrap_or_else(|| {
             nested::values(array)
                 .or_else(|| time::values(array))
                 .unwrap_or_else(|| scalar::values(array))

@@ -61,7 +61,7 @@ fn done(stdout: &str) -> (Option<i32>, String, String) {
 
 #[test]
 fn help_goes_to_stdout_and_tells_every_flag() {
-    let (code, stdout, stderr) = run_at("unused", &["--help"]);
+    let (code, stdout, stderr) = run_at("unused:1", &["--help"]);
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
     let flags = [
         "--server",
@@ -80,7 +80,8 @@ fn help_goes_to_stdout_and_tells_every_flag() {
 
 #[test]
 fn wrong_usage_exits_with_2_and_prints_nothing_on_stdout() {
-    let wrong: [&[&str]; 9] = [
+    let wrong: [&[&str]; 10] = [
+        &["--server", "localhost", "SELECT 1"],
         &["--no-such-flag"],
         &["--format", "parchment", "SELECT 1"],
         &["--max-rows", "few", "SELECT 1"],
@@ -92,7 +93,7 @@ fn wrong_usage_exits_with_2_and_prints_nothing_on_stdout() {
         &[" \n"],
     ];
     for arguments in wrong {
-        let (code, stdout, stderr) = run_at("unused", arguments);
+        let (code, stdout, stderr) = run_at("unused:1", arguments);
         assert_eq!(
             (code, stdout.as_str()),
             (Some(2), ""),
@@ -104,7 +105,7 @@ fn wrong_usage_exits_with_2_and_prints_nothing_on_stdout() {
 
 #[test]
 fn a_file_that_cannot_be_read_is_named() {
-    let (_, _, stderr) = run_at("unused", &["-f", "/no/such/file.sql"]);
+    let (_, _, stderr) = run_at("unused:1", &["-f", "/no/such/file.sql"]);
     assert!(stderr.contains("/no/such/file.sql"), "{stderr}");
 }
 
@@ -231,6 +232,17 @@ fn an_empty_result_has_its_header_and_a_statement_without_columns_prints_nothing
     for format in ["table", "csv", "json", "ndjson", "markdown"] {
         assert_eq!(run(&["--format", format, "no columns"]), done(""));
     }
+}
+
+#[test]
+fn a_statement_without_a_result_prints_nothing_but_an_empty_result_is_one() {
+    for format in ["table", "plain", "csv", "json", "ndjson", "markdown"] {
+        for sql in ["DROP TABLE t", "CREATE TABLE t"] {
+            assert_eq!(run(&["--format", format, sql]), done(""), "{format}");
+        }
+    }
+    assert_eq!(run(&["--format", "csv", "SELECT Count"]), done("Count\n"));
+    assert_eq!(run(&["--format", "csv", "INSERT"]), done("Count\n7\n"));
 }
 
 #[test]

@@ -13,12 +13,13 @@ use std::collections::VecDeque;
 use std::io;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{Field, Schema};
 
 use super::{Format, OutputOptions, Printer, Sink, columns};
 use crate::type_name::{has_fixed_form, is_numeric, type_name};
 use crate::value::Column;
-use cell::{cut, escape_controls, width};
+pub(super) use cell::escape_controls;
+use cell::{cut, width};
 use draw::{Drawing, Part};
 use layout::{Need, Room, Shorten, Shown, lay_out, widen};
 
@@ -63,8 +64,6 @@ pub(super) struct TablePrinter {
     total: usize,
     /// The layout, once something is drawn.
     shown: Option<Vec<Shown>>,
-    /// Whether no rows means that there was no result.
-    may_have_no_result: bool,
 }
 
 impl TablePrinter {
@@ -101,7 +100,6 @@ impl TablePrinter {
             in_head: 0,
             total: 0,
             shown: None,
-            may_have_no_result: is_count_of_nothing(schema),
         }
     }
 
@@ -238,14 +236,6 @@ fn shorten(field: &Field) -> Shorten {
     }
 }
 
-/// Whether the schema is what DuckDB answers for a statement that has no result, such as CREATE TABLE.
-fn is_count_of_nothing(schema: &Schema) -> bool {
-    match schema.fields().as_ref() {
-        [field] => field.name() == "Count" && *field.data_type() == DataType::Int64,
-        _ => false,
-    }
-}
-
 impl Printer for TablePrinter {
     fn print(&mut self, batch: &RecordBatch, sink: &mut Sink) -> io::Result<()> {
         let columns = columns(batch);
@@ -266,9 +256,6 @@ impl Printer for TablePrinter {
     }
 
     fn finish(&mut self, sink: &mut Sink) -> io::Result<()> {
-        if self.total == 0 && self.may_have_no_result {
-            return Ok(());
-        }
         self.draw(true, sink)?;
         let line = self.count_line();
         let out = sink.text();

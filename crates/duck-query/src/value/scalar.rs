@@ -205,7 +205,7 @@ impl Strings {
 }
 
 /// An array of byte strings, whatever its layout.
-pub(super) enum Bytes {
+enum Bytes {
     Small(BinaryArray),
     Large(LargeBinaryArray),
     View(BinaryViewArray),
@@ -214,7 +214,7 @@ pub(super) enum Bytes {
 
 impl Bytes {
     /// The array, which must be one of byte strings.
-    pub(super) fn new(array: &ArrayRef) -> Self {
+    fn new(array: &ArrayRef) -> Self {
         match array.data_type() {
             DataType::LargeBinary => Self::Large(array.as_binary::<i64>().clone()),
             DataType::BinaryView => Self::View(array.as_binary_view().clone()),
@@ -224,7 +224,7 @@ impl Bytes {
     }
 
     /// The bytes in `row`.
-    pub(super) fn get(&self, row: usize) -> &[u8] {
+    fn get(&self, row: usize) -> &[u8] {
         match self {
             Self::Small(array) => array.value(row),
             Self::Large(array) => array.value(row),

@@ -151,7 +151,7 @@ fn write_date(days: i64, out: &mut String) {
 }
 
 /// Appends a time of day, counted in units of which a second has ten to the power of `digits`.
-pub(super) fn write_time(ticks: i64, digits: u32, out: &mut String) {
+fn write_time(ticks: i64, digits: u32, out: &mut String) {
     write_clock(ticks, digits, out);
 }
 
@@ -203,7 +203,7 @@ fn write_timestamp(ticks: i64, digits: u32, zone: Option<&Zone>, out: &mut Strin
 }
 
 /// Appends an offset from UTC in seconds as `+01`, `+05:30` or `+00:53:28`.
-pub(super) fn write_offset(offset: i32, out: &mut String) {
+fn write_offset(offset: i32, out: &mut String) {
     out.push(if offset < 0 { '-' } else { '+' });
     let offset = offset.unsigned_abs();
     let (minutes, seconds) = (offset / 60 % 60, offset % 60);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringArray};
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Field, Schema};
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
@@ -69,6 +69,10 @@ impl Results {
         Ok(match sql {
             "two rows" => batches(vec![two_rows()]),
             "no rows" => batches(vec![two_rows().slice(0, 0)]),
+            "DROP TABLE t" => batches(vec![empty("Success", DataType::Boolean)]),
+            "CREATE TABLE t" => batches(vec![empty("Count", DataType::Int64)]),
+            "SELECT Count" => batches(vec![empty("Count", DataType::Int64)]),
+            "INSERT" => batches(vec![empty("Count", DataType::Int64), count_of_seven()]),
             "no columns" => batches(vec![no_columns()]),
             "many rows" => batches(
                 (0..MANY_ROWS / BATCH_ROWS)
@@ -134,6 +138,17 @@ fn two_rows() -> RecordBatch {
 fn counting(from: i64, rows: i64) -> RecordBatch {
     let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(from..from + rows));
     RecordBatch::try_from_iter([("n", numbers)]).unwrap()
+}
+
+/// No rows of one column.
+fn empty(name: &str, data_type: DataType) -> RecordBatch {
+    let schema = Schema::new(vec![Field::new(name, data_type, true)]);
+    RecordBatch::new_empty(Arc::new(schema))
+}
+
+fn count_of_seven() -> RecordBatch {
+    let count: ArrayRef = Arc::new(Int64Array::from(vec![7]));
+    RecordBatch::try_from_iter_with_nullable([("Count", count, true)]).unwrap()
 }
 
 fn no_columns() -> RecordBatch {

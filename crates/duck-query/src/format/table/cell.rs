@@ -9,7 +9,7 @@ pub(super) const ELLIPSIS: &str = "…";
 
 /// The text without anything that moves the cursor or turns the direction of writing: such characters are
 /// written as escapes.
-pub(super) fn escape_controls(text: &str) -> Cow<'_, str> {
+pub(in crate::format) fn escape_controls(text: &str) -> Cow<'_, str> {
     if !text.contains(moves_cursor) {
         return Cow::Borrowed(text);
     }

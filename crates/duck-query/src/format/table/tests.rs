@@ -237,11 +237,3 @@ fn an_empty_result_still_shows_its_columns() {
         expected.trim_start_matches('\n')
     );
 }
-
-#[test]
-fn a_statement_without_a_result_shows_nothing() {
-    let count = counting(0, 0).project(&[0]).unwrap();
-    let schema = Schema::new(vec![count.schema().field(0).clone().with_name("Count")]);
-    let batch = RecordBatch::new_empty(std::sync::Arc::new(schema));
-    assert_eq!(printed(&terminal(80, 40), &[batch]), "");
-}
