@@ -44,6 +44,7 @@ pub use stop::Stop;
 pub use target::{Failure, FlightTarget, Outcome, Target};
 pub use verify::{Offender, Verification};
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use duck_flight_protocol::{ConnectError, ConnectOptions};
@@ -130,9 +131,20 @@ async fn run_recorded<T: Target>(
     let (stats, ledgers): (Vec<_>, Vec<_>) = done.into_iter().map(|(_, done)| done).unzip();
     let stats = stats.into_iter().reduce(Stats::merge).unwrap_or_default();
     progress.finish();
-    let interrupted = stop.is_requested() && !is_fulfilled(plan, &ledgers, &stats);
-    let report = Report::new(plan, writer_count, &stats, interrupted);
+    let is_fulfilled = is_fulfilled(plan, &ledgers, &stats);
+    let interrupted = stop.is_requested() && !is_fulfilled;
+    let mut report = Report::new(plan, writer_count, &stats, interrupted);
+    if !is_fulfilled {
+        report.unsent = unsent(plan, &ledgers);
+    }
     (report, ledgers)
+}
+
+/// Batches of the plan that no writer came to.
+fn unsent(plan: &Plan, ledgers: &[Ledger]) -> u64 {
+    let most = plan.batches.map_or(0, NonZeroU64::get);
+    let left = ledgers.iter().map(|it| most.saturating_sub(it.sent()));
+    left.sum()
 }
 
 /// Whether a run sent all batches of its plan, or for as long as the plan says, and what the server lost of them again. One

@@ -66,6 +66,8 @@ pub struct Report {
     pub retries: u64,
     /// Batches whose answer got lost: they may be in the table or not.
     pub unknown: u64,
+    /// Batches of the plan that were not sent, because a writer gave up or the run was asked to end.
+    pub unsent: u64,
     /// The first failure that no retry mended.
     pub first_error: Option<String>,
     /// Whether the run was asked to end before its plan was fulfilled, verification included.
@@ -106,6 +108,7 @@ impl Report {
             errors: stats.errors,
             retries: stats.retries,
             unknown: stats.unknown,
+            unsent: 0,
             first_error: stats.first_error.clone(),
             interrupted,
             verification: None,
@@ -200,6 +203,13 @@ impl Report {
             "errors     {}   retries {}   unknown {unknown}",
             self.errors, self.retries
         )?;
+        if let Some(error) = &self.first_error {
+            write!(f, "\nbecause    {error}")?;
+        }
+        if self.unsent > 0 {
+            let unsent = Batches(self.unsent);
+            write!(f, "\nnote       {unsent} of the plan not sent")?;
+        }
         if unknown > 0 {
             write!(
                 f,
@@ -324,6 +334,20 @@ duplicates 3 batches that the server had already
             text.ends_with("; 2 of them were not sent again in time"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn the_summary_says_why_a_run_failed_and_what_it_did_not_come_to() {
+        let mut report = report();
+        report.errors = 5;
+        report.unsent = 995;
+        report.first_error = Some("no such column".into());
+        let text = report.to_string();
+        let expected = "\
+errors     5   retries 0   unknown 0
+because    no such column
+note       995 batches of the plan not sent";
+        assert!(text.ends_with(expected), "{text}");
     }
 
     #[test]

@@ -203,6 +203,7 @@ async fn a_writer_that_is_always_refused_gives_up() {
     let script = vec![(millis(1), failure(Outcome::Refused))];
     let (report, seen) = run(&plan(1000), FakeTarget::new(script)).await;
     assert_eq!((report.batches, report.errors), (0, 5));
+    assert_eq!(report.unsent, 995);
     assert_eq!(seen.lock().unwrap().ids.len(), 5);
 }
 
