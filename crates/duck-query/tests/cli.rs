@@ -80,8 +80,7 @@ fn help_goes_to_stdout_and_tells_every_flag() {
 
 #[test]
 fn wrong_usage_exits_with_2_and_prints_nothing_on_stdout() {
-    let wrong: [&[&str]; 10] = [
-        &["--server", "localhost", "SELECT 1"],
+    let wrong: [&[&str]; 9] = [
         &["--no-such-flag"],
         &["--format", "parchment", "SELECT 1"],
         &["--max-rows", "few", "SELECT 1"],
@@ -101,6 +100,13 @@ fn wrong_usage_exits_with_2_and_prints_nothing_on_stdout() {
         );
         assert!(stderr.starts_with("error: "), "{arguments:?}: {stderr}");
     }
+}
+
+#[test]
+fn an_address_that_leads_nowhere_is_wrong_usage() {
+    let (code, _, stderr) = run_at("localhost", &["SELECT 1"]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("the port is missing"), "{stderr}");
 }
 
 #[test]

@@ -511,7 +511,8 @@ mod tests {
             producer: "it's 3".into(),
             table: table.map(Into::into),
         };
-        let forget = |which| producers.forget(&connection, &lossless, &which, OWN_CATALOG);
+        let forget =
+            |which: ForgetProducers| producers.forget(&connection, &lossless, &which, OWN_CATALOG);
         assert_eq!(forget(by_name(Some("another"))).unwrap(), 0);
         assert_eq!(forget(by_name(Some("T"))).unwrap(), 1);
         assert_eq!(forget(by_name(None)).unwrap(), 0);
