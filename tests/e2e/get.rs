@@ -1,8 +1,9 @@
 //! What a get promises: scripts, sessions of their own, results of any shape.
 
 use arrow::array::{Array, RecordBatch};
+use arrow_flight::FlightDescriptor;
 use duck_tests::{TestServer, assert_refused, ints, soon, status};
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use tonic::Code;
 
 /// Half of what stock clients take in one message by default, and room for what surrounds it.
@@ -223,6 +224,79 @@ async fn an_empty_result_has_its_schema() {
     let mut result = client.stream("CREATE TABLE t (i BIGINT)").await.unwrap();
     while let Some(batch) = result.next().await {
         batch.unwrap();
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_carry_their_sql_types_and_are_announced_as_they_come() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let query = "SELECT 1.50 AS d, 1::UHUGEINT AS h, 'a'::ENUM ('a') AS e, uuid() AS u, [1] AS l, INTERVAL 1 DAY AS i, '1'::BIT AS b";
+    let mut rows = client.stream(query).await.unwrap();
+    while rows.try_next().await.unwrap().is_some() {}
+    let came = rows.schema().unwrap();
+    let fields = came.fields().iter();
+    let types = fields.map(|field| field.metadata()["ARROW:FLIGHT:SQL:TYPE_NAME"].as_str());
+    assert_eq!(
+        types.collect::<Vec<_>>(),
+        [
+            "DECIMAL",
+            "UHUGEINT",
+            "ENUM",
+            "UUID",
+            "INTEGER[]",
+            "INTERVAL",
+            "BIT"
+        ]
+    );
+    let scale = &came.field(0).metadata()["ARROW:FLIGHT:SQL:SCALE"];
+    assert_eq!(scale, "2");
+    let descriptor = || FlightDescriptor::new_cmd(query);
+    let mut flight = client.flight();
+    let info = flight.get_flight_info(descriptor()).await.unwrap();
+    assert_eq!(info.try_decode_schema().unwrap(), **came);
+    let schema = flight.get_schema(descriptor()).await.unwrap();
+    assert_eq!(schema, **came);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_under_nulls_are_zero_whoever_used_the_memory_before() {
+    let server = TestServer::start().await;
+    let first = server.client().await;
+    let mut first = first.session().await;
+    let secret =
+        "CREATE TEMP TABLE secret AS SELECT i AS k, 'topsecret-' || i AS s FROM range(100000) r(i)";
+    first.update(secret, None).await.unwrap();
+    let rows = first.rows("SELECT k, s || 'x' FROM secret ORDER BY k DESC", None);
+    assert_eq!(rows.await.len(), 100_000);
+    let second = server.client().await;
+    assert_refused(
+        second.query("FROM secret").await,
+        Code::NotFound,
+        &["secret"],
+    );
+    let values = ["1::BIGINT", "1::DOUBLE", "1::HUGEINT", "1::DECIMAL(9, 2)"];
+    let columns: Vec<_> = values
+        .iter()
+        .map(|value| format!("CASE WHEN i % 2047 = 0 THEN {value} END"))
+        .collect();
+    let columns = columns.join(", ");
+    // The rows of the one are gathered from DuckDB's chunks, those of the other are exported by it.
+    for more in ["", ", CASE WHEN i % 2047 = 0 THEN INTERVAL 1 DAY END"] {
+        let sql = format!("SELECT {columns}{more} FROM range(20000) r(i)");
+        let batches = second.query(sql.clone()).await.unwrap();
+        for column in batches.iter().flat_map(RecordBatch::columns) {
+            assert!(column.null_count() > 0);
+            let data = column.to_data();
+            let bytes = data.buffers()[0].as_slice();
+            let width = column.data_type().primitive_width().unwrap();
+            for row in (0..column.len()).filter(|row| column.is_null(*row)) {
+                let value = &bytes[row * width..][..width];
+                assert!(value.iter().all(|byte| *byte == 0), "{sql}: {row}");
+            }
+        }
     }
     server.shutdown().await;
 }

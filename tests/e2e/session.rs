@@ -364,6 +364,28 @@ async fn a_statement_of_a_transaction_does_not_wait_for_the_reader_of_the_one_be
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_statement_of_a_session_does_not_wait_for_the_reader_of_wide_rows() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    let mut sql = client.session().await;
+    let own = "CREATE TEMP TABLE own (i BIGINT)";
+    sql.update(own, None).await.unwrap();
+    // 38 MiB, of which as much is read ahead as of narrow rows.
+    let columns: Vec<_> = (0..100).map(|column| format!("i + {column}")).collect();
+    let wide = format!("SELECT {} FROM range(50000) AS r(i)", columns.join(", "));
+    let info = sql.info(&wide, None).await.unwrap();
+    let ticket = info.endpoint[0].ticket.clone().unwrap();
+    let mut rows = sql.raw().do_get(ticket).await.unwrap();
+    let first = rows.next().await.unwrap().unwrap().num_rows();
+    let next = soon("the next statement", sql.rows("SELECT 1", None));
+    assert_eq!(next.await, ["1"]);
+    let rest: Vec<_> = rows.try_collect().await.map_err(status).unwrap();
+    let rest: usize = rest.iter().map(|batch| batch.num_rows()).sum();
+    assert_eq!(first + rest, 50_000);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_ingested_in_a_transaction_are_its_own_until_it_commits() {
     let server = TestServer::start().await;
     let client = server.client().await;

@@ -4,6 +4,7 @@
 //! plain Flight. Handlers are thin: who asks, one call, wrap.
 
 mod action;
+mod columns;
 mod cut;
 mod decode;
 mod dictionaries;

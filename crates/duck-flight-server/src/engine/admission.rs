@@ -11,6 +11,7 @@ mod replayed;
 use std::cell::RefCell;
 
 use explained::explained;
+pub(super) use functions::called;
 pub(super) use replayed::{check_replay, look};
 
 use super::ffi::StatementKind;

@@ -24,6 +24,7 @@ mod files;
 pub(crate) mod insert;
 pub(crate) mod lock;
 mod logical_type;
+mod nulls;
 mod plans;
 pub(crate) mod query;
 mod result;

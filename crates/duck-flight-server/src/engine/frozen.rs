@@ -6,10 +6,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Lossless;
-use super::admission::may_read_files;
+use super::admission::{called, may_read_files};
 use super::catalog::{rows, text};
 use super::ffi::Connection;
-use super::tokens::contains_any_word;
+use super::tokens::{contains_any_word, stands_anywhere};
 use crate::error::Result;
 
 const WORDS: &[&str] = &[
@@ -23,6 +23,9 @@ const WORDS: &[&str] = &[
     "current_transaction_id",
 ];
 
+/// Counts from today, where it is given one time. Columns have this name too, so only a call of it counts.
+const AGE: &str = "age";
+
 /// The views and macros of clients.
 const DEFINITIONS_SQL: &str = "
     SELECT sql FROM system.main.duckdb_views() WHERE NOT internal
@@ -32,6 +35,7 @@ const DEFINITIONS_SQL: &str = "
 /// Whether a plan of the text decides what each run should.
 pub(super) fn is_frozen_by_plan(sql: &str) -> bool {
     contains_any_word(sql, WORDS)
+        || stands_anywhere(sql, AGE) && called(sql, [AGE].into_iter()).is_some()
 }
 
 /// Whether any view or macro may be of that kind. Once it is so it stays so.
@@ -72,7 +76,7 @@ mod tests {
     use crate::engine::open::open_database;
 
     /// The functions of DuckDB whose answer is not always the same, or that are about the present: but for those in
-    /// [`WORDS`], a plan asks them anew, or they tell what is the same for as long as it is kept.
+    /// [`WORDS`] and [`AGE`], a plan asks them anew, or they tell what is the same for as long as it is kept.
     const ASKED_ANEW: &[&str] = &[
         "current_connection_id",
         "current_database",
@@ -105,7 +109,7 @@ mod tests {
     const VARYING_SQL: &str = "
         SELECT DISTINCT function_name FROM duckdb_functions()
         WHERE function_type = 'scalar'
-            AND (stability <> 'CONSISTENT' OR regexp_matches(function_name, '^(current|local|transaction|txid)'))
+            AND (stability <> 'CONSISTENT' OR regexp_matches(function_name, '^(age$|current|local|transaction|txid)'))
         ORDER BY ALL";
 
     #[test]
@@ -115,8 +119,29 @@ mod tests {
         let found = rows(&connection, &opened.lossless, VARYING_SQL).unwrap();
         let found = (0..found.num_rows()).map(|row| text(found.column(0), row));
         let unknown: Vec<_> = found
-            .filter(|name| !is_frozen_by_plan(name) && !ASKED_ANEW.contains(&name.as_str()))
+            .filter(|name| {
+                !is_frozen_by_plan(&format!("{name}()")) && !ASKED_ANEW.contains(&name.as_str())
+            })
             .collect();
         assert_eq!(unknown, [""; 0]);
+    }
+
+    #[test]
+    fn an_age_is_frozen_where_it_is_called_and_a_column_of_that_name_is_not() {
+        for sql in [
+            "SELECT age(TIMESTAMP '2000-01-01')",
+            "SELECT \"AGE\" (t) FROM times",
+            "SELECT t.age() FROM times t",
+            "CREATE VIEW v AS SELECT main.age(t) FROM times",
+        ] {
+            assert!(is_frozen_by_plan(sql), "{sql}");
+        }
+        for sql in [
+            "SELECT age, count(*) FROM people WHERE age > 30 GROUP BY age",
+            "SELECT 'age()'",
+            "SELECT average(i) FROM t",
+        ] {
+            assert!(!is_frozen_by_plan(sql), "{sql}");
+        }
     }
 }

@@ -17,6 +17,7 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tonic::Status;
 
 use super::Answers;
+use super::columns::with_types;
 use super::cut::cut;
 use crate::engine::{Engine, Place};
 use crate::error::{Error, Result};
@@ -28,7 +29,8 @@ pub(super) async fn get(
     ticket: &[u8],
 ) -> Result<Answers<FlightData>> {
     let result = engine.query(place, sql_text(ticket, "ticket")?).await?;
-    Ok(encode(result.schema().clone(), result))
+    let schema = with_types(result.schema(), result.type_names());
+    Ok(encode(schema, result))
 }
 
 /// Encodes a result.
@@ -72,9 +74,10 @@ pub(super) async fn flight_info(
         .with_total_bytes(-1)
         .with_descriptor(descriptor);
     match engine.describe(place, sql).await {
-        Ok(described) => Ok(info
-            .try_with_schema(&as_sent(&described.schema))
-            .map_err(encoding)?),
+        Ok(described) => {
+            let schema = with_types(&described.schema, &described.type_names);
+            info.try_with_schema(&as_sent(&schema)).map_err(encoding)
+        }
         // A script whose later statements need the earlier ones has its schema once it has run.
         Err(Error::UnknownSchema(_)) => Ok(info),
         Err(error) => Err(error),
@@ -89,7 +92,7 @@ pub(super) async fn schema(
 ) -> Result<SchemaResult> {
     let sql = descriptor_sql(descriptor)?;
     let described = engine.describe(place, sql).await?;
-    schema_result(&described.schema)
+    schema_result(&with_types(&described.schema, &described.type_names))
 }
 
 /// A schema as `GetSchema` answers.

@@ -1,6 +1,5 @@
 //! Flight SQL: told apart from plain Flight here, and each command brought to where it is done.
 
-mod columns;
 mod info;
 mod ingest;
 mod metadata;

@@ -143,7 +143,7 @@ pub(super) fn sets_seed(sql: &str) -> bool {
 }
 
 /// The first of these functions, in lower case, that a script calls, or may call.
-pub(super) fn called<'n>(
+pub(in crate::engine) fn called<'n>(
     sql: &str,
     names: impl Iterator<Item = &'n str> + Clone,
 ) -> Option<&'n str> {

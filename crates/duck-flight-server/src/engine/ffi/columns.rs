@@ -10,9 +10,10 @@ use arrow::array::{
     ArrayData, ArrayRef, BooleanBufferBuilder, RecordBatch, RecordBatchOptions, make_array,
 };
 use arrow::buffer::{Buffer, MutableBuffer, NullBuffer};
-use arrow::datatypes::{DataType, FieldRef, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, SchemaRef, ToByteSlice};
 use duckdb::ffi;
 
+use super::nulls::append_present;
 use super::result::{Column, ResultChunk, arrow_error};
 use super::{LogicalType, Result, SqlError, SqlErrorKind};
 
@@ -117,9 +118,8 @@ impl PlainColumns {
                     .cast_const()
                     .cast::<u8>();
                 let mask = ffi::duckdb_vector_get_validity(vector);
-                let mask = (!mask.is_null()).then(|| {
-                    slice::from_raw_parts(mask.cast_const().cast(), rows.div_ceil(64) * 8)
-                });
+                let mask = (!mask.is_null())
+                    .then(|| slice::from_raw_parts(mask.cast_const(), rows.div_ceil(64)));
                 column.note_validity(mask, self.rows, rows);
                 column.values.append(values, mask, rows)?;
             }
@@ -128,12 +128,14 @@ impl PlainColumns {
         Ok(())
     }
 
-    /// What was gathered, as one batch; `None` where that is nothing. Makes room for `rows` more.
+    /// What was gathered, as one batch; `None` where that is nothing. Makes room for `rows` more, or for as many as there were
+    /// where these are fewer: a message's memory counts as it is, and wide rows make short ones.
     pub(crate) fn take(&mut self, rows: usize) -> Result<Option<RecordBatch>> {
         let taken = std::mem::take(&mut self.rows);
         if taken == 0 {
             return Ok(None);
         }
+        let rows = rows.min(taken);
         let columns = self.columns.iter_mut();
         let arrays = columns.map(|column| column.take(taken, rows)).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(taken));
@@ -162,7 +164,7 @@ impl PlainColumn {
     }
 
     /// Notes which of `rows` values behind `before` others are there: all, or those of the mask.
-    fn note_validity(&mut self, mask: Option<&[u8]>, before: usize, rows: usize) {
+    fn note_validity(&mut self, mask: Option<&[u64]>, before: usize, rows: usize) {
         match (mask, &mut self.validity) {
             (None, None) => {}
             (None, Some(validity)) => validity.append_n(rows, true),
@@ -172,7 +174,7 @@ impl PlainColumn {
                     all.append_n(before, true);
                     all
                 })
-                .append_packed_range(0..rows, mask),
+                .append_packed_range(0..rows, mask.to_byte_slice()),
         }
     }
 
@@ -252,26 +254,36 @@ impl Values {
     ///
     /// # Safety
     /// There are so many at `source`, as a flat vector of the column's type has them, and the mask says which are there.
-    unsafe fn append(&mut self, source: *const u8, mask: Option<&[u8]>, rows: usize) -> Result<()> {
-        let bytes_of = |width: usize| {
-            // SAFETY: the vector has so many values of this width.
-            unsafe { slice::from_raw_parts(source, rows * width) }
-        };
+    unsafe fn append(
+        &mut self,
+        source: *const u8,
+        mask: Option<&[u64]>,
+        rows: usize,
+    ) -> Result<()> {
         match self {
-            Self::Fixed { width, bytes } => bytes.extend_from_slice(bytes_of(*width)),
+            Self::Fixed { width, bytes } => {
+                // SAFETY: the vector has so many values of this width.
+                unsafe { append_present(bytes, source, *width, rows, words(mask)) }
+            }
             Self::Bits(bits) => {
-                let packed: Vec<u8> = bytes_of(1).chunks(8).map(packed).collect();
+                let mut cleared = MutableBuffer::default();
+                // SAFETY: the vector has so many, of a byte each.
+                let flags = unsafe { present(source, mask, 1, rows, &mut cleared) };
+                let packed: Vec<u8> = flags.chunks(8).map(packed).collect();
                 bits.append_packed_range(0..rows, &packed);
             }
-            Self::Decimals { width: 2, wide } => {
-                wide.extend(widened(bytes_of(2), i16::from_ne_bytes))
+            Self::Decimals { width, wide } => {
+                let mut cleared = MutableBuffer::default();
+                // SAFETY: the vector has so many values of this width.
+                let narrow = unsafe { present(source, mask, *width, rows, &mut cleared) };
+                match *width {
+                    2 => wide.extend(widened(narrow, i16::from_ne_bytes)),
+                    4 => wide.extend(widened(narrow, i32::from_ne_bytes)),
+                    _ => wide.extend(widened(narrow, i64::from_ne_bytes)),
+                }
             }
-            Self::Decimals { width: 4, wide } => {
-                wide.extend(widened(bytes_of(4), i32::from_ne_bytes))
-            }
-            Self::Decimals { wide, .. } => wide.extend(widened(bytes_of(8), i64::from_ne_bytes)),
             Self::Texts { ends, bytes } => {
-                // SAFETY: the vector has so many texts, aligned as it is.
+                // SAFETY: the vector has so many texts, aligned as it is; a union may have any bytes.
                 let texts = unsafe { slice::from_raw_parts(source.cast(), rows) };
                 // SAFETY: those that the mask does not rule out are live for as long as the chunk.
                 unsafe { append_texts(ends, bytes, texts, mask)? }
@@ -279,6 +291,31 @@ impl Values {
         }
         Ok(())
     }
+}
+
+/// The words of a mask; none where all values are there.
+fn words(mask: Option<&[u64]>) -> impl Iterator<Item = u64> {
+    mask.unwrap_or_default().iter().copied()
+}
+
+/// `rows` values of `width` bytes each: where they are, or, where some are missing, as a copy with zeros for these.
+///
+/// # Safety
+/// There are so many at `source`, initialised where the mask does not rule them out.
+unsafe fn present<'a>(
+    source: *const u8,
+    mask: Option<&[u64]>,
+    width: usize,
+    rows: usize,
+    copy: &'a mut MutableBuffer,
+) -> &'a [u8] {
+    if mask.is_none() {
+        // SAFETY: all of them are initialised.
+        return unsafe { slice::from_raw_parts(source, rows * width) };
+    }
+    // SAFETY: as the caller says.
+    unsafe { append_present(copy, source, width, rows, words(mask)) };
+    copy.as_slice()
 }
 
 /// Eight booleans, or fewer, as bits.
@@ -303,9 +340,9 @@ unsafe fn append_texts(
     ends: &mut Vec<i32>,
     bytes: &mut Vec<u8>,
     texts: &[ffi::duckdb_string_t],
-    mask: Option<&[u8]>,
+    mask: Option<&[u64]>,
 ) -> Result<()> {
-    let is_there = |row: usize| mask.is_none_or(|mask| mask[row / 8] >> (row % 8) & 1 == 1);
+    let is_there = |row: usize| mask.is_none_or(|mask| mask[row / 64] >> (row % 64) & 1 == 1);
     // SAFETY: both kinds of text begin with their length.
     let length = |text: &ffi::duckdb_string_t| unsafe { text.value.inlined.length };
     let there = || texts.iter().enumerate().filter(|(row, _)| is_there(*row));
@@ -347,6 +384,7 @@ fn too_much_text() -> SqlError {
 mod tests {
     use arrow::compute::concat_batches;
 
+    use super::super::nulls::tests::assert_cleared;
     use super::*;
     use crate::engine::Lossless;
     use crate::engine::ffi::{Connection, Database};
@@ -389,8 +427,8 @@ mod tests {
         (database.connect().unwrap(), lossless)
     }
 
-    /// The rows of a query, gathered to batches of `rows` and more.
-    fn gathered(sql: &str, rows: usize) -> Vec<RecordBatch> {
+    /// The rows of a query, gathered to batches of `rows` and more, with room for so many behind each.
+    fn gathered(sql: &str, rows: usize, room: usize) -> Vec<RecordBatch> {
         let (connection, lossless) = connect();
         let statement = connection.parse(sql).unwrap().last_statement().unwrap();
         let result = statement.unwrap().execute().unwrap();
@@ -400,15 +438,15 @@ mod tests {
         while let Some(chunk) = batches.next_chunk().unwrap() {
             columns.append(&chunk).unwrap();
             if columns.rows() >= rows {
-                taken.extend(columns.take(rows).unwrap());
+                taken.extend(columns.take(room).unwrap());
             }
         }
         taken.extend(columns.take(0).unwrap());
         taken
     }
 
-    /// The same as DuckDB exports them, in one batch.
-    fn exported(sql: &str) -> RecordBatch {
+    /// The same as DuckDB exports them, chunk by chunk.
+    fn exported(sql: &str) -> Vec<RecordBatch> {
         let (connection, lossless) = connect();
         let statement = connection.parse(sql).unwrap().last_statement().unwrap();
         let result = statement.unwrap().execute().unwrap();
@@ -417,7 +455,14 @@ mod tests {
         while let Some(batch) = batches.next_batch().unwrap() {
             all.push(batch);
         }
-        concat_batches(batches.schema(), &all).unwrap()
+        all
+    }
+
+    /// Sees that what is missing is zero.
+    fn assert_all_cleared(batches: &[RecordBatch]) {
+        for column in batches.iter().flat_map(RecordBatch::columns) {
+            assert_cleared(column, &|_| true);
+        }
     }
 
     #[test]
@@ -431,16 +476,59 @@ mod tests {
         let sql = format!("SELECT {} FROM range(7000) AS r(i)", all.join(", "));
         // Chunks of uneven lengths, too.
         for sql in [sql.clone(), format!("{sql} WHERE hash(i) % 5 > 1")] {
+            let exported = exported(&sql);
+            assert_all_cleared(&exported);
+            let exported = concat_batches(&exported[0].schema(), &exported).unwrap();
             for rows in [1, 3000, 100_000] {
-                let taken = gathered(&sql, rows);
-                for batch in &taken {
-                    for column in batch.columns() {
-                        column.to_data().validate_full().unwrap();
-                    }
+                let taken = gathered(&sql, rows, rows);
+                for column in taken.iter().flat_map(RecordBatch::columns) {
+                    column.to_data().validate_full().unwrap();
                 }
+                assert_all_cleared(&taken);
                 let all = concat_batches(&taken[0].schema(), &taken).unwrap();
-                assert_eq!(all, exported(&sql), "{rows} rows at a time");
+                assert_eq!(all, exported, "{rows} rows at a time");
             }
+        }
+    }
+
+    #[test]
+    fn values_that_duckdb_exports_are_zero_where_they_are_missing_in_others_too() {
+        let nested = [
+            "to_seconds(i)",
+            "(i * 3)::UHUGEINT",
+            "'12:34:56+02'::TIMETZ",
+            "uuid()",
+            "CASE i % 2 WHEN 0 THEN 'a' ELSE 'b' END::ENUM ('a', 'b')",
+            "{'a': i, 'b': {'c': i * 1.5, 'd': [i]}}",
+            "[i, CASE WHEN i % 3 > 0 THEN i END]",
+            "MAP {i: CASE WHEN i % 3 > 0 THEN i END}",
+            "union_value(a := CASE WHEN i % 3 > 0 THEN i END)::UNION(a BIGINT, b INTERVAL)",
+        ];
+        let arrays = [
+            ("[i, CASE WHEN i % 3 > 0 THEN i END, i + 1]", "BIGINT[3]"),
+            ("[{'a': i}, {'a': i + 1}]", "STRUCT(a BIGINT)[2]"),
+        ];
+        let some = |column: &str| format!("CASE WHEN i % 7 > 2 THEN {column} END");
+        let arrays = arrays.map(|(lists, array)| format!("({})::{array}", some(lists)));
+        let some = [&nested.map(some)[..], &arrays[..]].concat();
+        // With a type that Arrow has no equal for, and without.
+        for columns in [&some[..], &[&some[..1], &some[3..]].concat()] {
+            let exported = exported(&format!(
+                "SELECT {} FROM range(7000) AS r(i)",
+                columns.join(", ")
+            ));
+            assert!(exported.len() > 1);
+            assert_all_cleared(&exported);
+        }
+    }
+
+    #[test]
+    fn no_more_room_is_made_than_the_rows_before_took() {
+        let columns: Vec<_> = (0..100).map(|column| format!("i + {column}")).collect();
+        let sql = format!("SELECT {} FROM range(20480) AS r(i)", columns.join(", "));
+        for batch in gathered(&sql, 2048, 16_384) {
+            let bytes = batch.num_rows() * columns.len() * size_of::<i64>();
+            assert_eq!(batch.get_array_memory_size() / bytes, 1);
         }
     }
 
@@ -464,6 +552,6 @@ mod tests {
 
     #[test]
     fn no_rows_are_no_batch() {
-        assert!(gathered("SELECT 42 WHERE false", 1).is_empty());
+        assert!(gathered("SELECT 42 WHERE false", 1, 1).is_empty());
     }
 }

@@ -10,6 +10,7 @@ use duckdb::ffi;
 
 use super::super::sql_error::UNSUPPORTED_TYPE;
 use super::columns::PlainColumns;
+use super::nulls::cleared;
 use super::{ArrowOptions, Connection, LogicalType, Result, SqlError, SqlErrorKind, check, text};
 
 /// From this chunk on a result is a large one.
@@ -196,7 +197,7 @@ impl Batches<'_> {
         }
         // SAFETY: DuckDB filled in the array according to this schema, exported with the same options.
         let data = unsafe { from_ffi(c_array, &self.c_schema) }.map_err(arrow_error)?;
-        let array = StructArray::from(data);
+        let array = StructArray::from(cleared(data));
         let rows = RecordBatchOptions::new().with_row_count(Some(arrow::array::Array::len(&array)));
         let columns = array.into_parts().1;
         RecordBatch::try_new_with_options(self.schema.clone(), columns, &rows).map_err(arrow_error)

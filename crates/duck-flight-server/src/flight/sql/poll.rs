@@ -11,12 +11,12 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::task::JoinHandle;
 
-use super::columns::with_types;
 use super::statement::{info, run_now};
 use super::ticket::StatementTicket;
 use super::{cancel_tickets, flight_info, prepared};
 use crate::engine::{HeldBytes, Place, Progress, Sql};
 use crate::error::{Error, Result};
+use crate::flight::columns::with_types;
 use crate::flight::get::{encoding, sql_text};
 use crate::session::{Caller, Handle, Handles, Sessions};
 

@@ -11,11 +11,11 @@ use arrow_flight::{FlightData, FlightDescriptor, FlightEndpoint, FlightInfo};
 use futures::{StreamExt, TryStreamExt, stream};
 use prost_types::Timestamp;
 
-use super::columns::with_types;
 use super::ticket::{Query, StatementTicket, Work};
 use crate::engine::{Description, Place, ResultStream, Rows, Sql};
 use crate::error::{Error, Result};
 use crate::flight::Answers;
+use crate::flight::columns::with_types;
 use crate::flight::get::{as_sent, encode, encoding, sql_text};
 use crate::session::{Caller, Handle, RESULT_TIMEOUT, RunningGuard, Sessions, Waiting};
 

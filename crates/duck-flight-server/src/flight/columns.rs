@@ -1,4 +1,4 @@
-//! What drivers ask of a result's columns: their SQL types, in the metadata of the fields.
+//! What clients read of a result's columns beside Arrow's types: SQL types, in the metadata of the fields.
 
 use std::sync::Arc;
 
