@@ -3,14 +3,14 @@
 //! A column's type is widened only to one that holds every value of the old type and of the stream's, so no
 //! value is ever lost. Where there is no such type the column stays, and each value must fit it.
 
-use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Field, Schema, TimeUnit};
 use duck_flight_protocol::{SchemaMode, TableName, quote};
 use duckdb::ffi;
 
 use super::effect::Effect;
 use super::ffi::ColumnShape;
 use super::sql_type::sql_type;
-use super::types::{Names, extension_name, is_text, plain};
+use super::types::{Names, is_text, plain};
 use crate::error::{Error, Result};
 
 /// The statements after which the table has room for the stream's rows; none where it has already.
@@ -66,7 +66,7 @@ pub(super) fn has_no_type_yet(field: &Field, mode: SchemaMode) -> bool {
 /// The type to widen a column to, where that helps.
 fn widen(column: &ColumnShape, field: &Field, mode: SchemaMode) -> Option<String> {
     // An extension type means more than its storage: a UUID is no blob to be widened.
-    if extension_name(field).is_some() || extension_name(&column.field).is_some() {
+    if field.extension_type_name().is_some() || column.field.extension_type_name().is_some() {
         return None;
     }
     // In Arrow it looks like TIME, which has no place for the offset.
@@ -188,9 +188,6 @@ impl Kind {
     }
 }
 
-/// The largest precision of a DuckDB decimal.
-const MAX_DECIMAL_DIGITS: u8 = 38;
-
 /// The narrowest kind that holds every value of both, where DuckDB has one.
 fn common(one: Kind, other: Kind) -> Option<Kind> {
     use Kind::{Date, Decimal, Float, Signed, Time, Timestamp, Unsigned};
@@ -219,7 +216,7 @@ fn common(one: Kind, other: Kind) -> Option<Kind> {
             let ((p, s), (q, t)) = (one.as_decimal()?, other.as_decimal()?);
             let scale = s.max(t);
             let digits = p.saturating_sub(s).max(q.saturating_sub(t)) + scale;
-            (digits <= MAX_DECIMAL_DIGITS).then_some(Decimal { digits, scale })
+            (digits <= DECIMAL128_MAX_PRECISION).then_some(Decimal { digits, scale })
         }
         // Those of nanoseconds end in 2262.
         (Date | Timestamp(_), Timestamp(TimeUnit::Nanosecond))

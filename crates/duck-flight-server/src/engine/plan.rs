@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanBuilder, RecordBatch, RecordBatchOptions};
-use arrow::compute::{CastOptions, cast_with_options};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use duck_flight_protocol::{SchemaMode, TableName};
 
@@ -333,8 +333,7 @@ fn check_op(field: &Field) -> Result<()> {
 
 /// Which rows delete.
 fn deletions(ops: &ArrayRef, name: &str, rows_before: u64) -> Result<ArrayRef> {
-    let texts = cast_with_options(ops, &DataType::Utf8, &CastOptions::default())
-        .map_err(|error| Error::Columns(error.to_string()))?;
+    let texts = cast(ops, &DataType::Utf8).map_err(|error| Error::Columns(error.to_string()))?;
     let mut flags = BooleanBuilder::with_capacity(texts.len());
     for (row, op) in texts.as_string::<i32>().iter().enumerate() {
         let delete = op.and_then(effect::deletes).ok_or_else(|| Error::Value {

@@ -31,9 +31,6 @@ use num_bigint::{BigInt, Sign};
 use super::interval::{check_intervals, has_intervals};
 use super::sql_error::SqlError;
 
-const EXTENSION_NAME: &str = "ARROW:extension:name";
-const EXTENSION_METADATA: &str = "ARROW:extension:metadata";
-
 /// Turns batches of one exported schema into batches of the schema that clients see.
 pub(super) struct Readable {
     exported: SchemaRef,
@@ -93,14 +90,13 @@ impl Readable {
 }
 
 fn extension(field: &Field) -> Option<Extension> {
-    let metadata = field.metadata();
-    match metadata.get(EXTENSION_NAME)?.as_str() {
+    match field.extension_type_name()? {
         "arrow.uuid" => Some(Extension::Uuid),
         "arrow.bool8" => Some(Extension::Bool8),
         "arrow.json" => Some(Extension::Json),
         "arrow.opaque" => {
             let opaque =
-                serde_json::from_str::<serde_json::Value>(metadata.get(EXTENSION_METADATA)?);
+                serde_json::from_str::<serde_json::Value>(field.extension_type_metadata()?);
             match opaque.ok()?.get("type_name")?.as_str()? {
                 "hugeint" => Some(Extension::Hugeint),
                 "uhugeint" => Some(Extension::Uhugeint),

@@ -2,17 +2,16 @@
 
 use std::collections::HashSet;
 
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit, UnionMode};
+use arrow::datatypes::{
+    DECIMAL128_MAX_PRECISION, DataType, Field, FieldRef, Schema, TimeUnit, UnionMode,
+};
 use duck_flight_protocol::{SchemaMode, quote};
 
 use super::effect::Effect;
 use super::evolve::has_no_type_yet;
 use super::plan::{given_twice, no_columns};
-use super::types::{extension_name, is_text, same_name};
+use super::types::{is_text, same_name};
 use crate::error::{Error, Result};
-
-/// The largest precision of a DuckDB decimal.
-const MAX_DECIMAL_DIGITS: u8 = 38;
 
 /// The statement that creates a table for a stream, up to its verb: `create` is `CREATE TABLE` and its kind.
 /// Rows that are told by a key get it as their primary key. Where the table may change, columns that have no type yet are
@@ -59,7 +58,7 @@ pub(super) fn create_table_sql(
 
 /// The SQL type of a column made from a stream's field.
 pub(super) fn sql_type(field: &Field) -> std::result::Result<String, String> {
-    match extension_name(field) {
+    match field.extension_type_name() {
         Some("arrow.uuid") if *field.data_type() == DataType::FixedSizeBinary(16) => {
             return Ok("UUID".into());
         }
@@ -135,9 +134,9 @@ fn decimal_type(digits: u8, scale: i8) -> std::result::Result<String, String> {
     // Digits before the point that a negative scale stands for.
     let digits = digits.saturating_add(scale.min(0).unsigned_abs());
     let scale = scale.max(0).unsigned_abs();
-    if digits > MAX_DECIMAL_DIGITS || scale > digits {
+    if digits > DECIMAL128_MAX_PRECISION || scale > digits {
         return Err(format!(
-            "a decimal of {digits} digits, {scale} after the point, does not fit DuckDB's {MAX_DECIMAL_DIGITS}; \
+            "a decimal of {digits} digits, {scale} after the point, does not fit DuckDB's {DECIMAL128_MAX_PRECISION}; \
              send text, or create the table beforehand"
         ));
     }

@@ -214,7 +214,7 @@ fn conversion(
         let cast = Cast::new(from, target);
         Ok((Conversion::Cast(cast), target.clone()))
     };
-    match extension_name(field) {
+    match field.extension_type_name() {
         Some("arrow.bool8") if *from == DataType::Int8 && *to == DataType::Boolean => {
             return cast_to(to);
         }
@@ -228,14 +228,14 @@ fn conversion(
         }
         _ => {}
     }
-    if column.type_id == ffi::DUCKDB_TYPE_DUCKDB_TYPE_GEOMETRY && is_binary(plain(from)) {
+    if column.type_id == ffi::DUCKDB_TYPE_DUCKDB_TYPE_GEOMETRY && plain(from).is_binary() {
         let conversion = match plain(from) {
             plain if plain == from => Conversion::GeometryText,
             plain => Conversion::Unpack(plain.clone(), Box::new(Conversion::GeometryText)),
         };
         return Ok((conversion, DataType::Utf8));
     }
-    if column.type_id == ffi::DUCKDB_TYPE_DUCKDB_TYPE_BIT && is_binary(plain(from)) {
+    if column.type_id == ffi::DUCKDB_TYPE_DUCKDB_TYPE_BIT && plain(from).is_binary() {
         let target = DataType::Binary;
         let cast = Cast {
             target: target.clone(),
@@ -427,27 +427,5 @@ pub(super) fn plain(data_type: &DataType) -> &DataType {
 }
 
 pub(super) fn is_text(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::Dictionary(_, values) => is_text(values),
-        DataType::RunEndEncoded(_, values) => is_text(values.data_type()),
-        other => matches!(
-            other,
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
-        ),
-    }
-}
-
-fn is_binary(data_type: &DataType) -> bool {
-    use DataType::{Binary, BinaryView, FixedSizeBinary, LargeBinary};
-    matches!(
-        data_type,
-        Binary | BinaryView | FixedSizeBinary(_) | LargeBinary
-    )
-}
-
-pub(super) fn extension_name(field: &Field) -> Option<&str> {
-    field
-        .metadata()
-        .get("ARROW:extension:name")
-        .map(String::as_str)
+    plain(data_type).is_string()
 }

@@ -130,8 +130,7 @@ fn holder_type(children: &[&FieldRef], depth: usize, create: Create) -> Result<L
 }
 
 fn plain_type(field: &Field) -> Result<ffi::duckdb_type> {
-    let name = field.metadata().get("ARROW:extension:name");
-    match name.map(String::as_str) {
+    match field.extension_type_name() {
         Some("arrow.uuid") => return Ok(ffi::DUCKDB_TYPE_DUCKDB_TYPE_UUID),
         Some("arrow.bool8") => return Ok(ffi::DUCKDB_TYPE_DUCKDB_TYPE_BOOLEAN),
         _ => {}

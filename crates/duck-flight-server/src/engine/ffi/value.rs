@@ -197,8 +197,7 @@ fn value(field: &Field, array: &dyn Array, row: usize, extent: &mut Extent) -> R
 }
 
 fn extension(field: &Field, array: &dyn Array, row: usize) -> Result<Option<Value>> {
-    let name = field.metadata().get("ARROW:extension:name");
-    match (name.map(String::as_str), array.data_type()) {
+    match (field.extension_type_name(), array.data_type()) {
         (Some("arrow.uuid"), DataType::FixedSizeBinary(16)) => {
             Value::uuid(array.as_fixed_size_binary().value(row)).map(Some)
         }

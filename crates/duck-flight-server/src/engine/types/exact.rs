@@ -1,8 +1,8 @@
 //! Arrow's cast, made exact: a value that would become another one is found and refused.
 
 use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::compute::cast;
 use arrow::compute::kernels::cmp::not_distinct;
-use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{
     DECIMAL128_MAX_PRECISION, DataType, Float32Type, Float64Type, IntervalMonthDayNanoType,
     TimeUnit,
@@ -229,14 +229,6 @@ pub(super) fn formatted(array: &ArrayRef, index: usize) -> Option<String> {
     let options = FormatOptions::new().with_display_error(false);
     let formatter = ArrayFormatter::try_new(array, &options).ok()?;
     formatter.value(index).try_to_string().ok()
-}
-
-pub(super) fn cast(array: &ArrayRef, target: &DataType) -> Result<ArrayRef, ArrowError> {
-    let options = CastOptions {
-        safe: true,
-        ..CastOptions::default()
-    };
-    cast_with_options(array, target, &options)
 }
 
 fn first_made_null(array: &ArrayRef, cast: &ArrayRef) -> Option<usize> {

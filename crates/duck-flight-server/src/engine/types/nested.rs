@@ -11,11 +11,10 @@ use arrow::array::{
     OffsetSizeTrait, StructArray, UnionArray,
 };
 use arrow::buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow::compute::can_cast_types;
+use arrow::compute::{can_cast_types, cast};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, UnionFields, UnionMode};
 use arrow::error::ArrowError;
 
-use super::exact::cast;
 use super::{ColumnShape, Conversion, Failure, cannot_become, keys, same_name};
 
 /// How nested values become a column's, and as what DuckDB imports them; or why they cannot.

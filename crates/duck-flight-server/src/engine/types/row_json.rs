@@ -1,11 +1,12 @@
 //! A row as JSON, for people to read.
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use arrow::json::LineDelimitedWriter;
 
 use super::bounds::first_out_of_range;
-use super::exact::{cast, formatted, shown};
+use super::exact::{formatted, shown};
 use super::plain;
 
 /// A batch of one row as a JSON object. What JSON has no value for is told as text.

@@ -4,10 +4,10 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
+use arrow::compute::cast;
 use arrow::datatypes::DataType;
 
 use super::Failure;
-use super::exact::cast;
 
 /// How deep collections may be in each other: as deep as DuckDB reads them.
 const MAX_DEPTH: usize = 16;
