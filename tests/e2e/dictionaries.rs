@@ -93,8 +93,7 @@ async fn dictionaries_that_waiting_rows_keep_weigh_as_much_as_they_are() {
     put.extend(std::iter::repeat_n(round, ROUNDS).flatten());
     let acks = client.put_messages(put).await.unwrap();
     assert_eq!(acks[0].rows, 100);
-    let peak = server.peak_memory_bytes() >> 20;
-    assert!(peak < 256 + 300, "{peak} MiB");
+    server.assert_peak_below((256 + 300) << 20);
     assert_eq!(client.rows("SELECT DISTINCT s FROM t").await, ["b"]);
     server.stop();
 }

@@ -31,11 +31,6 @@ fn server() -> ServerProcess {
     ServerProcess::start(&["--memory-limit", LIMIT, "--ingest-buffer", "16MiB"])
 }
 
-fn assert_bounded(server: &ServerProcess) {
-    let peak = server.peak_memory_bytes();
-    assert!(peak < BOUND, "{} MiB", peak >> 20);
-}
-
 fn one_byte() -> RecordBatch {
     let value: ArrayRef = Arc::new(Int8Array::from(vec![7]));
     RecordBatch::try_from_iter([("a", value)]).unwrap()
@@ -59,7 +54,7 @@ async fn rows_weigh_as_much_as_the_messages_that_they_keep() {
     put.extend(std::iter::repeat_n(row, ROWS));
     let acks = soon("the ack", client.put_messages(put)).await.unwrap();
     assert_eq!(acks[0].rows, 128);
-    assert_bounded(&server);
+    server.assert_peak_below(BOUND);
     server.stop();
 }
 
@@ -78,7 +73,7 @@ async fn batches_without_rows_weigh_as_much_as_their_columns() {
     put.push(row);
     let acks = soon("the ack", client.put_messages(put)).await.unwrap();
     assert_eq!(acks[0].rows, 1);
-    assert_bounded(&server);
+    server.assert_peak_below(BOUND);
     server.stop();
 }
 
@@ -100,7 +95,7 @@ async fn dictionaries_keep_nothing_of_their_messages_but_their_values() {
     put.push(rows);
     let acks = soon("the ack", client.put_messages(put)).await.unwrap();
     assert_eq!(acks[0].rows, 2);
-    assert_bounded(&server);
+    server.assert_peak_below(BOUND);
     let values = client
         .rows("SELECT DISTINCT c0 || c39 FROM t ORDER BY 1")
         .await;
@@ -121,7 +116,7 @@ async fn a_put_that_waits_for_its_client_keeps_nothing_of_its_first_message_but_
         soon("a first message that is read", opened(&put, first.clone())).await;
         open.push(put);
     }
-    assert_bounded(&server);
+    server.assert_peak_below(BOUND);
     for put in open {
         let acks = put.finish().await.unwrap();
         assert_eq!(acks[0].rows, 0);
@@ -206,7 +201,7 @@ async fn batches_of_values_without_rows_are_not_kept() {
     put.extend(std::iter::repeat_n(empty, BATCHES));
     put.push(row);
     soon("an answer", bind(&client, put)).await.unwrap();
-    assert_bounded(&server);
+    server.assert_peak_below(BOUND);
     let info = client.flight().get_flight_info(command).await;
     let ticket = info.map_err(status).unwrap().endpoint[0].ticket.clone();
     let rows = client
@@ -233,6 +228,6 @@ async fn values_weigh_as_much_as_the_messages_that_they_keep() {
         Code::ResourceExhausted,
         &["parameters take more than"],
     );
-    assert_bounded(&server);
+    server.assert_peak_below(BOUND);
     server.stop();
 }

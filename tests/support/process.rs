@@ -290,6 +290,17 @@ impl ServerProcess {
         self.status_bytes("VmHWM:")
     }
 
+    /// Sees that it never had more resident memory than this. Linux alone says so.
+    ///
+    /// # Panics
+    /// When it had.
+    #[track_caller]
+    pub fn assert_peak_below(&self, bytes: u64) {
+        let peak = self.peak_memory_bytes();
+        let [peak_mib, most_mib] = [peak, bytes].map(|bytes| bytes >> 20);
+        assert!(peak < bytes, "{peak_mib} MiB of {most_mib}");
+    }
+
     fn status_bytes(&self, key: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()));
         let status = status.expect("it runs, on Linux");
