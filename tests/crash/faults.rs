@@ -74,6 +74,18 @@ pub(crate) fn assert_ended_with_reason(exit: &Exit) {
     assert!(reason, "no reason: {exit:?}");
 }
 
+/// Asserts that a unit was accepted on a disk that is good again, unless the server has ended and said why; answers with
+/// its end.
+pub(crate) fn assert_accepted_or_ended<T>(
+    answer: Answer<T>,
+    server: &mut ServerProcess,
+) -> Option<Exit> {
+    assert_retriable(&answer.err()?, server);
+    let exit = server.wait();
+    assert_ended_with_reason(&exit);
+    Some(exit)
+}
+
 /// Restarts a server on a disk that is good again, and finds everything.
 pub(crate) async fn assert_restart_serves_everything(
     disk: &Disk,
@@ -150,45 +162,42 @@ async fn a_disk_too_full_for_the_log_refuses_units_until_there_is_room() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_with_a_bad_block_refuses_units_or_ends_the_server() {
-    let disk = Disk::new();
-    let (mut server, client, mut ledger) = loaded(&disk).await;
-    disk.fail("write", LOG, EIO);
-    let refused = refusal(&mut ledger, &client, SMALL).await;
-    assert_retriable(&refused, &mut server);
-    disk.heal();
-    if let Err(status) = ledger.append(&client, SMALL).await {
-        assert_retriable(&status, &mut server);
-        assert_ended_with_reason(&server.wait());
-    }
-    assert_restart_serves_everything(&disk, server, &mut ledger).await;
+    refuse_and_go_on(Way::Put, &[("write", LOG, EIO)]).await;
 }
 
-/// Refuses units in the middle of a write, and goes on once the disk is good again.
-async fn refuse_and_go_on(rules: &[(&str, &str, &str)]) {
+/// Refuses units in the middle of a write, and goes on once the disk is good again, or ends; answers with that end.
+async fn refuse_and_go_on(way: Way, rules: &[(&str, &str, &str)]) -> Option<Exit> {
     let disk = Disk::new();
     let (mut server, client, mut ledger) = loaded(&disk).await;
+    let mut end = None;
     for _ in 0..3 {
         disk.fail_all(rules);
-        let refused = refusal(&mut ledger, &client, SMALL).await;
-        assert_retriable(&refused, &mut server);
+        let refused = ledger.append_by(way, &client, SMALL).await;
+        assert_retriable(&refused.expect_err("a bad disk"), &mut server);
         disk.heal();
-        if ledger.append(&client, SMALL).await.is_err() {
-            assert_ended_with_reason(&server.wait());
+        end = assert_accepted_or_ended(ledger.append(&client, SMALL).await, &mut server);
+        if end.is_some() {
             break;
         }
     }
     assert_restart_serves_everything(&disk, server, &mut ledger).await;
+    end
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fills_in_the_middle_of_a_write_loses_nothing_that_comes_later() {
-    refuse_and_go_on(&[("write", LOG, "short")]).await;
+    refuse_and_go_on(Way::Put, &[("write", LOG, "short")]).await;
 }
 
-/// What is acknowledged behind half a unit that could not be cut off again is never read again.
+/// What is acknowledged behind half a unit that could not be cut off again is never read again. A statement's commit writes
+/// to the log as that of a put does.
 #[tokio::test(flavor = "multi_thread")]
 async fn half_a_unit_that_cannot_be_cut_off_the_log_ends_the_server() {
-    refuse_and_go_on(&[("write", LOG, "short"), ("truncate", LOG, EIO)]).await;
+    for way in [Way::Put, Way::Statement] {
+        let rules = [("write", LOG, "short"), ("truncate", LOG, EIO)];
+        let end = refuse_and_go_on(way, &rules).await.expect("an end");
+        assert!(end.stderr.contains("ends with half"), "{way:?}: {end:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -244,10 +253,7 @@ async fn a_disk_too_full_for_a_full_group_refuses_it_or_ends_the_server() {
     assert!(disk.failures() > 0);
     assert_retriable(&refused, &mut server);
     disk.heal();
-    if let Err(status) = ledger.append(&client, FULL_GROUP).await {
-        assert_retriable(&status, &mut server);
-        assert_ended_with_reason(&server.wait());
-    }
+    assert_accepted_or_ended(ledger.append(&client, FULL_GROUP).await, &mut server);
     assert_restart_serves_everything(&disk, server, &mut ledger).await;
 }
 
@@ -427,25 +433,4 @@ async fn a_signal_ends_a_start_at_once_and_the_next_one_serves_everything() {
         ledger.assert_kept(&server.client().await).await;
         directory = server.kill();
     }
-}
-
-/// A statement's commit writes to the log as that of a put does.
-#[tokio::test(flavor = "multi_thread")]
-async fn half_a_statement_that_cannot_be_cut_off_the_log_ends_the_server() {
-    let disk = Disk::new();
-    let mut server = disk.start(tempfile::tempdir().expect("a temporary directory"));
-    let client = server.client().await;
-    client.execute("CREATE TABLE t (i BIGINT)").await;
-    client.execute("INSERT INTO t FROM range(10)").await;
-    disk.fail_all(&[("write", LOG, "short"), ("truncate", LOG, EIO)]);
-    let insert = client.try_execute("INSERT INTO t FROM range(10, 1000)");
-    soon("an error", insert).await.expect_err("a bad disk");
-    disk.heal();
-    let exit = server.wait();
-    assert!(exit.code.is_some_and(|code| code != 0), "{exit:?}");
-    assert!(exit.stderr.contains("ends with half"), "{exit:?}");
-    let server = disk.start(server.kill());
-    let client = server.client().await;
-    assert_eq!(client.count("t").await, 10);
-    server.stop();
 }

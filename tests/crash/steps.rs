@@ -34,10 +34,21 @@ async fn start(disk: &Disk) -> (ServerProcess, Client, Ledger) {
     (server, client, ledger)
 }
 
-/// Restarts what was killed, and finds everything, twice.
-async fn assert_kept(disk: &Disk, mut directory: TempDir, ledger: &mut Ledger, number: u32) {
+/// Restarts what was killed, and finds everything, twice: also the rows that came in behind what the first start left.
+async fn assert_kept(disk: &Disk, directory: TempDir, ledger: &mut Ledger, number: u32) {
+    assert_kept_by(2, disk, directory, ledger, number).await;
+}
+
+/// As [`assert_kept`], by so many starts.
+async fn assert_kept_by(
+    starts: u32,
+    disk: &Disk,
+    mut directory: TempDir,
+    ledger: &mut Ledger,
+    number: u32,
+) {
     disk.heal();
-    for _ in 0..2 {
+    for _ in 0..starts {
         let server = disk.start(directory);
         let client = server.client().await;
         let difference = ledger.difference(&client).await.expect("a good disk");
@@ -97,7 +108,7 @@ async fn a_kill_at_any_step_of_the_start_after_a_killed_checkpoint_loses_nothing
     for number in (1..MOST).step_by(3) {
         let disk = Disk::new();
         let mut killed = KilledCheckpoint::at(&disk, number).await;
-        calls += kill_every_start(&disk, &killed.directory, &mut killed.ledger).await;
+        calls += kill_every_start(&disk, &killed.directory, &mut killed.ledger, 3).await;
         if killed.was_over {
             return assert_many(calls);
         }
@@ -121,15 +132,24 @@ async fn a_kill_at_any_step_of_the_start_after_a_torn_commit_loses_nothing() {
     whole.signal("TERM");
     let said = whole.wait().stderr;
     assert!(said.contains("a part of a commit is cut off"), "{said}");
-    assert_many(kill_every_start(&disk, &directory, &mut ledger).await);
+    assert_many(kill_every_start(&disk, &directory, &mut ledger, 1).await);
 }
 
-/// Kills the start on copies of a directory at every call it makes; answers with their number.
-async fn kill_every_start(disk: &Disk, directory: &TempDir, ledger: &mut Ledger) -> u32 {
+/// Kills the start on copies of a directory at every call it makes; answers with their number. Every start after it finds
+/// everything; after every so many kills, a second one does.
+async fn kill_every_start(
+    disk: &Disk,
+    directory: &TempDir,
+    ledger: &mut Ledger,
+    twice_every: u32,
+) -> u32 {
     for number in 1..MOST {
         kill_at(disk, number);
         match disk.try_start(copy_of(directory)) {
-            Err((copy, _)) => assert_kept(disk, copy, &mut ledger.clone(), number).await,
+            Err((copy, _)) => {
+                let starts = 1 + u32::from(number.is_multiple_of(twice_every));
+                assert_kept_by(starts, disk, copy, &mut ledger.clone(), number).await;
+            }
             Ok(server) => {
                 disk.heal();
                 ledger.assert_kept(&server.client().await).await;
