@@ -2,6 +2,8 @@
 
 Each module gets a server of its own on a temporary database; it must still stop cleanly after the module's
 last test, whatever the tests sent to it. DUCK_FLIGHT_SERVER_BIN names another binary.
+
+What the server says to which mistake is for tests/e2e, in Rust; tests are here where a client's own calls matter.
 """
 
 import itertools

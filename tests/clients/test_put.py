@@ -48,27 +48,6 @@ def test_each_batch_is_acknowledged_while_the_stream_goes_on(client, table):
     writer.close()
 
 
-def test_batches_are_acknowledged_in_order_when_nobody_waits_for_the_acks(client, table):
-    writer, reader = client.do_put(command(table=table, commit="batch"), NUMBERS)
-    for rows in range(1, 101):
-        writer.write_batch(pa.record_batch({"i": [rows] * rows}, NUMBERS))
-    writer.done_writing()
-    acks = [json.loads(reader.read().to_pybytes())["rows"] for _ in range(100)]
-    assert acks == list(range(1, 101))
-    writer.close()
-
-
-def test_batch_commit_keeps_what_was_acknowledged_before_a_bad_batch(client, table):
-    execute(client, f"CREATE TABLE {table} (i BIGINT CHECK (i < 10))")
-    writer, reader = client.do_put(command(table=table, commit="batch"), NUMBERS)
-    writer.write_batch(pa.record_batch({"i": [1]}, NUMBERS))
-    assert json.loads(reader.read().to_pybytes())["rows"] == 1
-    with pytest.raises(pa.ArrowException, match="(?i)check"):
-        writer.write_batch(pa.record_batch({"i": [2, 11]}, NUMBERS))
-        writer.done_writing()
-        reader.read()
-        writer.close()
-    assert query(client, f"SELECT * FROM {table}") == [{"i": 1}]
 
 
 def test_a_failing_put_inserts_nothing(client, table):
@@ -79,33 +58,7 @@ def test_a_failing_put_inserts_nothing(client, table):
     assert query(client, f"SELECT * FROM {table}") == []
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"colour": "red"}, "colour"),
-        ({"commit": "sometimes"}, "sometimes"),
-        ({"mode": "append", "create": "maybe"}, "maybe"),
-        ({"table": {"table": "t", "database": "d"}}, "database|table"),
-        ({"table": ""}, "empty"),
-    ],
-)
-def test_an_option_that_does_not_exist_is_refused_by_name(client, table, options, named):
-    with pytest.raises(pa.ArrowInvalid, match=named):
-        put_with(client, command(**{"table": table} | options), numbers(1))
-    with pytest.raises(KeyError):
-        read(client, f"SELECT * FROM {table}")
 
-
-@pytest.mark.parametrize("options", [b"", b"{", b"[]", b"\xff\xfe", b'"table"', b"{}"])
-def test_options_that_are_not_a_json_object_with_a_table_are_refused(client, options):
-    with pytest.raises(pa.ArrowInvalid):
-        put_with(client, flight.FlightDescriptor.for_command(options), numbers(1))
-
-
-@pytest.mark.parametrize("path", [[], ["a", "b", "c", "d"], [""], ["main", ""], ["a\0b"]])
-def test_a_path_that_names_no_table_is_refused(client, path):
-    with pytest.raises(pa.ArrowInvalid):
-        put_with(client, flight.FlightDescriptor.for_path(*path), numbers(1))
 
 
 def test_a_path_may_name_the_schema_and_the_catalog(client, table):
@@ -115,17 +68,6 @@ def test_a_path_may_name_the_schema_and_the_catalog(client, table):
     put_with(client, flight.FlightDescriptor.for_path(catalog, f"schema_of_{table}", table), numbers(2))
     assert query(client, f"SELECT * FROM schema_of_{table}.{table}") == [{"i": 1}, {"i": 2}]
 
-
-def test_create_says_what_happens_to_a_table_that_is_missing_or_there(client, table):
-    with pytest.raises(KeyError, match=table):
-        put_with(client, command(table=table, create="never"), numbers(1))
-    put_with(client, command(table=table, create="always"), numbers(2))
-    with pytest.raises(pa.ArrowException, match=f"{table}.*exist"):
-        put_with(client, command(table=table, create="always"), numbers(3))
-    put_with(client, command(table=table, create="never"), numbers(4))
-    assert query(client, f"SELECT * FROM {table}") == [{"i": 2}, {"i": 4}]
-    put_with(client, command(table=table, create="replace"), pa.table({"s": ["new"]}))
-    assert query(client, f"SELECT * FROM {table}") == [{"s": "new"}]
 
 
 def test_names_are_data_and_never_sql(client):
@@ -139,11 +81,6 @@ def test_names_are_data_and_never_sql(client):
     assert query(client, "SELECT * FROM y") == []
 
 
-def test_columns_match_by_name_whatever_their_order_and_case(client, table):
-    execute(client, f"CREATE TABLE {table} (first INTEGER, Second VARCHAR)")
-    put(client, table, pa.table({"SECOND": ["b"], "First": pa.array([1], pa.int32())}))
-    assert query(client, f"SELECT * FROM {table}") == [{"first": 1, "Second": "b"}]
-
 
 def test_columns_that_the_stream_lacks_take_their_default(client, table):
     execute(client, f"CREATE SEQUENCE sequence_of_{table}")
@@ -155,12 +92,6 @@ def test_columns_that_the_stream_lacks_take_their_default(client, table):
         {"i": 20, "d": 7, "n": None, "s": 2},
     ]
 
-
-def test_an_unknown_column_is_refused_by_name(client, table):
-    execute(client, f"CREATE TABLE {table} (i BIGINT)")
-    with pytest.raises(pa.ArrowInvalid, match="colour"):
-        put(client, table, pa.table({"i": [1], "colour": ["red"]}))
-    assert query(client, f"SELECT * FROM {table}") == []
 
 
 def test_values_are_cast_to_the_tables_types(client, table):
@@ -199,20 +130,6 @@ def test_a_value_that_does_not_fit_is_refused_with_its_column(client, table, tab
     assert query(client, f"SELECT * FROM {table}") == []
 
 
-def test_constraints_and_keys_are_kept(client, table):
-    execute(client, f"CREATE TABLE {table} (i BIGINT PRIMARY KEY)")
-    put(client, table, numbers(1, 2))
-    with pytest.raises(pa.ArrowException, match="(?i)duplicate|constraint"):
-        put(client, table, numbers(3, 2))
-    with pytest.raises(pa.ArrowException, match="(?i)null|constraint"):
-        put(client, table, numbers(4, None))
-    assert query(client, f"SELECT * FROM {table} ORDER BY i") == [{"i": 1}, {"i": 2}]
-
-
-def test_a_view_is_not_a_place_for_rows(client, table):
-    execute(client, f"CREATE VIEW {table} AS SELECT 1::BIGINT AS i")
-    with pytest.raises(pa.ArrowException, match=table):
-        put(client, table, numbers(1))
 
 
 @pytest.mark.parametrize("path", [["temp", "main"], ["TEMP", "main"], ["temp"]], ids=".".join)

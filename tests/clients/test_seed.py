@@ -11,7 +11,7 @@ import pytest
 import seed_loader
 from conftest import execute, put, query, read
 
-LOADERS, READERS, BATCHES = 8, 4, 40
+LOADERS, READERS, BATCHES = 8, 4, 20
 
 
 def start_loader(server, table, loader):

@@ -1,4 +1,7 @@
 //! End-to-end tests: real clients against a server in the test's process, or against the real binary.
+//!
+//! What the server says to which mistake is tested here; tests/clients proves that the calls of other clients work, and
+//! tests/crash that what was acknowledged survives a kill.
 
 mod altered;
 mod bombs;

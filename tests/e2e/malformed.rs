@@ -113,6 +113,7 @@ async fn a_put_without_what_its_first_message_must_hold_is_refused() {
     for path in [
         vec![],
         vec![String::new()],
+        vec!["main".into(), String::new()],
         vec!["a\0b".into()],
         vec!["x".into(); 4],
     ] {
@@ -126,7 +127,7 @@ async fn a_put_without_what_its_first_message_must_hold_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn put_options_that_cannot_be_read_are_refused_by_name() {
     let (server, client) = server_with_table().await;
-    let cases: [(&str, Code, &str); 11] = [
+    let cases: [(&str, Code, &str); 14] = [
         (r#"{"table":"t","tabel":1}"#, Code::InvalidArgument, "tabel"),
         (r#"{"create":"never"}"#, Code::InvalidArgument, "table"),
         (
@@ -134,8 +135,19 @@ async fn put_options_that_cannot_be_read_are_refused_by_name() {
             Code::InvalidArgument,
             "sometimes",
         ),
+        (
+            r#"{"table":"t","commit":"sometimes"}"#,
+            Code::InvalidArgument,
+            "sometimes",
+        ),
+        (
+            r#"{"table":{"table":"t","database":"d"}}"#,
+            Code::InvalidArgument,
+            "table",
+        ),
         (r#"{"table":7}"#, Code::InvalidArgument, "table"),
-        (r#"{"table":""}"#, Code::InvalidArgument, ""),
+        (r#"{"table":""}"#, Code::InvalidArgument, "empty"),
+        ("{", Code::InvalidArgument, ""),
         ("[]", Code::InvalidArgument, ""),
         ("17", Code::InvalidArgument, ""),
         ("INSERT INTO t", Code::InvalidArgument, ""),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use duck_tests::{Client, TestServer, assert_refused, ints, options, rows_at_rest, soon};
+use duck_tests::{TestServer, assert_refused, ints, options, rows_at_rest, soon};
 use futures::future::join_all;
 use tokio::sync::Barrier;
 use tonic::Code;
@@ -333,50 +333,6 @@ async fn a_large_put_that_replaces_a_keyed_table_is_all_or_nothing() {
     // Its end has come by then, and none of its rows.
     let directory = server.shutdown().await;
     assert_eq!(rows_at_rest(directory.path(), "t"), 10);
-}
-
-async fn evolving(client: Client, name: String, rows: i64) -> Result<u64, tonic::Status> {
-    let mut sent = 0;
-    for round in 0..8 {
-        let own = format!("{name}_{round}");
-        let values: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
-        let columns = [("k", values.clone()), (own.as_str(), values)];
-        let batch = RecordBatch::try_from_iter(columns).unwrap();
-        let put_options = options(r#"{"table":"t","schema":"evolve"}"#);
-        sent += client.put(&put_options, &[batch]).await?[0].rows;
-    }
-    Ok(sent)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn loaders_that_evolve_one_table_all_succeed_while_others_read_it() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
-    client.execute("CREATE TABLE t (k INTEGER)").await;
-    let over = Arc::new(AtomicBool::new(false));
-    let reader = server.client().await;
-    let reads = again_and_again(&over, move || {
-        let reader = reader.clone();
-        async move { drop(reader.rows("SELECT * FROM t LIMIT 10").await) }
-    });
-    let mut loaders = Vec::new();
-    for loader in 0..4 {
-        let client = server.client().await;
-        loaders.push(tokio::spawn(evolving(client, format!("own{loader}"), 500)));
-    }
-    let mut sent = 0;
-    for loader in join_all(loaders).await {
-        sent += loader.unwrap().unwrap();
-    }
-    over.store(true, Ordering::Release);
-    assert!(reads.await.unwrap() > 0);
-    assert_eq!(client.count("t").await, sent);
-    assert_eq!(client.rows("DESCRIBE t").await.len(), 1 + 4 * 8);
-    for column in ["own0_0", "own3_7"] {
-        let given = format!("SELECT count({column}) FROM t");
-        assert_eq!(client.value::<u64>(&given).await, 500);
-    }
-    server.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

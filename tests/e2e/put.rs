@@ -417,6 +417,13 @@ async fn rows_that_break_a_constraint_are_refused_with_its_name_and_nothing_is_i
         );
         assert_eq!(client.count(table).await, 0, "{table}");
     }
+    client.append("p", &[ints([17])]).await.unwrap();
+    assert_refused(
+        client.append("p", &[ints([16, 17])]).await,
+        Code::InvalidArgument,
+        &["17"],
+    );
+    assert_eq!(client.count("p").await, 1);
     server.shutdown().await;
 }
 
