@@ -20,7 +20,6 @@ PAGE = REPOSITORY / "docs" / "benchmarks.md"
 PICTURES = REPOSITORY / "docs" / "benchmarks"
 
 NOTE = "<!-- Made by scripts/bench.sh from bench/page.md and bench/results/latest.json: change those, not this. -->"
-NOT_MEASURED = "*Not measured.*"
 
 
 def write(results: Results) -> None:
@@ -56,10 +55,10 @@ def rendered(template: str, results: Results, pictures: set[str]) -> str:
                 return left_out(results)
             case "table":
                 table, result = find(name, "tables", results)
-                return tables.markdown(table, result) if result else NOT_MEASURED
+                return tables.markdown(table, result) if result else tables.NOT_MEASURED
             case "plot":
                 plot, _ = find(name, "plots", results)
-                return f"![{plot.title}](benchmarks/{name}.svg)" if name in pictures else NOT_MEASURED
+                return f"![{plot.title}](benchmarks/{name}.svg)" if name in pictures else tables.NOT_MEASURED
         raise ValueError(f"page.md asks for {match[0]}, which nobody knows")
 
     return NOTE + "\n\n" + re.sub(r"\{\{([^}]+)\}\}", put, template)
@@ -75,8 +74,8 @@ def find(name: str, kind: str, results: Results) -> tuple[Table | Plot | Bars, C
 
 
 def cases() -> str:
-    lines = [f"| `{case.name}` | {case.about} |" for case in CASES.values()]
-    return "\n".join(["| case | what it does |", "| --- | --- |", *lines])
+    lines = [[f"`{case.name}`", case.about] for case in CASES.values()]
+    return tables.written([["case", "what it does"], *lines], ["---", "---"])
 
 
 def runs(results: Results) -> str:
@@ -91,7 +90,7 @@ def runs(results: Results) -> str:
     for place, commands in places.items():
         lines = [f"- {', '.join(names)}: {run}" for run, names in commands.items()]
         blocks.append("\n".join([f"{place}:", "", *lines]))
-    return "\n\n".join(blocks) or NOT_MEASURED
+    return "\n\n".join(blocks) or tables.NOT_MEASURED
 
 
 def turns(about: dict) -> str:

@@ -1,7 +1,11 @@
 """The tables of figures, for a terminal and for the page."""
 
+from collections.abc import Callable
+
 from case import Case, Column, Table, shown_tests
 from results import OURS, CaseResult, Spread
+
+NOT_MEASURED = "*Not measured.*"
 
 
 def cell(column: Column, test: str, result: CaseResult) -> str:
@@ -9,17 +13,16 @@ def cell(column: Column, test: str, result: CaseResult) -> str:
     spread = result.spread(test, column.contender, column.metric)
     if spread is None:
         return "–"
-    text = shown(column, spread)
+    text = shown(spread, column.unit.show, "–")
     if column.contender == OURS or not column.is_compared:
         return text
     ratio = result.ratio(test, column.metric, OURS, column.contender)
     return f"{text} · {ratio_shown(ratio)}" if ratio else text
 
 
-def shown(column: Column, spread: Spread) -> str:
-    show = column.unit.show
-    least, middle, most = show(spread.least), show(spread.median), show(spread.most)
-    return middle if least == most else f"{middle} ({least}–{most})"
+def shown(spread: Spread, show: Callable[[float], str], between: str) -> str:
+    least, middle, most = (show(value) for value in (spread.least, spread.median, spread.most))
+    return middle if least == most else f"{middle} ({least}{between}{most})"
 
 
 def ratio_shown(ratio: Spread) -> str:
@@ -45,10 +48,12 @@ def rows_of(table: Table, result: CaseResult) -> list[list[str]]:
 
 def markdown(table: Table, result: CaseResult) -> str:
     lines = rows_of(table, result)
-    if not lines:
-        return "*Not measured.*"
+    return written(lines, ["---"] + ["---:"] * (len(lines[0]) - 1)) if lines else NOT_MEASURED
+
+
+def written(lines: list[list[str]], rule: list[str]) -> str:
+    """A header and rows in Markdown, whose rule says to which side each column is aligned."""
     header, *rest = lines
-    rule = ["---"] + ["---:"] * (len(header) - 1)
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *rest])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from results import CONTENDERS, OURS, CaseResult, Results, Spread, ratio
-from tables import print_aligned
+from tables import print_aligned, shown, written
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,7 @@ class Target:
         found = self.found(result) if result else None
         if found is None:
             return [self.name, self.aim, "–", "not measured"]
-        return [self.name, self.aim, self.shown(found), self.verdict(found)]
-
-    def shown(self, found: Spread) -> str:
-        middle, least, most = (self.show(value) for value in (found.median, found.least, found.most))
-        return middle if least == most else f"{middle} ({least} to {most})"
+        return [self.name, self.aim, shown(found, self.show, " to "), self.verdict(found)]
 
     def verdict(self, found: Spread) -> str:
         """The median decides; where turns differ, that is said."""
@@ -151,8 +147,7 @@ def rows(results: Results) -> list[list[str]]:
 
 
 def markdown(results: Results) -> str:
-    header, *rest = rows(results)
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---", "---:", "---:", "---"], *rest])
+    return written(rows(results), ["---", "---:", "---:", "---"])
 
 
 def print_for(results: Results, cases: list[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import seed_loader
 from conftest import execute, put, query, read
 
-LOADERS, READERS, BATCHES = 8, 4, 20
+LOADERS, READERS, BATCHES = 4, 2, 40
 
 
 def start_loader(server, table, loader):
@@ -31,7 +31,7 @@ def watch_counts(server, table, finished):
                 return counts
 
 
-def test_eight_loaders_and_four_readers_do_not_disturb_each_other(server, client, table):
+def test_loaders_and_readers_do_not_disturb_each_other(server, client, table):
     execute(client, seed_loader.CREATE.format(table))
     finished = Event()
     with ThreadPoolExecutor(READERS) as readers:
