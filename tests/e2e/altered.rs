@@ -6,15 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch};
 use duck_flight_protocol::PutOptions;
 use duck_tests::{
-    Client, OpenPut, Setup, TestServer, assert_refused, ints, numbered, options, soon,
+    Client, OpenPut, Setup, TestServer, assert_refused, ints, numbered, options, soon, start,
 };
 use tonic::Code;
-
-async fn start() -> (TestServer, Client) {
-    let server = TestServer::start().await;
-    let client = server.client().await;
-    (server, client)
-}
 
 /// A server on which a unit is large from two of [`batches`] on.
 async fn start_with_small_buffer() -> (TestServer, Client) {

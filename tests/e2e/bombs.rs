@@ -13,7 +13,7 @@ use arrow_flight::FlightData;
 use arrow_ipc::{CompressionType, KeyValue, KeyValueArgs, MessageHeader};
 use bytes::Bytes;
 use duck_flight_protocol::PutOptions;
-use duck_tests::{ServerProcess, TestServer, messages, soon};
+use duck_tests::{ServerProcess, messages, soon, start};
 use flatbuffers::{FlatBufferBuilder, ForwardsUOffset, UnionWIPOffset, Vector, WIPOffset};
 use tonic::Code;
 
@@ -388,8 +388,7 @@ async fn a_header_that_refers_to_the_same_bytes_again_and_again_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_columns_with_metadata_are_no_bomb() {
     const COLUMNS: usize = 4000;
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let described = |column: usize| {
         format!(r#"{{"name": "column_{column}", "pandas_type": "int64", "metadata": null}}"#)
     };

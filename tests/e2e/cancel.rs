@@ -3,7 +3,7 @@
 use duck_flight_protocol::{Commit, PutOptions};
 use duck_tests::{
     Client, ENDLESS_COUNT, ENDLESS_ROWS, OpenPut, Setup, TestServer, Wire, ints, numbered,
-    rows_at_rest, soon,
+    rows_at_rest, soon, start,
 };
 use futures::StreamExt;
 #[cfg(target_os = "linux")]
@@ -133,8 +133,7 @@ async fn a_connection_is_as_new_after_a_query_dropped_in_the_middle_of_its_rows(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_put_commits_nothing() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE t (batch BIGINT, \"row\" BIGINT)")
         .await;
@@ -191,8 +190,7 @@ async fn a_put_whose_connection_is_cut_commits_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_put_cancelled_before_its_first_batch_creates_no_rows_and_hinders_nobody() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     for _ in 0..50 {
         let put = client
             .open_put(&PutOptions::new("t"), &ints([]).schema())

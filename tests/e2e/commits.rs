@@ -1,12 +1,11 @@
 //! Statements during which nobody commits, and those that only look like them.
 
-use duck_tests::{TestServer, assert_refused, ints, soon};
+use duck_tests::{assert_refused, ints, soon, start};
 use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_statement_that_only_has_the_word_index_holds_up_no_commit() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (i BIGINT)").await;
     for (number, statement) in [
         "BEGIN; EXPLAIN ANALYZE SELECT sum(\"index\"), sum(n) FROM (SELECT a AS \"index\", n ENDLESS); COMMIT",
@@ -42,8 +41,7 @@ async fn a_long_statement_that_only_has_the_word_index_holds_up_no_commit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_is_renamed_outside_of_transactions_or_by_a_script_that_does_no_more() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute(
             "CREATE TABLE t AS SELECT 1 AS i; CREATE TABLE next AS SELECT 2 AS i; CREATE VIEW v AS SELECT 3 AS i",

@@ -1,7 +1,7 @@
 //! Connections: how many there may be, and what their streams share.
 
 use duck_flight_protocol::PutOptions;
-use duck_tests::{OpenPut, ServerProcess, TestServer, numbered, soon};
+use duck_tests::{OpenPut, ServerProcess, numbered, soon, start};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
@@ -62,8 +62,7 @@ async fn send(put: &OpenPut, count: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn puts_that_wait_for_a_transaction_do_not_hold_up_others_on_their_connection() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE t (batch BIGINT, \"row\" BIGINT)")
         .await;

@@ -11,7 +11,7 @@ use arrow_ipc::writer::{
     CompressionContext, DictionaryHandling, DictionaryTracker, IpcDataGenerator, IpcWriteOptions,
 };
 use duck_flight_protocol::{Commit, PutOptions};
-use duck_tests::{ServerProcess, Setup, TestServer, assert_refused, messages, soon};
+use duck_tests::{ServerProcess, Setup, assert_refused, messages, soon, start};
 use futures::FutureExt;
 use futures::future::select_all;
 use tonic::Code;
@@ -100,8 +100,7 @@ async fn dictionaries_that_waiting_rows_keep_weigh_as_much_as_they_are() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dictionaries_of_puts_that_stay_open_are_bounded_for_all_of_them() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let batch = last_of(&[&"x".repeat(30 * MIB), "b"]);
     let options = PutOptions {
         commit: Commit::Batch,

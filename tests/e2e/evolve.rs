@@ -8,7 +8,7 @@ use arrow::array::{
     TimestampMicrosecondArray, TimestampNanosecondArray,
 };
 use duck_flight_protocol::{OnError, PutOptions, SchemaMode};
-use duck_tests::{Answer, Client, Setup, TestServer, assert_refused, soon};
+use duck_tests::{Answer, Client, Setup, assert_refused, soon, start};
 use tonic::Code;
 
 const MODES: [SchemaMode; 2] = [SchemaMode::Evolve, SchemaMode::EvolveText];
@@ -51,8 +51,7 @@ async fn types(client: &Client, table: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_column_is_narrowed_to_nanoseconds() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     for (number, mode) in MODES.into_iter().enumerate() {
         for sql_type in ["TIMESTAMP", "TIMESTAMP_MS", "DATE"] {
             let table = format!("t{number}_{sql_type}");
@@ -88,8 +87,7 @@ async fn no_column_is_narrowed_to_nanoseconds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_of_nothing_but_nulls_waits_for_its_type() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     for mode in MODES {
         client.execute("DROP TABLE IF EXISTS t").await;
         let options = options("t", mode);
@@ -134,8 +132,7 @@ async fn a_column_of_nothing_but_nulls_waits_for_its_type() {
 #[tokio::test(flavor = "multi_thread")]
 async fn large_units_and_rejects_leave_such_columns_out_too() {
     const ROWS: i64 = 600_000;
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE t (id BIGINT CHECK (id >= 0))")
         .await;

@@ -1,12 +1,11 @@
 //! What DuckDB makes several statements of: an ADD COLUMN with a default that is no literal, and a PIVOT.
 
-use duck_tests::{SqlClient, TestServer, assert_refused};
+use duck_tests::{SqlClient, assert_refused, start};
 use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_script_of_which_it_is_in_doubt_what_it_is_made_of_leaves_no_transaction_open() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE t AS SELECT range AS i FROM range(30000)")
         .await;
@@ -45,8 +44,7 @@ async fn a_script_of_which_it_is_in_doubt_what_it_is_made_of_leaves_no_transacti
 /// DuckDB gives the database up where it is to do both at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nested_column_with_a_default_is_refused_whatever_its_name() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE t AS SELECT range AS i FROM range(50000)")
         .await;
@@ -69,8 +67,7 @@ async fn pivot_types(session: &mut SqlClient) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pivot_leaves_nothing_in_its_session() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE t AS SELECT range % 3 AS i FROM range(30)")
         .await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use duck_tests::{Client, ServerProcess, TestServer, soon};
+use duck_tests::{Client, ServerProcess, TestServer, soon, start};
 use tokio::task::JoinHandle;
 use tonic::Status;
 
@@ -49,8 +49,7 @@ async fn until_long(client: &Client, sql: &'static str) -> JoinHandle<Vec<String
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_asked_again_and_again_sees_each_commit_in_between() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (i BIGINT)").await;
     for i in 1..=200_i64 {
         client.execute(&format!("INSERT INTO t VALUES ({i})")).await;
@@ -65,8 +64,7 @@ async fn a_query_asked_again_and_again_sees_each_commit_in_between() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_who_ask_the_same_see_whatever_was_committed_before_they_ask() {
     const COMMITS: u64 = 300;
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (i BIGINT)").await;
     client.execute("INSERT INTO t VALUES (0)").await;
     let committed = Arc::new(AtomicU64::new(0));
@@ -124,8 +122,7 @@ async fn a_brief_query_that_is_long_once_ends_with_its_client() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_brief_query_that_fails_now_and_then_says_why() {
     const FAILS: &str = "SELECT CASE WHEN random() < 0.3 THEN error('drawn') ELSE 'fine' END";
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let told = |error: Status| (error.code(), error.message().to_owned());
     let expected = told(client.try_rows("SELECT error('drawn')").await.unwrap_err());
     let (mut fine, mut failed) = (0, 0);

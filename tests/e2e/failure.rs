@@ -6,7 +6,7 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, RecordBatch, Time64MicrosecondArray};
 use arrow_flight::sql::CommandGetTables;
 use bytes::Bytes;
-use duck_tests::{Answer, Client, SqlClient, TestServer, assert_refused, ints, soon};
+use duck_tests::{Answer, Client, SqlClient, assert_refused, ints, soon, start};
 use tonic::Code;
 
 use super::transaction::{begin_update, prepare};
@@ -37,8 +37,7 @@ async fn assert_not_committed(client: &Client, transaction: &Bytes) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_is_only_asked_about_can_fail_its_transaction_and_a_commit_says_so() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (i BIGINT)").await;
     let mut sql = client.sql();
     let transaction = begin_with_a_row(&mut sql).await;
@@ -65,8 +64,7 @@ async fn a_statement_that_is_only_asked_about_can_fail_its_transaction_and_a_com
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_after_a_question_that_was_given_up_says_what_has_become_of_the_transaction() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (i BIGINT)").await;
     let mut sql = client.sql();
     for (patience, is_about_tables) in [(200, false), (1, true), (0, true), (0, false)] {
@@ -107,8 +105,7 @@ async fn list(sql: &mut SqlClient) -> Answer<Vec<String>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_view_that_fails_a_transaction_when_it_is_listed_fails_its_commit_too() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute(
             "CREATE TABLE t (i BIGINT); CREATE TABLE gone (i BIGINT); CREATE VIEW lost AS FROM gone; DROP TABLE gone",
@@ -149,8 +146,7 @@ async fn a_view_that_fails_a_transaction_when_it_is_listed_fails_its_commit_too(
 async fn a_commit_after_a_listing_that_was_given_up_says_what_has_become_of_the_transaction() {
     const HUNDREDS: usize = 15;
     const TRIES: u64 = 20;
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (i BIGINT)").await;
     for hundred in 0..HUNDREDS {
         let tables: String = (0..100)
@@ -178,8 +174,7 @@ async fn a_commit_after_a_listing_that_was_given_up_says_what_has_become_of_the_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_whose_answer_cannot_be_told_is_not_committed() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (i BIGINT)").await;
     let mut sql = client.sql();
     for (returned, code) in [
@@ -205,8 +200,7 @@ async fn a_change_whose_answer_cannot_be_told_is_not_committed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prepared_change_is_committed_for_all_its_rows_of_values_or_for_none() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (v TIME)").await;
     let mut sql = client.sql();
     let transaction = sql.begin().await.unwrap();
@@ -224,8 +218,7 @@ async fn a_prepared_change_is_committed_for_all_its_rows_of_values_or_for_none()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_names_a_failed_commit_ends_no_transaction() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (i BIGINT)").await;
     let mut session = client.session().await;
     session.update("BEGIN", None).await.unwrap();
@@ -246,8 +239,7 @@ async fn a_statement_that_names_a_failed_commit_ends_no_transaction() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_fails_in_a_transaction_was_not_cancelled() {
     const TRIES: usize = 60;
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE t AS SELECT range AS i FROM range(1000000)")
         .await;

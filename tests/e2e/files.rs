@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use duck_tests::{Client, ServerProcess, TestServer, assert_refused};
+use duck_tests::{Client, ServerProcess, assert_refused, start};
 use tonic::Code;
 
 /// Ways to a file that go by no function's name, or that the name of a function is no part of.
@@ -93,8 +93,7 @@ async fn no_statement_opens_the_database_or_its_log_or_gives_up_their_lock() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_name_of_a_file_is_refused_as_such_and_that_of_a_table_is_not() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     for sql in [
         "FROM 'x.csv'",
         "SELECT count(*) FROM '/data/*.parquet'",
@@ -145,8 +144,7 @@ async fn views_and_macros_that_are_in_the_file_read_no_files_either() {
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn the_database_stays_locked_where_its_process_closes_the_file() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t AS SELECT 1 AS a").await;
     let path = "SELECT path FROM duckdb_databases() WHERE NOT internal";
     let database = client.rows(path).await.remove(0);

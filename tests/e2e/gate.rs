@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use duck_tests::{Client, ServerProcess, TestServer, assert_refused};
+use duck_tests::{Client, ServerProcess, TestServer, assert_refused, start};
 use tonic::Code;
 
 /// Statements that EXPLAIN would run for others to notice, or out of sight of what follows transactions.
@@ -76,8 +76,7 @@ async fn explain_runs_nothing_that_others_would_notice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn explain_ends_no_transaction() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (i INTEGER)").await;
     let mut sql = client.sql();
     let transaction = sql.begin().await.unwrap();
@@ -103,8 +102,7 @@ async fn explain_ends_no_transaction() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_may_be_explained_is_explained_and_analyzed() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE t AS SELECT 1 AS i, 2 AS copy_count")
         .await;
@@ -223,8 +221,7 @@ async fn functions_that_change_all_clients_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_client_forces_a_checkpoint_that_all_others_wait_for() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (i INTEGER)").await;
     let mut sql = client.sql();
     let transaction = sql.begin().await.unwrap();
@@ -248,8 +245,7 @@ async fn no_client_forces_a_checkpoint_that_all_others_wait_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_plan_is_kept_that_leaves_out_rows_of_later_commits() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE t AS SELECT range AS i FROM range(50)")
         .await;
@@ -311,8 +307,7 @@ const OWN_TABLE_CHANGES: &[&str] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_servers_own_tables_cannot_be_changed_however_they_are_named() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let mut session = client.session().await;
     let contents = "SELECT schema_name, sql FROM duckdb_tables() WHERE schema_name = 'duck_flight'
         UNION ALL SELECT schema_name, function_name FROM duckdb_functions() WHERE schema_name = 'duck_flight'
@@ -334,8 +329,7 @@ async fn the_servers_own_tables_cannot_be_changed_however_they_are_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn data_and_names_that_look_like_what_is_refused_are_let_through() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let mut session = client.session().await;
     for sql in [
         "CREATE TABLE log (m VARCHAR)",
@@ -365,8 +359,7 @@ async fn data_and_names_that_look_like_what_is_refused_are_let_through() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_client_keeps_a_secret_on_the_server() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     for sql in [
         "CREATE SECRET s (TYPE http)",
         "CREATE OR REPLACE TEMPORARY SECRET s (TYPE http, BEARER_TOKEN 'x')",
@@ -561,8 +554,7 @@ async fn check_functions(client: &Client, function_type: &str, known: BTreeSet<&
 
 #[tokio::test(flavor = "multi_thread")]
 async fn duckdb_offers_no_function_that_nobody_has_thought_about() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let tables = TABLE_FUNCTIONS.iter().chain(REFUSED_TABLE_FUNCTIONS);
     check_functions(&client, "table", tables.copied().collect()).await;
     check_functions(&client, "pragma", PRAGMAS.iter().copied().collect()).await;

@@ -2,7 +2,7 @@
 
 use arrow::array::{Array, RecordBatch};
 use arrow_flight::FlightDescriptor;
-use duck_tests::{TestServer, assert_refused, ints, soon, status};
+use duck_tests::{TestServer, assert_refused, ints, soon, start, status};
 use futures::{StreamExt, TryStreamExt};
 use tonic::Code;
 
@@ -11,8 +11,7 @@ const MAX_BATCH_BYTES: usize = 4 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_script_runs_in_order_and_answers_with_its_last_result() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let script = "CREATE TABLE t (i BIGINT); INSERT INTO t FROM range(3); SELECT 'lost'; SELECT sum(i) FROM t;";
     assert_eq!(client.rows(script).await, ["3"]);
     assert_eq!(client.rows("INSERT INTO t VALUES (4), (5)").await, ["2"]);
@@ -39,8 +38,7 @@ async fn a_script_runs_in_order_and_answers_with_its_last_result() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_names_its_statement_and_those_before_it_have_run() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let script = "CREATE TABLE t (i BIGINT); SELECT * FROM missing; CREATE TABLE u (i BIGINT)";
     assert_refused(
         client.query(script).await,
@@ -134,8 +132,7 @@ async fn a_transaction_left_open_is_refused_and_rolled_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_script_that_fails_in_its_transaction_is_rolled_back_before_it_is_answered() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     const MAKE: &str = "CREATE OR REPLACE TABLE t (i INTEGER)";
     client.execute(MAKE).await;
     for _ in 0..50 {
@@ -207,8 +204,7 @@ async fn an_error_in_the_middle_of_a_result_comes_after_the_batches_before_it() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_result_has_its_schema() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let mut result = client
         .stream("SELECT 1::BIGINT AS i, 'x' AS s, [1.5] AS l WHERE false")
         .await
@@ -303,8 +299,7 @@ async fn bytes_under_nulls_are_zero_whoever_used_the_memory_before() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_stay_small_however_wide_the_rows() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let many = (0..300)
         .map(|column| format!("range + {column} AS c{column}"))
         .collect::<Vec<_>>()
@@ -348,8 +343,7 @@ async fn messages_stay_small_however_wide_the_rows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nested_values_come_back_as_they_are() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let sql =
         "SELECT {'a': [1, NULL, 3], 'b': {'c': 'x', 'd': NULL}} AS s, MAP {'k': [1], 'l': []} AS m,
                [[1], NULL, []] AS l, [1, 2]::INTEGER[2] AS f, NULL AS n";
@@ -361,8 +355,7 @@ async fn nested_values_come_back_as_they_are() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_is_of_one_moment_while_others_insert() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE t AS SELECT 0::BIGINT AS g FROM range(1000)")
         .await;

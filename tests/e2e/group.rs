@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use duck_flight_protocol::{Commit, ConnectOptions, PutOptions};
 use duck_load::{Plan, Progress, Report, Stop, load};
-use duck_tests::{TestServer, empty_message, ints, numbered};
+use duck_tests::{TestServer, empty_message, ints, numbered, start};
 use futures::future::join_all;
 use tokio::sync::Barrier;
 use tonic::Code;
@@ -44,8 +44,7 @@ fn assert_clean(report: &Report, rows: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_put_that_fails_fails_alone() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     for round in 0..5_i64 {
         client
             .execute("CREATE OR REPLACE TABLE t (i BIGINT PRIMARY KEY); INSERT INTO t VALUES (-1)")
@@ -81,8 +80,7 @@ async fn a_put_that_fails_fails_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_units_of_one_group_with_the_same_key_do_not_both_succeed() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE t (i BIGINT PRIMARY KEY)")
         .await;
@@ -101,8 +99,7 @@ async fn two_units_of_one_group_with_the_same_key_do_not_both_succeed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn puts_without_rows_take_none_of_those_that_share_their_commit() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (i BIGINT)").await;
     let schema = ints([]).schema();
     for round in 1..=10 {
@@ -165,8 +162,7 @@ async fn eight_loaders_and_four_readers_work_at_the_same_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_is_planned_and_run_on_the_same_moment_of_a_table() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     // Small tables are planned by the exact range of their values, so each round begins with a new one.
     for round in 0..10 {
         let table = format!("t{round}");
@@ -198,8 +194,7 @@ async fn a_query_is_planned_and_run_on_the_same_moment_of_a_table() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn loaders_that_race_to_create_a_table_all_succeed() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     for round in 0..10 {
         let table = format!("t{round}");
         let barrier = Arc::new(Barrier::new(16));
@@ -227,8 +222,7 @@ async fn loaders_that_race_to_create_a_table_all_succeed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_loaders_that_race_to_create_always_one_succeeds() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let options: PutOptions = serde_json::from_str(r#"{"table":"t","create":"always"}"#).unwrap();
     let puts = (0..16).map(|_| {
         let (client, options) = (client.clone(), options.clone());
@@ -246,8 +240,7 @@ async fn of_loaders_that_race_to_create_always_one_succeeds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ddl_beside_loaders_neither_fails_them_nor_spoils_their_rows() {
     for commit in [Commit::Stream, Commit::Batch] {
-        let server = TestServer::start().await;
-        let client = server.client().await;
+        let (server, client) = start().await;
         client
             .execute("CREATE TABLE t (batch_id BIGINT, timestamp TIMESTAMP, value DOUBLE, category VARCHAR)")
             .await;
@@ -290,8 +283,7 @@ async fn ddl_beside_loaders_neither_fails_them_nor_spoils_their_rows() {
 /// DuckDB shows full row groups to older snapshots where it may append in any order.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_stays_as_it_is_while_full_groups_are_committed() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.append("t", &[ints([0])]).await.unwrap();
     let over = Arc::new(AtomicBool::new(false));
     let readers = (0..3).map(|_| {
@@ -313,8 +305,7 @@ async fn a_snapshot_stays_as_it_is_while_full_groups_are_committed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_loaders_proof_fails_for_a_row_that_has_lost_its_time_or_whose_category_has_grown() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let plan = Plan {
         producer: Some("p".into()),
         resume: true,

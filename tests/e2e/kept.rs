@@ -12,8 +12,8 @@ use arrow_flight::{FlightData, FlightDescriptor};
 use bytes::Bytes;
 use duck_flight_protocol::{Commit, PutOptions};
 use duck_tests::{
-    Answer, Client, OpenPut, ServerProcess, TestServer, assert_refused, empty_message, ints,
-    messages, soon, status,
+    Answer, Client, OpenPut, ServerProcess, assert_refused, empty_message, ints, messages, soon,
+    start, status,
 };
 use futures::stream;
 use prost::Message;
@@ -135,8 +135,7 @@ async fn opened(put: &OpenPut, first: FlightData) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn large_schemas_of_open_puts_are_bounded_for_all_of_them() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let row = ints([1]);
     let note = [("note".to_owned(), "x".repeat(30 * MIB))].into();
     let schema = Schema::clone(&row.schema()).with_metadata(note);

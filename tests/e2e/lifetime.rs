@@ -8,7 +8,7 @@ use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
 use duck_flight_server::Expiry;
 use duck_tests::{
     Answer, Client, ENDLESS_COUNT, ENDLESS_ROWS, Setup, SqlClient, TestServer, assert_refused,
-    soon, status,
+    soon, start, status,
 };
 use futures::StreamExt;
 use prost::Message;
@@ -177,8 +177,7 @@ async fn a_poll_leaves_no_setting_behind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_has_failed_is_rolled_back_by_a_poll() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (i INTEGER)").await;
     let mut session = client.session().await;
     for sql in ["BEGIN", "INSERT INTO t VALUES (1)"] {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::*;
 use arrow::datatypes::{DataType, Field, Int32Type, Schema};
 use duck_flight_protocol::PutOptions;
-use duck_tests::{Client, ServerProcess, TestServer, assert_refused};
+use duck_tests::{Client, ServerProcess, assert_refused, start};
 use tonic::Code;
 
 /// A batch of one column `v`, of an extension type or of none.
@@ -43,8 +43,7 @@ async fn assert_not_put(client: &Client, sql_type: &str, values: ArrayRef, words
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nested_values_are_no_json() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let numbers = || {
         let rows = [Some(vec![Some(1), None]), None];
         ListArray::from_iter_primitive::<Int32Type, _, _>(rows)
@@ -79,8 +78,7 @@ async fn nested_values_are_no_json() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn texts_that_tell_no_number_time_or_day_are_refused() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     for (sql_type, good, bad) in [
         ("DECIMAL(10, 2)", "1.50", ""),
         ("DECIMAL(10, 2)", "1.50", " "),
@@ -132,8 +130,7 @@ async fn a_moment_without_a_zone_is_one_instant_whatever_it_is_sent_as() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_field_of_a_struct_is_dropped_for_another_one_of_its_name() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     for (sql_type, names) in [
         ("STRUCT(a INTEGER)", ["a", "A"]),
         ("STRUCT(a INTEGER, b INTEGER)", ["b", "b"]),
@@ -147,8 +144,7 @@ async fn no_field_of_a_struct_is_dropped_for_another_one_of_its_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_uuid_in_a_blob_is_its_bytes() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (v BLOB)").await;
     let uuid = || Arc::new(FixedSizeBinaryArray::from(vec![b"0123456789abcdef"])) as ArrayRef;
     for extension in [Some("arrow.uuid"), None] {
@@ -173,8 +169,7 @@ async fn a_uuid_in_a_blob_is_its_bytes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_value_is_no_bit_string_and_is_put_aside_alone() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (v BIT)").await;
     let reject: PutOptions = serde_json::from_str(r#"{"table":"t","on_error":"reject"}"#).unwrap();
     let bytes = || vec![b"\x05".as_slice(), b"", b"\x06"];

@@ -12,7 +12,8 @@ use arrow_ipc::CompressionType;
 use bytes::Bytes;
 use duck_flight_protocol::PutOptions;
 use duck_tests::{
-    Client, ServerProcess, Setup, TestServer, assert_refused, ints, messages, pairs, soon, status,
+    Client, ServerProcess, Setup, TestServer, assert_refused, ints, messages, pairs, soon, start,
+    status,
 };
 use prost::Message;
 use tonic::codegen::{Body, Service, http};
@@ -30,8 +31,7 @@ fn valid() -> Vec<FlightData> {
 }
 
 async fn server_with_table() -> (TestServer, Client) {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (i BIGINT, s VARCHAR)").await;
     (server, client)
 }
@@ -284,8 +284,7 @@ async fn dictionaries_before_the_schema_or_for_no_column_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn compressed_batches_are_accepted() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let batch = pairs(&[(1, "one one one one one"), (2, "two two two two two")]);
     for codec in [CompressionType::LZ4_FRAME, CompressionType::ZSTD] {
         let put = messages(

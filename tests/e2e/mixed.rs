@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch};
 use bytes::Bytes;
-use duck_tests::{Client, ENDLESS_ROWS, SqlClient, TestServer, soon};
+use duck_tests::{Client, ENDLESS_ROWS, SqlClient, TestServer, soon, start};
 use futures::StreamExt;
 use futures::future::join_all;
 use tonic::{Code, Status};
@@ -215,8 +215,7 @@ fn is_busy(error: &Status) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_clients_that_do_all_at_once_find_just_what_they_were_told() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE t (task INTEGER, n BIGINT)")
         .await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use duck_tests::{TestServer, assert_refused, ints, options, rows_at_rest, soon};
+use duck_tests::{assert_refused, ints, options, rows_at_rest, soon, start};
 use futures::future::join_all;
 use tokio::sync::Barrier;
 use tonic::Code;
@@ -53,8 +53,7 @@ fn uuids(index: usize, bad: Option<usize>) -> RecordBatch {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_put_that_fails_fails_alone_in_every_mode() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     for (round, mode) in ["append", "upsert", "changes", "delete"]
         .into_iter()
         .enumerate()
@@ -101,8 +100,7 @@ async fn a_put_that_fails_fails_alone_in_every_mode() {
 async fn loaders_that_upsert_the_same_keys_all_succeed() {
     const ROUNDS: i64 = 50;
     for commit in ["stream", "batch"] {
-        let server = TestServer::start().await;
-        let client = server.client().await;
+        let (server, client) = start().await;
         let json = format!(r#"{{"table":"t","mode":"upsert","key":["k"],"commit":"{commit}"}}"#);
         let put_options = options(&json);
         let barrier = Arc::new(Barrier::new(8));
@@ -158,8 +156,7 @@ fn again_and_again<F: Future<Output = ()> + Send + 'static>(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn upserts_deletes_and_appends_succeed_beside_the_sql_of_clients() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE t (k BIGINT PRIMARY KEY, v BIGINT, n BIGINT DEFAULT 0)")
         .await;
@@ -206,8 +203,7 @@ async fn upserts_deletes_and_appends_succeed_beside_the_sql_of_clients() {
 #[tokio::test(flavor = "multi_thread")]
 async fn small_upserts_go_on_beside_a_large_one() {
     const LARGE: i64 = 1_200_000;
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let (t, u) = (
         options(r#"{"table":"t","mode":"upsert","key":["k"]}"#),
         options(r#"{"table":"u","mode":"upsert","key":["k"]}"#),
@@ -255,8 +251,7 @@ async fn small_upserts_go_on_beside_a_large_one() {
 async fn a_snapshot_stays_as_it_is_while_many_keys_are_merged() {
     const STEP: i64 = 30_000;
     const LAST: i64 = 40 * STEP;
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let changes = options(r#"{"table":"t","mode":"changes","key":["k"],"op":"op"}"#);
     let upsert = options(r#"{"table":"t","mode":"upsert","key":["k"]}"#);
     client.put(&upsert, &[keyed(0..STEP, 0)]).await.unwrap();
@@ -298,8 +293,7 @@ async fn a_snapshot_stays_as_it_is_while_many_keys_are_merged() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_keys_are_merged_as_few_are() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let changes = options(r#"{"table":"t","mode":"changes","key":["k"],"op":"op"}"#);
     client.append("t", &[keyed(0..20_000, 0)]).await.unwrap();
     // Every third key is deleted, every fifth comes twice, and the last one of both counts.
@@ -320,8 +314,7 @@ async fn many_keys_are_merged_as_few_are() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_put_that_replaces_a_keyed_table_is_all_or_nothing() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.append("t", &[keyed(0..10, 0)]).await.unwrap();
     let replace = options(r#"{"table":"t","mode":"upsert","key":["k"],"create":"replace"}"#);
     let large = client.open_put(&replace, &keyed([], 0).schema()).await;
@@ -338,8 +331,7 @@ async fn a_large_put_that_replaces_a_keyed_table_is_all_or_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_unit_deletes_is_gone_for_the_next_one_however_they_share_commits() {
     const KEYS: i64 = 200;
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE t (k BIGINT PRIMARY KEY, v BIGINT, kept BIGINT DEFAULT 7)")
         .await;
@@ -364,8 +356,7 @@ async fn what_a_unit_deletes_is_gone_for_the_next_one_however_they_share_commits
 #[tokio::test(flavor = "multi_thread")]
 async fn of_the_rows_with_one_key_the_last_one_counts_in_a_unit_of_any_size() {
     const KEYS: i64 = 150_000;
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute(&format!(
             "CREATE TABLE t AS SELECT range AS k, 0::BIGINT AS v, 5::BIGINT AS kept FROM range({KEYS})"
@@ -385,8 +376,7 @@ async fn of_the_rows_with_one_key_the_last_one_counts_in_a_unit_of_any_size() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_empties_no_table_and_makes_none() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE t (i BIGINT PRIMARY KEY); INSERT INTO t FROM range(3)")
         .await;
@@ -411,8 +401,7 @@ async fn a_delete_empties_no_table_and_makes_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_column_that_says_what_a_row_is_is_none_of_the_key() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE t (op VARCHAR PRIMARY KEY, k BIGINT, v BIGINT)")
         .await;

@@ -2,7 +2,7 @@
 
 use arrow::array::RecordBatch;
 use duck_flight_protocol::{Create, PutOptions, TableName};
-use duck_tests::{Setup, TestServer, assert_refused, ints};
+use duck_tests::{Setup, assert_refused, ints, start};
 use tonic::Code;
 
 fn name(catalog: Option<&str>, schema: Option<&str>) -> TableName {
@@ -15,8 +15,7 @@ fn name(catalog: Option<&str>, schema: Option<&str>) -> TableName {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schema_may_have_the_name_of_the_database() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let catalog: String = client.value("SELECT current_database()").await;
     client.execute(&format!("CREATE SCHEMA {catalog}")).await;
     let (in_schema, in_main) = (name(None, Some(&catalog)), name(Some(&catalog), None));

@@ -1,6 +1,6 @@
 //! Ordinary SQL, as tools and people write it, with names that only look like what the gate refuses.
 
-use duck_tests::TestServer;
+use duck_tests::start;
 
 /// What dbt sends for a table, a view and an incremental model.
 const DBT: &[&str] = &[
@@ -64,8 +64,7 @@ const NAMES: &[&str] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ordinary_sql_passes_the_gate() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let mut session = client.session().await;
     for sql in [DBT, NAMES].concat() {
         if let Err(error) = session.update(sql, None).await {
@@ -83,8 +82,7 @@ async fn ordinary_sql_passes_the_gate() {
 /// A plan that was made in another transaction relies on what was in the tables then.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_is_planned_in_the_transaction_that_it_runs_in() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     // The first is taken by the plan, the second when it runs: both tell when their transaction began.
     client
         .execute("CREATE MACRO times() AS TABLE SELECT localtimestamp AS planned, now()::TIMESTAMP AS run")

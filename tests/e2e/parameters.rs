@@ -6,7 +6,7 @@ use arrow::array::*;
 use arrow::datatypes::{DataType, Field, Fields, IntervalMonthDayNano, Schema, TimeUnit, i256};
 use arrow_flight::FlightDescriptor;
 use arrow_flight::sql::{CommandPreparedStatementQuery, ProstMessageExt};
-use duck_tests::{Answer, Client, TestServer, assert_refused, messages, status};
+use duck_tests::{Answer, Client, assert_refused, messages, start, status};
 use prost::Message;
 use tonic::Code;
 
@@ -25,8 +25,7 @@ async fn insert(client: &Client, value: ArrayRef) -> Answer<i64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_type_has_no_place_for_is_refused_and_not_cut_off() {
     const DAY_MILLIS: i64 = 86_400_000;
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (v VARCHAR)").await;
     let zoned = |nanos| -> ArrayRef {
         Arc::new(TimestampNanosecondArray::from(vec![nanos]).with_timezone("UTC"))
@@ -69,8 +68,7 @@ async fn what_a_type_has_no_place_for_is_refused_and_not_cut_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_map_of_less_than_a_key_and_a_value_is_refused() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     for names in [vec![], vec!["key"], vec!["key", "value", "more"]] {
         let fields = names
             .iter()
@@ -96,8 +94,7 @@ async fn a_map_of_less_than_a_key_and_a_value_is_refused() {
 /// Drivers bind values by the types that they are told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parameter_is_told_as_its_values_are_read() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute(
             "CREATE TABLE t (b BIT, u UHUGEINT, l BIT[], e ENUM ('one', 'two'), h HUGEINT, z TIME WITH TIME ZONE)",

@@ -7,7 +7,7 @@ use arrow_flight::Action;
 use bytes::Bytes;
 use duck_flight_protocol::ACTION_SET_SESSION_OPTIONS;
 use duck_flight_server::Expiry;
-use duck_tests::{Client, Setup, SqlClient, TestServer, Wire, assert_refused, ints};
+use duck_tests::{Client, Setup, SqlClient, TestServer, Wire, assert_refused, ints, start};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::net::TcpListener;
 use tonic::Code;
@@ -168,8 +168,7 @@ async fn what_is_meant_for_an_expired_transaction_is_so_over_another_connection_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_that_hold_nothing_make_room_for_others() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let mut holding = client.session().await;
     holding
         .update("CREATE TEMP TABLE own AS SELECT 1 AS i", None)

@@ -7,16 +7,9 @@ use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field};
 use duck_flight_protocol::TableName;
 use duck_tests::{
-    Client, Setup, TestServer, assert_refused, empty_message, ints, numbered, options, pairs,
-    rows_at_rest, soon,
+    Setup, assert_refused, empty_message, ints, numbered, options, pairs, rows_at_rest, soon, start,
 };
 use tonic::Code;
-
-async fn start() -> (TestServer, Client) {
-    let server = TestServer::start().await;
-    let client = server.client().await;
-    (server, client)
-}
 
 fn columns(columns: &[(&str, ArrayRef)]) -> RecordBatch {
     RecordBatch::try_from_iter(columns.iter().map(|(name, column)| (*name, column.clone())))

@@ -6,7 +6,7 @@ use arrow::array::{
     Array, ArrayRef, DictionaryArray, Int32Array, Int64Array, RecordBatch, RunArray, StringArray,
 };
 use duck_flight_protocol::PutOptions;
-use duck_tests::{Client, Setup, TestServer, assert_refused, options, soon};
+use duck_tests::{Client, Setup, TestServer, assert_refused, options, soon, start};
 use tonic::Code;
 
 /// Stands for a NULL.
@@ -62,8 +62,7 @@ async fn reasons(client: &Client) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_refer_to_none_are_put_aside() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute(
             "CREATE TABLE p (a BIGINT, b BIGINT, PRIMARY KEY (a, b)); INSERT INTO p VALUES (1, 1), (1, 2);
@@ -100,8 +99,7 @@ async fn rows_that_refer_to_none_are_put_aside() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_refer_to_others_of_their_unit_are_put_aside_as_duckdb_refuses_them() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute(
             "CREATE TABLE tree (i BIGINT PRIMARY KEY, parent BIGINT REFERENCES tree (i));
@@ -127,8 +125,7 @@ async fn rows_that_refer_to_others_of_their_unit_are_put_aside_as_duckdb_refuses
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_delete_what_others_refer_to_are_put_aside() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute(
             "CREATE TABLE p (i BIGINT PRIMARY KEY, u BIGINT UNIQUE, v BIGINT);
@@ -168,8 +165,7 @@ async fn rows_that_delete_what_others_refer_to_are_put_aside() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn values_that_are_unique_beside_the_key_are_the_firsts() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     for (number, (columns, index)) in [
         ("k BIGINT PRIMARY KEY, u BIGINT UNIQUE, v BIGINT", ""),
         (
@@ -223,8 +219,7 @@ async fn values_that_are_unique_beside_the_key_are_the_firsts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_break_a_unique_index_are_put_aside() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute(
             "CREATE TABLE t (\"i i\" BIGINT, j BIGINT);
@@ -255,8 +250,7 @@ async fn rows_that_break_a_unique_index_are_put_aside() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn constraints_hold_for_columns_that_are_not_sent() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute(
             "CREATE TABLE t (k BIGINT PRIMARY KEY, least DECIMAL(6, 2) NOT NULL DEFAULT '5', v BIGINT,
@@ -297,8 +291,7 @@ async fn constraints_hold_for_columns_that_are_not_sent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_default_that_counts_is_left_to_duckdb() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute(
             "CREATE SEQUENCE s; CREATE MACRO counted() AS nextval('s');
@@ -503,8 +496,7 @@ async fn rows_of_a_large_unit_of_changes_are_put_aside() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_goes_on_behind_a_unit_of_which_rows_were_put_aside() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE p (i BIGINT PRIMARY KEY); INSERT INTO p VALUES (1); CREATE TABLE c (i BIGINT REFERENCES p (i))")
         .await;
@@ -535,8 +527,7 @@ async fn a_producer_goes_on_behind_a_unit_of_which_rows_were_put_aside() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_that_the_server_uses_itself_are_a_tables_or_refused() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let put =
         |table: &str, mode: &str| format!(r#"{{"table":"{table}","mode":"{mode}","key":["k"]}}"#);
     let put_rows = |mode| options(&put("duck_flight_rows", mode));
@@ -577,8 +568,7 @@ async fn names_that_the_server_uses_itself_are_a_tables_or_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_with_large_dictionaries_or_many_runs_are_sifted_in_moderate_time() {
     const ROWS: i32 = 100_000;
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (i BIGINT)").await;
     // Every other value is no number. Half of the dictionary is not used.
     let values = StringArray::from_iter_values((0..2 * ROWS).map(|value| match value % 2 {

@@ -12,7 +12,7 @@ use arrow_flight::{
     FlightInfo, PollInfo,
 };
 use duck_tests::{
-    Client, ENDLESS_COUNT, ENDLESS_ROWS, TestServer, assert_refused, ints, soon, status,
+    Client, ENDLESS_COUNT, ENDLESS_ROWS, TestServer, assert_refused, ints, soon, start, status,
 };
 use futures::{StreamExt, TryStreamExt};
 use prost::Message;
@@ -29,8 +29,7 @@ pub(super) async fn cancel(client: &Client, info: FlightInfo) -> CancelStatus {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_changes_anything_runs_when_its_flight_info_is_asked_for_and_only_then() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let mut sql = client.sql();
     let made = sql.info("CREATE TABLE t (i INTEGER)", None).await.unwrap();
     assert_eq!(client.count("t").await, 0);
@@ -55,8 +54,7 @@ async fn what_changes_anything_runs_when_its_flight_info_is_asked_for_and_only_t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn returned_rows_are_there_before_they_are_fetched_and_are_fetched_once() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let mut sql = client.sql();
     client.execute("CREATE TABLE t (i INTEGER)").await;
     let info = sql.info("INSERT INTO t VALUES (1), (2) RETURNING i * 10", None);
@@ -73,8 +71,7 @@ async fn returned_rows_are_there_before_they_are_fetched_and_are_fetched_once() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn returned_rows_are_counted_as_changed_whichever_way_a_statement_goes() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let mut sql = client.sql();
     client.execute("CREATE TABLE t (i BIGINT)").await;
     for (statement, changed) in [
@@ -107,8 +104,7 @@ async fn returned_rows_are_counted_as_changed_whichever_way_a_statement_goes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pivot_stands_wherever_a_query_does() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let mut session = client.session().await;
     client
         .execute("CREATE TABLE t AS SELECT * FROM (VALUES (1, 'x'), (2, 'y'), (3, 'x')) v(a, b)")
@@ -135,8 +131,7 @@ async fn a_pivot_stands_wherever_a_query_does() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_number_of_a_transaction_is_another_one_each_time() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     for function in ["current_transaction_id()", "txid_current()"] {
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..20 {
@@ -185,8 +180,7 @@ fn parameter(column: ArrayRef) -> RecordBatch {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unions_are_bound_and_types_that_duckdb_does_not_have_are_refused_by_name() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let mut sql = client.sql();
     client
         .execute("CREATE TABLE u (u UNION(i INTEGER, s VARCHAR))")
@@ -241,8 +235,7 @@ async fn unions_are_bound_and_types_that_duckdb_does_not_have_are_refused_by_nam
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_takes_a_number_from_a_sequence_runs_once() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let mut sql = client.sql();
     client.execute("CREATE SEQUENCE s").await;
     let info = sql.info("SELECT nextval('s')", None).await.unwrap();
@@ -283,8 +276,7 @@ async fn a_script_runs_once_and_answers_with_its_last_result() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_reads_waits_in_its_ticket_for_as_long_as_one_likes() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let mut sql = client.sql();
     let mut tickets = Vec::new();
     for number in 0..2000 {
@@ -299,8 +291,7 @@ async fn a_query_that_reads_waits_in_its_ticket_for_as_long_as_one_likes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prepared_statement_runs_once_for_each_row_of_values() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let mut sql = client.sql();
     client
         .execute("CREATE TABLE t (i BIGINT PRIMARY KEY)")
@@ -353,8 +344,7 @@ async fn a_prepared_statement_runs_once_for_each_row_of_values() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prepared_statements_of_many_clients_do_not_mix_and_leave_nothing() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let tasks = (0..16_i64).map(|number| {
         let mut sql = client.sql();
         tokio::spawn(async move {
@@ -421,8 +411,7 @@ async fn cancelling_a_flight_info_ends_its_query_and_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ticket_that_is_cancelled_before_it_is_fetched_never_runs() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let mut sql = client.sql();
     let info = sql.info("SELECT 1", None).await.unwrap();
     assert_eq!(cancel(&client, info.clone()).await, CancelStatus::Cancelled);
@@ -446,8 +435,7 @@ pub(super) fn query(sql: &str) -> FlightDescriptor {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_query_tells_how_far_it_is_until_its_rows_are_there() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE t AS SELECT range AS i FROM range(10000000)")
         .await;

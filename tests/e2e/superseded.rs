@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use duck_flight_protocol::PutOptions;
-use duck_tests::{Client, TestServer, assert_refused};
+use duck_tests::{Client, assert_refused, start};
 use tonic::Code;
 
 type Row<'a> = (i64, Option<i64>, &'a str);
@@ -38,8 +38,7 @@ async fn put_aside(client: &Client, unit: &[Row<'_>], mode: &str) -> (Vec<String
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_another_one_supersedes_is_not_put_aside() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute(
             "CREATE TABLE others (i BIGINT PRIMARY KEY); INSERT INTO others FROM range(1, 100);
@@ -73,8 +72,7 @@ async fn a_row_that_another_one_supersedes_is_not_put_aside() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_last_row_of_a_key_is_put_aside_the_last_one_that_fits_counts() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE t (k BIGINT PRIMARY KEY, v BIGINT NOT NULL CHECK (v <> 13))")
         .await;

@@ -14,7 +14,7 @@ use arrow_flight::sql::{
 use arrow_flight::{Action, CancelStatus, FlightDescriptor};
 use bytes::Bytes;
 use duck_tests::{
-    Client, ENDLESS_ROWS, ServerProcess, TestServer, assert_refused, messages, soon, status,
+    Client, ENDLESS_ROWS, ServerProcess, TestServer, assert_refused, messages, soon, start, status,
 };
 use futures::future::select_all;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -28,8 +28,7 @@ const MOMENT: Duration = Duration::from_millis(300);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelling_a_ticket_that_was_fetched_twice_ends_both() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let mut sql = client.sql();
     let info = sql.info(ENDLESS_ROWS, None).await.unwrap();
     let mut runs = Vec::new();
@@ -75,8 +74,7 @@ async fn a_polled_query_is_cancelled_also_when_its_first_rows_are_there_already(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_values_bound_to_many_prepared_statements_have_a_limit_together() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (n BIGINT)").await;
     let text: ArrayRef = Arc::new(StringArray::from_iter_values(["x".repeat(50_000_000)]));
     let values = RecordBatch::try_from_iter([("s", text)]).unwrap();
@@ -102,8 +100,7 @@ async fn the_values_bound_to_many_prepared_statements_have_a_limit_together() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_known_of_prepared_statements_counts_as_memory_that_is_kept() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let name = "n".repeat(4 << 20);
     let wide = format!("CREATE TABLE t (\"{name}\" BIGINT)");
     client.execute(&wide).await;
@@ -126,8 +123,7 @@ async fn what_is_known_of_prepared_statements_counts_as_memory_that_is_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_whose_answer_there_is_no_room_for_does_not_happen() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client.execute("CREATE TABLE t (i BIGINT)").await;
     // What does more than read waits until it is fetched.
     let answers =
@@ -171,8 +167,7 @@ pub(super) async fn prepare(client: &Client, sql: &str) -> Bytes {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn values_that_are_still_being_sent_count_too() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     let text: ArrayRef = Arc::new(StringArray::from_iter_values(["x".repeat(30_000_000)]));
     let values = RecordBatch::try_from_iter([("s", text)]).unwrap();
     let mut open = Vec::new();
@@ -206,8 +201,7 @@ async fn values_that_are_still_being_sent_count_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_decimal_with_more_digits_behind_the_point_than_it_has_is_refused() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     for (precision, scale) in [(5, 10), (38, 127), (0, 0), (3, -2)] {
         let data = arrow::array::ArrayData::builder(DataType::Decimal128(precision, scale))
             .len(1)

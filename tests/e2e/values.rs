@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::*;
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Fields, UnionFields};
-use duck_tests::{Client, ServerProcess, TestServer, assert_refused, options};
+use duck_tests::{ServerProcess, assert_refused, options, start};
 use tonic::Code;
 
 /// A batch of one column `v`.
@@ -19,12 +19,6 @@ fn list(values: impl Array + 'static) -> ListArray {
     let field = Field::new("item", values.data_type().clone(), true);
     let offsets = OffsetBuffer::from_lengths(vec![1; values.len()]);
     ListArray::new(Arc::new(field), offsets, Arc::new(values), None)
-}
-
-async fn start() -> (TestServer, Client) {
-    let server = TestServer::start().await;
-    let client = server.client().await;
-    (server, client)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use duck_flight_protocol::PutOptions;
-use duck_tests::{TestServer, assert_refused};
+use duck_tests::{assert_refused, start};
 use tonic::Code;
 
 /// What DuckDB says when it has given a database up, and what comes close to that.
@@ -32,8 +32,7 @@ fn texts<const N: usize>(values: [&str; N]) -> RecordBatch {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_text_of_a_client_ends_the_server_or_is_taken_for_duckdbs_own() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE keyed (v VARCHAR PRIMARY KEY); CREATE TABLE ids (v UUID)")
         .await;
@@ -57,8 +56,7 @@ async fn no_text_of_a_client_ends_the_server_or_is_taken_for_duckdbs_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_comes_too_late_for_its_key_is_a_conflict_whatever_the_key() {
-    let server = TestServer::start().await;
-    let client = server.client().await;
+    let (server, client) = start().await;
     client
         .execute("CREATE TABLE keyed (v VARCHAR PRIMARY KEY)")
         .await;

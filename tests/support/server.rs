@@ -148,6 +148,13 @@ impl TestServer {
     }
 }
 
+/// Starts a [`TestServer`] with the default settings, and connects to it.
+pub async fn start() -> (TestServer, Client) {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    (server, client)
+}
+
 /// The rows of a table in the database `test.db` of a directory, which no server has open any more.
 ///
 /// # Panics
