@@ -258,7 +258,7 @@ impl Engine {
             holdings: Holdings::default(),
             running: Running::default(),
             room: RoomWatch::new(&options.database, options.min_free_disk_bytes),
-            catalog: catalog::current(&set_up, &shared.lossless)?.0,
+            catalog: catalog::current(&set_up)?.0,
             facts: Facts::read(&set_up)?,
             commits: database.commits(),
             shared,
@@ -597,10 +597,10 @@ impl Engine {
 
     /// The columns of a table's primary key.
     async fn primary_key(&self, table: &TableName) -> Result<Option<Vec<String>>> {
-        let (table, lossless) = (table.clone(), self.0.shared.lossless.clone());
+        let table = table.clone();
         self.0
             .lookups
-            .run(move |session, _| constraints::primary_key(&session.connection, &lossless, &table))
+            .run(move |session, _| constraints::primary_key(&session.connection, &table))
             .await
     }
 

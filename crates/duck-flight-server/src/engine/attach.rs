@@ -13,15 +13,13 @@
 
 use std::path::Path;
 
-use arrow::array::AsArray;
-use arrow::datatypes::Int64Type;
 use duck_flight_protocol::{TableName, quote};
 
-use super::catalog::{literal, rows, text};
+use super::EngineOptions;
+use super::catalog::{literal, texts};
 use super::ffi::Connection;
 use super::producers::OWN_SCHEMA;
-use super::{EngineOptions, Lossless};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The rows of DuckDB's own row groups, which it takes for granted where nothing else is said.
 pub(crate) const MAX_ROW_GROUP_ROWS: u64 = 122_880;
@@ -42,12 +40,7 @@ const LOOK: &str = "duck_flight_look";
 
 /// Puts the database file in the place of the database in memory that the connection's DuckDB was opened with. Answers
 /// with the rows of its row groups.
-pub(super) fn attach(
-    connection: &Connection,
-    lossless: &Lossless,
-    options: &EngineOptions,
-    path: &str,
-) -> Result<u64> {
+pub(super) fn attach(connection: &Connection, options: &EngineOptions, path: &str) -> Result<u64> {
     let size = options.row_group_rows;
     let file = literal(path);
     let is_new = !options.database.exists();
@@ -57,7 +50,7 @@ pub(super) fn attach(
     } else if is_new || size == MAX_ROW_GROUP_ROWS {
         size
     } else {
-        let largest = largest_group(connection, lossless, &file);
+        let largest = largest_group(connection, &file);
         let largest = largest.unwrap_or_else(|error| {
             not_looked = Some(error);
             None
@@ -86,37 +79,33 @@ pub(super) fn attach(
 
 /// The rows of the largest row group in a file; `None` where it is not of the kind that has small ones, or where that
 /// cannot be told.
-fn largest_group(connection: &Connection, lossless: &Lossless, file: &str) -> Result<Option<u64>> {
+fn largest_group(connection: &Connection, file: &str) -> Result<Option<u64>> {
     connection.execute(&format!("ATTACH {file} AS {LOOK} (READ_ONLY)"))?;
-    let found = look_through(connection, lossless);
+    let found = look_through(connection);
     connection.execute(&format!("DETACH {LOOK}"))?;
     found
 }
 
-fn look_through(connection: &Connection, lossless: &Lossless) -> Result<Option<u64>> {
-    let first = |sql: &str| {
-        let found = rows(connection, lossless, sql)?;
-        Ok::<_, crate::error::Error>(found.column(0).as_primitive::<Int64Type>().value(0))
+fn look_through(connection: &Connection) -> Result<Option<u64>> {
+    let number = |sql: &str| {
+        let found = texts::<1>(connection, sql)?.pop();
+        Ok::<_, Error>(found.and_then(|[number]| number.parse::<i64>().ok()))
     };
-    let block_size = first(&format!(
-        "SELECT block_size FROM pragma_database_size() WHERE database_name = '{LOOK}'"
+    let block_size = number(&format!(
+        "SELECT block_size::VARCHAR FROM pragma_database_size() WHERE database_name = '{LOOK}'"
     ))?;
-    if block_size != BLOCK_BYTES {
+    if block_size != Some(BLOCK_BYTES) {
         return Ok(None);
     }
     let mut largest = 0;
-    let tables = rows(
-        connection,
-        lossless,
-        &format!(
-            "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = '{LOOK}'"
-        ),
-    )?;
-    for row in 0..tables.num_rows() {
+    let sql = format!(
+        "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = '{LOOK}'"
+    );
+    for [schema, table] in texts(connection, &sql)? {
         let table = TableName {
             catalog: Some(LOOK.to_owned()),
-            schema: Some(text(tables.column(0), row)),
-            table: text(tables.column(1), row),
+            schema: Some(schema),
+            table,
         };
         // The pragma reads a quote in a name as none, and would tell of another table.
         if table.to_sql().contains("\"\"") {
@@ -124,14 +113,15 @@ fn look_through(connection: &Connection, lossless: &Lossless) -> Result<Option<u
         }
         // The validity of the first column: every group has it once, in parts. What is not in the file yet is written
         // anew when the log is read.
-        let rows = first(&format!(
-            "SELECT coalesce(max(coalesce(rows, {MAX_ROW_GROUP_ROWS})), 0)::BIGINT FROM (
+        let rows = number(&format!(
+            "SELECT coalesce(max(coalesce(rows, {MAX_ROW_GROUP_ROWS})), 0)::BIGINT::VARCHAR FROM (
                  SELECT sum(count) FILTER (column_path = '[0, 0]') AS rows
                  FROM pragma_storage_info({}) WHERE persistent GROUP BY row_group_id
              )",
             literal(&table.to_sql())
         ))?;
-        largest = largest.max(u64::try_from(rows).unwrap_or(MAX_ROW_GROUP_ROWS));
+        let rows = rows.and_then(|rows| u64::try_from(rows).ok());
+        largest = largest.max(rows.unwrap_or(MAX_ROW_GROUP_ROWS));
     }
     Ok(Some(largest))
 }

@@ -106,16 +106,15 @@ impl Engine {
     async fn look_up<T: Send + 'static>(
         &self,
         place: &Place,
-        what: fn(&Connection, &Lossless) -> Result<T>,
+        what: fn(&Connection) -> Result<T>,
     ) -> Result<T> {
-        let lossless = self.0.shared.lossless.clone();
         query::run_on(
             &self.0.queries,
             &self.0.shared,
             place,
             move |session, _, cancel| {
                 let _watch = cancel.watch(&session.connection);
-                what(&session.connection, &lossless)
+                what(&session.connection)
             },
         )
         .await
@@ -123,22 +122,20 @@ impl Engine {
 }
 
 /// The catalog and the schema in which a connection looks up names first.
-pub(super) fn current(connection: &Connection, lossless: &Lossless) -> Result<(String, String)> {
+pub(super) fn current(connection: &Connection) -> Result<(String, String)> {
     let sql = "SELECT system.main.current_database(), system.main.current_schema()";
-    let found = rows(connection, lossless, sql)?;
-    Ok((text(found.column(0), 0), text(found.column(1), 0)))
+    let [catalog, schema] = texts::<2>(connection, sql)?.pop().unwrap_or_default();
+    Ok((catalog, schema))
 }
 
-fn session_settings(connection: &Connection, lossless: &Lossless) -> Result<Vec<(String, String)>> {
+fn session_settings(connection: &Connection) -> Result<Vec<(String, String)>> {
     let names: Vec<_> = SESSION_SETTINGS.iter().map(|name| literal(name)).collect();
     let sql = format!(
         "SELECT name, coalesce(value, '') FROM system.main.duckdb_settings() WHERE name IN ({})",
         names.join(", ")
     );
-    let found = rows(connection, lossless, &sql)?;
-    let settings =
-        (0..found.num_rows()).map(|row| (text(found.column(0), row), text(found.column(1), row)));
-    Ok(settings.collect())
+    let found = texts::<2>(connection, &sql)?.into_iter();
+    Ok(found.map(|[name, value]| (name, value)).collect())
 }
 
 /// A text as SQL.
@@ -170,8 +167,8 @@ pub(super) fn folded(expression: &str) -> String {
     )
 }
 
-/// Runs one of the engine's own small queries. It calls functions by their full names, for a client may have made a
-/// macro of the same name.
+/// Runs one of the engine's own small queries that answers with other values than texts, or whose rows are an answer as they
+/// are. Like all of them it calls functions by their full names, for a client may have made a macro of the same name.
 pub(super) fn rows(connection: &Connection, lossless: &Lossless, sql: &str) -> Result<RecordBatch> {
     fetch(prepare(connection, sql)?, lossless)
 }

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use duck_flight_protocol::{TableName, quote};
 
-use super::Lossless;
-use super::catalog::{is_name, qualified, rows, text};
+use super::catalog::{is_name, qualified, texts};
 use super::ffi::Connection;
 use super::types::same_name;
 use crate::error::Result;
@@ -63,12 +61,8 @@ impl Reference {
 
 /// All constraints of a table that DuckDB checks, in the order in which they were made; those of its unique indexes are
 /// the last.
-pub(super) fn constraints(
-    connection: &Connection,
-    lossless: &Lossless,
-    table: &TableName,
-) -> Result<Vec<Constraint>> {
-    let described = describe(connection, lossless, table)?;
+pub(super) fn constraints(connection: &Connection, table: &TableName) -> Result<Vec<Constraint>> {
+    let described = describe(connection, table)?;
     let mut constraints = Vec::new();
     for row in described.iter() {
         if same_name(&row.table, &table.table) {
@@ -78,17 +72,16 @@ pub(super) fn constraints(
             constraints.push(row.referred(table));
         }
     }
-    constraints.extend(unique_indexes(connection, lossless, table)?);
+    constraints.extend(unique_indexes(connection, table)?);
     Ok(constraints)
 }
 
 /// The columns of a table's primary key, in their order; `None` where it has none.
 pub(super) fn primary_key(
     connection: &Connection,
-    lossless: &Lossless,
     table: &TableName,
 ) -> Result<Option<Vec<String>>> {
-    let described = describe(connection, lossless, table)?;
+    let described = describe(connection, table)?;
     let key = described
         .into_iter()
         .find(|row| row.kind == "PRIMARY KEY" && same_name(&row.table, &table.table));
@@ -108,11 +101,7 @@ struct Described {
 }
 
 /// The constraints of a table, and the foreign keys that refer to it. DuckDB's do so within one schema.
-fn describe(
-    connection: &Connection,
-    lossless: &Lossless,
-    table: &TableName,
-) -> Result<Vec<Described>> {
+fn describe(connection: &Connection, table: &TableName) -> Result<Vec<Described>> {
     let sql = format!(
         "SELECT table_name, constraint_type, constraint_text,
              system.main.array_to_string(constraint_column_names, system.main.chr(0)),
@@ -125,17 +114,25 @@ fn describe(
         refers = is_name("referenced_table", &table.table),
         place = is_in_schema(table),
     );
-    let found = rows(connection, lossless, &sql)?;
-    let described = |row| Described {
-        table: text(found.column(0), row),
-        kind: text(found.column(1), row),
-        text: text(found.column(2), row),
-        columns: texts(&found, 3, row),
-        expression: text(found.column(4), row),
-        referenced: text(found.column(5), row),
-        referenced_columns: texts(&found, 6, row),
+    let found = texts::<7>(connection, &sql)?.into_iter();
+    let described = |[
+        table,
+        kind,
+        text,
+        columns,
+        expression,
+        referenced,
+        its_columns,
+    ]: [String; 7]| Described {
+        table,
+        kind,
+        text,
+        columns: parts(&columns),
+        expression,
+        referenced,
+        referenced_columns: parts(&its_columns),
     };
-    Ok((0..found.num_rows()).map(described).collect())
+    Ok(found.map(described).collect())
 }
 
 /// The condition that something in the catalog is in the schema of a table.
@@ -186,11 +183,7 @@ impl Described {
     }
 }
 
-fn unique_indexes(
-    connection: &Connection,
-    lossless: &Lossless,
-    table: &TableName,
-) -> Result<Vec<Constraint>> {
+fn unique_indexes(connection: &Connection, table: &TableName) -> Result<Vec<Constraint>> {
     let sql = format!(
         "SELECT table_name, index_name,
              system.main.array_to_string(CAST(expressions AS VARCHAR[]), system.main.chr(0))
@@ -200,10 +193,10 @@ fn unique_indexes(
         is_of = is_name("table_name", &table.table),
         place = is_in_schema(table),
     );
-    let found = rows(connection, lossless, &sql)?;
-    let index = |row| {
-        let expressions = texts(&found, 2, row);
-        let name = text(found.column(1), row);
+    let found = texts::<3>(connection, &sql)?.into_iter();
+    let of_table = found.filter(|[of, ..]| same_name(of, &table.table));
+    let index = |[_, name, expressions]: [String; 3]| {
+        let expressions = parts(&expressions);
         Constraint {
             names: Vec::new(),
             columns: expressions.join(", ").into(),
@@ -211,14 +204,11 @@ fn unique_indexes(
             kind: Kind::Unique(expressions),
         }
     };
-    let is_of_table = |row: &usize| same_name(&text(found.column(0), *row), &table.table);
-    let rows = (0..found.num_rows()).filter(is_of_table);
-    Ok(rows.map(index).collect())
+    Ok(of_table.map(index).collect())
 }
 
 /// A list of texts that was joined by zeros.
-fn texts(found: &RecordBatch, column: usize, row: usize) -> Vec<String> {
-    let joined = text(found.column(column), row);
+fn parts(joined: &str) -> Vec<String> {
     let parts = joined.split('\0').filter(|part| !part.is_empty());
     parts.map(str::to_owned).collect()
 }

@@ -100,7 +100,7 @@ impl Large {
             start.send(()).ok();
             let observer = shared.clone();
             let write = |session: &mut Session| {
-                let table = session.full_name(&shared.lossless, options.table.clone())?;
+                let table = session.full_name(options.table.clone())?;
                 let options = PutOptions { table, ..options };
                 let put = Target::new(&options, key, Effect::Append, None, schema);
                 let unit = LargeUnit {
@@ -338,8 +338,7 @@ impl LargeUnit {
             return Ok(None);
         }
         let plan = Arc::new(put.plan(&columns)?);
-        let is_gathered = put.effect.is_keyed()
-            || plan.may_be_refused(connection, &self.shared.lossless, &put.table)?;
+        let is_gathered = put.effect.is_keyed() || plan.may_be_refused(connection, &put.table)?;
         Ok(is_gathered.then_some(plan))
     }
 

@@ -26,7 +26,7 @@ use duck_flight_protocol::TableName;
 
 use super::Lossless;
 use super::cancel::Cancel;
-use super::catalog::{current, folded, is_name, literal, rows, select_all_schema, text};
+use super::catalog::{current, folded, is_name, literal, rows, select_all_schema, text, texts};
 use super::ffi::Connection;
 use super::producers::OWN_SCHEMA;
 use super::sql_error::{SqlError, SqlErrorKind};
@@ -177,7 +177,7 @@ fn tables(
     cancel: &Cancel,
 ) -> Result<RecordBatch> {
     let mut known = if filter.include_schema {
-        columns(connection, lossless, &filter.names("table_name"))?
+        columns(connection, &filter.names("table_name"))?
     } else {
         HashMap::new()
     };
@@ -190,11 +190,8 @@ fn tables(
         types,
         filter.include_schema,
     );
-    let found = rows(connection, lossless, &filter.sql())?;
-    for row in 0..found.num_rows() {
+    for [catalog, schema, table, kind] in texts(connection, &filter.sql())? {
         cancel.check()?;
-        let [catalog, schema, table, kind] =
-            [0, 1, 2, 3].map(|column| text(found.column(column), row));
         let mut fields = Some(Schema::empty());
         if filter.include_schema {
             let name = TableName {
@@ -217,7 +214,7 @@ fn tables(
     // Who asks for the columns of a table and not for a schema takes the first one of that name.
     let is_lookup = filter.include_schema && filter.schema_pattern.is_none();
     if is_lookup && filter.table_pattern.is_some() {
-        return named_first(&tables, &current(connection, lossless)?);
+        return named_first(&tables, &current(connection)?);
     }
     Ok(tables)
 }

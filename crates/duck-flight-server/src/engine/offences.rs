@@ -78,14 +78,14 @@ pub(super) fn staged_offences(
     connection.execute(&format!(
         "CREATE OR REPLACE TEMP TABLE {AT_FAULT} ({ORDINAL} UBIGINT)"
     ))?;
-    let constraints = constraints(connection, lossless, &put.table)?;
+    let constraints = constraints(connection, &put.table)?;
     let is_sent = |name: &String| {
         plan.given()
             .any(|column| same_name(column.field.name(), name))
     };
     let stored = match constraints.iter().all(|one| one.is_about(is_sent)) {
         true => Stored::as_sent(plan),
-        false => Stored::new(connection, lossless, &put.table, plan)?,
+        false => Stored::new(connection, &put.table, plan)?,
     };
     let search = Search {
         connection,

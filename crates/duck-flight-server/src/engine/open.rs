@@ -72,7 +72,7 @@ pub(super) fn open_database(options: &EngineOptions) -> Result<Opened> {
     database.start_helpers(threads - 1)?;
     let lossless = lossless(&database)?;
     if path != IN_MEMORY {
-        let rows = attach(&database.connect()?, &lossless, options, path)
+        let rows = attach(&database.connect()?, options, path)
             .map_err(|error| in_use(&options.database, error))
             .map_err(|error| of_another_moment(&options.database, error))?;
         database.set_row_group_rows(rows);

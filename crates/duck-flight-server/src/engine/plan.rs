@@ -7,7 +7,6 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use duck_flight_protocol::{SchemaMode, TableName};
 
-use super::Lossless;
 use super::appender::STAGED;
 use super::constraints::constraints;
 use super::effect::{self, DELETES, Effect, ORDINAL};
@@ -220,14 +219,13 @@ impl Plan {
     pub(super) fn may_be_refused(
         &self,
         connection: &Connection,
-        lossless: &Lossless,
         table: &TableName,
     ) -> Result<bool> {
         let given: Vec<_> = self.given().collect();
         if !connection.takes_uncast(&self.schema, &given)? {
             return Ok(true);
         }
-        Ok(!constraints(connection, lossless, table)?.is_empty())
+        Ok(!constraints(connection, table)?.is_empty())
     }
 
     /// What a batch of so many rows will take once it is cast, beside what was sent, which takes `sent_bytes`: as nearly as it

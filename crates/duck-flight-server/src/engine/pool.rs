@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use duck_flight_protocol::TableName;
 use tokio::sync::oneshot;
 
-use super::Lossless;
 use super::cancel::{Cancel, CancelOnDrop};
 use super::catalog;
 use super::ffi::{Connection, Database};
@@ -454,13 +453,13 @@ impl Session {
     }
 
     /// The name of a table in full, as the session looks up names.
-    pub(super) fn full_name(&self, lossless: &Lossless, table: TableName) -> Result<TableName> {
+    pub(super) fn full_name(&self, table: TableName) -> Result<TableName> {
         let TableName {
             catalog,
             schema,
             table,
         } = table;
-        let (own_catalog, own_schema) = catalog::current(&self.connection, lossless)?;
+        let (own_catalog, own_schema) = catalog::current(&self.connection)?;
         Ok(TableName {
             schema: schema.or_else(|| catalog.is_none().then_some(own_schema)),
             catalog: catalog.or(Some(own_catalog)),

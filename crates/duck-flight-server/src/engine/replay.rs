@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use duck_flight_protocol::{TableName, quote};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::catalog::{prepare, text};
-use super::ffi::{ArrowOptions, Connection};
+use super::catalog::texts;
+use super::ffi::Connection;
 use super::pool::Work;
 use super::tokens::{MAX_NAME_PARTS, Token, begins_with, contains_word, tokens};
 use super::types::same_name;
@@ -240,20 +240,13 @@ pub(super) fn secure_commit<'c>(
 }
 
 fn tables(connection: &Connection, sql: &str) -> Result<Vec<TableName>> {
-    let options = ArrowOptions::of(connection);
-    let mut batches = prepare(connection, sql)?
-        .execute()?
-        .into_batches(&options)?;
-    let mut tables = Vec::new();
-    while let Some(found) = batches.next_batch()? {
-        let table = |row| TableName {
-            catalog: Some(text(found.column(0), row)),
-            schema: Some(text(found.column(1), row)),
-            table: text(found.column(2), row),
-        };
-        tables.extend((0..found.num_rows()).map(table));
-    }
-    Ok(tables)
+    let found = texts(connection, sql)?.into_iter();
+    let name = |[catalog, schema, table]: [String; 3]| TableName {
+        catalog: Some(catalog),
+        schema: Some(schema),
+        table,
+    };
+    Ok(found.map(name).collect())
 }
 
 /// The names of the tables that a statement may write to, without their qualifiers; `None` where that is not certain.
@@ -326,12 +319,7 @@ fn last_new_row(connection: &Connection, table: &str) -> Result<Option<String>> 
         "SELECT CAST(system.main.max(rowid) AS VARCHAR) AS last FROM {table} \
          WHERE rowid >= {last_of_row_group} HAVING last IS NOT NULL"
     );
-    let options = ArrowOptions::of(connection);
-    let mut batches = prepare(connection, &sql)?
-        .execute()?
-        .into_batches(&options)?;
-    let found = batches.next_batch()?.filter(|found| found.num_rows() > 0);
-    Ok(found.map(|found| text(found.column(0), 0)))
+    Ok(texts(connection, &sql)?.pop().map(|[row]| row))
 }
 
 #[cfg(test)]

@@ -2,9 +2,8 @@
 
 use duck_flight_protocol::{TableName, quote};
 
-use super::Lossless;
 use super::appender::STAGED;
-use super::catalog::{is_name, qualified, rows, text};
+use super::catalog::{is_name, qualified, texts};
 use super::constraints::is_in_schema;
 use super::effect::{DELETES, ORDINAL};
 use super::ffi::Connection;
@@ -30,16 +29,11 @@ impl Stored {
         Self::of(plan, Vec::new(), "")
     }
 
-    pub(super) fn new(
-        connection: &Connection,
-        lossless: &Lossless,
-        table: &TableName,
-        plan: &Plan,
-    ) -> Result<Self> {
+    pub(super) fn new(connection: &Connection, table: &TableName, plan: &Plan) -> Result<Self> {
         let key = plan.key_columns();
         let first_key = key.first().map(|name| quote(name));
         let mut columns = Vec::new();
-        for column in unsent(connection, lossless, table, plan)? {
+        for column in unsent(connection, table, plan)? {
             let Some(default) = column.default else {
                 continue;
             };
@@ -90,12 +84,7 @@ struct Unsent {
     default: Option<String>,
 }
 
-fn unsent(
-    connection: &Connection,
-    lossless: &Lossless,
-    table: &TableName,
-    plan: &Plan,
-) -> Result<Vec<Unsent>> {
+fn unsent(connection: &Connection, table: &TableName, plan: &Plan) -> Result<Vec<Unsent>> {
     let sql = format!(
         "SELECT table_name, column_name, coalesce(column_default, 'NULL'), data_type
          FROM system.main.duckdb_columns()
@@ -104,7 +93,7 @@ fn unsent(
         is_of = is_name("table_name", &table.table),
         place = is_in_schema(table),
     );
-    let found = rows(connection, lossless, &sql)?;
+    let found = texts::<4>(connection, &sql)?;
     let mut shapes = connection.table_columns(table)?.unwrap_or_default();
     connection.mark_generated(table, &mut shapes);
     let takes_values = |name: &str| {
@@ -112,22 +101,20 @@ fn unsent(
             .iter()
             .any(|shape| same_name(shape.field.name(), name) && !shape.is_generated)
     };
-    let calls_some = (0..found.num_rows()).any(|row| text(found.column(2), row).contains('('));
+    let calls_some = found.iter().any(|[_, _, default, _]| default.contains('('));
     let unsteady = match calls_some {
-        true => unsteady_functions(connection, lossless)?,
+        true => unsteady_functions(connection)?,
         false => Vec::new(),
     };
     let mut unsent = Vec::new();
-    for row in 0..found.num_rows() {
-        let name = text(found.column(1), row);
+    for [of, name, default, data_type] in found {
         let is_given = plan
             .given()
             .any(|column| same_name(column.field.name(), &name));
-        let is_of_table = same_name(&text(found.column(0), row), &table.table);
+        let is_of_table = same_name(&of, &table.table);
         if is_given || !is_of_table || !takes_values(&name) {
             continue;
         }
-        let (default, data_type) = (text(found.column(2), row), text(found.column(3), row));
         let is_steady = !calls_any(&default, &unsteady);
         unsent.push(Unsent {
             name,
@@ -138,12 +125,11 @@ fn unsent(
 }
 
 /// The functions that answer differently each time, or do something; macros, too, for they may call them.
-fn unsteady_functions(connection: &Connection, lossless: &Lossless) -> Result<Vec<String>> {
+fn unsteady_functions(connection: &Connection) -> Result<Vec<String>> {
     let sql = "SELECT DISTINCT system.main.lower(function_name) FROM system.main.duckdb_functions()
                WHERE stability = 'VOLATILE' OR function_type = 'macro'";
-    let found = rows(connection, lossless, sql)?;
-    let names = (0..found.num_rows()).map(|row| text(found.column(0), row).replace('"', ""));
-    Ok(names.collect())
+    let found = texts::<1>(connection, sql)?.into_iter();
+    Ok(found.map(|[name]| name.replace('"', "")).collect())
 }
 
 /// Whether an expression calls one of these functions, or one whose name ends like theirs.

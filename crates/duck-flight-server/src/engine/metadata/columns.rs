@@ -5,8 +5,7 @@ use std::collections::HashMap;
 use arrow::datatypes::{Field, FieldRef};
 use duck_flight_protocol::TableName;
 
-use super::super::Lossless;
-use super::super::catalog::{rows, text};
+use super::super::catalog::texts;
 use super::super::ffi::Connection;
 use super::super::sql_error::SqlError;
 use crate::error::Result;
@@ -97,7 +96,6 @@ struct Column {
 /// The columns of all tables and views that meet `conditions` (each with an AND before it).
 pub(super) fn columns(
     connection: &Connection,
-    lossless: &Lossless,
     conditions: &str,
 ) -> Result<HashMap<TableName, Columns>> {
     let sql = format!(
@@ -105,21 +103,28 @@ pub(super) fn columns(
              IF(is_nullable, 'yes', 'no'), coalesce(column_default, '')
          FROM system.main.duckdb_columns() WHERE NOT internal{conditions}"
     );
-    let found = rows(connection, lossless, &sql)?;
     let mut tables: HashMap<TableName, Columns> = HashMap::new();
-    for row in 0..found.num_rows() {
-        let value = |column: usize| text(found.column(column), row);
+    for [
+        catalog,
+        schema,
+        table,
+        name,
+        type_name,
+        is_nullable,
+        default,
+    ] in texts(connection, &sql)?
+    {
         let table = TableName {
-            catalog: Some(value(0)),
-            schema: Some(value(1)),
-            table: value(2),
+            catalog: Some(catalog),
+            schema: Some(schema),
+            table,
         };
         let column = Column {
-            type_name: value(4),
-            is_nullable: value(5) == "yes",
-            default: value(6),
+            type_name,
+            is_nullable: is_nullable == "yes",
+            default,
         };
-        tables.entry(table).or_default().0.insert(value(3), column);
+        tables.entry(table).or_default().0.insert(name, column);
     }
     Ok(tables)
 }
