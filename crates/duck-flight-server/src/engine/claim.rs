@@ -13,7 +13,6 @@ use duck_flight_protocol::{TableName, quote};
 use super::admission::run_by;
 use super::catalog::{is_name, literal, texts};
 use super::ffi::Connection;
-use super::tokens::Token;
 use super::unit::TEMPORARY;
 use crate::error::Result;
 
@@ -89,12 +88,7 @@ pub(super) fn altered(statement: &str) -> Option<Vec<String>> {
     if !rest.accept_all(&["alter", "table"]) {
         return None;
     }
-    rest.accept_all(&["if", "exists"]);
-    rest.accept(&["only"]);
-    if rest.peek() == Some(Token::Symbol('(')) {
-        rest.next();
-    }
-    rest.qualified_name()
+    rest.altered_table()
 }
 
 #[cfg(test)]

@@ -89,14 +89,10 @@ fn schema_behind_create(mut rest: Tokens<'_>) -> Option<Schema> {
     if !rest.accept(&["type"]) {
         return None;
     }
-    let mut ahead = rest.clone();
-    if ahead.accept(&["if"]) && ahead.accept(&["not"]) && ahead.accept(&["exists"]) {
-        rest = ahead;
-    }
+    rest.accept_all(&["if", "not", "exists"]);
     let mut schema = Schema::Current;
     let mut name = rest.next();
-    while rest.peek() == Some(Token::Symbol('.')) {
-        rest.next();
+    while rest.accept_symbol('.') {
         let is_main = |name: &str| name.eq_ignore_ascii_case(MAIN);
         schema = match name.and_then(Token::name).is_some_and(is_main) {
             true => Schema::Main,

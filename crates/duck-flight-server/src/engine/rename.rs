@@ -13,7 +13,7 @@ use parking_lot::RwLockReadGuard;
 
 use super::commits::Alone;
 use super::ffi::Connection;
-use super::tokens::{Token, begins_with, count_pairs, single_statements, tokens};
+use super::tokens::{begins_with, count_pairs, single_statements, tokens};
 use crate::error::{Error, Result};
 
 const UNREADABLE: &str = "a table is renamed by ALTER TABLE name RENAME TO name alone, with names in double quotes where they are not ASCII: the \
@@ -33,8 +33,7 @@ pub(super) fn may_rename_table(sql: &str) -> bool {
 
 /// Whether a statement alters a view. DuckDB takes no table for one.
 pub(super) fn alters_view(statement: &str) -> bool {
-    let mut tokens = tokens(statement);
-    tokens.accept(&["alter"]) && tokens.accept(&["view"])
+    tokens(statement).accept_all(&["alter", "view"])
 }
 
 /// Whether a script gives tables other names, and drops some, in a transaction of its own.
@@ -75,35 +74,18 @@ pub(super) fn claim(connection: &Connection, statement: Option<&str>) -> Result<
 /// The parts of the name of the table that a statement renames, quoted.
 fn renamed(sql: &str) -> Option<Vec<String>> {
     let mut tokens = tokens(sql);
-    let alters = tokens.accept(&["alter"]) && tokens.accept(&["table"]);
-    let mut ahead = tokens.clone();
-    if ahead.accept(&["if"]) && ahead.accept(&["exists"]) {
-        tokens = ahead;
+    if !tokens.accept_all(&["alter", "table"]) {
+        return None;
     }
-    tokens.accept(&["only"]);
-    let mut parts = vec![quoted(tokens.next()?)?];
-    while tokens.peek() == Some(Token::Symbol('.')) {
-        tokens.next();
-        parts.push(quoted(tokens.next()?)?);
-    }
-    let renames = tokens.accept(&["rename"]) && tokens.accept(&["to"]);
-    quoted(tokens.next()?)?;
+    let table = tokens.altered_table()?;
+    let renames = tokens.accept_all(&["rename", "to"]);
+    tokens.next()?.name()?;
     let ends = tokens.until_end().next().is_none();
-    (alters && renames && ends).then_some(parts)
-}
-
-fn quoted(token: Token<'_>) -> Option<String> {
-    match token {
-        Token::Word(name) => Some(quote(name)),
-        // Inside of it a quote is doubled already.
-        Token::Name(name) => Some(format!("\"{name}\"")),
-        _ => None,
-    }
+    (renames && ends).then(|| table.iter().map(|part| quote(part)).collect())
 }
 
 fn drops_table(sql: &str) -> bool {
-    let mut tokens = tokens(sql);
-    tokens.accept(&["drop"]) && tokens.accept(&["table"])
+    tokens(sql).accept_all(&["drop", "table"])
 }
 
 /// Whether a statement is one of the first words, and perhaps one of the second.
@@ -149,6 +131,7 @@ mod tests {
             ),
             ("ALTER TABLE if RENAME TO u", Some("\"if\"")),
             ("ALTER TABLE ONLY t RENAME TO u", Some("\"t\"")),
+            ("ALTER TABLE ONLY (s.t) RENAME TO u", Some("\"s\".\"t\"")),
             ("ALTER TABLE t RENAME TO u, ADD COLUMN i INTEGER", None),
             ("ALTER TABLE (t) RENAME TO u", None),
             ("ALTER TABLE größe RENAME TO u", None),

@@ -266,10 +266,7 @@ pub(super) fn targets(sql: &str) -> Option<Vec<&str>> {
         if !is_before_target {
             continue;
         }
-        let mut ahead = tokens.clone();
-        if ahead.accept(&["if"]) && ahead.accept(&["exists"]) {
-            tokens = ahead;
-        }
+        tokens.accept_all(&["if", "exists"]);
         while tokens.accept(&["only", "table"]) {}
         let mut name = tokens.clone().next()?.name();
         let mut ahead = tokens.clone().skip(1).take(2 * MAX_NAME_PARTS);

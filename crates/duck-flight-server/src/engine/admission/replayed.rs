@@ -111,10 +111,9 @@ impl<'a> Logged<'a> {
 
     fn names_table(&self, table: &str) -> bool {
         match &self.altered {
-            Some(altered) if altered.table.is_empty() => true,
             Some(altered) => {
-                let name = altered.table.replace("\"\"", "\"");
-                name.eq_ignore_ascii_case(table)
+                let name = altered.table.as_ref();
+                name.is_none_or(|name| name.eq_ignore_ascii_case(table))
             }
             None => may_say(self.text, table),
         }

@@ -13,11 +13,38 @@ impl Tokens<'_> {
         are_all
     }
 
+    /// Takes the next token where it is this character.
+    pub(in crate::engine) fn accept_symbol(&mut self, symbol: char) -> bool {
+        let is_it = self.peek() == Some(Token::Symbol(symbol));
+        if is_it {
+            self.next();
+        }
+        is_it
+    }
+
+    /// Takes what follows ALTER TABLE up to what is done to it, and answers with the table's name and its qualifiers, as DuckDB
+    /// knows them. `None` where that is not certain.
+    pub(in crate::engine) fn altered_table(&mut self) -> Option<Vec<String>> {
+        self.accept_all(&["if", "exists"]);
+        if self.accept(&["only"]) {
+            self.accept_symbol('(');
+        }
+        let name = self.clone().qualified_name();
+        self.next();
+        while self.accept_symbol('.') {
+            self.next();
+        }
+        // What continues a text is a part of it.
+        let goes_on = matches!(self.peek(), Some(Token::Text(_) | Token::Escaped(_)));
+        self.accept_symbol(')');
+        self.accept_symbol('*');
+        name.filter(|_| !goes_on)
+    }
+
     /// Takes a name with its qualifiers, as DuckDB knows them. `None` where that is not certain.
     pub(in crate::engine) fn qualified_name(&mut self) -> Option<Vec<String>> {
         let mut parts = vec![self.name_part()?];
-        while self.peek() == Some(Token::Symbol('.')) {
-            self.next();
+        while self.accept_symbol('.') {
             parts.push(self.name_part()?);
         }
         Some(parts)
@@ -72,6 +99,40 @@ mod tests {
                 .map(|found| found.iter().map(String::as_str).collect());
             assert_eq!(found.as_deref(), parts, "{sql}");
         }
+    }
+
+    #[test]
+    fn the_table_of_an_alteration_is_read_as_duckdb_reads_it() {
+        for (sql, parts) in [
+            ("t ADD", Some(&["t"][..])),
+            ("if exists s.\"T x\" ADD", Some(&["s", "T x"])),
+            ("if ADD", Some(&["if"])),
+            ("ONLY t ADD", Some(&["t"])),
+            ("IF EXISTS ONLY (db.s.t) ADD", Some(&["db", "s", "t"])),
+            ("t * ADD", Some(&["t"])),
+            ("'t''x' ADD", Some(&["t'x"])),
+            // In doubt.
+            ("(t) ADD", None),
+            ("only.t ADD", None),
+            ("e't' ADD", None),
+            ("'t'\n'x' ADD", None),
+            ("🦆 ADD", None),
+        ] {
+            let mut rest = tokens(sql);
+            let found = rest.altered_table();
+            let found: Option<Vec<_>> = found
+                .as_ref()
+                .map(|found| found.iter().map(String::as_str).collect());
+            assert_eq!(found.as_deref(), parts, "{sql}");
+            assert!(parts.is_none() || rest.accept(&["add"]), "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_follows_a_name_in_doubt_is_found_all_the_same() {
+        let mut rest = tokens("ONLY (s.e'a\\'b') ADD");
+        assert_eq!(rest.altered_table(), None);
+        assert!(rest.accept(&["add"]));
     }
 
     #[test]

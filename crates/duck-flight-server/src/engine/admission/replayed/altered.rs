@@ -15,8 +15,8 @@ const LITERALS: &[&str] = &[
 
 /// An ALTER TABLE that is read without a doubt.
 pub(super) struct Altered<'a> {
-    /// The table's name without its qualifiers; none where that is not certain.
-    pub(super) table: &'a str,
+    /// The table's name without its qualifiers; `None` where that is not certain.
+    pub(super) table: Option<String>,
     /// What follows the table's name.
     action: Tokens<'a>,
 }
@@ -31,34 +31,9 @@ pub(super) struct Added<'a> {
 impl<'a> Altered<'a> {
     /// What follows ALTER TABLE.
     pub(super) fn new(mut rest: Tokens<'a>) -> Self {
-        let mut ahead = rest.clone();
-        if ahead.accept(&["if"]) && ahead.accept(&["exists"]) {
-            rest = ahead;
-        }
-        let mut ahead = rest.clone();
-        if ahead.accept(&["only"]) && !matches!(ahead.peek(), Some(Token::Symbol('.'))) {
-            rest = ahead;
-        }
-        let skip = |rest: &mut Tokens<'a>, symbol| {
-            let is_it = rest.peek() == Some(Token::Symbol(symbol));
-            if is_it {
-                rest.next();
-            }
-            is_it
-        };
-        skip(&mut rest, '(');
-        let part = |token: Option<Token<'a>>| match token {
-            Some(Token::Word(name) | Token::Name(name) | Token::Text(name)) => name,
-            _ => "",
-        };
-        let mut table = part(rest.next());
-        while skip(&mut rest, '.') {
-            table = part(rest.next());
-        }
-        skip(&mut rest, ')');
-        skip(&mut rest, '*');
+        let name = rest.altered_table();
         Self {
-            table,
+            table: name.and_then(|mut parts| parts.pop()),
             action: rest,
         }
     }
@@ -82,12 +57,7 @@ impl<'a> Altered<'a> {
             return None;
         }
         rest.accept(&["column"]);
-        let mut ahead = rest.clone();
-        let is_if_not_exists =
-            ahead.accept(&["if"]) && ahead.accept(&["not"]) && ahead.accept(&["exists"]);
-        if is_if_not_exists {
-            rest = ahead;
-        }
+        let is_if_not_exists = rest.accept_all(&["if", "not", "exists"]);
         rest.next();
         rest.find(|token| token.is("default"))?;
         Some(Added {
