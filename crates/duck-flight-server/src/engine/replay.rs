@@ -267,8 +267,15 @@ pub(super) fn targets(sql: &str) -> Option<Vec<&str>> {
             continue;
         }
         tokens.accept_all(&["if", "exists"]);
-        while tokens.accept(&["only", "table"]) {}
-        let mut name = tokens.clone().next()?.name();
+        tokens.accept(&["table"]);
+        if tokens.accept(&["only"]) {
+            tokens.accept_symbol('(');
+        }
+        let mut name = match tokens.clone().next()? {
+            // A name may be a text, which may go on.
+            Token::Text(_) | Token::Escaped(_) => return None,
+            token => token.name(),
+        };
         let mut ahead = tokens.clone().skip(1).take(2 * MAX_NAME_PARTS);
         while ahead.next() == Some(Token::Symbol('.')) {
             name = ahead.next()?.name();
@@ -354,7 +361,9 @@ mod tests {
             ),
             ("UPDATE t SET i = 1", &["t"]),
             ("DELETE FROM s.t WHERE i IN (FROM u)", &["t"]),
+            ("DELETE FROM ONLY (s.t)", &["t"]),
             ("TRUNCATE TABLE t", &["t"]),
+            ("TRUNCATE TABLE ONLY t", &["t"]),
             ("ALTER TABLE s.t ADD COLUMN i INTEGER DEFAULT (1)", &["t"]),
             ("ALTER TABLE IF EXISTS ONLY t ADD COLUMN i INTEGER", &["t"]),
             ("ALTER TABLE if DROP i", &["if"]),
@@ -365,6 +374,7 @@ mod tests {
             assert_eq!(targets(sql).unwrap(), tables, "{sql}");
         }
         assert_eq!(targets("EXECUTE p"), None);
+        assert_eq!(targets("INSERT INTO 't' FROM s"), None);
         let many = "update.".repeat(1 << 12);
         assert!(reads_of_each(&many, || drop(targets(&many))) < 32);
         assert_eq!(targets("INSERT INTO t SELECT é"), None);
