@@ -72,12 +72,13 @@ mod types;
 mod unit;
 mod writer;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use duck_flight_protocol::{ForgetProducers, ProducerState, PutOptions, TableName};
+use parking_lot::Mutex;
 
 pub use attach::BLOCK_BYTES;
 pub(crate) use attach::{MAX_ROW_GROUP_ROWS, VECTOR_ROWS};
@@ -530,12 +531,7 @@ impl Engine {
         self.0.large_units.stop(None);
         self.0.lookups.stop(None);
         self.0.writers.stop();
-        let checkpointer = self
-            .0
-            .checkpointer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let checkpointer = self.0.checkpointer.lock().take();
         if let Some(checkpointer) = checkpointer {
             checkpointer.stop();
         }
@@ -545,12 +541,7 @@ impl Engine {
             );
             return Closed::LogLeft;
         }
-        let database = self
-            .0
-            .database
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let database = self.0.database.lock().take();
         let checkpoint = database.map(|database| database.connect()?.execute("CHECKPOINT"));
         if let Some(Err(error)) = checkpoint {
             tracing::warn!(%error, "no checkpoint at the end; {LOG_LEFT}");

@@ -1,8 +1,9 @@
 //! Stopping a request, and only that one.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::ffi::{Connection, Interrupter};
@@ -33,7 +34,7 @@ const GRACE: Duration = Duration::from_millis(50);
 impl Cancel {
     /// Stops the request.
     pub(crate) fn cancel(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         state.cancelled = true;
         if let Some(places) = &state.places {
             places.close();
@@ -45,19 +46,17 @@ impl Cancel {
 
     /// Lets `cancel` end the wait for a slow client, too.
     pub(super) fn closes(&self, places: Arc<Semaphore>) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.places = Some(places);
+        self.0.lock().places = Some(places);
     }
 
     /// Says that the request runs inside a client's transaction.
     pub(super) fn spare_transaction(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.is_costly = true;
+        self.0.lock().is_costly = true;
     }
 
     /// Stops a request whose result nobody wants any more: at its next message, and only then by an interrupt.
     fn give_up(self: &Arc<Self>) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         let runtime = tokio::runtime::Handle::try_current();
         let (true, Ok(runtime)) = (state.is_costly && state.running.is_some(), runtime) else {
             drop(state);
@@ -74,16 +73,12 @@ impl Cancel {
 
     /// Lets `cancel` reach the connection until the guard is dropped.
     pub(super) fn watch(&self, connection: &Connection) -> Watch<'_> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.running = Some(connection.interrupter());
+        self.0.lock().running = Some(connection.interrupter());
         Watch(self)
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .cancelled
+        self.0.lock().cancelled
     }
 
     /// Fails when the request was cancelled.
@@ -101,11 +96,7 @@ pub(super) struct Watch<'a>(&'a Cancel);
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        self.0
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .running = None;
+        self.0.0.lock().running = None;
     }
 }
 

@@ -35,10 +35,10 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::{CStr, CString, c_char};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use duckdb::ffi;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 pub(crate) use append::{Appender, ArrowImporter, ColumnShape};
 pub(crate) use columns::PlainColumns;
@@ -400,11 +400,7 @@ fn outcome(run: impl FnOnce(*mut ffi::duckdb_result) -> ffi::duckdb_state) -> Re
 impl Drop for Connection {
     fn drop(&mut self) {
         // Under the interrupter's lock, so that nobody interrupts a connection that is gone.
-        let mut shared = self
-            .interrupter
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut shared = self.interrupter.0.lock();
         *shared = None;
         self.plans.take();
         for mut prepared in [self.begin.take(), self.commit.take()]
@@ -433,7 +429,7 @@ unsafe impl Send for RawConnection {}
 impl Interrupter {
     /// Stops the statement that is running, if any; one that starts later is not touched.
     pub(crate) fn interrupt(&self) {
-        let connection = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = self.0.lock();
         if let Some(RawConnection(raw)) = *connection {
             // SAFETY: under the lock the connection is open.
             unsafe { ffi::duckdb_interrupt(raw) };
@@ -442,7 +438,7 @@ impl Interrupter {
 
     /// How far the running statement has come, from 0 to 1; `None` where DuckDB does not tell.
     pub(crate) fn progress(&self) -> Option<f64> {
-        let connection = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = self.0.lock();
         let RawConnection(raw) = connection.as_ref()?;
         // SAFETY: under the lock the connection is open; what is read are atomic counters.
         let progress = unsafe { ffi::duckdb_query_progress(*raw) };

@@ -2,7 +2,8 @@
 
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Mutex;
+
+use parking_lot::Mutex;
 
 use super::attach::attach;
 use super::catalog::literal;

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use duck_flight_protocol::TableName;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::cancel::{Cancel, CancelOnDrop};
@@ -77,7 +78,7 @@ impl QueueState {
 
 impl Queue {
     fn lock(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn push(&self, job: Job) -> Result<()> {
@@ -124,9 +125,7 @@ impl Queue {
             if !state.idle.contains(&thread) {
                 state.idle.push(thread);
             }
-            state = self.wake[thread]
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            self.wake[thread].wait(&mut state);
         }
     }
 
@@ -159,17 +158,16 @@ impl Queue {
 
     fn close(&self) {
         self.lock().closed = true;
-        self.wake.iter().for_each(Condvar::notify_all);
+        for thread in &self.wake {
+            thread.notify_all();
+        }
     }
 
     /// Closes the connections. The threads have ended.
     fn close_sessions(&self) {
         let mut state = self.lock();
         while state.is_alone {
-            state = self
-                .alone_ended
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            self.alone_ended.wait(&mut state);
         }
         state.sessions.clear();
     }
@@ -351,12 +349,7 @@ impl Pool {
     /// deadline, where there is one; those that had not go on, and keep their connections.
     pub(super) fn stop(&self, deadline: Option<Instant>) -> bool {
         self.queue.close();
-        let threads: Vec<_> = self
-            .threads
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .drain(..)
-            .collect();
+        let threads = std::mem::take(&mut *self.threads.lock());
         let have_ended = || threads.iter().all(JoinHandle::is_finished);
         while !have_ended() {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
