@@ -233,22 +233,15 @@ impl Engine {
         });
         let checkpointer = Checkpointer::start(&database, &options.database, &shared, rings)?;
         let writers = Writers::start(WRITERS, &database, &shared)?;
-        let as_it_is = |_: &Connection| Ok(());
         let waiting = options.max_queries.saturating_mul(WAITING_PER_CONNECTION);
-        let queries = Pool::start("query", options.max_queries, waiting, &database, as_it_is)?;
-        let large_units = Pool::start(
-            "large-unit",
-            LARGE_UNITS,
-            LARGE_UNITS_WAITING,
-            &database,
-            as_it_is,
-        )?;
+        let queries = Pool::start("query", options.max_queries, waiting, &database)?;
+        let large_units = Pool::start("large-unit", LARGE_UNITS, LARGE_UNITS_WAITING, &database)?;
         let budget = Budget::new(options.ingest_buffer_bytes);
         let inner = Inner {
             patience: Patience::new(Others::Jobs(queries.waits()), options.stall_timeout),
             queries,
             express: Express::start()?,
-            lookups: Pool::start("catalog", 1, LOOKUPS_WAITING, &database, as_it_is)?,
+            lookups: Pool::start("catalog", 1, LOOKUPS_WAITING, &database)?,
             large_patience: Patience::new(Others::Jobs(large_units.waits()), options.stall_timeout),
             budget_patience: Patience::new(Others::Units(budget.clone()), options.stall_timeout),
             large_units,

@@ -263,19 +263,14 @@ pub(super) enum ClientTransaction {
 }
 
 impl Pool {
-    /// Starts `size` threads; `max_waiting` requests may wait for one. `prepare` sets up each connection.
+    /// Starts `size` threads; `max_waiting` requests may wait for one.
     pub(super) fn start(
         name: &str,
         size: usize,
         max_waiting: usize,
         database: &Database,
-        prepare: impl Fn(&Connection) -> Result<()>,
     ) -> Result<Self> {
-        let sessions = (0..=size).map(|_| {
-            let session = Session::open(database)?;
-            prepare(&session.connection)?;
-            Ok(session)
-        });
+        let sessions = (0..=size).map(|_| Session::open(database));
         let queue = Arc::new(Queue {
             state: Mutex::new(QueueState {
                 sessions: sessions.collect::<Result<_>>()?,
@@ -483,7 +478,7 @@ mod tests {
     fn pool(size: usize) -> Pool {
         let database = Database::open(":memory:", &[]).unwrap();
         database.connect().unwrap().make_file_refusal().unwrap();
-        Pool::start("test", size, 8, &database, |_| Ok(())).unwrap()
+        Pool::start("test", size, 8, &database).unwrap()
     }
 
     /// Waits until nothing runs.
