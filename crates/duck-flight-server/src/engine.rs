@@ -66,6 +66,7 @@ mod sql_type;
 mod staged;
 mod statement;
 mod stored;
+mod thread;
 mod tokens;
 mod torn;
 mod types;
@@ -93,11 +94,11 @@ pub(crate) use metadata::{CatalogRequest, TableRef, TablesFilter, sql_type_metad
 pub(crate) use open::SESSION_SETTINGS;
 pub use options::{DEFAULT_ROW_GROUP_ROWS, DEFAULT_STORAGE_VERSION, EngineOptions};
 pub(crate) use parameters::Parameters;
-pub(crate) use pool::STACK_BYTES;
 pub(crate) use progress::Progress;
 pub(crate) use query::{Description, Outcome, ResultStream, Rows, Sql};
 pub(crate) use row_bytes::row_bytes;
 pub use sql_error::{SqlError, SqlErrorKind};
+pub(crate) use thread::STACK_BYTES;
 pub(crate) use unit::{Committed, TEMPORARY};
 
 use crate::error::{Error, Result};

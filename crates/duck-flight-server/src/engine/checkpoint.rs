@@ -13,11 +13,11 @@ use crossbeam_channel::RecvTimeoutError;
 
 use super::bell::{CheckpointBell, Rings, Signal};
 use super::ffi::{Connection, Database};
-use super::pool::STACK_BYTES;
 use super::room::log_path;
 use super::sql_error::SqlError;
+use super::thread;
 use super::writer::Shared;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Without a ring the thread looks this often whether there is something to do: clients' statements and large units do
 /// not ring.
@@ -58,14 +58,7 @@ impl Checkpointer {
             last_vacuum: Instant::now(),
             put_off: None,
         };
-        let thread = std::thread::Builder::new()
-            .name("checkpoint".into())
-            .stack_size(STACK_BYTES)
-            .spawn(move || work.run(&rings))
-            .map_err(|source| Error::Io {
-                doing: "start the checkpoint thread",
-                source,
-            })?;
+        let thread = thread::start("checkpoint", move || work.run(&rings))?;
         Ok(Self {
             thread,
             bell: shared.bell.clone(),

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use super::pool::STACK_BYTES;
-use crate::error::{Error, Result};
+use super::thread;
+use crate::error::Result;
 
 /// How long a helper that finds no task waits before it looks again.
 const POLL: Duration = Duration::from_micros(100);
@@ -63,14 +63,7 @@ impl Helpers {
                 next: helpers.first.take(),
             };
             let work = work.clone();
-            let thread = std::thread::Builder::new()
-                .name(format!("helper-{index}"))
-                .stack_size(STACK_BYTES)
-                .spawn(move || helper.run(&*work))
-                .map_err(|source| Error::Io {
-                    doing: "start a helper thread",
-                    source,
-                })?;
+            let thread = thread::start(format!("helper-{index}"), move || helper.run(&*work))?;
             helpers.first = Some(thread.thread().clone());
             helpers.threads.push(thread);
         }

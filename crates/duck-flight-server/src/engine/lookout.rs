@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::cancel::Cancel;
-use crate::error::{Error, Result};
+use super::thread;
+use crate::error::Result;
 
 /// How often it is looked whether a statement still runs: one that is seen twice is overdue.
 const LOOK: Duration = Duration::from_millis(2);
@@ -50,16 +51,8 @@ impl Lookout {
     /// Starts the thread.
     pub(super) fn start() -> Result<Self> {
         let shared = Arc::<Shared>::default();
-        let thread = {
-            let shared = shared.clone();
-            std::thread::Builder::new()
-                .name("lookout".into())
-                .spawn(move || shared.look())
-                .map_err(|source| Error::Io {
-                    doing: "start the lookout thread",
-                    source,
-                })?
-        };
+        let looks = shared.clone();
+        let thread = thread::start("lookout", move || looks.look())?;
         Ok(Self {
             shared,
             thread: Some(thread),

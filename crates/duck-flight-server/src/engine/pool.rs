@@ -16,11 +16,8 @@ use super::ffi::{Connection, Database};
 use super::frames::ReadAhead;
 use super::index_work::IndexWork;
 use super::replay::SeenIndexes;
+use super::thread;
 use crate::error::{Error, Result};
-
-/// Parsing, planning and nested values go as deep as a client sends them, and DuckDB looks at no bound: what does not fit
-/// ends the process. Only what was used takes memory.
-pub(crate) const STACK_BYTES: usize = 64 << 20;
 
 /// Where a job comes while so many others wait or run, more are taken to come for a while: then threads of the pool get
 /// more done than one of the network, which would better read what they ask.
@@ -283,15 +280,8 @@ impl Pool {
         let mut threads = Vec::with_capacity(size);
         for index in 0..size {
             let queue = queue.clone();
-            let thread = std::thread::Builder::new()
-                .name(format!("{name}-{index}"))
-                .stack_size(STACK_BYTES)
-                .spawn(move || work(&queue, index))
-                .map_err(|source| Error::Io {
-                    doing: "start a worker thread",
-                    source,
-                })?;
-            threads.push(thread);
+            let work = move || work(&queue, index);
+            threads.push(thread::start(format!("{name}-{index}"), work)?);
         }
         Ok(Self {
             queue,

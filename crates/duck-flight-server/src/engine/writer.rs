@@ -33,12 +33,12 @@ use super::insert::Inserts;
 use super::mark::{Before, Mark};
 use super::offences::offences;
 use super::plan::Plan;
-use super::pool::STACK_BYTES;
 use super::producers::Producers;
 use super::queue::{Queue, SECOND_WRITER_ROWS, Turn};
 use super::rejects::Rejects;
 use super::replay::{self, Steady};
 use super::sql_type::create_table_sql;
+use super::thread;
 use super::unit::{TEMPORARY, TableKey, Target, Unit, offence_error};
 use super::{Health, Lossless, transaction};
 use crate::error::{Error, Result};
@@ -103,15 +103,9 @@ impl Writers {
                 connection,
                 shared: shared.clone(),
             };
-            let thread = std::thread::Builder::new()
-                .name(format!("writer-{index}"))
-                .stack_size(STACK_BYTES)
-                .spawn(move || writer.run())
-                .map_err(|source| Error::Io {
-                    doing: "start a writer thread",
-                    source,
-                })?;
-            threads.push(thread);
+            threads.push(thread::start(format!("writer-{index}"), move || {
+                writer.run()
+            })?);
         }
         Ok(Self {
             queue: shared.queue.clone(),
