@@ -60,7 +60,6 @@ mod rename;
 mod replay;
 mod room;
 mod row_bytes;
-mod running;
 mod sql_error;
 mod sql_type;
 mod staged;
@@ -102,6 +101,7 @@ pub(crate) use thread::STACK_BYTES;
 pub(crate) use unit::{Committed, TEMPORARY};
 
 use crate::error::{Error, Result};
+use crate::gauge::Gauge;
 use bell::CheckpointBell;
 use budget::Budget;
 use catalog::Columns;
@@ -120,7 +120,6 @@ use producers::{Claim, Producers};
 use queue::Queue;
 use rejects::{Rejects, Sieves};
 use room::RoomWatch;
-use running::Running;
 use unit::{TableKey, Unit};
 use writer::{Shared, Writers};
 
@@ -181,7 +180,8 @@ struct Inner {
     large_patience: Patience,
     budget_patience: Patience,
     holdings: Holdings,
-    running: Running,
+    /// Statements that run, those included that wait for their turn.
+    running: Gauge,
     writers: Writers,
     checkpointer: Mutex<Option<Checkpointer>>,
     shared: Arc<Shared>,
@@ -251,7 +251,7 @@ impl Engine {
             budget,
             sieves: Sieves::default(),
             holdings: Holdings::default(),
-            running: Running::default(),
+            running: Gauge::default(),
             room: RoomWatch::new(&options.database, options.min_free_disk_bytes),
             catalog: catalog::current(&set_up)?.0,
             facts: Facts::read(&set_up)?,
@@ -279,7 +279,7 @@ impl Engine {
             ..
         } = &*self.0;
         let sql = self.hold_text(sql)?;
-        let runs = self.0.running.begin();
+        let runs = self.0.running.enter();
         let result = query::query(queries, express, patience, shared, place, sql).await;
         result.map(|stream| stream.counted_by(runs))
     }
@@ -293,7 +293,7 @@ impl Engine {
             ..
         } = &*self.0;
         let sql = self.hold_text(sql)?;
-        let _runs = self.0.running.begin();
+        let _runs = self.0.running.enter();
         query::run(queries, shared, holdings, place, sql).await
     }
 
@@ -324,7 +324,7 @@ impl Engine {
     /// Runs a script for its effect and answers with the number of rows it changed.
     pub(crate) async fn execute(&self, place: &Place, sql: impl Into<Sql>) -> Result<u64> {
         let sql = self.hold_text(sql)?;
-        let _runs = self.0.running.begin();
+        let _runs = self.0.running.enter();
         query::execute(&self.0.queries, &self.0.shared, place, sql).await
     }
 

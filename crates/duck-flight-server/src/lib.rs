@@ -31,6 +31,7 @@ mod drain;
 mod engine;
 mod error;
 mod flight;
+mod gauge;
 mod intake;
 mod server;
 mod session;

@@ -6,7 +6,7 @@
 //! comes is read ahead into memory, up to a bound, so that the next one need not wait for the reader.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
@@ -14,6 +14,7 @@ use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 use super::cancel::Cancel;
 use super::pool::{ClientTransaction, Session};
 use crate::error::{Error, Result};
+use crate::gauge::{Counted, Gauge};
 
 /// How long a request waits for the one before it on the same connection.
 const BUSY_WAIT: Duration = Duration::from_secs(30);
@@ -158,17 +159,14 @@ struct Inner {
     /// What stops the request that has the connection.
     running: parking_lot::Mutex<Option<Arc<Cancel>>>,
     /// How many requests of the client's go on, on this connection or on another one.
-    users: AtomicUsize,
+    users: Gauge,
     requests: Arc<Requests>,
 }
 
 /// A request of a client's goes on.
-pub(crate) struct InUse(Lease);
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        self.0.0.users.fetch_sub(1, Ordering::SeqCst);
-    }
+pub(crate) struct InUse {
+    _counted: Counted,
+    _lease: Lease,
 }
 
 /// A request has the connection, and can be cancelled.
@@ -183,7 +181,7 @@ impl Drop for Running<'_> {
 /// The requests that wait for a connection.
 #[derive(Default)]
 pub(super) struct Requests {
-    waiting: AtomicUsize,
+    waiting: Gauge,
     arrived: Notify,
     refused: Notify,
 }
@@ -191,7 +189,14 @@ pub(super) struct Requests {
 impl Requests {
     /// Whether one waits.
     pub(super) fn any(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) > 0
+        self.waiting.count() > 0
+    }
+
+    /// Says that one waits, until it is dropped.
+    fn wait(&self) -> Counted {
+        let waiting = self.waiting.enter();
+        self.arrived.notify_waiters();
+        waiting
     }
 
     /// Tells those that have waited for a moment that it is in vain: the connection is free only once a slow client reads on.
@@ -239,13 +244,15 @@ impl Lease {
 
     /// Whether a request of the client's goes on at present.
     pub(crate) fn is_busy(&self) -> bool {
-        self.0.users.load(Ordering::SeqCst) > 0 || self.0.connection.try_lock().is_err()
+        self.0.users.count() > 0 || self.0.connection.try_lock().is_err()
     }
 
     /// Says that a request of the client's goes on, until it is dropped.
     pub(crate) fn in_use(&self) -> InUse {
-        self.0.users.fetch_add(1, Ordering::SeqCst);
-        InUse(self.clone())
+        InUse {
+            _counted: self.0.users.enter(),
+            _lease: self.clone(),
+        }
     }
 
     /// From now on, closing the client's session cancels this request.
@@ -299,7 +306,7 @@ impl Lease {
 
     async fn hold_whatever(&self) -> Result<Held> {
         let requests = &self.0.requests;
-        let _waiting = Waiting::new(requests);
+        let _waiting = requests.wait();
         let slot = tokio::select! {
             biased;
             slot = self.0.connection.clone().lock_owned() => slot,
@@ -386,22 +393,6 @@ impl TransactionLease {
     /// Lets no statement run in it any more.
     pub(crate) fn set_ended(&self) {
         self.stage.store(ENDED, Ordering::SeqCst);
-    }
-}
-
-struct Waiting<'a>(&'a Requests);
-
-impl<'a> Waiting<'a> {
-    fn new(requests: &'a Requests) -> Self {
-        requests.waiting.fetch_add(1, Ordering::SeqCst);
-        requests.arrived.notify_waiters();
-        Self(requests)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -24,12 +24,12 @@ use super::pool::{Pool, Session};
 use super::progress::Progress;
 use super::pump::{Frame, Pump, Start};
 use super::readable::Readable;
-use super::running::Runs;
 use super::sql_error::SqlErrorKind;
 use super::statement::{drain, run_script};
 use super::tokens::contains_word;
 use super::writer::Shared;
 use crate::error::{Error, Result};
+use crate::gauge::Counted;
 
 /// How many bytes the result of a statement may have that is kept in memory until its client fetches it.
 const HELD_BYTES: usize = 64 << 20;
@@ -89,7 +89,7 @@ pub(crate) struct ResultStream {
     cancel: CancelOnDrop,
     /// Keeps the client's session alive.
     _in_use: Option<InUse>,
-    _runs: Option<Runs>,
+    _runs: Option<Counted>,
 }
 
 impl ResultStream {
@@ -111,7 +111,7 @@ impl ResultStream {
     }
 
     /// The same, counted among the statements that run for as long as it lives.
-    pub(super) fn counted_by(self, runs: Runs) -> Self {
+    pub(super) fn counted_by(self, runs: Counted) -> Self {
         Self {
             _runs: Some(runs),
             ..self

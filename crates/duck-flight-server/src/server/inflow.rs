@@ -10,7 +10,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
 use crate::error::Error;
+use crate::gauge::Gauge;
 use crate::intake::Standing;
 
 /// A message of up to so many bytes is read without asking: of the streams of a connection together they are little.
@@ -56,7 +56,7 @@ pub(super) struct Inflow {
 struct Space {
     grains: Arc<Semaphore>,
     beyond: Arc<Semaphore>,
-    waiting: Arc<AtomicUsize>,
+    waiting: Gauge,
 }
 
 impl Inflow {
@@ -117,12 +117,12 @@ impl Space {
         Self {
             grains: Arc::new(Semaphore::new(grains(bytes) as usize * messages)),
             beyond: Arc::new(Semaphore::new(BEYOND)),
-            waiting: Arc::default(),
+            waiting: Gauge::default(),
         }
     }
 
     async fn wait(&self, standing: Standing, grains: u32) -> Option<OwnedSemaphorePermit> {
-        let _waiter = Waiter::new(&self.waiting);
+        let _waiter = self.waiting.enter();
         let room = self.grains.clone().acquire_many_owned(grains);
         if standing == Standing::Idle {
             return room.await.ok();
@@ -139,22 +139,6 @@ fn grains(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(GRAIN_BYTES)).unwrap_or(u32::MAX)
 }
 
-/// Somebody who waits for room, until this is dropped.
-struct Waiter(Arc<AtomicUsize>);
-
-impl Waiter {
-    fn new(waiting: &Arc<AtomicUsize>) -> Self {
-        waiting.fetch_add(1, Ordering::AcqRel);
-        Self(waiting.clone())
-    }
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 /// The room of a message, until this is dropped.
 pub(super) struct Room {
     _permit: Option<OwnedSemaphorePermit>,
@@ -164,7 +148,7 @@ pub(super) struct Room {
 /// How long a message has stood still.
 struct Stall {
     look: Pin<Box<Sleep>>,
-    waiting: Arc<AtomicUsize>,
+    waiting: Gauge,
     patience: Duration,
 }
 
@@ -183,7 +167,7 @@ impl Room {
         };
         loop {
             ready!(stall.look.as_mut().poll(context));
-            if stall.waiting.load(Ordering::Acquire) > 0 {
+            if stall.waiting.count() > 0 {
                 return Poll::Ready(Error::Stalled(stall.patience));
             }
             stall.look.as_mut().reset(Instant::now() + LOOK);
