@@ -6,42 +6,52 @@
 //! write to the table any more until the next start.
 //!
 //! So a table is claimed before it is altered, by the comment that it has: that fails before anything is touched, and DuckDB
-//! allows it whatever depends on the table.
+//! allows it whatever depends on the table. One that is given another name is claimed by a [rename](super::rename) to the name
+//! that it has.
 
 use duck_flight_protocol::{TableName, quote};
 
 use super::admission::run_by;
 use super::catalog::{is_name, literal, texts};
 use super::ffi::Connection;
+use super::rename::renamed;
 use super::unit::TEMPORARY;
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+const UNREADABLE: &str = "a table is renamed by ALTER TABLE name RENAME TO name alone, with names in double quotes where they are not ASCII: the \
+     server must know which one";
 
 /// Claims a table in the open transaction.
 ///
 /// # Errors
 /// Where another transaction has altered it.
 pub(super) fn claim(connection: &Connection, table: &TableName) -> Result<()> {
-    let parts = [
-        table.catalog.as_deref(),
-        table.schema.as_deref(),
-        Some(&*table.table),
-    ];
-    claim_name(connection, &parts.into_iter().flatten().collect::<Vec<_>>())
+    claim_name(connection, &table.path())
 }
 
 /// Claims the table that a statement alters, if it alters one. Where it is in doubt which one, none is claimed.
 pub(super) fn claim_altered(connection: &Connection, statement: &str) -> Result<()> {
     match altered(statement) {
-        Some(name) => claim_name(
-            connection,
-            &name.iter().map(|part| &**part).collect::<Vec<_>>(),
-        ),
+        Some(name) => claim_name(connection, &name),
         None => Ok(()),
     }
 }
 
+/// Claims the table that a statement renames.
+///
+/// # Errors
+/// Where another transaction has altered it, or it is not certain which table it is.
+pub(super) fn claim_renamed(connection: &Connection, statement: Option<&str>) -> Result<()> {
+    let parts = statement.and_then(renamed);
+    let parts = parts.ok_or(Error::Forbidden(UNREADABLE))?;
+    let own = parts.last().map_or("", String::as_str);
+    let name = parts.join(".");
+    let claim = format!("ALTER TABLE IF EXISTS {name} RENAME TO {own}");
+    Ok(connection.execute(&claim)?)
+}
+
 /// Claims the table that DuckDB finds by a name with its qualifiers. Nobody else has a temporary one.
-fn claim_name(connection: &Connection, name: &[&str]) -> Result<()> {
+fn claim_name(connection: &Connection, name: &[String]) -> Result<()> {
     let Some(sql) = comment_sql(name) else {
         return Ok(());
     };
@@ -62,7 +72,7 @@ fn claim_name(connection: &Connection, name: &[&str]) -> Result<()> {
 
 /// A query for a table and its comment: of those that have the name the one that DuckDB takes, which looks among temporary
 /// ones first, then where the session looks, and then in `main`.
-fn comment_sql(name: &[&str]) -> Option<String> {
+fn comment_sql(name: &[String]) -> Option<String> {
     let is_in = |schema: &str| is_name("schema_name", schema);
     let is_of = |database: &str| is_name("database_name", database);
     let (place, table) = match name {

@@ -5,8 +5,8 @@
 //! does not know yet, or that is another table's there: after a kill the database does not open, or the rows are in that table. And
 //! where the statement fails because another transaction has altered the table, DuckDB does not take the name back at all.
 //!
-//! So nobody commits anything from such a statement to its commit, which no client has in its hands; and the table is claimed
-//! first, by a rename to the name that it has.
+//! So nobody commits anything from such a statement to its commit, which no client has in its hands; and the table is
+//! [claimed](super::claim) first, by a rename to the name that it has.
 
 use duck_flight_protocol::quote;
 use parking_lot::RwLockReadGuard;
@@ -14,10 +14,6 @@ use parking_lot::RwLockReadGuard;
 use super::commits::Alone;
 use super::ffi::Connection;
 use super::tokens::{begins_with, count_pairs, single_statements, tokens};
-use crate::error::{Error, Result};
-
-const UNREADABLE: &str = "a table is renamed by ALTER TABLE name RENAME TO name alone, with names in double quotes where they are not ASCII: the \
-     server must know which one";
 
 /// Whether a script may give a table another name, or a view.
 pub(super) fn may_rename_table(sql: &str) -> bool {
@@ -58,21 +54,8 @@ pub(super) fn alone(connection: &Connection) -> (RwLockReadGuard<'_, ()>, Alone<
     (definitions, connection.commits().alone())
 }
 
-/// Keeps other transactions from altering the table that a statement renames, up to the end of this one.
-///
-/// # Errors
-/// Where another one has altered it, or it is not certain which table it is.
-pub(super) fn claim(connection: &Connection, statement: Option<&str>) -> Result<()> {
-    let parts = statement.and_then(renamed);
-    let parts = parts.ok_or(Error::Forbidden(UNREADABLE))?;
-    let own = parts.last().map_or("", String::as_str);
-    let name = parts.join(".");
-    let claim = format!("ALTER TABLE IF EXISTS {name} RENAME TO {own}");
-    Ok(connection.execute(&claim)?)
-}
-
 /// The parts of the name of the table that a statement renames, quoted.
-fn renamed(sql: &str) -> Option<Vec<String>> {
+pub(super) fn renamed(sql: &str) -> Option<Vec<String>> {
     let mut tokens = tokens(sql);
     if !tokens.accept_all(&["alter", "table"]) {
         return None;

@@ -11,7 +11,7 @@ use super::admission::{
 };
 use super::cancel::Cancel;
 use super::catalog::{folded, literal, texts};
-use super::claim::claim_altered;
+use super::claim::{claim_altered, claim_renamed};
 use super::commits::{Alone, Moment, Starting};
 use super::expansion::{Expansion, Expansions};
 use super::ffi::query::{ALONE, Script};
@@ -502,7 +502,7 @@ impl<'a> Statement<'a> {
         match self.text {
             _ if renames => {
                 self.gate.admit(kind)?;
-                rename::claim(self.connection, self.text)
+                claim_renamed(self.connection, self.text)
             }
             Some(text) if alters => claim_altered(self.connection, text),
             _ => Ok(()),
