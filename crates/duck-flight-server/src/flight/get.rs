@@ -70,8 +70,6 @@ pub(super) async fn flight_info(
     let sql = descriptor_sql(&descriptor)?;
     let info = FlightInfo::new()
         .with_endpoint(FlightEndpoint::new().with_ticket(Ticket::new(sql.clone())))
-        .with_total_records(-1)
-        .with_total_bytes(-1)
         .with_descriptor(descriptor);
     match engine.describe(place, sql).await {
         Ok(described) => {

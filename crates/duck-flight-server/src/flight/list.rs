@@ -35,6 +35,5 @@ fn flight(relation: Relation) -> Result<FlightInfo> {
         .map_err(encoding)?
         .with_descriptor(FlightDescriptor::new_path(name.path()))
         .with_endpoint(FlightEndpoint::new().with_ticket(ticket))
-        .with_total_records(rows_estimate.unwrap_or(-1))
-        .with_total_bytes(-1))
+        .with_total_records(rows_estimate.unwrap_or(-1)))
 }

@@ -22,8 +22,6 @@ pub(super) fn flight_info(command: &Command, descriptor: FlightDescriptor) -> Re
     let ticket = Ticket::new(descriptor.cmd.clone());
     let info = FlightInfo::new()
         .with_endpoint(FlightEndpoint::new().with_ticket(ticket))
-        .with_total_records(-1)
-        .with_total_bytes(-1)
         .with_descriptor(descriptor);
     info.try_with_schema(&schema).map_err(encoding)
 }

@@ -167,9 +167,7 @@ async fn answer(polls: &Handles<Arc<Poll>>, id: Handle, poll: &Poll) -> Result<P
             };
             let info = FlightInfo::new()
                 .with_descriptor(poll.descriptor.clone())
-                .with_app_metadata(handle)
-                .with_total_records(-1)
-                .with_total_bytes(-1);
+                .with_app_metadata(handle);
             let answer = PollInfo::new()
                 .with_info(info)
                 .with_descriptor(FlightDescriptor::new_cmd(next.as_any().encode_to_vec()));

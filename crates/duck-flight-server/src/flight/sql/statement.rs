@@ -99,7 +99,6 @@ pub(super) fn info(
     let info = FlightInfo::new()
         .with_endpoint(endpoint)
         .with_total_records(total_records)
-        .with_total_bytes(-1)
         .with_descriptor(descriptor);
     match schema {
         Some(schema) => info.try_with_schema(&as_sent(schema)).map_err(encoding),
