@@ -32,6 +32,7 @@ mod engine;
 mod error;
 mod flight;
 mod gauge;
+mod grpc;
 mod intake;
 mod server;
 mod session;

@@ -22,10 +22,8 @@ use tonic::{Request, Status};
 use super::decode::malformed;
 use crate::drain::{Drain, Stage};
 use crate::error::{Error, Result};
+use crate::grpc::Header;
 use crate::intake::{Intake, Standing};
-
-/// A flag and the length stand before each message.
-const HEADER_BYTES: usize = 5;
 
 /// The bytes of a request, for whoever reads them first: tonic, or a handler that takes them. Clones are of the same
 /// request.
@@ -134,9 +132,8 @@ impl PutMessage {
 struct Gathering {
     /// What has come and is in no message yet.
     bytes: Bytes,
-    header: [u8; HEADER_BYTES],
-    /// How many bytes of the next message's header are there.
-    header_bytes: usize,
+    /// What is there of the next message's header.
+    header: Header,
     /// The message that has begun, and how long it is to be.
     message: Option<(Vec<u8>, usize)>,
     max_bytes: usize,
@@ -146,8 +143,7 @@ impl Gathering {
     fn new(max_bytes: usize) -> Self {
         Self {
             bytes: Bytes::new(),
-            header: [0; HEADER_BYTES],
-            header_bytes: 0,
+            header: Header::default(),
             message: None,
             max_bytes,
         }
@@ -170,7 +166,7 @@ impl Gathering {
                     let message = status.message().to_owned();
                     return Poll::Ready(Err(Error::Transport(status.code(), message)));
                 }
-                None if self.header_bytes == 0 && self.message.is_none() => {
+                None if self.header.is_empty() && self.message.is_none() => {
                     return Poll::Ready(Ok(None));
                 }
                 None => {
@@ -201,21 +197,14 @@ impl Gathering {
 
     /// The length of the next message, once its header is there.
     fn length(&mut self) -> Result<Option<usize>> {
-        let step = (HEADER_BYTES - self.header_bytes).min(self.bytes.len());
-        let part = &mut self.header[self.header_bytes..][..step];
-        self.bytes.copy_to_slice(part);
-        self.header_bytes += step;
-        if self.header_bytes < HEADER_BYTES {
+        let Some((flag, length)) = self.header.fill(&mut self.bytes) else {
             return Ok(None);
-        }
-        self.header_bytes = 0;
-        let [flag, length @ ..] = self.header;
+        };
         if flag != 0 {
             return Err(malformed(
                 "a message of the put is compressed as a whole: only the buffers of a batch may be",
             ));
         }
-        let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
         let limit = self.max_bytes;
         if length > limit {
             return Err(Error::MessageTooLarge(format!(
@@ -229,6 +218,7 @@ impl Gathering {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grpc::HEADER_BYTES;
 
     fn framed(message: &[u8]) -> Vec<u8> {
         let length = u32::try_from(message.len()).unwrap().to_be_bytes();

@@ -14,10 +14,8 @@ use tonic::Status;
 
 use super::inflow::{Inflow, Room};
 use crate::error::Error;
+use crate::grpc::Header;
 use crate::intake::Intake;
-
-/// A flag and the length stand before each message.
-const HEADER_BYTES: usize = 5;
 
 /// A request's body. It asks for room before it hands on a large message, and fails where it was cut short.
 ///
@@ -28,7 +26,7 @@ pub(super) struct RequestBody {
     body: tonic::body::Body,
     inflow: Inflow,
     intake: Intake,
-    messages: Messages,
+    framing: Framing,
     /// What came behind the end of a message, and begins a large one.
     rest: Option<Bytes>,
     /// The first bytes of a large message, and the wait for its room.
@@ -43,7 +41,7 @@ impl RequestBody {
             body,
             inflow,
             intake,
-            messages: Messages::default(),
+            framing: Framing::default(),
             rest: None,
             asking: None,
             room: None,
@@ -87,7 +85,7 @@ impl Body for RequestBody {
             if let Some((_, bytes)) = this.asking.take() {
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
-            if this.messages.is_between() {
+            if this.framing.is_between() {
                 // Whoever had the last message asks for more.
                 this.room = None;
             }
@@ -105,7 +103,7 @@ impl Body for RequestBody {
                 room.moved();
             }
             let is_large = |length| this.inflow.concerns(length);
-            match this.messages.follow(&bytes, is_large) {
+            match this.framing.follow(&bytes, is_large) {
                 Some(Large { start: 0, length }) => {
                     let room = this.inflow.clone().take(this.intake.standing(), length);
                     this.asking = Some((room.boxed(), bytes));
@@ -126,10 +124,8 @@ impl Body for RequestBody {
 
 /// Where messages begin and end among the bytes of a body.
 #[derive(Default)]
-struct Messages {
-    header: [u8; HEADER_BYTES],
-    /// How many bytes of the next message's header were there.
-    header_bytes: usize,
+struct Framing {
+    header: Header,
     /// How many bytes of the message are still to come.
     missing: usize,
 }
@@ -142,7 +138,7 @@ struct Large {
     length: usize,
 }
 
-impl Messages {
+impl Framing {
     /// Whether no message has begun that has not ended.
     fn is_between(&self) -> bool {
         self.missing == 0
@@ -153,25 +149,17 @@ impl Messages {
     fn follow(&mut self, bytes: &[u8], is_large: impl Fn(usize) -> bool) -> Option<Large> {
         let mut at = 0;
         while at < bytes.len() {
-            let left = bytes.len() - at;
             if self.missing > 0 {
-                let step = self.missing.min(left);
+                let step = self.missing.min(bytes.len() - at);
                 self.missing -= step;
                 at += step;
                 continue;
             }
             let start = at;
-            let step = (HEADER_BYTES - self.header_bytes).min(left);
-            self.header[self.header_bytes..][..step].copy_from_slice(&bytes[at..at + step]);
-            self.header_bytes += step;
-            at += step;
-            if self.header_bytes < HEADER_BYTES {
-                return None;
-            }
-            self.header_bytes = 0;
-            let [_, length @ ..] = self.header;
-            let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-            let there = bytes.len() - at;
+            let mut rest = &bytes[at..];
+            let (_, length) = self.header.fill(&mut rest)?;
+            let there = rest.len();
+            at = bytes.len() - there;
             if length > there && is_large(length) {
                 self.missing = if start == 0 { length - there } else { 0 };
                 return Some(Large { start, length });
@@ -194,10 +182,10 @@ mod tests {
 
     /// Follows bytes in parts of a size, as [`RequestBody`] does; answers with the large messages that were found.
     fn follow_in_parts(bytes: &[u8], size: usize) -> Vec<usize> {
-        let (mut messages, mut found) = (Messages::default(), Vec::new());
+        let (mut framing, mut found) = (Framing::default(), Vec::new());
         for part in bytes.chunks(size) {
             let mut part = part;
-            while let Some(large) = messages.follow(part, |length| length > 100) {
+            while let Some(large) = framing.follow(part, |length| length > 100) {
                 if large.start == 0 {
                     found.push(large.length);
                     break;
@@ -205,7 +193,7 @@ mod tests {
                 part = &part[large.start..];
             }
         }
-        assert!(messages.is_between(), "parts of {size}");
+        assert!(framing.is_between(), "parts of {size}");
         found
     }
 
