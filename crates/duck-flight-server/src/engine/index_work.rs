@@ -49,33 +49,45 @@ pub(super) struct IndexWork {
     made: Vec<String>,
 }
 
+/// A statement of a script.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) kind: StatementKind,
+    /// Its own text, where that is certain.
+    pub(super) text: Option<&'a str>,
+    pub(super) script: &'a str,
+}
+
+impl<'a> Asked<'a> {
+    /// Its text, or that of the whole script.
+    fn any_text(self) -> &'a str {
+        self.text.unwrap_or(self.script)
+    }
+}
+
 impl IndexWork {
     /// Refuses a statement that must not follow in the transaction, and takes note of any other. To be asked before it runs.
-    /// `statement` is the one of the script, where that is certain.
-    pub(super) fn check(
-        &mut self,
-        connection: &Connection,
-        kind: StatementKind,
-        statement: Option<&str>,
-        script: &str,
-    ) -> Result<()> {
-        if let Some(step) = IndexStep::of(kind, statement, script) {
+    pub(super) fn check(&mut self, connection: &Connection, asked: Asked<'_>) -> Result<()> {
+        if let Some(step) = IndexStep::of(asked) {
             return self.check_index(connection, step);
         }
-        match change(kind, statement, script) {
-            Some(change) => self.check_rows(connection, change, statement.unwrap_or(script)),
+        match change(asked) {
+            Some(change) => self.check_rows(connection, change, asked.any_text()),
             None => Ok(()),
         }
     }
 
     /// Takes note of the table that a statement has made, and forgets all where one may have been dropped.
-    pub(super) fn note_made(&mut self, kind: StatementKind, statement: Option<&str>, script: &str) {
-        if !matches!(kind, StatementKind::Definition | StatementKind::Explain) {
+    pub(super) fn note_made(&mut self, asked: Asked<'_>) {
+        if !matches!(
+            asked.kind,
+            StatementKind::Definition | StatementKind::Explain
+        ) {
             return;
         }
-        if contains_word(statement.unwrap_or(script), "drop") {
+        if contains_word(asked.any_text(), "drop") {
             self.made.clear();
-        } else if let Some(table) = statement.and_then(made_table)
+        } else if let Some(table) = asked.text.and_then(made_table)
             && self.made.len() < MAX_NAMES
         {
             self.made.push(table);
@@ -192,23 +204,23 @@ struct IndexStep {
 }
 
 impl IndexStep {
-    fn of(kind: StatementKind, statement: Option<&str>, script: &str) -> Option<Self> {
+    fn of(asked: Asked<'_>) -> Option<Self> {
         let is_at_hand = matches!(
-            kind,
+            asked.kind,
             StatementKind::Definition | StatementKind::Alteration | StatementKind::Explain
         );
         if !is_at_hand {
             return None;
         }
-        let may_alter = kind != StatementKind::Definition;
-        let text = statement.unwrap_or(script);
-        let may_add_key = may_alter && contains_word(text, "primary");
-        let may_be_index = kind != StatementKind::Alteration
-            && statement.map_or_else(|| may_make_index(script), makes_index);
+        let may_alter = asked.kind != StatementKind::Definition;
+        let may_add_key = may_alter && contains_word(asked.any_text(), "primary");
+        let in_script = || may_make_index(asked.script);
+        let may_be_index = asked.kind != StatementKind::Alteration
+            && asked.text.map_or_else(in_script, makes_index);
         if !may_add_key && !may_be_index {
             return None;
         }
-        statement.map_or_else(|| Some(Self::any()), Self::read)
+        asked.text.map_or_else(|| Some(Self::any()), Self::read)
     }
 
     /// Of a statement that has the words of one.
@@ -269,12 +281,12 @@ enum Change {
 }
 
 /// What DuckDB makes an UPDATE of for a new column's default leaves all rows in their places.
-fn change(kind: StatementKind, statement: Option<&str>, script: &str) -> Option<Change> {
-    if !matches!(kind, StatementKind::Rows | StatementKind::Explain) {
+fn change(asked: Asked<'_>) -> Option<Change> {
+    if !matches!(asked.kind, StatementKind::Rows | StatementKind::Explain) {
         return None;
     }
-    let Some(statement) = statement else {
-        return contains_any_word(script, CHANGING).then_some(Change::Deletes);
+    let Some(statement) = asked.text else {
+        return contains_any_word(asked.script, CHANGING).then_some(Change::Deletes);
     };
     let mut rest = run_by(statement)?;
     if rest.accept(&["alter"]) {
@@ -305,8 +317,10 @@ fn made_table(statement: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn step(kind: StatementKind, sql: &str) -> Option<IndexStep> {
-        IndexStep::of(kind, Some(sql), sql)
+    /// The only statement of a script.
+    fn only(kind: StatementKind, script: &str) -> Asked<'_> {
+        let text = Some(script);
+        Asked { kind, text, script }
     }
 
     #[test]
@@ -380,13 +394,16 @@ mod tests {
             ),
             (Rows, "INSERT INTO t SELECT 'create index i on t (c)'", None),
         ] {
-            assert_eq!(step(kind, sql), expected, "{sql}");
+            assert_eq!(IndexStep::of(only(kind, sql)), expected, "{sql}");
         }
-        let script = "CREATE TABLE é (i INTEGER); CREATE INDEX i ON t (c)";
-        assert_eq!(
-            IndexStep::of(Definition, None, script),
-            Some(IndexStep::any())
-        );
+        let in_doubt = Asked {
+            text: None,
+            ..only(
+                Definition,
+                "CREATE TABLE é (i INTEGER); CREATE INDEX i ON t (c)",
+            )
+        };
+        assert_eq!(IndexStep::of(in_doubt), Some(IndexStep::any()));
     }
 
     #[test]
@@ -429,10 +446,13 @@ mod tests {
             (Explain, "EXPLAIN DELETE FROM t", None),
             (Select, "SELECT 'update', replace(c, 'a', 'b') FROM t", None),
         ] {
-            assert_eq!(change(kind, Some(sql), sql), expected, "{sql}");
+            assert_eq!(change(only(kind, sql)), expected, "{sql}");
         }
-        let script = "SELECT é; UPDATE t SET c = 1";
-        assert_eq!(change(Rows, None, script), Some(Deletes));
+        let in_doubt = Asked {
+            text: None,
+            ..only(Rows, "SELECT é; UPDATE t SET c = 1")
+        };
+        assert_eq!(change(in_doubt), Some(Deletes));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::expansion::{Expansion, Expansions};
 use super::ffi::query::{ALONE, Script};
 use super::ffi::{Connection, Pending, Prepared, QueryResult, StatementKind};
 use super::frozen::is_frozen_by_plan;
+use super::index_work::Asked;
 use super::lease::Traces;
 use super::new_types;
 use super::pivots::{self, PIVOTS};
@@ -320,8 +321,12 @@ impl<'a> Statement<'a> {
             // Until the commit.
             let _secured = secured.transpose()?;
             new_types::check(self.connection, kind, &self.sql.text, work.makes_schema)?;
-            let (connection, sql) = (self.connection, &self.sql.text);
-            work.indexes.check(connection, kind, self.text, sql)?;
+            let asked = Asked {
+                kind,
+                text: self.text,
+                script: &self.sql.text,
+            };
+            work.indexes.check(self.connection, asked)?;
             runs = true;
             work.makes_schema |= contains_word(&self.sql.text, "schema");
             work.makes_index |= self.may_make_index();
@@ -330,13 +335,13 @@ impl<'a> Statement<'a> {
             self.claim(renames, kind)?;
             let (_, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
             drop(alone);
-            work.indexes.note_made(kind, self.text, sql);
+            work.indexes.note_made(asked);
             let written = self.rows_written(kind, rows_changed);
             work.rows_written = work.rows_written.saturating_add(written);
             if written > 0 {
                 let steady = self.connection.indexes().steady_since(work.seen_indexes);
-                let rows = work.rows_written;
-                replay::secure_statement(connection, sql, rows, false, &steady)?;
+                let (sql, rows) = (&self.sql.text, work.rows_written);
+                replay::secure_statement(self.connection, sql, rows, false, &steady)?;
             }
             if kind == StatementKind::Transaction {
                 *transaction = ClientTransaction::None;
