@@ -15,6 +15,10 @@
 //! budget → a lane → a writer thread, which takes all units that wait, appends them in one transaction, commits, and
 //! only then answers → acks.
 //!
+//! A unit too large for the budget does not wait for a lane: it gets a connection and a transaction of its own, into which its
+//! batches go while they come in. Where it has a key, or rows of it may be rejected, they are gathered in a temporary table
+//! first, and go from there to the table once all are there.
+//!
 //! # Invariants
 //!
 //! - A unit is acknowledged after its COMMIT has returned, never before.

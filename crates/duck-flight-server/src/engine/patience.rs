@@ -1,9 +1,9 @@
 //! What a client that keeps a place for statements busy without doing anything may cost the others.
 //!
-//! A result that is not read, and an ingest that does not go on, keep one of the `--max-queries` places. That harms
-//! nobody until all of them are taken. So does a put that holds memory for rows which others want. Once a statement has waited for a place for a while, results that nobody
-//! reads are read ahead into memory, as far as there is room; and what has stood still for longer than the patience is
-//! ended.
+//! A result that is not read, and an ingest that does not go on, each keep one of the `--max-queries` places; a put that stands
+//! still in the middle of a unit keeps memory for rows. While others find a place, and memory, that harms nobody. Once a
+//! statement has waited for a place for a while, results that nobody reads are read ahead into memory, as far as there is room;
+//! and what has stood still for longer than the patience, in the way of others, is ended.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
