@@ -1,0 +1,107 @@
+//! What a statement may do, as far as its kind and its words tell.
+
+use super::Statement;
+use crate::engine::admission::{makes_index, may_explain_alteration, may_explain_definition};
+use crate::engine::claim::{claim_altered, claim_renamed};
+use crate::engine::commits::Alone;
+use crate::engine::ffi::StatementKind;
+use crate::engine::rename::{alters_view, may_rename_table};
+use crate::engine::replay::may_make_index;
+use crate::engine::tokens::contains_word;
+use crate::error::{Error, Result};
+
+const EXPLAINS_RENAME: &str =
+    "EXPLAIN ANALYZE would rename the table, which is not explained: run the statement itself";
+
+impl<'a> Statement<'a> {
+    /// Its text, or that of the whole script.
+    fn text(&self) -> &'a str {
+        self.text.unwrap_or(&self.sql.text)
+    }
+
+    /// Whether it may define anything, alter or drop it.
+    pub(super) fn defines(&self, kind: StatementKind) -> bool {
+        match kind {
+            StatementKind::Definition | StatementKind::Alteration => true,
+            // With ANALYZE it runs the statement.
+            StatementKind::Explain => may_explain_definition(self.text()),
+            _ => false,
+        }
+    }
+
+    /// Whether it may make an index, or drop one.
+    pub(super) fn may_make_index(&self) -> bool {
+        let in_script = || may_make_index(&self.sql.text);
+        self.text.map_or_else(in_script, makes_index)
+    }
+
+    /// Keeps others from committing anything where the statement may make an index or alter a table. DuckDB 1.5.5 reads the table
+    /// first and then adds the index, and what is committed in between is never found by it. Where it changes a type, it reads the
+    /// table and then puts a new one in its place (and locks the new one's `append_lock`, not the old one's): what is committed in
+    /// between is lost, or makes it fail.
+    pub(super) fn alone(&self, kind: StatementKind) -> Option<Alone<'a>> {
+        let leaves_out = match kind {
+            StatementKind::Alteration => true,
+            StatementKind::Definition => self.may_make_index(),
+            // With ANALYZE it runs the statement.
+            StatementKind::Explain => self.may_make_index() || may_explain_alteration(self.text()),
+            _ => false,
+        };
+        (leaves_out && !self.is_of_swap).then(|| self.connection.commits().alone())
+    }
+
+    /// Whether it may give a table another name.
+    pub(super) fn renames_table(&self, kind: StatementKind) -> Result<bool> {
+        let text = self.text();
+        match kind {
+            StatementKind::Alteration => {
+                Ok(may_rename_table(text) && !self.text.is_some_and(alters_view))
+            }
+            StatementKind::Explain if may_explain_alteration(text) && may_rename_table(text) => {
+                Err(Error::Forbidden(EXPLAINS_RENAME))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Claims the table that it alters, or `renames`, where it does.
+    pub(super) fn claim(&self, renames: bool, kind: StatementKind) -> Result<()> {
+        let alters = matches!(kind, StatementKind::Alteration | StatementKind::Explain);
+        match self.text {
+            _ if renames => {
+                self.gate.admit(kind)?;
+                claim_renamed(self.connection, self.text)
+            }
+            Some(text) if alters => claim_altered(self.connection, text),
+            _ => Ok(()),
+        }
+    }
+
+    /// The rows that a statement may have written, where it has changed so many as far as DuckDB tells. It does not tell
+    /// of what runs another statement, or makes a table of a query.
+    pub(super) fn rows_written(&self, kind: StatementKind, rows_changed: u64) -> u64 {
+        let says = |word| contains_word(&self.sql.text, word);
+        let is_untold = match kind {
+            StatementKind::Explain => says("analyze") || says("analyse"),
+            StatementKind::Call | StatementKind::Other => says("execute") || says("copy"),
+            StatementKind::Definition => says("table") && says("as"),
+            _ => false,
+        };
+        if is_untold { u64::MAX } else { rows_changed }
+    }
+
+    /// Whether it runs in a transaction of ours where the client has none. A SET does, for a variable may be given what a
+    /// query finds, and so does a CALL, which is planned as a query. But a CHECKPOINT, which DuckDB makes a CALL, does not.
+    pub(super) fn belongs_in_transaction(&self, kind: StatementKind) -> bool {
+        match kind {
+            StatementKind::Select
+            | StatementKind::Rows
+            | StatementKind::Explain
+            | StatementKind::Definition
+            | StatementKind::Alteration
+            | StatementKind::Set => true,
+            StatementKind::Call => !contains_word(&self.sql.text, "checkpoint"),
+            _ => false,
+        }
+    }
+}
