@@ -2,7 +2,6 @@
 
 import json
 
-import duckdb
 import pyarrow as pa
 import pytest
 from conftest import Server, execute, query
@@ -420,19 +419,3 @@ def test_producers_survive_the_death_of_the_server(start_server):
         assert stream.send(rows(11), 11) == ack(1, 11)
         stream.close()
         assert values(client, "t") == list(range(1, 12))
-
-
-def test_a_producer_of_a_table_with_letters_beyond_ascii_goes_on_where_an_earlier_version_left_it(start_server):
-    server = start_server()
-    options = {"producer": "loader", "sequence": 5}
-    for name in ["Événements", "straße", "Ö", "ö"]:
-        assert send(server.client(), data(1), table=name, **options)["duplicate"] is False
-    server.stop()
-    with duckdb.connect(str(server.database)) as file:
-        # That version took É for é, wherever it stood.
-        file.execute('UPDATE duck_flight.sequences SET "table" = lower("table")')
-    client = start_server().client()
-    for name in ["Événements", "ÉVéNEMENTS", "straße", "ö"]:
-        assert send(client, data(1), table=name, **options)["duplicate"] is True
-    # Of two tables that it took for one it kept one sequence, which is that of the name as it wrote it.
-    assert send(client, data(1), table="Ö", **options)["duplicate"] is False

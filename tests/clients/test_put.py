@@ -48,8 +48,6 @@ def test_each_batch_is_acknowledged_while_the_stream_goes_on(client, table):
     writer.close()
 
 
-
-
 def test_a_failing_put_inserts_nothing(client, table):
     execute(client, f"CREATE TABLE {table} (i BIGINT CHECK (i < 10))")
     data = pa.concat_tables([numbers(1), numbers(11)])
@@ -58,16 +56,12 @@ def test_a_failing_put_inserts_nothing(client, table):
     assert query(client, f"SELECT * FROM {table}") == []
 
 
-
-
-
 def test_a_path_may_name_the_schema_and_the_catalog(client, table):
     execute(client, f"CREATE SCHEMA schema_of_{table}")
     put_with(client, flight.FlightDescriptor.for_path(f"schema_of_{table}", table), numbers(1))
     catalog = query(client, "SELECT current_database() AS name")[0]["name"]
     put_with(client, flight.FlightDescriptor.for_path(catalog, f"schema_of_{table}", table), numbers(2))
     assert query(client, f"SELECT * FROM schema_of_{table}.{table}") == [{"i": 1}, {"i": 2}]
-
 
 
 def test_names_are_data_and_never_sql(client):
@@ -81,7 +75,6 @@ def test_names_are_data_and_never_sql(client):
     assert query(client, "SELECT * FROM y") == []
 
 
-
 def test_columns_that_the_stream_lacks_take_their_default(client, table):
     execute(client, f"CREATE SEQUENCE sequence_of_{table}")
     defaults = f"d INTEGER DEFAULT 7, n INTEGER, s BIGINT DEFAULT nextval('sequence_of_{table}')"
@@ -91,7 +84,6 @@ def test_columns_that_the_stream_lacks_take_their_default(client, table):
         {"i": 10, "d": 7, "n": None, "s": 1},
         {"i": 20, "d": 7, "n": None, "s": 2},
     ]
-
 
 
 def test_values_are_cast_to_the_tables_types(client, table):
@@ -128,8 +120,6 @@ def test_a_value_that_does_not_fit_is_refused_with_its_column(client, table, tab
     with pytest.raises(pa.ArrowInvalid, match="misfit"):
         put(client, table, pa.table({"fitting": pa.array([1, 2, 3], pa.int32()), "misfit": values}))
     assert query(client, f"SELECT * FROM {table}") == []
-
-
 
 
 @pytest.mark.parametrize("path", [["temp", "main"], ["TEMP", "main"], ["temp"]], ids=".".join)

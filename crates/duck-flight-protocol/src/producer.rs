@@ -1,6 +1,6 @@
 //! Producers: loaders that name themselves, so that what they send again is applied once.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::TableName;
 
@@ -33,7 +33,11 @@ pub enum ForgetProducers {
         /// Its name.
         producer: String,
         /// The table it is forgotten with; all its tables when absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(
+            default,
+            skip_serializing_if = "Option::is_none",
+            deserialize_with = "given"
+        )]
         table: Option<TableName>,
     },
     /// Those that have been idle.
@@ -41,6 +45,11 @@ pub enum ForgetProducers {
         /// They have committed nothing for so many seconds and have no stream open.
         idle_seconds: u64,
     },
+}
+
+/// A table that is there: `null` is not taken for an absent one, for a mistake would forget the producer of all tables.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<TableName>, D::Error> {
+    TableName::deserialize(deserializer).map(Some)
 }
 
 /// The body of the one result of [`ACTION_FORGET_PRODUCERS`], as JSON.
@@ -70,6 +79,7 @@ mod tests {
         );
         for json in [
             r#"{"producer":"p","tabel":"t"}"#,
+            r#"{"producer":"p","table":null}"#,
             r#"{"producer":"p","idle_seconds":1}"#,
             r#"{"idle_seconds":1,"table":"t"}"#,
             r#"["p"]"#,

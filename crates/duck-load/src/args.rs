@@ -4,7 +4,7 @@ use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 use clap::CommandFactory;
-use clap::builder::{FalseyValueParser, NonEmptyStringValueParser};
+use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use clap::error::ErrorKind;
 use duck_flight_protocol::ConnectArgs;
 
@@ -76,11 +76,11 @@ pub struct Args {
     pub producer: Option<String>,
     /// Go on where the producer stopped, in this process after any failure or restart of the server, and in the
     /// next process with the same --producer, --writers and --rows. Run again when all is loaded, it sends nothing.
-    #[arg(long, env = "DUCK_LOAD_RESUME", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "DUCK_LOAD_RESUME", value_parser = BoolishValueParser::new())]
     pub resume: bool,
     /// Load nothing, and make the server forget what the producer (with the same --writers) has loaded into the table, which
     /// another run then loads again. For after the table was dropped: rows that are still there would be there twice.
-    #[arg(long, env = "DUCK_LOAD_FORGET", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "DUCK_LOAD_FORGET", value_parser = BoolishValueParser::new())]
     pub forget: bool,
     /// With --resume: end after failures for so long without a batch acknowledged. With --verify: how long to wait
     /// for the table's answer, however often it has to be asked.
@@ -94,7 +94,7 @@ pub struct Args {
     pub give_up_after: Duration,
     /// Prove afterwards, with SQL, that the table holds every acknowledged batch once, whole and as it was sent, and
     /// no other batch of this run (with --resume: of this producer) more than once.
-    #[arg(long, env = "DUCK_LOAD_VERIFY", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "DUCK_LOAD_VERIFY", value_parser = BoolishValueParser::new())]
     pub verify: bool,
     /// How often to send a batch again after failures that certainly committed nothing of it; with --producer,
     /// after any failure that may pass. With --resume there is no such limit.

@@ -24,7 +24,7 @@ pub struct Plan {
     /// Whether each batch is a put of its own, or a part of its writer's one long put.
     pub commit: Commit,
     /// Batches a writer may have sent without an ack, with [`Commit::Batch`]; fewer where they would take more than
-    /// [`Plan::WINDOW_BYTES`], but two at least. With [`Commit::Stream`] it is one.
+    /// [`Plan::WINDOW_BYTES`]. With [`Commit::Stream`] it is one.
     pub in_flight: NonZeroUsize,
     /// Makes values and categories repeatable. Batch ids stay unique: see [`Plan::first_batch_id`]. When absent,
     /// a producer takes [`Plan::PRODUCER_SEED`].
@@ -102,7 +102,7 @@ impl Plan {
             Commit::Batch => {
                 let rows = usize::try_from(self.rows.get()).unwrap_or(usize::MAX);
                 let fitting = Self::WINDOW_BYTES / rows.saturating_mul(WAITING_ROW_BYTES);
-                self.in_flight.get().min(fitting.max(2))
+                self.in_flight.get().min(fitting)
             }
         }
     }

@@ -72,7 +72,7 @@ pub async fn run(query: Query, output: Box<dyn io::Write + Send>) -> Result<Summ
         error,
     };
     let started = Instant::now();
-    let is_query = begins_as_query(&query.sql);
+    let is_query = query.sql.split(';').any(begins_as_query);
     let ticket = Ticket::new(query.sql);
     let stream = client.do_get(ticket).await.map_err(failed)?;
 
@@ -133,7 +133,7 @@ async fn receive(
     Ok(rows)
 }
 
-/// Whether SQL begins as a query does, whose result is one even when it is empty.
+/// Whether a statement begins as a query does, whose result is one even when it is empty.
 fn begins_as_query(sql: &str) -> bool {
     let mut sql = sql.trim_start();
     loop {

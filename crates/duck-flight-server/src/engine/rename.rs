@@ -114,6 +114,7 @@ mod tests {
             ),
             ("ALTER TABLE if RENAME TO u", Some("\"if\"")),
             ("ALTER TABLE ONLY t RENAME TO u", Some("\"t\"")),
+            ("ALTER TABLE $$t$$ RENAME TO u", Some("\"t\"")),
             ("ALTER TABLE ONLY (s.t) RENAME TO u", Some("\"s\".\"t\"")),
             ("ALTER TABLE t RENAME TO u, ADD COLUMN i INTEGER", None),
             ("ALTER TABLE (t) RENAME TO u", None),

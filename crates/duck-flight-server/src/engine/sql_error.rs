@@ -48,7 +48,7 @@ pub(super) const UNSUPPORTED_TYPE: &str = "Unsupported Arrow type";
 
 /// What a statement is told that reads a file by another way than a call.
 pub(crate) const NO_FILES: &CStr =
-    c"the files of the server are not for reading: name a table, or send rows with a put, as README.md does with a file of yours";
+    c"the files of the server are not for reading: name a table, or send rows with a put (the README shows how to load a file)";
 
 impl SqlError {
     pub(crate) fn new(kind: SqlErrorKind, message: impl Into<String>) -> Self {

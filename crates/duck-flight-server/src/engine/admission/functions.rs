@@ -23,8 +23,8 @@ const PARSER: &str = "enable_peg_parser() and disable_peg_parser() are refused: 
 /// They go as deep as what they are given is nested, and end the process where its stack does.
 const BOTTOMLESS: &str = "sql_auto_complete(), check_peg_parser() and json_deserialize_sql() are refused: what is nested deeply enough would end \
      the server";
-const READS_FILES: &str = "functions that read files are refused: the files would be the server's; send rows with a put, as README.md \
-     does with a file of yours";
+const READS_FILES: &str = "functions that read files are refused: the files would be the server's; send rows with a put (the README \
+     shows how to load a file)";
 const UNCOVERS: &str =
     "macros that are called as DuckDB's functions that read files are the server's, and stay";
 pub(super) const FORCED_CHECKPOINT: &str = "a forced checkpoint would make every client wait until the last transaction has ended; use CHECKPOINT";

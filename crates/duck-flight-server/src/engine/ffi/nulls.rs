@@ -283,7 +283,7 @@ pub(super) mod tests {
         let before = make_array(data.clone());
         let after = make_array(cleared(data));
         after.to_data().validate_full().unwrap();
-        assert_eq!(after, before);
+        assert_eq!(&after, &before);
         assert_cleared(&after, &|_| true);
     }
 

@@ -53,6 +53,13 @@ impl Tokens<'_> {
     /// Letters beyond ASCII are a part of it, unlike in a [`Token::Word`]: what follows them is white space, or in doubt.
     fn name_part(&mut self) -> Option<String> {
         self.rest = skip_space(self.rest);
+        if self.rest.starts_with('$') {
+            // A text in dollar quotes, in which nothing is doubled.
+            return match self.next()? {
+                Token::Text(name) => Some(name.to_owned()),
+                _ => None,
+            };
+        }
         let end = self
             .rest
             .find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$'))
@@ -85,8 +92,10 @@ mod tests {
             ("größe", Some(&["größe"])),
             ("s.größe\u{a0}ADD", Some(&["s", "größe"])),
             ("'t''x'", Some(&["t'x"])),
+            ("$$t''$$", Some(&["t''"])),
             // In doubt.
             ("🦆", None),
+            ("$1", None),
             ("cafe\u{301}", None),
             ("U&\"t\"", None),
             ("e't'", None),
@@ -111,6 +120,8 @@ mod tests {
             ("IF EXISTS ONLY (db.s.t) ADD", Some(&["db", "s", "t"])),
             ("t * ADD", Some(&["t"])),
             ("'t''x' ADD", Some(&["t'x"])),
+            ("$$it''s$$ ADD", Some(&["it''s"])),
+            ("only ($x$T x$x$) ADD", Some(&["T x"])),
             // In doubt.
             ("(t) ADD", None),
             ("only.t ADD", None),
