@@ -36,7 +36,7 @@ const BACKLOG: u32 = 1024;
 const DEFAULT_LOG: &str = "info";
 
 /// What carries the calls tells of each frame: only where it is asked for by its name.
-const TRANSPORT_LOG: &str = "h2=info,hyper=info,tonic=info,tower=info";
+const TRANSPORT_LOG: &str = "h2=info,hyper=info,tower=info";
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -307,11 +307,8 @@ mod tests {
             ("", "info"),
             (" , ", "info"),
             ("warn", "warn"),
-            ("debug", "tower=info,tonic=info,hyper=info,h2=info,debug"),
-            (
-                "trace, h2=debug",
-                "tower=info,tonic=info,hyper=info,h2=debug,trace",
-            ),
+            ("debug", "tower=info,hyper=info,h2=info,debug"),
+            ("trace, h2=debug", "tower=info,hyper=info,h2=debug,trace"),
             (
                 "warn,duck_flight_server=debug",
                 "duck_flight_server=debug,warn",
