@@ -41,6 +41,7 @@ mod new_types;
 mod offence_queries;
 mod offences;
 mod open;
+mod open_transactions;
 mod options;
 mod own_table;
 mod parameters;
@@ -109,7 +110,6 @@ use checkpoint::Checkpointer;
 use commits::Commits;
 use express::Express;
 use ffi::{ArrowOptions, Connection, Database};
-use health::Health;
 use holdings::Holdings;
 use large::LargeUnits;
 use mark::Mark;
@@ -220,13 +220,16 @@ impl Engine {
         frozen::look(&set_up, &lossless)?;
         replay::look(&set_up)?;
         admission::look(&set_up)?;
+        database
+            .open_transactions()
+            .set_patience(options.stall_timeout);
         let (bell, rings) = CheckpointBell::new(set_up.row_group_rows());
         let shared = Arc::new(Shared {
             queue: Arc::new(Queue::new(options.stall_timeout)),
             producers,
             rejects,
             seen: database.seen_columns(),
-            health: Health::default(),
+            health: database.health(),
             lossless,
             mark,
             bell,

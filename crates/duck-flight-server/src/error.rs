@@ -169,6 +169,13 @@ pub enum Error {
          a kill DuckDB 1.5.5 would refuse their old keys for good: commit in between"
     )]
     IndexBesideChanges,
+    /// What ends later would make the database unusable, or the index keep keys that are in no row.
+    #[error(
+        "an index or a primary key is not made beside a transaction, a put, or a result that is being read, that is older than rows \
+         which were deleted or changed since, for DuckDB 1.5.5 would spoil the database: try again once all of those have ended, \
+         and in a transaction as its first statement, or in none"
+    )]
+    IndexBesideOlder,
     /// A session has one transaction at a time.
     #[error("the session has an open transaction already: end it first, or use another session")]
     TransactionOpen,
@@ -410,7 +417,9 @@ impl Error {
             | Self::UnknownHandle { .. } => Code::NotFound,
             Self::TableExists(_) => Code::AlreadyExists,
             Self::PutCutShort | Self::Cancelled | Self::EarlierBatchFailed => Code::Cancelled,
-            Self::Fenced(_) | Self::Resent(_) | Self::TableAltered(_) => Code::Aborted,
+            Self::Fenced(_) | Self::Resent(_) | Self::TableAltered(_) | Self::IndexBesideOlder => {
+                Code::Aborted
+            }
             Self::Busy { .. }
             | Self::NoRoom(_)
             | Self::NoRoomForRejects
@@ -554,6 +563,7 @@ mod tests {
             (Error::RenameInTransaction, Code::FailedPrecondition),
             (Error::IndexMadeAgain, Code::FailedPrecondition),
             (Error::IndexBesideChanges, Code::FailedPrecondition),
+            (Error::IndexBesideOlder, Code::Aborted),
             (Error::NoSession, Code::FailedPrecondition),
             (Error::Again(Code::Aborted, "m".into()), Code::Aborted),
             (Error::SessionEnded, Code::Unauthenticated),

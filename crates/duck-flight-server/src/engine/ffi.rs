@@ -55,7 +55,10 @@ use super::catalog::SeenColumns;
 use super::commits::{Commits, UnderWay};
 use super::files::macros;
 use super::frozen::FrozenDefinitions;
+use super::health::Health;
 use super::helpers::{Helpers, Stay};
+use super::index_work::may_delete;
+use super::open_transactions::{Older, OpenTransaction, OpenTransactions, WaitForOlder};
 use super::replay::Indexes;
 use super::sql_error::{SqlError, SqlErrorKind};
 
@@ -73,6 +76,8 @@ struct DatabaseHandle {
     indexes: Indexes,
     definitions_read_files: AtomicBool,
     commits: Arc<Commits>,
+    open_transactions: Arc<OpenTransactions>,
+    health: Health,
     seen_columns: Arc<SeenColumns>,
     row_group_rows: OnceLock<u64>,
     zone: OnceLock<Vec<[String; 2]>>,
@@ -113,6 +118,8 @@ impl Database {
                 indexes: Indexes::default(),
                 definitions_read_files: AtomicBool::default(),
                 commits: Arc::default(),
+                open_transactions: Arc::default(),
+                health: Health::default(),
                 seen_columns: Arc::default(),
                 row_group_rows: OnceLock::new(),
                 zone: OnceLock::new(),
@@ -147,6 +154,16 @@ impl Database {
         self.0.commits.clone()
     }
 
+    /// The transactions that its connections have open.
+    pub(super) fn open_transactions(&self) -> &OpenTransactions {
+        &self.0.open_transactions
+    }
+
+    /// Whether it can still be used, as far as its connections know.
+    pub(super) fn health(&self) -> Health {
+        self.0.health.clone()
+    }
+
     /// The columns of its tables as they were last seen.
     pub(super) fn seen_columns(&self) -> Arc<SeenColumns> {
         self.0.seen_columns.clone()
@@ -178,6 +195,7 @@ impl Database {
             chunks_fetched: Cell::default(),
             rows_fetched: Cell::default(),
             commits_later: Cell::default(),
+            open_transaction: self.0.open_transactions.of_connection(),
             database: self.clone(),
         })
     }
@@ -225,6 +243,7 @@ pub(crate) struct Connection {
     rows_fetched: Cell<u64>,
     /// Whether a transaction is open whose end commits what runs here.
     commits_later: Cell<bool>,
+    open_transaction: OpenTransaction,
     // After `raw`, so that the database outlives the connection.
     database: Database,
 }
@@ -264,6 +283,30 @@ impl Connection {
     /// The commits of the database, of which every connection tells.
     pub(super) fn commits(&self) -> &Commits {
         &self.database.0.commits
+    }
+
+    /// Whether transactions are open that are too old for an index to be made. To be asked while nobody else commits anything.
+    pub(super) fn older_transactions(&self) -> Older {
+        self.open_transaction.older()
+    }
+
+    /// Begins to wait for those to end.
+    pub(super) fn wait_for_older(&self) -> WaitForOlder {
+        self.database.0.open_transactions.wait_for_older()
+    }
+
+    /// Says that what runs next may take rows away that are there.
+    pub(super) fn note_deletion(&self) {
+        self.open_transaction.note_deletion();
+    }
+
+    /// An error of DuckDB's, with note taken of one after which the database cannot be used any more: not everybody who meets
+    /// that tells of it.
+    fn noted(&self, error: SqlError) -> SqlError {
+        if error.is_fatal() {
+            self.database.0.health.fail(&error.message);
+        }
+        error
     }
 
     /// The columns of the database's tables as they were last seen.
@@ -307,18 +350,26 @@ impl Connection {
 
     /// Begins a transaction. It sees what is committed when it first looks at the database.
     pub(crate) fn begin(&self) -> Result<()> {
-        self.run_often(c"BEGIN TRANSACTION", &self.begin)
+        self.run_often(c"BEGIN TRANSACTION", &self.begin)?;
+        self.open_transaction.begun();
+        Ok(())
     }
 
     /// Commits the open transaction.
     pub(crate) fn commit(&self) -> Result<()> {
         let _under_way = self.commits().under_way();
-        self.run_often(c"COMMIT", &self.commit)
+        self.run_commit()
     }
 
     /// Commits a transaction that has changed nothing plans rely on: no rows and no definitions.
     pub(crate) fn commit_unchanged(&self) -> Result<()> {
-        self.run_often(c"COMMIT", &self.commit)
+        self.run_commit()
+    }
+
+    fn run_commit(&self) -> Result<()> {
+        self.run_often(c"COMMIT", &self.commit)?;
+        self.open_transaction.ended();
+        Ok(())
     }
 
     /// Rolls back the open transaction, or the statement that stopped halfway outside of one.
@@ -326,6 +377,7 @@ impl Connection {
         self.set_commits_later(false);
         // Without a transaction it fails, having closed the statement.
         self.run("ROLLBACK").ok();
+        self.open_transaction.ended();
     }
 
     /// Leaves nothing possible in the open transaction but to roll it back, as an error in a statement does.
@@ -344,13 +396,20 @@ impl Connection {
     pub(crate) fn execute(&self, sql: &str) -> Result<()> {
         let _committing = self.committing();
         let _helpers = self.keep_helpers();
+        if may_delete(sql) {
+            self.note_deletion();
+        }
         self.run(sql)
     }
 
     fn run(&self, sql: &str) -> Result<()> {
-        let sql = c_string(sql)?;
+        let text = c_string(sql)?;
+        self.open_transaction.touch();
         // SAFETY: the connection is open and the text NUL-terminated.
-        outcome(|result| unsafe { ffi::duckdb_query(self.raw, sql.as_ptr(), result) })
+        let outcome =
+            self.outcome(|result| unsafe { ffi::duckdb_query(self.raw, text.as_ptr(), result) });
+        self.open_transaction.settle();
+        outcome
     }
 
     /// Runs a statement that is prepared once.
@@ -376,25 +435,28 @@ impl Connection {
             return self.run(&sql.to_string_lossy());
         };
         // SAFETY: the statement is live until the connection is dropped.
-        outcome(|result| unsafe { ffi::duckdb_execute_prepared(prepared, result) })
+        self.outcome(|result| unsafe { ffi::duckdb_execute_prepared(prepared, result) })
     }
-}
 
-/// Runs a statement for its effect and drops its result.
-fn outcome(run: impl FnOnce(*mut ffi::duckdb_result) -> ffi::duckdb_state) -> Result<()> {
-    // SAFETY: an all-zero duckdb_result is what the C API expects to fill in.
-    let mut result: ffi::duckdb_result = unsafe { std::mem::zeroed() };
-    let state = run(&raw mut result);
-    // SAFETY: the result holds the message, which is copied, and is freed here, also after a failure.
-    let message = unsafe {
-        let message = text(ffi::duckdb_result_error(&raw mut result));
-        ffi::duckdb_destroy_result(&raw mut result);
-        message
-    };
-    if state == ffi::DuckDBSuccess {
-        return Ok(());
+    /// Runs a statement for its effect and drops its result.
+    fn outcome(
+        &self,
+        run: impl FnOnce(*mut ffi::duckdb_result) -> ffi::duckdb_state,
+    ) -> Result<()> {
+        // SAFETY: an all-zero duckdb_result is what the C API expects to fill in.
+        let mut result: ffi::duckdb_result = unsafe { std::mem::zeroed() };
+        let state = run(&raw mut result);
+        // SAFETY: the result holds the message, which is copied, and is freed here, also after a failure.
+        let message = unsafe {
+            let message = text(ffi::duckdb_result_error(&raw mut result));
+            ffi::duckdb_destroy_result(&raw mut result);
+            message
+        };
+        if state == ffi::DuckDBSuccess {
+            return Ok(());
+        }
+        Err(self.noted(SqlError::from_message(&message)))
     }
-    Err(SqlError::from_message(&message))
 }
 
 impl Drop for Connection {

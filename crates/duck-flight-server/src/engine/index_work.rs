@@ -10,7 +10,7 @@
 //! which then refuses them for good. To update a row is to delete it where its place cannot be kept: in a column of an index, or
 //! with a list.
 //!
-//! In each case one of the two is refused, before it runs.
+//! In each case one of the two is refused, before it runs. What others have open beside it is for [`open_transactions`](super::open_transactions).
 
 use duck_flight_protocol::quote;
 
@@ -74,6 +74,23 @@ impl IndexWork {
         match change(asked) {
             Some(change) => self.check_rows(connection, change, asked.any_text()),
             None => Ok(()),
+        }
+    }
+
+    /// Whether a statement makes an index, or a primary key, of a table that others see, too, or may do so.
+    pub(super) fn makes_for_others(
+        &self,
+        connection: &Connection,
+        asked: Asked<'_>,
+    ) -> Result<bool> {
+        match IndexStep::of(asked) {
+            Some(IndexStep {
+                makes: true, table, ..
+            }) => {
+                let name = table.as_ref().and_then(|parts| parts.last());
+                Ok(!self.is_own(connection, name.map(String::as_str))?)
+            }
+            _ => Ok(false),
         }
     }
 
@@ -156,6 +173,11 @@ impl IndexWork {
             _ => false,
         })
     }
+}
+
+/// Whether a script that changes rows may take some away that are there.
+pub(super) fn may_delete(sql: &str) -> bool {
+    contains_any_word(sql, CHANGING)
 }
 
 /// Whether a table has rows that the open transaction has not committed yet, as it has where an UPDATE has deleted some.

@@ -17,6 +17,7 @@ use super::cancel::Cancel;
 use super::expansion::{Expansion, Expansions};
 use super::ffi::query::Script;
 use super::ffi::{Connection, Pending, Prepared, QueryResult, StatementKind};
+use super::index_work::may_delete;
 use super::lease::Traces;
 use super::pivots;
 use super::pool::{ClientTransaction, Session, Work};
@@ -266,6 +267,9 @@ impl<'a> Statement<'a> {
             return Err(Error::NeedsConnection);
         }
         *dirty |= leaves_traces;
+        if kind == StatementKind::Rows && may_delete(self.text()) {
+            self.connection.note_deletion();
+        }
         self.begin(statement)
     }
 

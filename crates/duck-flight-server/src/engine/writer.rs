@@ -29,6 +29,7 @@ use super::commits::Commits;
 use super::effect::Effect;
 use super::evolve::alterations;
 use super::ffi::{Connection, Database};
+use super::health::Health;
 use super::insert::Inserts;
 use super::mark::{Before, Mark};
 use super::offences::offences;
@@ -40,7 +41,7 @@ use super::replay::{self, Steady};
 use super::sql_type::create_table_sql;
 use super::thread;
 use super::unit::{TEMPORARY, TableKey, Target, Unit, offence_error};
-use super::{Health, Lossless, transaction};
+use super::{Lossless, transaction};
 use crate::error::{Error, Result};
 
 /// How often a unit is tried again when a client's DDL got in its way, and how long it waits each time for the

@@ -9,6 +9,7 @@ use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
 use duck_flight_protocol::{TableName, quote};
 use duckdb::ffi;
 
+use super::super::index_work::may_delete;
 use super::query::Script;
 use super::{
     ArrowOptions, Connection, LogicalType, Result, SqlError, SqlErrorKind, c_string, check,
@@ -119,16 +120,18 @@ impl Connection {
     pub(crate) fn table_columns(&self, table: &TableName) -> Result<Option<Vec<ColumnShape>>> {
         let names = TableNames::new(table)?;
         let mut description = TableDescription(ptr::null_mut());
-        // SAFETY: the connection is open and the names are NUL-terminated; freed by `drop`, also after a failure.
-        let state = unsafe {
-            ffi::duckdb_table_description_create_ext(
-                self.raw,
-                names.catalog(),
-                names.schema(),
-                names.table.as_ptr(),
-                &raw mut description.0,
-            )
-        };
+        let state = self.open_transaction.briefly(|| {
+            // SAFETY: the connection is open and the names are NUL-terminated; freed by `drop`, also after a failure.
+            unsafe {
+                ffi::duckdb_table_description_create_ext(
+                    self.raw,
+                    names.catalog(),
+                    names.schema(),
+                    names.table.as_ptr(),
+                    &raw mut description.0,
+                )
+            }
+        });
         if state != ffi::DuckDBSuccess {
             // SAFETY: the failed description holds the message.
             let message = unsafe { text(ffi::duckdb_table_description_error(description.0)) };
@@ -141,7 +144,7 @@ impl Connection {
                     format!("`{table}` is a view; put into a table"),
                 ));
             }
-            return Err(SqlError::from_message(&message));
+            return Err(self.noted(SqlError::from_message(&message)));
         }
         self.describe_columns(&description).map(Some)
     }
@@ -209,6 +212,7 @@ impl Connection {
         let mut appender = Appender {
             raw: ptr::null_mut(),
             connection: self,
+            may_delete: may_delete(sql),
         };
         // SAFETY: the connection is open, all texts are NUL-terminated and outlive the call, both arrays have
         // the length given; the appender is freed by `drop`, also after a failure.
@@ -314,6 +318,8 @@ impl Drop for TableDescription {
 pub(crate) struct Appender<'a> {
     raw: ffi::duckdb_appender,
     connection: &'a Connection,
+    /// Whether its statement may delete rows.
+    may_delete: bool,
 }
 
 impl Appender<'_> {
@@ -327,8 +333,14 @@ impl Appender<'_> {
     /// Writes what was added into the transaction; without one, commits it.
     pub(crate) fn flush(&mut self) -> Result<()> {
         let _committing = self.connection.committing();
+        let open_transaction = &self.connection.open_transaction;
+        open_transaction.touch();
+        if self.may_delete {
+            open_transaction.note_deletion();
+        }
         // SAFETY: the appender is live.
         let state = unsafe { ffi::duckdb_appender_flush(self.raw) };
+        open_transaction.settle();
         self.check(state)
     }
 
@@ -337,7 +349,8 @@ impl Appender<'_> {
             return Ok(());
         }
         // SAFETY: the appender is live or null; the error data is freed by `check`.
-        unsafe { check(ffi::duckdb_appender_error_data(self.raw)) }?;
+        let outcome = unsafe { check(ffi::duckdb_appender_error_data(self.raw)) };
+        outcome.map_err(|error| self.connection.noted(error))?;
         Err(SqlError::internal("the appender failed without a reason"))
     }
 }

@@ -19,9 +19,7 @@ use duckdb::ffi;
 use parking_lot::Mutex;
 
 use super::append::{ArrowImporter, DataChunk};
-use super::{
-    ColumnShape, Connection, LogicalType, Result, SqlError, SqlErrorKind, c_string, outcome, text,
-};
+use super::{ColumnShape, Connection, LogicalType, Result, SqlError, SqlErrorKind, c_string, text};
 
 /// How a statement calls the rows.
 pub(crate) const HANDED_ROWS: &str = "system.main.duck_flight_handed_rows()";
@@ -132,16 +130,18 @@ impl Connection {
             handover: handover.clone(),
         };
         PREPARING.set(Some(handover));
-        // SAFETY: the connection is open and the text NUL-terminated; the statement is freed by `drop`, also after
-        // a failure.
-        let state = unsafe { ffi::duckdb_prepare(self.raw, query.as_ptr(), &raw mut insert.raw) };
+        let state = self.open_transaction.briefly(|| {
+            // SAFETY: the connection is open and the text NUL-terminated; the statement is freed by `drop`, also after
+            // a failure.
+            unsafe { ffi::duckdb_prepare(self.raw, query.as_ptr(), &raw mut insert.raw) }
+        });
         PREPARING.set(None);
         if state == ffi::DuckDBSuccess {
             return Ok(Some(insert));
         }
         // SAFETY: a failed prepare leaves a statement that holds the message, or null; it is copied.
         let message = unsafe { text(ffi::duckdb_prepare_error(insert.raw)) };
-        Err(SqlError::from_message(&message))
+        Err(self.noted(SqlError::from_message(&message)))
     }
 }
 
@@ -199,8 +199,13 @@ impl Insert<'_> {
     /// Of the kind [`SqlErrorKind::Conflict`] where something was defined since the statement was prepared.
     pub(crate) fn run(&mut self) -> Result<()> {
         let _committing = self.connection.committing();
+        let open_transaction = &self.connection.open_transaction;
+        open_transaction.touch();
         // SAFETY: the statement is live.
-        let outcome = outcome(|result| unsafe { ffi::duckdb_execute_prepared(self.raw, result) });
+        let outcome = self
+            .connection
+            .outcome(|result| unsafe { ffi::duckdb_execute_prepared(self.raw, result) });
+        open_transaction.settle();
         let has_begun = self.handover.chunks.lock().next > 0;
         self.unload();
         outcome.map_err(|error| {

@@ -52,13 +52,15 @@ impl Connection {
             len: 0,
             next: 0,
         };
-        // SAFETY: the connection is open, the text NUL-terminated, the result freed by `Script::drop`.
-        script.len =
-            unsafe { ffi::duckdb_extract_statements(self.raw, sql.as_ptr(), &raw mut script.raw) };
+        // A PRAGMA is looked up.
+        script.len = self.open_transaction.briefly(|| {
+            // SAFETY: the connection is open, the text NUL-terminated, the result freed by `Script::drop`.
+            unsafe { ffi::duckdb_extract_statements(self.raw, sql.as_ptr(), &raw mut script.raw) }
+        });
         // SAFETY: the extracted statements are live; the message is copied.
         let message = unsafe { text(ffi::duckdb_extract_statements_error(script.raw)) };
         if !message.is_empty() {
-            return Err(SqlError::from_message(&message));
+            return Err(self.noted(SqlError::from_message(&message)));
         }
         Ok(script)
     }
@@ -109,21 +111,23 @@ impl<'a> Script<'a> {
             connection: self.connection,
             raw: ptr::null_mut(),
         };
-        // SAFETY: connection and script are live, the index is in range and used once.
-        let state = unsafe {
-            ffi::duckdb_prepare_extracted_statement(
-                self.connection.raw,
-                self.raw,
-                index,
-                &raw mut prepared.raw,
-            )
-        };
+        let state = self.connection.open_transaction.briefly(|| {
+            // SAFETY: connection and script are live, the index is in range and used once.
+            unsafe {
+                ffi::duckdb_prepare_extracted_statement(
+                    self.connection.raw,
+                    self.raw,
+                    index,
+                    &raw mut prepared.raw,
+                )
+            }
+        });
         if state == ffi::DuckDBSuccess {
             return Ok(prepared);
         }
         // SAFETY: a failed prepare leaves a statement that holds the message, or null.
         let message = unsafe { text(ffi::duckdb_prepare_error(prepared.raw)) };
-        Err(SqlError::from_message(&message))
+        Err(self.connection.noted(SqlError::from_message(&message)))
     }
 }
 
@@ -168,6 +172,24 @@ impl<'a> Prepared<'a> {
             ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_PREPARE => StatementKind::Prepare,
             ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_CALL => StatementKind::Call,
             _ => StatementKind::Other,
+        }
+    }
+
+    /// Whether it may take rows away that are there. What alters or drops a table leaves its rows to it; of an INSERT only its
+    /// words tell, see [`Connection::note_deletion`].
+    fn may_delete(&self) -> bool {
+        match self.kind() {
+            StatementKind::Select
+            | StatementKind::Set
+            | StatementKind::Definition
+            | StatementKind::Alteration
+            | StatementKind::Transaction => false,
+            StatementKind::Rows => {
+                // SAFETY: the statement is live.
+                let of_type = unsafe { ffi::duckdb_prepared_statement_type(self.raw) };
+                of_type != ffi::duckdb_statement_type_DUCKDB_STATEMENT_TYPE_INSERT
+            }
+            _ => true,
         }
     }
 
@@ -287,9 +309,15 @@ impl<'a> Prepared<'a> {
     pub(crate) fn start(&self) -> Result<Pending<'a>> {
         self.connection.chunks_fetched.set(0);
         self.connection.rows_fetched.set(0);
+        let open_transaction = &self.connection.open_transaction;
+        open_transaction.touch();
+        if self.may_delete() {
+            open_transaction.note_deletion();
+        }
         let mut pending = Pending {
             connection: self.connection,
             raw: ptr::null_mut(),
+            is_of_transaction: self.kind() == StatementKind::Transaction,
             is_finished: false,
         };
         // SAFETY: the statement is live, and the pending result shares what it needs of it; freed by `drop`, also
@@ -328,6 +356,8 @@ const REST: Duration = Duration::from_micros(20);
 pub(crate) struct Pending<'a> {
     connection: &'a Connection,
     raw: ffi::duckdb_pending_result,
+    /// Whether it begins a transaction, or ends it.
+    is_of_transaction: bool,
     is_finished: bool,
 }
 
@@ -365,10 +395,17 @@ impl<'a> Pending<'a> {
             raw,
             connection: self.connection,
         };
-        if state == ffi::DuckDBSuccess {
-            return Ok(result);
+        if state != ffi::DuckDBSuccess {
+            let told = self.error();
+            return Err(result.error().unwrap_or(told));
         }
-        Err(result.error().unwrap_or_else(|| self.error()))
+        let open_transaction = &self.connection.open_transaction;
+        if self.is_of_transaction {
+            open_transaction.begun_or_ended();
+        } else if !result.has_rows() {
+            open_transaction.settle();
+        }
+        Ok(result)
     }
 
     /// Runs tasks until the first rows, or the effect, are there, for as long as `goes_on` says so between two of them.
@@ -390,9 +427,12 @@ impl<'a> Pending<'a> {
         }
     }
 
+    /// Why it has failed.
     fn error(&self) -> SqlError {
+        self.connection.open_transaction.settle();
         // SAFETY: the pending result is live or null; the message is copied.
-        SqlError::from_message(&unsafe { text(ffi::duckdb_pending_error(self.raw)) })
+        let message = unsafe { text(ffi::duckdb_pending_error(self.raw)) };
+        self.connection.noted(SqlError::from_message(&message))
     }
 }
 

@@ -64,6 +64,7 @@ impl<'a> QueryResult<'a> {
                 .update(|count| count + rows as u64);
             return Ok(Some(chunk));
         }
+        self.connection.open_transaction.settle();
         self.error().map_or(Ok(None), Err)
     }
 
@@ -98,7 +99,7 @@ impl<'a> QueryResult<'a> {
     pub(super) fn error(&mut self) -> Option<SqlError> {
         // SAFETY: the result is live; the message is copied.
         let message = unsafe { text(ffi::duckdb_result_error(&raw mut self.raw)) };
-        (!message.is_empty()).then(|| SqlError::from_message(&message))
+        (!message.is_empty()).then(|| self.connection.noted(SqlError::from_message(&message)))
     }
 }
 

@@ -5,6 +5,7 @@ use crate::engine::admission::{makes_index, may_explain_alteration, may_explain_
 use crate::engine::claim::{claim_altered, claim_renamed};
 use crate::engine::commits::Alone;
 use crate::engine::ffi::StatementKind;
+use crate::engine::index_work::{Asked, IndexWork};
 use crate::engine::rename::{alters_view, may_rename_table};
 use crate::engine::replay::may_make_index;
 use crate::engine::tokens::contains_word;
@@ -15,7 +16,7 @@ const EXPLAINS_RENAME: &str =
 
 impl<'a> Statement<'a> {
     /// Its text, or that of the whole script.
-    fn text(&self) -> &'a str {
+    pub(super) fn text(&self) -> &'a str {
         self.text.unwrap_or(&self.sql.text)
     }
 
@@ -48,6 +49,40 @@ impl<'a> Statement<'a> {
             _ => false,
         };
         (leaves_out && !self.is_of_swap).then(|| self.connection.commits().alone())
+    }
+
+    /// The statement, as it is asked what it does to indexes.
+    pub(super) fn asked(&self, kind: StatementKind) -> Asked<'a> {
+        Asked {
+            kind,
+            text: self.text,
+            script: &self.sql.text,
+        }
+    }
+
+    /// As [`alone`](Self::alone), in a client's transaction that has done this. Where the statement makes an index, waits for
+    /// transactions to end that are too old beside it, with others committing meanwhile, but not without an end. The client's own one
+    /// gets no younger.
+    pub(super) fn alone_inside(
+        &self,
+        kind: StatementKind,
+        work: &IndexWork,
+    ) -> Result<Option<Alone<'a>>> {
+        if !work.makes_for_others(self.connection, self.asked(kind))? {
+            return Ok(self.alone(kind));
+        }
+        let wait = self.connection.wait_for_older();
+        loop {
+            let alone = self.alone(kind);
+            let older = self.connection.older_transactions();
+            if !older.own && !older.others {
+                return Ok(alone);
+            }
+            drop(alone);
+            if older.own || !wait.goes_on(self.cancel)? {
+                return Err(Error::IndexBesideOlder);
+            }
+        }
     }
 
     /// Whether it may give a table another name.

@@ -3,7 +3,6 @@
 use super::Statement;
 use crate::engine::ffi::query::Script;
 use crate::engine::ffi::{Prepared, QueryResult, StatementKind};
-use crate::engine::index_work::Asked;
 use crate::engine::pool::{ClientTransaction, Work};
 use crate::engine::tokens::{Tokens, contains_word, count_pairs, statements};
 use crate::engine::{new_types, replay};
@@ -48,17 +47,13 @@ impl<'a> Statement<'a> {
             // Until the commit.
             let _secured = secured.transpose()?;
             new_types::check(self.connection, kind, &self.sql.text, work.makes_schema)?;
-            let asked = Asked {
-                kind,
-                text: self.text,
-                script: &self.sql.text,
-            };
+            let asked = self.asked(kind);
+            let alone = self.alone_inside(kind, &work.indexes)?;
             work.indexes.check(self.connection, asked)?;
             runs = true;
             work.makes_schema |= contains_word(&self.sql.text, "schema");
             work.makes_index |= self.may_make_index();
             work.defines |= self.defines(kind);
-            let alone = self.alone(kind);
             self.claim(renames, kind)?;
             let (_, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
             drop(alone);
@@ -109,6 +104,7 @@ impl<'a> Statement<'a> {
             | Error::AlterationTooLate { .. }
             | Error::RenameInTransaction
             | Error::IndexMadeAgain
+            | Error::IndexBesideOlder
             | Error::IndexBesideChanges => {}
             Error::TransactionFailed => {
                 self.connection.roll_back();

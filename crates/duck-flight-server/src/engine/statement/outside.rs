@@ -7,10 +7,11 @@ use crate::engine::commits::{Moment, Starting};
 use crate::engine::ffi::query::{ALONE, Script};
 use crate::engine::ffi::{Connection, Prepared, QueryResult, StatementKind};
 use crate::engine::frozen::is_frozen_by_plan;
+use crate::engine::index_work::IndexWork;
 use crate::engine::lease::Traces;
 use crate::engine::tokens::contains_word;
 use crate::engine::{new_types, replay, transaction_that};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The longest text of a query whose plan is kept.
 const MAX_KEPT_SQL_BYTES: usize = 16 << 10;
@@ -36,7 +37,14 @@ impl<'a> Statement<'a> {
                 return Ok(outcome);
             }
         }
-        self.run_in_transaction(script, dirty, consume)
+        let wait = self.connection.wait_for_older();
+        loop {
+            match self.run_in_transaction(script, dirty, consume) {
+                // It has not run. Others commit meanwhile, and none of what it needs alone is held.
+                Err(Error::IndexBesideOlder) if wait.goes_on(self.cancel)? => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Runs a query whose plan is kept: what it is was found out when the plan was made. `None` where there is no plan,
@@ -168,7 +176,7 @@ impl<'a> Statement<'a> {
             // Not longer than this: an interrupt that hit the roll back would leave the transaction open, and the
             // next client in it.
             let _watch = self.cancel.watch(connection);
-            let statement = self.prepare(script)?;
+            let mut statement = self.prepare(script)?;
             let kind = statement.kind();
             if !self.belongs_in_transaction(kind) {
                 return Ok(None);
@@ -176,12 +184,25 @@ impl<'a> Statement<'a> {
             let renames = self.renames_table(kind)?;
             if self.defines(kind) {
                 new_types::check(connection, kind, &self.sql.text, false)?;
+                let makes_index =
+                    IndexWork::default().makes_for_others(connection, self.asked(kind))?;
                 let indexes = self.connection.indexes();
                 defining = Some((
                     self.connection.definitions().read(),
                     self.may_make_index().then(|| indexes.make()),
                     self.alone(kind),
                 ));
+                let older = connection.older_transactions();
+                if makes_index && older.others {
+                    return Err(Error::IndexBesideOlder);
+                }
+                if makes_index && older.own {
+                    // It has begun before others had committed what they were at.
+                    connection.roll_back();
+                    connection.begin()?;
+                    connection.set_commits_later(true);
+                    statement = self.prepare(script)?;
+                }
             }
             self.claim(renames, kind)?;
             let (kind, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
