@@ -14,7 +14,7 @@
 //! - [`replayed_script`]: scripts that end one transaction and commit another before a kill;
 //! - [`replayed_type`]: types that are made in new schemas;
 //! - [`taken_over`]: a stream takes over while a unit of the one before it is being committed;
-//! - [`with_index`]: indexes are made in transactions with more;
+//! - [`with_index`]: indexes are made in transactions with more, and beside others;
 //! - [`model`]: any interleaving of puts, retries, kills and schema changes equals a model in memory.
 
 mod alter;

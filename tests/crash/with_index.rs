@@ -1,7 +1,8 @@
-//! Indexes that are made, dropped and commented on in transactions with more: what DuckDB 1.5.5 gets wrong when that is rolled
-//! back, or replayed after a kill, is refused, and the rest survives both.
+//! Indexes that are made, dropped and commented on in transactions with more, and beside others: what DuckDB 1.5.5 gets wrong when
+//! that is rolled back, or replayed after a kill, or when the others end, is refused, and the rest survives.
 
-use duck_tests::{Client, ServerProcess, assert_refused};
+use duck_tests::{Client, ServerProcess, assert_refused, ints, options, soon};
+use futures::TryStreamExt;
 use tonic::Code;
 
 async fn assert_unique(client: &Client, id: i64) {
@@ -215,5 +216,69 @@ async fn what_can_be_replayed_beside_a_new_index_is_not_refused() {
     ] {
         session.update(statement, None).await.unwrap();
     }
+    server.stop();
+}
+
+/// DuckDB makes the index, and cannot go on once what is older has ended; and the unique one refuses the deleted keys for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_is_made_once_nothing_is_open_that_is_older_than_deleted_rows() {
+    const PLAIN: &str = "CREATE INDEX p ON t (n)";
+    const UNIQUE: &str = "CREATE UNIQUE INDEX u ON t (n)";
+    const READ: &str = "FROM t, range(100)";
+    let server = ServerProcess::start(&["--stall-timeout", "100ms"]);
+    let client = server.client().await;
+    client
+        .execute(
+            "CREATE TABLE t (i BIGINT PRIMARY KEY, n BIGINT);
+             INSERT INTO t SELECT range, range FROM range(100000)",
+        )
+        .await;
+    let delete = options(r#"{"table":"t","mode":"delete"}"#);
+    let words = ["older than rows", "try again"];
+    let reader = server.client().await;
+    let mut older = reader.stream(READ).await.unwrap();
+    older.try_next().await.unwrap();
+    let mut sql = client.sql();
+    let transaction = sql.begin().await.unwrap();
+    let seen = sql.rows("SELECT count(*) FROM t", Some(&transaction));
+    assert_eq!(seen.await, ["100000"]);
+    client.put(&delete, &[ints(0..10)]).await.unwrap();
+    assert_refused(client.try_execute(PLAIN).await, Code::Aborted, &words);
+    let own = sql.update(PLAIN, Some(&transaction)).await;
+    assert_refused(own, Code::Aborted, &words);
+    for of_its_own in [
+        "CREATE TABLE made AS FROM range(10) AS r(i)",
+        "CREATE INDEX of_made ON made (i)",
+    ] {
+        sql.update(of_its_own, Some(&transaction)).await.unwrap();
+    }
+    sql.commit(&transaction).await.unwrap();
+    assert_refused(client.try_execute(UNIQUE).await, Code::Aborted, &words);
+    client.put(&delete, &[ints(10..20)]).await.unwrap();
+    drop(older);
+    soon("an index", async {
+        while let Err(refused) = client.try_execute(UNIQUE).await {
+            assert_eq!(refused.code(), Code::Aborted, "{refused:?}");
+        }
+    })
+    .await;
+    let mut younger = reader.stream(READ).await.unwrap();
+    younger.try_next().await.unwrap();
+    client.execute(PLAIN).await;
+    client.put(&delete, &[ints(20..30)]).await.unwrap();
+    drop(younger);
+    client
+        .execute("INSERT INTO t SELECT range, range FROM range(5, 25)")
+        .await;
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let client = server.client().await;
+    assert_eq!(client.count("t").await, 100_000 - 30 + 20);
+    for n in [5, 24, 30, 99_999] {
+        let by_index = format!("SELECT i FROM t WHERE n = {n}");
+        assert_eq!(client.rows(&by_index).await, [n.to_string()]);
+    }
+    let again = client.try_execute("INSERT INTO t VALUES (0, 5)").await;
+    assert_refused(again, Code::InvalidArgument, &["Duplicate key"]);
+    assert_eq!(client.execute("INSERT INTO t VALUES (0, 0)").await, 1);
     server.stop();
 }
