@@ -34,7 +34,7 @@ const QUIET: Duration = Duration::from_millis(100);
 const VACUUM_AT_LEAST_EVERY: Duration = Duration::from_secs(15 * 60);
 
 /// Looks at the database, whereby a transaction of it begins, and reads nothing.
-const LOOK_SQL: &str = "FROM duck_flight.sequences LIMIT 0";
+pub(super) const LOOK_SQL: &str = "FROM duck_flight.sequences LIMIT 0";
 
 /// The checkpoint thread.
 pub(super) struct Checkpointer {

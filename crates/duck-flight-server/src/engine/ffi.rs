@@ -52,6 +52,7 @@ use tasks::Tasks;
 
 use super::attach::MAX_ROW_GROUP_ROWS;
 use super::catalog::SeenColumns;
+use super::checkpoint::LOOK_SQL;
 use super::commits::{Commits, UnderWay};
 use super::files::macros;
 use super::frozen::FrozenDefinitions;
@@ -288,6 +289,12 @@ impl Connection {
     /// Whether transactions are open that are too old for an index to be made. To be asked while nobody else commits anything.
     pub(super) fn older_transactions(&self) -> Older {
         self.open_transaction.older()
+    }
+
+    /// Lets DuckDB be done with rows that were deleted before all open transactions began. It is at the end of one, beside which
+    /// there is no checkpoint, and not yet at the end of a checkpoint.
+    pub(super) fn finish_deletions(&self) -> Result<()> {
+        self.database.connect()?.execute(LOOK_SQL)
     }
 
     /// Begins to wait for those to end.

@@ -76,6 +76,7 @@ impl<'a> Statement<'a> {
             let alone = self.alone(kind);
             let older = self.connection.older_transactions();
             if !older.own && !older.others {
+                self.connection.finish_deletions()?;
                 return Ok(alone);
             }
             drop(alone);

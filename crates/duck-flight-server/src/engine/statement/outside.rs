@@ -203,6 +203,9 @@ impl<'a> Statement<'a> {
                     connection.set_commits_later(true);
                     statement = self.prepare(script)?;
                 }
+                if makes_index {
+                    connection.finish_deletions()?;
+                }
             }
             self.claim(renames, kind)?;
             let (kind, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
