@@ -6,7 +6,7 @@ import json
 
 import pyarrow as pa
 import pytest
-from conftest import execute, query
+from conftest import execute, query, read
 from puts import Stream, send
 
 LARGE = 1 << 20
@@ -387,3 +387,26 @@ def test_numbers_that_json_has_no_value_for_are_told_as_text(client, table):
     data = pa.table({"i": [2**40], "f": [float("nan")], "g": [1.5]})
     assert put_aside(client, table, data)["rejected"] == 1
     assert json.loads(rejects(client, table)[0]["data"]) == {"i": 2**40, "f": "NaN", "g": 1.5}
+
+
+# What Arrow has no text for: in SQL, and as it is told.
+FAR = [
+    ("TIMESTAMPTZ 'infinity'", "infinity"),
+    ("TIMESTAMP '-infinity'", "-infinity"),
+    ("TIMESTAMP_MS '290309-12-22 (BC) 00:00:00'", "290309-12-22 (BC) 00:00:00"),
+    ("DATE '5881580-07-10'", "5881580-07-10"),
+    ("TIME '24:00'", "24:00:00"),
+    ("[TIMESTAMPTZ 'infinity']", ["infinity"]),
+    ("{'x': DATE 'infinity'}", {"x": "infinity"}),
+]
+
+
+@pytest.mark.parametrize("second", [300, 1], ids=["a cast", "a key"])
+def test_moments_that_arrow_has_no_text_for_are_told_as_duckdb_does(client, table, second):
+    values = ", ".join(f"{value} AS c{place}" for place, (value, _) in enumerate(FAR))
+    execute(client, f"CREATE TABLE {table} AS SELECT 1::TINYINT AS i, {values} LIMIT 0")
+    execute(client, f"ALTER TABLE {table} ADD PRIMARY KEY (i)")
+    data = read(client, f"SELECT unnest([1, {second}]) AS i, {values}")
+    assert put_aside(client, table, data) == {"rows": 1, "duplicate": False, "rejected": 1}
+    told = json.loads(rejects(client, table)[0]["data"])
+    assert told == {"i": second} | {f"c{place}": text for place, (_, text) in enumerate(FAR)}

@@ -8,7 +8,7 @@ use arrow::datatypes::*;
 use duckdb::ffi;
 
 use super::arrow_type::{decimal_scale, is_uhugeint, logical_type};
-use super::{Result, SqlError, SqlErrorKind};
+use super::{Result, SqlError, SqlErrorKind, take_text};
 use nested::{Extent, nested};
 use temporal::temporal;
 
@@ -40,6 +40,14 @@ impl Value {
             value(field, array, row, &mut extent)
         });
         values.collect()
+    }
+
+    /// DuckDB's text of an Arrow value; `None` where DuckDB does not hold it.
+    pub(crate) fn text_of(array: &dyn Array, row: usize) -> Option<String> {
+        let field = Field::new("", array.data_type().clone(), true);
+        let value = value(&field, array, row, &mut Extent::default()).ok()?;
+        // SAFETY: the value is live, and the text is allocated for us.
+        Some(unsafe { take_text(ffi::duckdb_get_varchar(value.0)) })
     }
 
     /// Fails where DuckDB has no type for a field's values.
