@@ -281,6 +281,25 @@ def test_dictionaries_in_unions_inside_others_come_back_as_they_were_sent(client
     assert [row["gauge"] for row in back] == [shape.format(text) for text in texts]
 
 
+@pytest.mark.parametrize("mode", ["append", "upsert"])
+def test_lists_below_a_null_do_not_move_those_behind_it(client, table, mode):
+    # The NULL row's own elements are there, and one of them is NULL.
+    lists = pa.array([[9], None, [5], [6]])
+    rows = pa.FixedSizeListArray.from_arrays(lists, 2, mask=pa.array([True, False]))
+    key = {"key": ["id"]} if mode == "upsert" else {}
+    send(client, pa.table({"id": [0, 1], "v": rows}), table=table, mode=mode, **key)
+    assert query(client, f"SELECT * FROM {table} ORDER BY id") == [{"id": 0, "v": None}, {"id": 1, "v": [[5], [6]]}]
+
+
+def test_a_map_below_a_null_is_nobodys(client, table):
+    keys = pa.array(["a", "b"], pa.large_string())
+    offsets = pa.array([0, 1, 2], pa.int32())
+    maps = pa.MapArray.from_arrays(offsets, keys, pa.array([1, 2]))
+    lists = pa.ListArray.from_arrays(offsets, maps, mask=pa.array([True, False]))
+    put(client, table, pa.table({"id": [0, 1], "v": lists}))
+    assert [row["v"] for row in query(client, f"SELECT v FROM {table} ORDER BY id")] == [None, [[("b", 2)]]]
+
+
 def nanos(*values: int) -> pa.Array:
     return pa.array(values, pa.timestamp("ns"))
 

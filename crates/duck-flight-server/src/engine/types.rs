@@ -35,6 +35,8 @@ pub(super) struct ColumnCast {
 enum Conversion {
     /// They are passed as they are.
     Keep,
+    /// The same, but for those that no row shows, which are NULL.
+    Hide,
     /// Arrow's cast, checked row by row.
     Cast(Cast),
     /// The text of a UUID's 16 bytes.
@@ -137,6 +139,7 @@ impl Conversion {
     ) -> std::result::Result<ArrayRef, Failure> {
         match self {
             Self::Keep => Ok(array.clone()),
+            Self::Hide => Ok(show(array, visible)?),
             Self::Cast(cast) => cast.apply(&show(array, visible)?),
             Self::UuidText => Ok(uuid_texts(array)),
             Self::GeometryText => wkb::texts(&show(array, visible)?),
@@ -403,7 +406,7 @@ fn are_kin(from: &DataType, to: &DataType) -> bool {
         (Date32 | Date64 | Timestamp(..), _) => matches!(to, Date32 | Date64 | Timestamp(..)),
         (Time32(_) | Time64(_), _) => matches!(to, Time32(_) | Time64(_)),
         (Duration(_) | Interval(_), _) => matches!(to, Interval(_)),
-        (Boolean, _) => to.is_numeric(),
+        (Boolean, _) => to.is_numeric() || *to == Boolean,
         _ => from.is_numeric() == to.is_numeric() && !to.is_temporal() && *to != Boolean,
     }
 }

@@ -1,7 +1,9 @@
 //! Lists, structs, maps and unions on their way in. What is inside is cast by the rules of columns, so that it loses
 //! nothing and is spelled out; DuckDB then matches the fields by their names.
 //!
-//! DuckDB's import must not see dictionaries in there: it reads wrong values where a list starts at an offset.
+//! DuckDB's import must not see dictionaries in there: it reads wrong values where a list starts at an offset. Nor must it see
+//! lists below a NULL: in a fixed-size list of lists DuckDB 1.5.5 then gives elements of theirs to the rows behind, and of a map
+//! it checks keys that no row shows.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -44,8 +46,15 @@ pub(super) fn conversion(
             (conversion, LargeList(element))
         }
         (FixedSizeList(element, size), List(_) | FixedSizeList(..), [column]) => {
-            let (conversion, element) = elements(element, column)?;
-            (conversion, FixedSizeList(element, *size))
+            let (inner, element) = part(element, column)?;
+            let (inner, element) = match is_list(element.data_type()) {
+                true => (inner.hiding(), nullable(&element)),
+                false => (inner, element),
+            };
+            (
+                Conversion::Elements(element.clone(), Box::new(inner)),
+                FixedSizeList(element, *size),
+            )
         }
         (Map(entries, sorted), Map(..), [key, value]) => {
             let (conversion, entries) = map_entries(entries, [key, value])?;
@@ -143,6 +152,10 @@ fn map_entries(
 
 fn nullable(field: &FieldRef) -> FieldRef {
     Arc::new(field.as_ref().clone().with_nullable(true))
+}
+
+fn is_list(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::List(_) | DataType::LargeList(_))
 }
 
 /// The type with room for NULLs all over the inside.
@@ -257,11 +270,12 @@ fn list<O: OffsetSizeTrait>(
 ) -> Result<ArrayRef, Failure> {
     let shown = NullBuffer::union(visible, list.nulls());
     let (offsets, values) = window(list.offsets(), list.values());
-    let inside = shown.map(|shown| spread(&shown, list.offsets().lengths()));
+    let inside = shown
+        .as_ref()
+        .map(|shown| spread(shown, list.offsets().lengths()));
     let values = inner.apply(&values, inside.as_ref());
     let values = values.map_err(|failure| failure.moved(|index| row_of(&offsets, index)))?;
-    let nulls = list.nulls().cloned();
-    let list = GenericListArray::try_new(element.clone(), offsets, values, nulls)?;
+    let list = GenericListArray::try_new(element.clone(), offsets, values, shown)?;
     Ok(Arc::new(list))
 }
 
@@ -282,8 +296,8 @@ pub(super) fn map(
     let pairs = pairs.map_err(|failure| failure.moved(|index| row_of(&offsets, index)))?;
     keys::check(pairs.as_struct().column(0), &offsets, shown.as_ref())?;
     let is_sorted = matches!(map.data_type(), DataType::Map(_, true));
-    let (pairs, nulls) = (pairs.as_struct().clone(), map.nulls().cloned());
-    let map = MapArray::try_new(entries.clone(), offsets, pairs, nulls, is_sorted)?;
+    let pairs = pairs.as_struct().clone();
+    let map = MapArray::try_new(entries.clone(), offsets, pairs, shown, is_sorted)?;
     Ok(Arc::new(map))
 }
 
@@ -295,11 +309,13 @@ fn fixed_size_list(
 ) -> Result<ArrayRef, Failure> {
     let size = usize::try_from(list.value_length()).unwrap_or(0).max(1);
     let shown = NullBuffer::union(visible, list.nulls());
-    let inside = shown.map(|shown| spread(&shown, std::iter::repeat_n(size, list.len())));
+    let inside = shown
+        .as_ref()
+        .map(|shown| spread(shown, std::iter::repeat_n(size, list.len())));
     let values = inner.apply(list.values(), inside.as_ref());
     let values = values.map_err(|failure| failure.moved(|index| index / size))?;
-    let (length, nulls) = (list.value_length(), list.nulls().cloned());
-    let list = FixedSizeListArray::try_new(element.clone(), length, values, nulls)?;
+    let length = list.value_length();
+    let list = FixedSizeListArray::try_new(element.clone(), length, values, shown)?;
     Ok(Arc::new(list))
 }
 
@@ -388,10 +404,19 @@ impl Conversion {
         matches!(self, Self::Keep)
     }
 
+    /// The same, with lists as NULL where no row shows them.
+    fn hiding(self) -> Self {
+        match self {
+            Self::Keep => Self::Hide,
+            Self::Unpack(plain, inner) => Self::Unpack(plain, Box::new(inner.hiding())),
+            other => other,
+        }
+    }
+
     /// Whether values of the same type are what they were, or do not fit.
     fn is_check(&self) -> bool {
         match self {
-            Self::Keep | Self::Cast(_) => true,
+            Self::Keep | Self::Hide | Self::Cast(_) => true,
             Self::Elements(_, inner) | Self::Entries(_, inner) => inner.is_check(),
             Self::Fields(_, inner) | Self::Members(_, inner) => inner.iter().all(Self::is_check),
             Self::UuidText | Self::GeometryText | Self::Unpack(..) => false,
@@ -407,7 +432,8 @@ impl Conversion {
                 inner.iter().all(Self::changes_nothing)
             }
             // The keys of a map are looked at.
-            Self::Cast(_)
+            Self::Hide
+            | Self::Cast(_)
             | Self::Entries(..)
             | Self::UuidText
             | Self::GeometryText

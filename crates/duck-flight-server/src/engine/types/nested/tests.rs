@@ -159,6 +159,78 @@ fn what_no_row_shows_need_not_fit() {
     assert_eq!(misfit(union, "UNION(a INTEGER, b DOUBLE)"), 2);
 }
 
+/// Whether no list is there below a NULL.
+fn hides_lists(array: &ArrayRef, visible: Option<&NullBuffer>) -> bool {
+    let shown = NullBuffer::union(visible, array.nulls());
+    match array.data_type() {
+        DataType::List(_) | DataType::LargeList(_) | DataType::Map(..) => {
+            shown.as_ref() == array.nulls()
+        }
+        DataType::FixedSizeList(_, size) => {
+            let size = usize::try_from(*size).unwrap();
+            let repeated = std::iter::repeat_n(size, array.len());
+            let inside = shown.map(|shown| spread(&shown, repeated));
+            hides_lists(array.as_fixed_size_list().values(), inside.as_ref())
+        }
+        DataType::Struct(_) => hides_lists(array.as_struct().column(0), shown.as_ref()),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn lists_below_a_null_of_fixed_size_lists_are_null() {
+    let second_is_null = || Some(NullBuffer::from(vec![true, false, true]));
+    let numbers = || -> ArrayRef { Arc::new(Int64Array::from(vec![9, 5, 6])) };
+    let offsets = || OffsetBuffer::<i32>::from_lengths([1; 3]);
+    let fixed = |values: ArrayRef, nulls| FixedSizeListArray::new(item(&values), 1, values, nulls);
+    let list = || ListArray::new(item(&numbers()), offsets(), numbers(), None);
+    let large = OffsetBuffer::from_lengths([1; 3]);
+    let large = LargeListArray::new(item(&numbers()), large, numbers(), None);
+    let starts = ScalarBuffer::from(vec![2, 0, 1]);
+    let sizes = ScalarBuffer::from(vec![1; 3]);
+    let view = ListViewArray::new(item(&numbers()), starts, sizes, numbers(), None);
+    let keys: ArrayRef = Arc::new(Int32Array::from(vec![1, 2, 3]));
+    let strict = Arc::new(Field::new("item", list().data_type().clone(), false));
+    let strict = FixedSizeListArray::new(strict, 1, Arc::new(list()), second_is_null());
+    let inner: ArrayRef = Arc::new(fixed(Arc::new(list()), None));
+    let parts: Fields = vec![Field::new("a", inner.data_type().clone(), true)].into();
+    let arrays: [(ArrayRef, &str); 7] = [
+        (
+            Arc::new(fixed(Arc::new(list()), second_is_null())),
+            "BIGINT[][1]",
+        ),
+        (
+            Arc::new(fixed(Arc::new(large), second_is_null())),
+            "BIGINT[][1]",
+        ),
+        (
+            Arc::new(fixed(Arc::new(view), second_is_null())),
+            "BIGINT[][]",
+        ),
+        (
+            Arc::new(fixed(Arc::new(maps(&[1; 3], keys)), second_is_null())),
+            "MAP(INTEGER, BIGINT)[1]",
+        ),
+        (Arc::new(strict), "BIGINT[][1]"),
+        (
+            Arc::new(fixed(inner.clone(), second_is_null())),
+            "BIGINT[][1][1]",
+        ),
+        (
+            Arc::new(StructArray::new(parts, vec![inner], second_is_null())),
+            "STRUCT(a BIGINT[][1])",
+        ),
+    ];
+    for (array, sql_type) in arrays {
+        for rows in [0..3, 1..3] {
+            let slice = array.slice(rows.start, rows.len());
+            let converted = convert(make_array(slice.to_data()), sql_type).unwrap();
+            assert!(hides_lists(&converted, None), "{sql_type}");
+            assert_eq!(converted.nulls(), slice.nulls(), "{sql_type}");
+        }
+    }
+}
+
 fn one_row(names: &[&str]) -> StructArray {
     let value = || Arc::new(Int64Array::from(vec![1])) as ArrayRef;
     let field = |name: &&str| Arc::new(Field::new(*name, DataType::Int64, true));
@@ -210,6 +282,25 @@ fn values_that_fit_as_they_are_stay_untouched() {
     let field = Field::new("v", one_row(&["b", "a"]).data_type().clone(), true);
     let cast = ColumnCast::new(&field, &column("STRUCT(a BIGINT, b BIGINT)")).unwrap();
     assert!(cast.conversion.is_keep());
+    let values = Float32Array::from(vec![1.0, 2.0]);
+    let vector = FixedSizeListArray::new(item(&values), 2, Arc::new(values), None);
+    let field = Field::new("v", vector.data_type().clone(), true);
+    let cast = ColumnCast::new(&field, &column("FLOAT[2]")).unwrap();
+    assert!(cast.conversion.is_keep());
+}
+
+#[test]
+fn booleans_are_taken_in_every_encoding() {
+    let flags = BooleanArray::from(vec![Some(true), Some(false), None]);
+    let keys = Int8Array::from(vec![Some(1), Some(0), Some(2), None]);
+    let dictionary = DictionaryArray::new(keys, Arc::new(flags.clone()));
+    let converted = convert(dictionary, "BOOLEAN").unwrap();
+    let expected = BooleanArray::from(vec![Some(false), Some(true), None, None]);
+    assert_eq!(converted.as_boolean(), &expected);
+    let runs = RunArray::try_new(&Int32Array::from(vec![1, 3, 4]), &flags).unwrap();
+    let converted = convert(runs, "BOOLEAN").unwrap();
+    let expected = BooleanArray::from(vec![Some(true), Some(false), Some(false), None]);
+    assert_eq!(converted.as_boolean(), &expected);
 }
 
 #[test]
@@ -352,6 +443,15 @@ fn a_map_has_no_key_twice_and_none_that_is_null() {
     assert_eq!(misfit(nested, "MAP(VARCHAR, BIGINT)[]"), 2);
     let keys = texts(&[Some("a"), None]);
     assert_eq!(misfit(maps(&[1, 1], keys), "MAP(VARCHAR, BIGINT)"), 2);
+    // Keys that no row shows are NULL once they are cast, so their map is, too.
+    let keys: ArrayRef = Arc::new(LargeStringArray::from(vec!["a", "b"]));
+    let map = maps(&[1, 1], keys);
+    let nulls = NullBuffer::from(vec![false, true]);
+    let offsets = OffsetBuffer::from_lengths([1, 1]);
+    let hidden = ListArray::new(item(&map), offsets, Arc::new(map), Some(nulls));
+    let converted = convert(hidden, "MAP(VARCHAR, BIGINT)[]").unwrap();
+    let maps_inside = converted.as_list::<i32>().values();
+    assert!(maps_inside.is_null(0) && maps_inside.is_valid(1));
     let many: ArrayRef = Arc::new(Int32Array::from_iter_values((0..100).chain([50])));
     assert_eq!(
         misfit(maps(&[100, 1], many.clone()), "MAP(INTEGER, BIGINT)"),
