@@ -1,12 +1,16 @@
 //! Exactly once: whatever is sent again, taken over or cut short, every row lands one time.
 
 use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_flight::Action;
 use duck_flight_protocol::{Commit, ConnectOptions, PutOptions};
 use duck_load::{BatchSource, FlightTarget, Plan, Progress, Report, Stop, Target};
-use duck_tests::{Answer, Client, OpenPut, ServerProcess, TestServer, ints, options, soon};
+use duck_tests::{
+    Answer, Client, OpenPut, ServerProcess, TestServer, assert_refused, ints, options, soon, start,
+};
 use futures::TryStreamExt;
 use futures::future::join_all;
 use tonic::{Code, Status};
@@ -71,7 +75,12 @@ async fn a_large_unit_that_is_sent_again_is_a_duplicate() {
     let upsert =
         options(r#"{"table":"u","producer":"p","sequence":7,"mode":"upsert","key":["i"]}"#);
     for put_options in [append, upsert] {
-        for is_again in [false, true, true] {
+        for (is_again, is_altered) in [(false, false), (true, false), (true, true)] {
+            if is_altered {
+                let table = put_options.table.to_sql();
+                let alter = format!("ALTER TABLE {table} RENAME i TO j");
+                client.execute(&alter).await;
+            }
             // In halves, so that the unit turns large on its way.
             let halves = [ints(1..LARGE / 2), ints(LARGE / 2..=LARGE)];
             let acks = client.put(&put_options, &halves).await.unwrap();
@@ -81,8 +90,99 @@ async fn a_large_unit_that_is_sent_again_is_a_duplicate() {
             assert_eq!(acks[0].duplicate, is_again);
         }
     }
+    client.execute("ALTER TABLE t RENAME j TO i").await;
     assert_each_once(&client, LARGE.unsigned_abs()).await;
     assert_eq!(client.count("u").await, LARGE.unsigned_abs());
+    server.shutdown().await;
+}
+
+/// Two rows of a table of keys `k` and values `v`, for any mode.
+fn keyed(mode: &str, keys: [i64; 2]) -> RecordBatch {
+    let ints = |values: [i64; 2]| Arc::new(Int64Array::from_iter_values(values)) as ArrayRef;
+    let mut columns = vec![("k", ints(keys)), ("v", ints([1000, 2000]))];
+    if mode == "changes" {
+        let ops = StringArray::from(vec!["I", "U"]);
+        columns.push(("op", Arc::new(ops)));
+    }
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_again_is_a_duplicate_whatever_has_become_of_its_table() {
+    let (server, client) = start().await;
+    for statement in [
+        "ALTER TABLE t DROP v",
+        "ALTER TABLE t RENAME v TO w",
+        "ALTER TABLE t ALTER v TYPE UTINYINT USING 0",
+        "DROP TABLE t",
+    ] {
+        for (mode, on_error) in ["append", "upsert", "delete", "changes"]
+            .into_iter()
+            .flat_map(|mode| [(mode, "fail"), (mode, "reject")])
+        {
+            client
+                .execute("CREATE OR REPLACE TABLE t (k BIGINT PRIMARY KEY, v BIGINT)")
+                .await;
+            let case = format!("{statement}, {mode}, {on_error}");
+            // Without a `key`: it is the table's, if there is one.
+            let with = |more: &str| {
+                options(&format!(
+                    r#"{{"table":"t","create":"never","producer":"{case}","mode":"{mode}","on_error":"{on_error}",{more}}}"#
+                ))
+            };
+            let (stream, batch) = (with(r#""sequence":1"#), with(r#""commit":"batch""#));
+            let units = [keyed(mode, [1, 2]), keyed(mode, [3, 4])];
+            let send = async |resume_after: u64| {
+                let mut acks = client.put(&stream, &units[..1]).await?;
+                let schema = units[1].schema();
+                let mut put = client.open_put(&batch, &schema).await;
+                assert_eq!(put.resume_after().await?, resume_after, "{case}");
+                put.send_sequenced(&units[1], 2).await;
+                acks.extend(put.finish().await?);
+                Ok::<_, Status>(acks)
+            };
+            for (resume_after, is_again) in [(1, false), (2, true)] {
+                if is_again {
+                    client.execute(statement).await;
+                }
+                let stored = client.try_rows("FROM t ORDER BY ALL").await.ok();
+                let acks = send(resume_after).await;
+                let acks = acks.unwrap_or_else(|error| panic!("{case}: {error:?}"));
+                let acks: Vec<_> = acks.iter().map(|ack| (ack.rows, ack.duplicate)).collect();
+                assert_eq!(acks, [(2, is_again); 2], "{case}");
+                if is_again {
+                    let after = client.try_rows("FROM t ORDER BY ALL").await.ok();
+                    assert_eq!(after, stored, "{case}");
+                }
+            }
+        }
+    }
+    assert_eq!(client.count("duck_flight.rejects").await, 0);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_goes_on_is_refused_once_it_sends_what_its_altered_table_does_not_take() {
+    let (server, client) = start().await;
+    let (mut old, _) = open(&client, &batches_of("p")).await;
+    old.send_sequenced(&ints([1]), 1).await;
+    soon("an ack", old.ack()).await.unwrap().unwrap();
+    client.execute("ALTER TABLE t RENAME i TO j").await;
+    for _ in 0..2 {
+        let (mut new, resume_after) = open(&client, &batches_of("p")).await;
+        assert_eq!(resume_after, 1);
+        new.send_sequenced(&ints([1]), 1).await;
+        new.send_sequenced(&ints([2]), 2).await;
+        let ack = soon("an ack", new.ack()).await.unwrap().unwrap();
+        assert!(ack.duplicate);
+        let refused = soon("a refusal", new.ack()).await.unwrap();
+        assert_refused(refused, Code::InvalidArgument, &["`i`"]);
+    }
+    // To the stream that was taken over what is durable is none of its own.
+    old.send_sequenced(&ints([1]), 1).await;
+    let error = soon("a refusal", old.ack()).await.unwrap().unwrap_err();
+    assert!(is_fenced(&error), "{error:?}");
+    assert_eq!(client.rows("FROM t").await, ["1"]);
     server.shutdown().await;
 }
 

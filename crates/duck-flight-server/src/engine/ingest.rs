@@ -45,6 +45,10 @@ pub(crate) struct Put {
     places: Arc<Semaphore>,
     /// How rows go into the table as it was last seen; `None` where it is to be made or changed first.
     plan: Option<Arc<Plan>>,
+    /// Whether that was found out for the next unit already.
+    is_resolved: bool,
+    /// Why nothing new can be put into the table, where it was needed to know what the rows do.
+    refusal: Option<Error>,
     begun: bool,
 }
 
@@ -57,7 +61,8 @@ pub(crate) struct SentBatch {
 }
 
 impl Put {
-    /// Opens a put: resolves the table and matches the stream's columns with it.
+    /// Opens a put: resolves the table and matches the stream's columns with it. That of a producer which goes on is matched once
+    /// it sends what is new: what it sends again is a duplicate, whatever has become of the table.
     pub(super) async fn open(
         engine: &Engine,
         options: &PutOptions,
@@ -78,7 +83,14 @@ impl Put {
             table,
             ..options.clone()
         };
-        let effect = effect(engine, options).await?;
+        let (effect, refusal) = match effect(engine, options).await {
+            Ok(effect) => (effect, None),
+            // The table has no key any more; it may have had one.
+            Err(error) if options.producer.is_some() && options.key.is_none() => {
+                (Effect::Append, Some(error))
+            }
+            Err(error) => return Err(error),
+        };
         // From here on the producer's other stream is fenced.
         let claim = match &options.producer {
             Some(producer) => Some(engine.claim(producer, &key).await?),
@@ -89,9 +101,14 @@ impl Put {
             target: Arc::new(Target::new(options, key, effect, claim, schema)),
             places: Arc::new(Semaphore::new(PLACES as usize)),
             plan: None,
+            is_resolved: false,
+            refusal,
             begun: false,
         };
-        put.resolve().await?;
+        if put.last_sequence().is_none_or(|last| last == 0) {
+            put.resolve().await?;
+            put.is_resolved = true;
+        }
         Ok(put)
     }
 
@@ -118,6 +135,10 @@ impl Put {
 
     /// Makes the plan for the table as it is.
     async fn resolve(&mut self) -> Result<()> {
+        if let Some(refusal) = self.refusal.take() {
+            self.target.fail();
+            return Err(refusal);
+        }
         let columns = self.engine.columns(&self.target.table).await?;
         let outcome = self.plan_for(columns);
         if let Err(Error::Columns(_) | Error::TableExists(_)) = outcome {
@@ -189,15 +210,19 @@ impl Put {
 
     /// Starts a unit; `sequence` is its producer's number for it. Waits a little where the disk is nearly full.
     pub(crate) async fn unit(&mut self, sequence: Option<u64>) -> Result<UnitBuilder<'_>> {
-        self.engine.room().wait().await?;
+        let is_settled = self.target.standing(sequence) != UnitStanding::New;
         let is_first = !std::mem::replace(&mut self.begun, true);
-        if !is_first {
-            self.resolve().await?;
+        if !is_settled {
+            self.engine.room().wait().await?;
+            if !std::mem::take(&mut self.is_resolved) {
+                self.resolve().await?;
+            }
         }
         let small = Small::new(&self.engine);
         Ok(UnitBuilder {
             put: self,
             sequence,
+            is_settled,
             is_first,
             rows: 0,
             looked_again: false,
@@ -225,6 +250,8 @@ async fn effect(engine: &Engine, options: &PutOptions) -> Result<Effect> {
 pub(crate) struct UnitBuilder<'a> {
     put: &'a mut Put,
     sequence: Option<u64>,
+    /// Whether it is durable already, or fenced, and so it stays: its rows are only counted.
+    is_settled: bool,
     is_first: bool,
     /// Rows that were sent.
     rows: u64,
@@ -261,6 +288,9 @@ impl UnitBuilder<'_> {
         let rows_before = self.rows;
         let rows = batch.rows.num_rows();
         self.rows += rows as u64;
+        if self.is_settled {
+            return Ok(());
+        }
         if let State::Small(small) = &mut self.state {
             let plan = self.put.plan.as_ref();
             let cast_bytes = plan.map_or(0, |plan| plan.expected_bytes(rows, batch.bytes));
@@ -395,7 +425,14 @@ impl UnitBuilder<'_> {
                     answer: Answer::new(target, sender, Some(place)),
                     share: small.share,
                 };
-                self.put.engine.submit(unit)?;
+                // For what is settled no writer is needed.
+                let unit = match self.is_settled {
+                    true => unit.screen(),
+                    false => Some(unit),
+                };
+                if let Some(unit) = unit {
+                    self.put.engine.submit(unit)?;
+                }
                 Ok(Committing(committing))
             }
         }
@@ -441,14 +478,11 @@ impl Put {
     /// table is made or changed beforehand.
     fn is_sifted_late(&self, sequence: Option<u64>, is_first: bool) -> bool {
         let target = &self.target;
-        let identity = target.claim.as_ref().zip(sequence);
-        let is_new =
-            |(claim, sequence): (&Claim, u64)| claim.standing(sequence) == UnitStanding::New;
         self.plan.is_none()
             && target.rejects
             && !(is_first && target.makes_anew())
             && !target.has_failed()
-            && identity.is_none_or(is_new)
+            && target.standing(sequence) == UnitStanding::New
     }
 
     /// Makes or changes the table in a commit of its own: while a long transaction does so, nobody else can put

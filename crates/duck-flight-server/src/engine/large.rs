@@ -168,9 +168,7 @@ impl LargeUnit {
     /// Writes the unit batch by batch as they come, and commits it in its turn.
     fn write(&mut self, connection: &Connection) -> Result<Committed> {
         let put = self.put.clone();
-        if let Some((claim, sequence)) = self.identity()
-            && claim.standing(sequence) == Standing::Duplicate
-        {
+        if put.standing(self.sequence) == Standing::Duplicate {
             let rows = self.each_batch(|_, _| Ok(()))?;
             return Ok(Committed {
                 rows,

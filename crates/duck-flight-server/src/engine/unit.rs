@@ -137,6 +137,12 @@ impl Target {
         }
     }
 
+    /// Where its unit of this sequence stands now. Without a producer each is new.
+    pub(super) fn standing(&self, sequence: Option<u64>) -> Standing {
+        let identity = self.claim.as_ref().zip(sequence);
+        identity.map_or(Standing::New, |(claim, sequence)| claim.standing(sequence))
+    }
+
     /// How its rows go into a table with these columns.
     pub(super) fn plan(&self, columns: &Arc<[ColumnShape]>) -> Result<Plan> {
         Plan::new(&self.schema, columns, &self.effect, self.schema_mode)
