@@ -19,7 +19,8 @@ use super::tokens::{Token, Tokens, contains_word, count_pairs, is_certain, state
 use crate::error::{Error, Result};
 
 /// Why the server's own tables are left alone.
-pub(super) const OWN_TABLES: &str = "the schema duck_flight is the server's own: its tables can be read, and rows of duck_flight.rejects deleted";
+pub(super) const OWN_TABLES: &str = "the schema duck_flight is the server's own: its tables can be read, and rows of duck_flight.rejects deleted; \
+     a producer is forgotten by the action forget_producers, or by duck-load --forget";
 
 /// Why no database gets another name.
 const RENAMES: &str = "ALTER DATABASE would rename it for every client";
