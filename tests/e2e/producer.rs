@@ -304,7 +304,7 @@ async fn a_loader_goes_on_after_the_server_was_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_server_keeps_of_a_producer_does_not_grow_without_end() {
-    const UNITS: u64 = 100_000;
+    const UNITS: u64 = 40_000;
     let server = ServerProcess::start(&[]);
     let client = server.client().await;
     let (mut put, _) = open(&client, &batches_of("p")).await;
