@@ -15,7 +15,7 @@ use tonic::Code;
 const MAKE: &str = "CREATE TABLE t (id BIGINT, c VARCHAR, n INTEGER)";
 
 /// So many rows take a while to go over.
-const MANY: u64 = 2_000_000;
+const MANY: u64 = 500_000;
 
 const LOADERS: i64 = 3;
 

@@ -57,7 +57,7 @@ fn bombs() -> Vec<(&'static str, Vec<FlightData>)> {
     let ends = Int32Array::from(vec![100_000]);
     let long_runs = RunArray::<Int32Type>::try_new(&ends, &megabyte).unwrap();
     let view = StringViewArray::from_iter_values(["x".repeat(1 << 20)]);
-    let views = ScalarBuffer::from(vec![view.views()[0]; 100_000]);
+    let views = ScalarBuffer::from(vec![view.views()[0]; 10_000]);
     let views = StringViewArray::new(views, view.data_buffers().to_vec(), None);
     let child: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100_000));
     let (starts, sizes) = (vec![0; 100_000], vec![100_000; 100_000]);
@@ -82,7 +82,7 @@ fn bombs() -> Vec<(&'static str, Vec<FlightData>)> {
             put_of(Arc::new(long_runs), None),
         ),
         (
-            "a view of one megabyte 100,000 times",
+            "a view of one megabyte 10,000 times",
             put_of(Arc::new(views), None),
         ),
         (

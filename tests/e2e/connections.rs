@@ -46,9 +46,11 @@ async fn connections_beyond_the_limit_of_open_files_are_refused_and_silent_ones_
 #[tokio::test(flavor = "multi_thread")]
 async fn as_many_files_may_be_open_as_the_system_allows() {
     let server = ServerProcess::start_under("-S -n 128");
-    let _silent = silent(&server, 200).await;
+    let silent = silent(&server, 200).await;
     assert_eq!(server.client().await.rows("SELECT 1").await, ["1"]);
     assert!(!server.stderr().contains("ulimit"), "{}", server.stderr());
+    // The end would wait for them.
+    drop(silent);
     server.stop();
 }
 
