@@ -181,7 +181,7 @@ fn flight_client(channel: Channel) -> FlightClient {
 const NO_ANSWER: &str = "keep-alive timed out";
 
 /// Why a call failed whose server has not answered for too long, for people; `None` for other failures.
-pub fn silence(status: &Status) -> Option<&'static str> {
+fn silence(status: &Status) -> Option<&'static str> {
     let first = std::error::Error::source(status);
     let mut causes = std::iter::successors(first, |cause| cause.source());
     causes.any(|cause| cause.to_string() == NO_ANSWER).then_some(

@@ -20,9 +20,7 @@ mod table_name;
 pub use ack::{Ack, BatchMetadata, Resume};
 #[cfg(feature = "cli")]
 pub use connect::ConnectArgs;
-pub use connect::{
-    ConnectError, ConnectOptions, DEFAULT_PORT, DEFAULT_SERVER, error_message, silence,
-};
+pub use connect::{ConnectError, ConnectOptions, DEFAULT_PORT, DEFAULT_SERVER, error_message};
 pub use producer::{
     ACTION_FORGET_PRODUCERS, ACTION_PRODUCERS, ForgetProducers, ProducerState, ProducersForgotten,
 };

@@ -1,6 +1,7 @@
 //! Making a server forget a plan's producers.
 
 use arrow_flight::Action;
+use arrow_flight::error::FlightError;
 use duck_flight_protocol::{
     ACTION_FORGET_PRODUCERS, ConnectOptions, ForgetProducers, ProducersForgotten,
 };
@@ -18,6 +19,7 @@ use crate::verify::unreachable_for_now;
 pub async fn forget(server: &ConnectOptions, plan: &Plan) -> Result<ProducersForgotten, Failure> {
     let mut client = server.connect().await.map_err(unreachable_for_now)?;
     let writers = u64::try_from(plan.writers.get()).unwrap_or(u64::MAX);
+    let failed = |error: FlightError| Failure::of_call(error, &server.server);
     let mut forgotten = 0;
     for producer in (0..writers).filter_map(|writer| plan.producer_of(writer, writers)) {
         let which = ForgetProducers::Named {
@@ -26,8 +28,8 @@ pub async fn forget(server: &ConnectOptions, plan: &Plan) -> Result<ProducersFor
         };
         let body = serde_json::to_vec(&which).expect("names are always JSON");
         let action = Action::new(ACTION_FORGET_PRODUCERS, body);
-        let mut answer = client.do_action(action).await?;
-        while let Some(json) = answer.try_next().await? {
+        let mut answer = client.do_action(action).await.map_err(failed)?;
+        while let Some(json) = answer.try_next().await.map_err(failed)? {
             forgotten += read(&json)?.forgotten;
         }
     }

@@ -9,7 +9,7 @@ use std::future::Future;
 
 use arrow::error::ArrowError;
 use arrow_flight::error::FlightError;
-use duck_flight_protocol::{Ack, silence};
+use duck_flight_protocol::{Ack, error_message};
 use tonic::{Code, ConnectError, Status};
 
 pub use flight::FlightTarget;
@@ -113,6 +113,31 @@ impl Failure {
             message: message.into(),
         }
     }
+
+    /// What the error of a call to `server` says.
+    pub(crate) fn of_call(error: impl Into<FlightError>, server: &str) -> Self {
+        let error = error.into();
+        let message = error_message(&error, server);
+        let FlightError::Tonic(status) = error else {
+            return Self::of_all(Outcome::Unknown, message);
+        };
+        if never_sent(&status) {
+            return Self::of_all(Outcome::Retriable, no_connection(&status, server));
+        }
+        // tonic gives a source to what its transport reports, and none to what a server answered.
+        let made_here = std::error::Error::source(&*status).is_some();
+        if made_here || status.message().starts_with(FROM_HTTP_STATUS) {
+            return Self::of_all(Outcome::Unknown, message);
+        }
+        if status.code() == Code::Aborted && status.message().starts_with(FENCED) {
+            return Self::of_all(Outcome::Fenced, message);
+        }
+        Self {
+            oldest: answered(&status),
+            later: Outcome::Unknown,
+            message,
+        }
+    }
 }
 
 /// How tonic begins the message of a status that it made of an HTTP answer without a gRPC status.
@@ -131,37 +156,6 @@ const GOING_DOWN: [&str; 2] = ["shutting down", "previous fatal error"];
 
 /// What the server says when a message is larger than it takes.
 const TOO_LARGE: &str = "--max-message-size";
-
-impl From<Status> for Failure {
-    fn from(status: Status) -> Self {
-        let message = status_message(&status);
-        if never_sent(&status) {
-            return Self::of_all(Outcome::Retriable, message);
-        }
-        // tonic gives a source to what its transport reports, and none to what a server answered.
-        let made_here = std::error::Error::source(&status).is_some();
-        if made_here || status.message().starts_with(FROM_HTTP_STATUS) {
-            return Self::of_all(Outcome::Unknown, message);
-        }
-        if status.code() == Code::Aborted && status.message().starts_with(FENCED) {
-            return Self::of_all(Outcome::Fenced, message);
-        }
-        Self {
-            oldest: answered(&status),
-            later: Outcome::Unknown,
-            message,
-        }
-    }
-}
-
-impl From<FlightError> for Failure {
-    fn from(error: FlightError) -> Self {
-        match error {
-            FlightError::Tonic(status) => (*status).into(),
-            other => Self::of_all(Outcome::Unknown, other.to_string()),
-        }
-    }
-}
 
 impl From<ArrowError> for Failure {
     fn from(error: ArrowError) -> Self {
@@ -200,22 +194,14 @@ fn never_sent(status: &Status) -> bool {
         || status.message().starts_with(NOT_READY)
 }
 
-fn status_message(status: &Status) -> String {
-    if let Some(silence) = silence(status) {
-        return silence.to_owned();
-    }
-    let mut message = match status.message() {
-        "" => status.code().to_string(),
-        message => message.to_owned(),
+/// What to say of a call that had no connection, in the words for a first connection.
+fn no_connection(status: &Status, server: &str) -> String {
+    let root = causes(status).last();
+    let refused = duck_flight_protocol::ConnectError::Refused {
+        server: server.to_owned(),
+        reason: root.map_or_else(|| status.message().to_owned(), ToString::to_string),
     };
-    for cause in causes(status).map(ToString::to_string) {
-        // Errors of the transport like to repeat their cause.
-        if !message.contains(&cause) {
-            message.push_str(": ");
-            message.push_str(&cause);
-        }
-    }
-    message
+    refused.to_string()
 }
 
 fn causes(status: &Status) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
@@ -228,8 +214,10 @@ mod tests {
 
     use super::*;
 
+    const SERVER: &str = "localhost:50051";
+
     fn outcomes(status: Status) -> (Outcome, Outcome) {
-        let failure = Failure::from(status);
+        let failure = Failure::of_call(status, SERVER);
         (failure.oldest, failure.later)
     }
 
@@ -305,12 +293,28 @@ mod tests {
     }
 
     #[test]
-    fn a_message_names_its_causes_once() {
-        let mut status = Status::unavailable("transport error");
-        status.set_source(std::sync::Arc::new(io::Error::other("broken pipe")));
-        assert_eq!(
-            Failure::from(status).message,
-            "transport error: broken pipe"
-        );
+    fn a_failure_of_the_connection_names_the_server_and_its_cause() {
+        let mut broken = Status::unavailable("transport error");
+        broken.set_source(std::sync::Arc::new(io::Error::other("broken pipe")));
+        let refused = io::Error::new(io::ErrorKind::ConnectionRefused, "connection refused");
+        let refused = Status::from_error(Box::new(ConnectError(refused.into())));
+        for (status, begin, end) in [
+            (
+                broken,
+                "the connection to localhost:50051 broke",
+                "broken pipe",
+            ),
+            (
+                refused,
+                "no server answers at localhost:50051",
+                "connection refused",
+            ),
+        ] {
+            let message = Failure::of_call(status, SERVER).message;
+            assert!(
+                message.starts_with(begin) && message.ends_with(end),
+                "{message}"
+            );
+        }
     }
 }

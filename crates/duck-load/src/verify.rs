@@ -10,6 +10,7 @@ use std::fmt;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use arrow_flight::Ticket;
+use arrow_flight::error::FlightError;
 use duck_flight_protocol::{ConnectError, ConnectOptions};
 use futures::TryStreamExt;
 use serde::Serialize;
@@ -109,8 +110,9 @@ async fn count(server: &ConnectOptions, plan: &Plan, tally: &mut Tally<'_>) -> R
     };
     let query = Digest::query(&plan.table.to_sql(), &condition);
     let mut client = server.connect().await.map_err(unreachable_for_now)?;
-    let mut answer = client.do_get(Ticket::new(query)).await?;
-    while let Some(batch) = answer.try_next().await? {
+    let failed = |error: FlightError| Failure::of_call(error, &server.server);
+    let mut answer = client.do_get(Ticket::new(query)).await.map_err(failed)?;
+    while let Some(batch) = answer.try_next().await.map_err(failed)? {
         for (id, digest) in digests(&batch)? {
             tally.found(id, &digest);
         }

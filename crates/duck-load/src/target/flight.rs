@@ -55,7 +55,7 @@ pub struct FlightTarget {
 struct Put {
     /// Where messages go in; absent when no more will come.
     messages: Option<mpsc::Sender<FlightData>>,
-    answers: BoxStream<'static, Result<PutResult, Status>>,
+    answers: BoxStream<'static, Result<PutResult, Failure>>,
     /// With [`Commit::Batch`]: batches that were sent and have no ack.
     unanswered: usize,
     /// With [`Commit::Stream`]: the ack, while the put's end is awaited.
@@ -121,9 +121,14 @@ impl FlightTarget {
         request
     }
 
+    fn failed(&self, error: impl Into<FlightError>) -> Failure {
+        Failure::of_call(error, &self.server.server)
+    }
+
     fn open(&self, messages: impl Stream<Item = FlightData> + Send + 'static) -> Put {
         let mut client = self.client.clone();
         let request = self.request(messages);
+        let server = self.server.server.clone();
         // The server may answer only after the first messages, so that the call is a part of the answers.
         let call = async move { client.do_put(request).await };
         Put {
@@ -131,6 +136,7 @@ impl FlightTarget {
             answers: call
                 .map_ok(tonic::Response::into_inner)
                 .try_flatten_stream()
+                .map_err(move |status: Status| Failure::of_call(status, &server))
                 .boxed(),
             unanswered: 0,
             ack: None,
@@ -190,9 +196,14 @@ impl FlightTarget {
     /// Where the server says the producer is, from the list of all producers.
     async fn ask_position(&mut self) -> Result<u64, Failure> {
         let request = self.request(Action::new(ACTION_PRODUCERS, ""));
-        let mut states = self.client.do_action(request).await?.into_inner();
+        let states = self.client.do_action(request).await;
+        let mut states = states.map_err(|status| self.failed(status))?.into_inner();
         let mut position = None;
-        while let Some(state) = states.message().await? {
+        while let Some(state) = states
+            .message()
+            .await
+            .map_err(|status| self.failed(status))?
+        {
             let state: ProducerState = serde_json::from_slice(&state.body).map_err(|error| {
                 let message = format!("the server's list of producers cannot be read: {error}");
                 Failure::of_all(Outcome::Refused, message)
@@ -216,7 +227,7 @@ impl FlightTarget {
             Err(error) => {
                 // A long put says only once where the producer is.
                 self.put = None;
-                Err(error.into())
+                Err(self.failed(error))
             }
         }
     }
@@ -350,7 +361,7 @@ impl Target for FlightTarget {
         put.messages = None;
         match put.answers.next().await {
             None => Ok(()),
-            Some(Err(status)) => Err(status.into()),
+            Some(Err(failure)) => Err(failure),
             Some(Ok(_)) => Err(Failure::of_all(
                 Outcome::Unknown,
                 "the server sent more acks than it was sent batches",
