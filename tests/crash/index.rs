@@ -1,13 +1,15 @@
 //! Tables with indexes: after a kill every row is found by its key and by every index, whatever has written it.
 //!
-//! DuckDB 1.5.5 spoils indexes where it replays whole row groups, so all of these write some.
+//! DuckDB 1.5.5 spoils indexes where it replays whole row groups, so most of these write some, and where another index of the table was
+//! made or dropped between changes.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use duck_flight_protocol::{Mode, PutOptions, TableName};
-use duck_tests::{Client, ServerProcess, soon};
+use duck_tests::{Client, ServerProcess, assert_refused, soon};
 use futures::future::join_all;
+use tonic::Code;
 
 const KEYED: &str = "CREATE TABLE t (id BIGINT PRIMARY KEY, c VARCHAR, n BIGINT)";
 const UNIQUE: &str = "CREATE TABLE t (id BIGINT PRIMARY KEY, c VARCHAR, n BIGINT UNIQUE)";
@@ -482,5 +484,139 @@ async fn an_index_has_what_is_committed_while_it_is_made() {
         }
         client.execute("DROP INDEX i").await;
     }
+    server.stop();
+}
+
+/// What makes or drops an index beside another one, with changes before and behind it in the same log.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_is_made_or_dropped_beside_another_one_survives() {
+    const BY_ID: &str = "CREATE INDEX by_id ON t (id)";
+    const BY_C: &str = "CREATE INDEX by_c ON t (c)";
+    const BY_N: &str = "CREATE UNIQUE INDEX by_n ON t (n)";
+    const FIRST: &str =
+        "INSERT INTO t SELECT i, 's' || i, i FROM (VALUES (0), (1), (4999)) AS r(i)";
+    const DELETE: &str = "DELETE FROM t WHERE id = 0";
+    const NEXT: &str = "INSERT INTO t VALUES (5000, 's5000', 7)";
+    const LAST: &str = "INSERT INTO t VALUES (30000, 's30000', 8)";
+    let upsert = Upsert {
+        from: 0,
+        rows: 2,
+        n: 100,
+    };
+    let append = Append {
+        from: 59_999,
+        rows: 1,
+    };
+    for (name, steps) in [
+        (
+            "all rows are deleted behind it",
+            vec![
+                Sql(PLAIN),
+                Sql(BY_ID),
+                Sql(FIRST),
+                Sql(BY_C),
+                Sql("DELETE FROM t"),
+            ],
+        ),
+        (
+            "a row before it and one behind it",
+            vec![
+                Sql(PLAIN),
+                Sql(BY_ID),
+                Sql(FIRST),
+                Sql("CHECKPOINT"),
+                Sql(DELETE),
+                Sql(BY_C),
+                Sql("DELETE FROM t WHERE id = 1"),
+            ],
+        ),
+        (
+            "a column before that of the other one",
+            vec![Sql(PLAIN), Sql(BY_N), Sql(FIRST), Sql(BY_ID), Sql(NEXT)],
+        ),
+        (
+            "DROP INDEX",
+            vec![
+                Sql(PLAIN),
+                Sql(BY_N),
+                Sql(BY_ID),
+                Sql(FIRST),
+                Sql("CHECKPOINT"),
+                Sql(NEXT),
+                Sql("DROP INDEX by_id"),
+                Sql(LAST),
+            ],
+        ),
+        (
+            "puts, an update, and several of them",
+            vec![
+                Sql(KEYED),
+                Sql(BY_N),
+                Sql(FIRST),
+                Sql(
+                    "CREATE INDEX by_c ON t (c); UPDATE t SET n = 9 WHERE id = 1; CREATE INDEX by_id ON t (id)",
+                ),
+                upsert,
+                Sql("DROP INDEX by_n"),
+                append,
+            ],
+        ),
+    ] {
+        assert_survives(name, &steps).await;
+    }
+}
+
+/// A transaction may change rows before such a statement and behind it, and beside one that has updated some there is no checkpoint.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_beside_another_one_is_not_made_where_there_is_no_checkpoint() {
+    const BY_C: &str = "CREATE INDEX by_c ON t (c)";
+    let server = ServerProcess::start(&["--stall-timeout", "100ms"]);
+    let client = server.client().await;
+    client
+        .execute(&format!(
+            "{PLAIN}; CREATE INDEX by_id ON t (id); CREATE TABLE u (i BIGINT, j BIGINT)"
+        ))
+        .await;
+    client.append("t", &[batch(0, 100, 0)]).await.unwrap();
+    let mut sql = client.sql();
+    let transaction = sql.begin().await.unwrap();
+    let beside = sql.update(BY_C, Some(&transaction)).await;
+    assert_refused(beside, Code::FailedPrecondition, &["on its own"]);
+    for alone in [
+        "UPDATE t SET n = 5 WHERE id = 5",
+        "CREATE INDEX IF NOT EXISTS by_id ON t (id)",
+    ] {
+        sql.update(alone, Some(&transaction)).await.unwrap();
+    }
+    let refused = client.try_execute(BY_C).await;
+    assert_refused(refused, Code::Aborted, &["needs a checkpoint", "try again"]);
+    sql.commit(&transaction).await.unwrap();
+    client.execute(BY_C).await;
+    let transaction = sql.begin().await.unwrap();
+    for first in [
+        "CREATE INDEX by_i ON u (i)",
+        "CREATE INDEX by_both ON u (i, j)",
+    ] {
+        sql.update(first, Some(&transaction)).await.unwrap();
+    }
+    client
+        .execute("CREATE INDEX by_j ON u (j); INSERT INTO u VALUES (1, 2)")
+        .await;
+    let overtaken = sql.commit(&transaction).await;
+    assert_refused(overtaken, Code::Aborted, &["run it again"]);
+    client.execute("INSERT INTO u VALUES (3, 4)").await;
+    let transaction = sql.begin().await.unwrap();
+    for last in ["DROP INDEX by_j", "CREATE INDEX by_i ON u (i)"] {
+        sql.update(last, Some(&transaction)).await.unwrap();
+    }
+    sql.commit(&transaction).await.unwrap();
+    client
+        .execute("DELETE FROM u WHERE i = 1; DELETE FROM t WHERE id = 7")
+        .await;
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let client = server.client().await;
+    assert_eq!(client.rows("FROM u WHERE i = 3").await, ["3|4"]);
+    assert_eq!(client.rows("FROM t WHERE c = 's5'").await, ["5|s5|5"]);
+    assert_eq!(client.count("t").await, 99);
     server.stop();
 }

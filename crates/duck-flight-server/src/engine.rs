@@ -31,6 +31,7 @@ mod index_work;
 mod ingest;
 mod insert;
 mod interval;
+mod kept_indexes;
 mod large;
 mod lease;
 mod log_entries;
@@ -223,9 +224,11 @@ impl Engine {
         database
             .open_transactions()
             .set_patience(options.stall_timeout);
+        let queue = Arc::new(Queue::new(options.stall_timeout));
+        database.set_queue(&queue);
         let (bell, rings) = CheckpointBell::new(set_up.row_group_rows());
         let shared = Arc::new(Shared {
-            queue: Arc::new(Queue::new(options.stall_timeout)),
+            queue,
             producers,
             rejects,
             seen: database.seen_columns(),

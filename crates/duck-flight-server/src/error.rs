@@ -176,6 +176,19 @@ pub enum Error {
          and in a transaction as its first statement, or in none"
     )]
     IndexBesideOlder,
+    /// A start could not replay it, or would leave out keys.
+    #[error(
+        "a table that has another index is given one, or loses one, in no transaction with more, for after a kill DuckDB 1.5.5 could \
+         not open the database, or would not find rows: commit, and run the CREATE INDEX or DROP INDEX on its own"
+    )]
+    IndexBesideIndex,
+    /// As above, and it can have no checkpoint before it.
+    #[error(
+        "where a table has another index, a CREATE INDEX or DROP INDEX needs a checkpoint before it, for after a kill DuckDB 1.5.5 could \
+         not open the database, and there is none beside a transaction that has updated rows or defined something, nor beside one, or \
+         a result that is being read, that is older than where another did: try again once those have ended"
+    )]
+    IndexBesideWriters,
     /// A session has one transaction at a time.
     #[error("the session has an open transaction already: end it first, or use another session")]
     TransactionOpen,
@@ -405,6 +418,7 @@ impl Error {
             | Self::RenameInTransaction
             | Self::IndexMadeAgain
             | Self::IndexBesideChanges
+            | Self::IndexBesideIndex
             | Self::OpenTransaction
             | Self::DatabaseInUse { .. }
             | Self::OwnSchema(_)
@@ -417,9 +431,11 @@ impl Error {
             | Self::UnknownHandle { .. } => Code::NotFound,
             Self::TableExists(_) => Code::AlreadyExists,
             Self::PutCutShort | Self::Cancelled | Self::EarlierBatchFailed => Code::Cancelled,
-            Self::Fenced(_) | Self::Resent(_) | Self::TableAltered(_) | Self::IndexBesideOlder => {
-                Code::Aborted
-            }
+            Self::Fenced(_)
+            | Self::Resent(_)
+            | Self::TableAltered(_)
+            | Self::IndexBesideOlder
+            | Self::IndexBesideWriters => Code::Aborted,
             Self::Busy { .. }
             | Self::NoRoom(_)
             | Self::NoRoomForRejects
@@ -563,7 +579,9 @@ mod tests {
             (Error::RenameInTransaction, Code::FailedPrecondition),
             (Error::IndexMadeAgain, Code::FailedPrecondition),
             (Error::IndexBesideChanges, Code::FailedPrecondition),
+            (Error::IndexBesideIndex, Code::FailedPrecondition),
             (Error::IndexBesideOlder, Code::Aborted),
+            (Error::IndexBesideWriters, Code::Aborted),
             (Error::NoSession, Code::FailedPrecondition),
             (Error::Again(Code::Aborted, "m".into()), Code::Aborted),
             (Error::SessionEnded, Code::Unauthenticated),

@@ -35,7 +35,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::{CStr, CString, c_char};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use duckdb::ffi;
 use parking_lot::{Mutex, RwLock};
@@ -60,6 +60,7 @@ use super::health::Health;
 use super::helpers::{Helpers, Stay};
 use super::index_work::may_delete;
 use super::open_transactions::{Older, OpenTransaction, OpenTransactions, WaitForOlder};
+use super::queue::{Queue, Turn};
 use super::replay::Indexes;
 use super::sql_error::{SqlError, SqlErrorKind};
 
@@ -78,6 +79,8 @@ struct DatabaseHandle {
     definitions_read_files: AtomicBool,
     commits: Arc<Commits>,
     open_transactions: Arc<OpenTransactions>,
+    /// Not for the database to keep: units that wait there may keep it open.
+    queue: OnceLock<Weak<Queue>>,
     health: Health,
     seen_columns: Arc<SeenColumns>,
     row_group_rows: OnceLock<u64>,
@@ -120,6 +123,7 @@ impl Database {
                 definitions_read_files: AtomicBool::default(),
                 commits: Arc::default(),
                 open_transactions: Arc::default(),
+                queue: OnceLock::new(),
                 health: Health::default(),
                 seen_columns: Arc::default(),
                 row_group_rows: OnceLock::new(),
@@ -143,6 +147,11 @@ impl Database {
         // A second set would end at once.
         self.0.helpers.set(helpers).ok();
         Ok(())
+    }
+
+    /// Says whose turn it is to commit. To be called once.
+    pub(super) fn set_queue(&self, queue: &Arc<Queue>) {
+        self.0.queue.set(Arc::downgrade(queue)).ok();
     }
 
     /// Says how many rows a row group of the database file has. To be called once.
@@ -294,7 +303,19 @@ impl Connection {
     /// Lets DuckDB be done with rows that were deleted before all open transactions began. It is at the end of one, beside which
     /// there is no checkpoint, and not yet at the end of a checkpoint.
     pub(super) fn finish_deletions(&self) -> Result<()> {
-        self.database.connect()?.execute(LOOK_SQL)
+        self.another()?.execute(LOOK_SQL)
+    }
+
+    /// Another connection to the database, in the state of a new one.
+    pub(super) fn another(&self) -> Result<Self> {
+        self.database.connect()
+    }
+
+    /// Waits for a turn to commit: in it no writer has a transaction open that changes rows. `None` where there are no writers.
+    pub(super) fn turn(&self) -> Option<Turn> {
+        let turn = self.database.0.queue.get()?.upgrade()?.turn();
+        turn.wait();
+        Some(turn)
     }
 
     /// Begins to wait for those to end.

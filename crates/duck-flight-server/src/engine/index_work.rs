@@ -10,7 +10,7 @@
 //! which then refuses them for good. To update a row is to delete it where its place cannot be kept: in a column of an index, or
 //! with a list.
 //!
-//! In each case one of the two is refused, before it runs. What others have open beside it is for [`open_transactions`](super::open_transactions).
+//! In each case one of the two is refused, before it runs. So is one beside which its table [keeps](super::kept_indexes) others. What others have open beside it is for [`open_transactions`](super::open_transactions).
 
 use duck_flight_protocol::quote;
 
@@ -18,6 +18,7 @@ use super::admission::{makes_index, run_by};
 use super::catalog::{is_name, texts};
 use super::claim::altered;
 use super::ffi::{Connection, StatementKind};
+use super::kept_indexes;
 use super::replay::{FIRST_NEW_ROW, may_make_index, targets};
 use super::tokens::{Token, contains_any_word, contains_word};
 use super::types::same_name;
@@ -39,6 +40,8 @@ const BEFORE_KIND: &[&str] = &["or", "replace", "local", "temp", "temporary", "u
 pub(super) struct IndexWork {
     /// The indexes that it has dropped.
     dropped: Names,
+    /// The tables, which others see, too, that it has made some for, or dropped some of.
+    changed: Names,
     /// The tables that it has made indexes or keys for.
     indexed: Names,
     /// The tables of which it has deleted rows.
@@ -118,6 +121,7 @@ impl IndexWork {
         if step.makes && self.has_deleted(connection, step.table.as_deref())? {
             return Err(Error::IndexBesideChanges);
         }
+        self.check_kept(connection, &step)?;
         if step.drops {
             self.dropped.add(step.name);
         }
@@ -125,6 +129,24 @@ impl IndexWork {
             self.indexed.add(step.table.and_then(|mut name| name.pop()));
         }
         Ok(())
+    }
+
+    /// Refuses a step beside which its table keeps indexes that others see, too.
+    fn check_kept(&mut self, connection: &Connection, step: &IndexStep) -> Result<()> {
+        let name = step.table.as_ref().and_then(|parts| parts.last());
+        if step.is_of_key() || self.is_own(connection, name.map(String::as_str))? {
+            return Ok(());
+        }
+        for table in kept_indexes::check_inside(connection, step, &self.dropped)? {
+            self.changed.add(table);
+        }
+        Ok(())
+    }
+
+    /// Refuses to commit the transaction where others have made indexes meanwhile that must not be beside its own. To be called while
+    /// nobody else makes any, until the commit.
+    pub(super) fn check_commit(&self, connection: &Connection) -> Result<()> {
+        kept_indexes::check_commit(connection, &self.changed, &self.dropped)
     }
 
     fn check_rows(&mut self, connection: &Connection, change: Change, text: &str) -> Result<()> {
@@ -191,14 +213,14 @@ fn has_new_rows(connection: &Connection, table: &[String]) -> Result<bool> {
 
 /// Names without their qualifiers.
 #[derive(Debug, Default)]
-struct Names {
+pub(super) struct Names {
     known: Vec<String>,
     /// Whether there may be any others.
     may_be_more: bool,
 }
 
 impl Names {
-    fn add(&mut self, name: Option<String>) {
+    pub(super) fn add(&mut self, name: Option<String>) {
         match name {
             Some(name) if self.has(Some(&name)) => {}
             Some(name) if self.known.len() < MAX_NAMES => self.known.push(name),
@@ -207,26 +229,45 @@ impl Names {
     }
 
     /// Whether a name may be among them; one that is not known may be any.
-    fn has(&self, name: Option<&str>) -> bool {
+    pub(super) fn has(&self, name: Option<&str>) -> bool {
         let is_it = |known: &String| name.is_none_or(|name| same_name(known, name));
         self.may_be_more || self.known.iter().any(is_it)
+    }
+
+    /// Whether a name is among them for certain.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.known.iter().any(|known| same_name(known, name))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.known.is_empty() && !self.may_be_more
     }
 }
 
 /// What a statement does to indexes: in doubt, both.
 #[derive(Debug, PartialEq, Eq)]
-struct IndexStep {
+pub(super) struct IndexStep {
     /// Whether it makes one, or a primary key.
-    makes: bool,
-    drops: bool,
+    pub(super) makes: bool,
+    pub(super) drops: bool,
     /// The index's own name. One that a key gets is nobody else's.
-    name: Option<String>,
+    pub(super) name: Option<String>,
     /// The table that it is made for, with its qualifiers.
-    table: Option<Vec<String>>,
+    pub(super) table: Option<Vec<String>>,
 }
 
 impl IndexStep {
-    fn of(asked: Asked<'_>) -> Option<Self> {
+    /// Whether it is about an index of this name.
+    pub(super) fn is_of(&self, name: &str) -> bool {
+        self.name.as_deref().is_some_and(|own| same_name(own, name))
+    }
+
+    /// Whether it makes a primary key.
+    pub(super) fn is_of_key(&self) -> bool {
+        self.name.as_deref() == Some("")
+    }
+
+    pub(super) fn of(asked: Asked<'_>) -> Option<Self> {
         let is_at_hand = matches!(
             asked.kind,
             StatementKind::Definition | StatementKind::Alteration | StatementKind::Explain

@@ -227,6 +227,9 @@ pub(super) fn secure_commit<'c>(
 ) -> Result<(Option<Making<'c>>, Option<Steady<'c>>)> {
     let indexes = connection.indexes();
     let making = work.makes_index.then(|| indexes.make());
+    if making.is_some() {
+        work.indexes.check_commit(connection)?;
+    }
     if work.rows_written < connection.row_group_rows() {
         return Ok((making, None));
     }

@@ -105,6 +105,7 @@ impl<'a> Statement<'a> {
             | Error::RenameInTransaction
             | Error::IndexMadeAgain
             | Error::IndexBesideOlder
+            | Error::IndexBesideIndex
             | Error::IndexBesideChanges => {}
             Error::TransactionFailed => {
                 self.connection.roll_back();

@@ -10,7 +10,7 @@ use crate::engine::frozen::is_frozen_by_plan;
 use crate::engine::index_work::IndexWork;
 use crate::engine::lease::Traces;
 use crate::engine::tokens::contains_word;
-use crate::engine::{new_types, replay, transaction_that};
+use crate::engine::{kept_indexes, new_types, replay, transaction_that};
 use crate::error::{Error, Result};
 
 /// The longest text of a query whose plan is kept.
@@ -41,7 +41,8 @@ impl<'a> Statement<'a> {
         loop {
             match self.run_in_transaction(script, dirty, consume) {
                 // It has not run. Others commit meanwhile, and none of what it needs alone is held.
-                Err(Error::IndexBesideOlder) if wait.goes_on(self.cancel)? => {}
+                Err(Error::IndexBesideOlder | Error::IndexBesideWriters)
+                    if wait.goes_on(self.cancel)? => {}
                 outcome => return outcome,
             }
         }
@@ -187,9 +188,12 @@ impl<'a> Statement<'a> {
                 let makes_index =
                     IndexWork::default().makes_for_others(connection, self.asked(kind))?;
                 let indexes = self.connection.indexes();
+                let may_make_index = self.may_make_index();
                 defining = Some((
                     self.connection.definitions().read(),
-                    self.may_make_index().then(|| indexes.make()),
+                    may_make_index.then(|| indexes.make()),
+                    // Behind that: who keeps indexes steady may have to wait for a turn.
+                    may_make_index.then(|| self.connection.turn()),
                     self.alone(kind),
                 ));
                 let older = connection.older_transactions();
@@ -202,6 +206,9 @@ impl<'a> Statement<'a> {
                     connection.begin()?;
                     connection.set_commits_later(true);
                     statement = self.prepare(script)?;
+                }
+                if may_make_index {
+                    kept_indexes::checkpoint(connection, self.asked(kind))?;
                 }
                 if makes_index {
                     connection.finish_deletions()?;
