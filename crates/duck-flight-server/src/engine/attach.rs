@@ -11,13 +11,15 @@
 //! last group and takes the room in it for `size - rows` (`RowGroupCollection::FinalizeAppend`), which underflows. Any
 //! other DuckDB that had the file may have written larger ones, so it is looked through first.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use duck_flight_protocol::{TableName, quote};
 
 use super::EngineOptions;
 use super::catalog::{literal, texts};
 use super::ffi::Connection;
+use super::mark;
+use super::open::remove_second_log;
 use super::producers::OWN_SCHEMA;
 use crate::error::{Error, Result};
 
@@ -50,7 +52,13 @@ pub(super) fn attach(connection: &Connection, options: &EngineOptions, path: &st
     } else if is_new || size == MAX_ROW_GROUP_ROWS {
         size
     } else {
-        let largest = largest_group(connection, &file);
+        let look = || largest_group(connection, &file);
+        // An index in the log is written to the file when it is replayed, which reading alone cannot do.
+        let with_log_settled = |error| match has_log(&options.database) {
+            true => settle(connection, &options.database, &file).and_then(|()| look()),
+            false => Err(error),
+        };
+        let largest = look().or_else(with_log_settled);
         let largest = largest.unwrap_or_else(|error| {
             not_looked = Some(error);
             None
@@ -75,6 +83,21 @@ pub(super) fn attach(connection: &Connection, options: &EngineOptions, path: &st
         tracing::warn!(%error, "the database file could not be looked through");
     }
     Ok(size)
+}
+
+fn has_log(database: &Path) -> bool {
+    let has_entries = |log: PathBuf| log.metadata().is_ok_and(|log| log.len() > 0);
+    mark::logs(database).into_iter().any(has_entries)
+}
+
+/// Has the log of a file replayed and put into the file, with DuckDB's own row groups, in which any rows are safe. Where a table
+/// has more rows in the log than a small group, its groups are so large then.
+fn settle(connection: &Connection, database: &Path, file: &str) -> Result<()> {
+    connection.execute(&format!("ATTACH {file} AS {LOOK}"))?;
+    let checkpoint = || Ok(connection.execute(&format!("CHECKPOINT {LOOK}"))?);
+    let settled = remove_second_log(database).and_then(|()| checkpoint());
+    connection.execute(&format!("DETACH {LOOK}"))?;
+    settled
 }
 
 /// The rows of the largest row group in a file; `None` where it is not of the kind that has small ones, or where that
