@@ -57,6 +57,7 @@ mod query;
 mod queue;
 mod ranges;
 mod readable;
+mod referred;
 mod rejects;
 mod rename;
 mod replay;

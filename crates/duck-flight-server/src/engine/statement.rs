@@ -22,6 +22,7 @@ use super::lease::Traces;
 use super::pivots;
 use super::pool::{ClientTransaction, Session, Work};
 use super::query::Sql;
+use super::referred;
 use super::rename;
 use super::tokens::begins_with;
 use crate::error::{Error, Result};
@@ -218,6 +219,7 @@ impl<'a> Statement<'a> {
             self.gate.admit(kind)?;
             check_comment(kind, self.text, &self.sql.text)?;
             check_replay(self.connection, kind, &self.sql.text)?;
+            referred::check(self.connection, kind, self.text, &self.sql.text)?;
         }
         Ok(statement)
     }

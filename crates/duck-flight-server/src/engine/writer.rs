@@ -36,6 +36,7 @@ use super::offences::offences;
 use super::plan::Plan;
 use super::producers::Producers;
 use super::queue::{Queue, SECOND_WRITER_ROWS, Turn};
+use super::referred;
 use super::rejects::Rejects;
 use super::replay::{self, Steady};
 use super::sql_type::create_table_sql;
@@ -532,6 +533,9 @@ fn check_puts(group: &[Unit]) -> Result<()> {
     }
 }
 
+/// How a table that others see, too, is made in the place of another one.
+const REPLACE: &str = "CREATE OR REPLACE TABLE";
+
 /// The columns of a put's table as this transaction sees it, made first where the put says so. `turn` is waited
 /// for before.
 pub(super) fn resolve(
@@ -554,7 +558,7 @@ pub(super) fn resolve(
     let verb = match (columns, create) {
         (Some(_), Create::Always) if makes_anew => return Err(Error::TableExists(table.clone())),
         (Some(_), Create::Replace) if makes_anew && is_temporary => "CREATE OR REPLACE TEMP TABLE",
-        (Some(_), Create::Replace) if makes_anew => "CREATE OR REPLACE TABLE",
+        (Some(_), Create::Replace) if makes_anew => REPLACE,
         (Some(columns), _) => return Ok(columns.into()),
         (None, Create::Never) => return Err(Error::NoTable(table.clone())),
         (None, _) if matches!(effect, Effect::Delete { .. }) => {
@@ -565,6 +569,9 @@ pub(super) fn resolve(
     };
     if let Some(turn) = turn {
         turn.wait();
+    }
+    if verb == REPLACE {
+        referred::check_replaced(connection, table)?;
     }
     let sql = create_table_sql(verb, &table.to_sql(), schema, effect, *schema_mode)?;
     connection.execute(&sql)?;
