@@ -32,6 +32,7 @@ mod plain;
 mod plan;
 mod producer;
 mod put;
+mod referred;
 mod replayed_alter;
 mod replayed_script;
 mod replayed_type;

@@ -31,6 +31,7 @@ mod memory;
 mod mixed;
 mod modes;
 mod names;
+mod ordered;
 mod ordinary;
 mod parameters;
 mod peers;

@@ -104,6 +104,28 @@ async fn a_new_file_has_small_row_groups_unless_others_are_asked_for() {
     }
 }
 
+/// To replay an index DuckDB writes to the file, which it cannot where it only reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_with_an_index_in_its_log_keeps_small_row_groups() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    client
+        .execute("CREATE TABLE t (i BIGINT); INSERT INTO t SELECT range FROM range(1000)")
+        .await;
+    client.execute("CREATE INDEX by_i ON t (i)").await;
+    client.execute("INSERT INTO t VALUES (1000)").await;
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    assert!(!server.stderr().contains("WARN"), "{}", server.stderr());
+    let client = server.client().await;
+    client.append("t", &[ints(1001..100_000)]).await.unwrap();
+    client.execute("CHECKPOINT").await;
+    assert_eq!(largest_row_group(&client).await, 20_480);
+    assert_eq!(client.rows("FROM t WHERE i = 1000").await, ["1000"]);
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    assert_eq!(server.client().await.count("t").await, 100_000);
+    server.stop();
+}
+
 /// DuckDB loses rows where a file has larger row groups than it is attached with.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_with_larger_row_groups_keeps_all_rows() {

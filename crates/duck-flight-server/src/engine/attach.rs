@@ -94,8 +94,8 @@ fn has_log(database: &Path) -> bool {
 /// has more rows in the log than a small group, its groups are so large then.
 fn settle(connection: &Connection, database: &Path, file: &str) -> Result<()> {
     connection.execute(&format!("ATTACH {file} AS {LOOK}"))?;
-    let checkpoint = || Ok(connection.execute(&format!("CHECKPOINT {LOOK}"))?);
-    let settled = remove_second_log(database).and_then(|()| checkpoint());
+    let settled = remove_second_log(database)
+        .and_then(|()| Ok(connection.execute(&format!("CHECKPOINT {LOOK}"))?));
     connection.execute(&format!("DETACH {LOOK}"))?;
     settled
 }

@@ -1,0 +1,92 @@
+//! A table of a foreign key stays: DuckDB forgets that another one refers to it once that was altered, and could not replay what
+//! takes it away then.
+
+use arrow_flight::sql::{CommandStatementIngest, TableDefinitionOptions};
+use duck_tests::{
+    Answer, ServerProcess, SqlClient, assert_refused, ingest_into, ints, options, status,
+};
+use futures::stream;
+use tonic::Code;
+
+/// What would take one of the tables away. None of them is done.
+const TAKING: &[&str] = &[
+    "CREATE OR REPLACE TABLE p AS SELECT 1 AS i",
+    "CREATE OR REPLACE TABLE test.main.\"P\" (i BIGINT PRIMARY KEY)",
+    "EXPLAIN ANALYZE CREATE OR REPLACE TABLE main.p AS SELECT 1 AS i",
+    "ALTER TABLE p RENAME TO q",
+    "ALTER TABLE c RENAME TO d",
+    "DROP TABLE p",
+    "DROP TABLE p CASCADE",
+    "DROP SCHEMA s CASCADE",
+];
+
+async fn replace(sql: &mut SqlClient, transaction: Option<&bytes::Bytes>) -> Answer<i64> {
+    let command = CommandStatementIngest {
+        table_definition_options: Some(TableDefinitionOptions {
+            if_not_exist: 1,
+            if_exists: 3,
+        }),
+        ..ingest_into("p", transaction)
+    };
+    let rows = stream::iter([Ok(ints([1]))]);
+    let ingested = sql.raw().execute_ingest(command, rows).await;
+    ingested.map_err(status)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_a_foreign_key_refers_to_is_not_taken_away() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    client
+        .execute(
+            "CREATE TABLE p (i BIGINT PRIMARY KEY); CREATE TABLE c (i BIGINT REFERENCES p (i), j BIGINT);
+             CREATE SCHEMA s; CREATE TABLE s.p (i BIGINT PRIMARY KEY); CREATE TABLE s.c (i BIGINT REFERENCES s.p (i), j BIGINT);
+             INSERT INTO p VALUES (7); INSERT INTO c VALUES (7, 1)",
+        )
+        .await;
+    client.execute("ALTER TABLE c RENAME COLUMN j TO k").await;
+    client.execute("ALTER TABLE s.c RENAME COLUMN j TO k").await;
+    for sql in TAKING {
+        let refused = client.try_execute(*sql).await;
+        assert_refused(refused, Code::InvalidArgument, &[" table"]);
+        let script = format!("SELECT 1; {sql}");
+        let refused = client.try_execute(script).await;
+        assert_refused(refused, Code::InvalidArgument, &[" table"]);
+    }
+    let swap = "BEGIN; ALTER TABLE p RENAME TO q; DROP TABLE q; COMMIT";
+    let refused = client.try_execute(swap).await;
+    assert_refused(refused, Code::InvalidArgument, &["foreign key"]);
+    let put = options(r#"{"table": "p", "create": "replace"}"#);
+    let refused = client.put(&put, &[ints([1])]).await;
+    assert_refused(refused, Code::InvalidArgument, &["depends on it"]);
+    let mut sql = client.sql();
+    let refused = replace(&mut sql, None).await;
+    assert_refused(refused, Code::InvalidArgument, &["depends on it"]);
+    let transaction = sql.begin().await.unwrap();
+    let refused = sql.update(TAKING[0], Some(&transaction)).await;
+    assert_refused(refused, Code::InvalidArgument, &["depends on it"]);
+    sql.roll_back(&transaction).await.unwrap();
+    let transaction = sql.begin().await.unwrap();
+    let refused = replace(&mut sql, Some(&transaction)).await;
+    assert_refused(refused, Code::InvalidArgument, &["depends on it"]);
+    sql.roll_back(&transaction).await.unwrap();
+    // Temporary ones are others.
+    let mut session = client.session().await;
+    session
+        .update("CREATE OR REPLACE TEMP TABLE p (i BIGINT)", None)
+        .await
+        .unwrap();
+
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let client = server.client().await;
+    assert_eq!(client.rows("FROM p JOIN c USING (i)").await, ["7|1"]);
+    // What the errors say to do.
+    client.execute("DROP TABLE c").await;
+    client.execute(TAKING[0]).await;
+    client
+        .execute("DROP TABLE s.c; DROP SCHEMA s CASCADE")
+        .await;
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    assert_eq!(server.client().await.rows("FROM p").await, ["1"]);
+    server.stop();
+}
