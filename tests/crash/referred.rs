@@ -58,17 +58,17 @@ async fn a_table_that_a_foreign_key_refers_to_is_not_taken_away() {
     assert_refused(refused, Code::InvalidArgument, &["foreign key"]);
     let put = options(r#"{"table": "p", "create": "replace"}"#);
     let refused = client.put(&put, &[ints([1])]).await;
-    assert_refused(refused, Code::InvalidArgument, &["depends on it"]);
+    assert_refused(refused, Code::InvalidArgument, &["depend on it"]);
     let mut sql = client.sql();
     let refused = replace(&mut sql, None).await;
-    assert_refused(refused, Code::InvalidArgument, &["depends on it"]);
+    assert_refused(refused, Code::InvalidArgument, &["depend on it"]);
     let transaction = sql.begin().await.unwrap();
     let refused = sql.update(TAKING[0], Some(&transaction)).await;
-    assert_refused(refused, Code::InvalidArgument, &["depends on it"]);
+    assert_refused(refused, Code::InvalidArgument, &["depend on it"]);
     sql.roll_back(&transaction).await.unwrap();
     let transaction = sql.begin().await.unwrap();
     let refused = replace(&mut sql, Some(&transaction)).await;
-    assert_refused(refused, Code::InvalidArgument, &["depends on it"]);
+    assert_refused(refused, Code::InvalidArgument, &["depend on it"]);
     sql.roll_back(&transaction).await.unwrap();
     // Temporary ones are others.
     let mut session = client.session().await;

@@ -57,8 +57,15 @@ fn bombs() -> Vec<(&'static str, Vec<FlightData>)> {
     let ends = Int32Array::from(vec![100_000]);
     let long_runs = RunArray::<Int32Type>::try_new(&ends, &megabyte).unwrap();
     let view = StringViewArray::from_iter_values(["x".repeat(1 << 20)]);
-    let views = ScalarBuffer::from(vec![view.views()[0]; 10_000]);
+    let views = ScalarBuffer::from(vec![view.views()[0]; 1_000_000]);
     let views = StringViewArray::new(views, view.data_buffers().to_vec(), None);
+    let unseen = ListViewArray::new(
+        item(DataType::Utf8View),
+        vec![0; 1].into(),
+        vec![0; 1].into(),
+        Arc::new(views.clone()),
+        None,
+    );
     let child: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100_000));
     let (starts, sizes) = (vec![0; 100_000], vec![100_000; 100_000]);
     let list_views = ListViewArray::new(
@@ -82,8 +89,12 @@ fn bombs() -> Vec<(&'static str, Vec<FlightData>)> {
             put_of(Arc::new(long_runs), None),
         ),
         (
-            "a view of one megabyte 10,000 times",
+            "a view of one megabyte a million times",
             put_of(Arc::new(views), None),
+        ),
+        (
+            "a million views of one megabyte that no row shows",
+            put_of(Arc::new(unseen), None),
         ),
         (
             "a list view of 100,000 numbers 100,000 times",

@@ -14,6 +14,7 @@ mod messages;
 mod put;
 mod size;
 mod sql;
+mod views;
 mod visit;
 
 use std::task::Poll;

@@ -15,7 +15,7 @@ use super::ffi::{Connection, StatementKind};
 use super::sql_error::{SqlError, SqlErrorKind};
 use super::tokens::{contains_any_word, contains_word};
 use super::types::same_name;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// The foreign keys of tables that others see, too: where they are, which table refers, and to which one.
 const FOREIGN_KEYS_SQL: &str = "

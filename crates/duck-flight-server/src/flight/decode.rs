@@ -19,7 +19,7 @@ use prost::Message as _;
 
 use super::dictionaries::Dictionaries;
 use super::messages::{Messages, PutMessage};
-use super::size;
+use super::{size, views};
 use crate::drain::Stage;
 use crate::engine::{HeldBytes, Parameters, SentBatch};
 use crate::error::{Error, Result};
@@ -59,6 +59,8 @@ pub(super) struct PutStream {
 
 struct Decoder {
     schema: SchemaRef,
+    /// What batches are read by.
+    schema_with_bytes: SchemaRef,
     dictionaries: Dictionaries,
     max_expanded_bytes: usize,
 }
@@ -103,6 +105,7 @@ impl Upload {
             held.grow(kept)?;
         }
         let decoder = Decoder {
+            schema_with_bytes: views::with_bytes(&schema),
             schema,
             dictionaries: Dictionaries::new(max_expanded_bytes, held),
             max_expanded_bytes,
@@ -255,13 +258,14 @@ impl Decoder {
                 let rows = arrow_ipc::reader::read_record_batch(
                     &body,
                     batch,
-                    self.schema.clone(),
+                    self.schema_with_bytes.clone(),
                     self.dictionaries.by_id(),
                     None,
                     &message.version(),
                 )
                 .map_err(invalid_batch)?;
                 let bytes = self.check_sizes(&rows, bytes)?.max(referred);
+                let rows = self.with_texts(rows)?;
                 // They keep their whole message.
                 let bytes = bytes
                     .max(sent.bytes)
@@ -281,8 +285,13 @@ impl Decoder {
                     true => Buffer::from(body.as_slice()),
                     false => body,
                 };
-                self.dictionaries
-                    .read(dictionary, &body, bytes, &self.schema, version)?;
+                self.dictionaries.read(
+                    dictionary,
+                    &body,
+                    bytes,
+                    &self.schema_with_bytes,
+                    version,
+                )?;
                 Ok(None)
             }
             MessageHeader::Schema => Err(malformed("a put has one schema, at its start")),
@@ -293,6 +302,18 @@ impl Decoder {
                 )))
             }
         }
+    }
+
+    /// The batch with the texts of its views, each of which is looked at: also those that no row shows.
+    fn with_texts(&self, rows: RecordBatch) -> Result<RecordBatch> {
+        let shown = views::shown_bytes(&rows);
+        if shown > self.max_expanded_bytes {
+            return Err(malformed(format!(
+                "the views of the batch show {shown} bytes (limit {}); send smaller batches",
+                self.max_expanded_bytes
+            )));
+        }
+        views::with_texts(rows, &self.schema).map_err(invalid_batch)
     }
 
     /// The bytes a batch takes in memory. Refuses compressed buffers that claim, or hold, more than is allowed.
