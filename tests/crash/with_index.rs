@@ -230,7 +230,8 @@ async fn an_index_is_made_once_nothing_is_open_that_is_older_than_deleted_rows()
     client
         .execute(
             "CREATE TABLE t (i BIGINT PRIMARY KEY, n BIGINT);
-             INSERT INTO t SELECT range, range FROM range(100000)",
+             INSERT INTO t SELECT range, range FROM range(100000);
+             CREATE TABLE indexed (i BIGINT); CREATE INDEX there ON indexed (i)",
         )
         .await;
     let delete = options(r#"{"table":"t","mode":"delete"}"#);
@@ -254,6 +255,10 @@ async fn an_index_is_made_once_nothing_is_open_that_is_older_than_deleted_rows()
     }
     sql.commit(&transaction).await.unwrap();
     assert_refused(client.try_execute(UNIQUE).await, Code::Aborted, &words);
+    // None is made where it is there.
+    client
+        .execute("CREATE INDEX IF NOT EXISTS there ON indexed (i)")
+        .await;
     client.put(&delete, &[ints(10..20)]).await.unwrap();
     drop(older);
     soon("an index", async {

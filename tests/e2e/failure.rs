@@ -6,7 +6,7 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, RecordBatch, Time64MicrosecondArray};
 use arrow_flight::sql::CommandGetTables;
 use bytes::Bytes;
-use duck_tests::{Answer, Client, SqlClient, assert_refused, ints, soon, start};
+use duck_tests::{Answer, Client, SqlClient, assert_refused, ints, options, soon, start};
 use tonic::Code;
 
 use super::transaction::{begin_update, prepare};
@@ -254,6 +254,34 @@ async fn a_query_that_fails_in_a_transaction_was_not_cancelled() {
         let codes = [Code::InvalidArgument, Code::Unknown];
         assert!(codes.contains(&failed.code()), "{failed:?}");
         sql.roll_back(&transaction).await.unwrap();
+    }
+    server.shutdown().await;
+}
+
+/// The server ends where DuckDB says that the database cannot be used any more, not where a client does.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_calls_fatal_does_not_end_the_server() {
+    let (server, client) = start().await;
+    let says = "error('FATAL Error: the database has been invalidated')";
+    client
+        .execute(&format!(
+            "CREATE TABLE t (i BIGINT PRIMARY KEY, v VARCHAR DEFAULT {says})"
+        ))
+        .await;
+    for sql in [
+        format!("SELECT {says}"),
+        r#"SELECT error('{"exception_type":"FATAL","exception_message":"x"}')"#.to_owned(),
+        "SELECT 'FATAL Error: x'::INTEGER".to_owned(),
+        "FROM \"FATAL Error: x\"".to_owned(),
+        "INSERT INTO t (i) VALUES (1)".to_owned(),
+    ] {
+        client.try_rows(&sql).await.expect_err(&sql);
+        assert_eq!(client.rows("SELECT 1").await, ["1"]);
+    }
+    for mode in ["append", "upsert"] {
+        let options = options(&format!(r#"{{"table":"t","mode":"{mode}"}}"#));
+        client.put(&options, &[ints([1])]).await.expect_err(mode);
+        assert_eq!(client.rows("SELECT 1").await, ["1"]);
     }
     server.shutdown().await;
 }

@@ -10,10 +10,10 @@ use futures::{StreamExt, stream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Takes DuckDB a third of a second or more to plan, for it works out the constant, and as long again each time that it is started:
+/// Takes DuckDB a second or more to plan, for it works out the constant, and as long again each time that it is started:
 /// `now()` has it planned anew.
 const PLANNED_FOR_LONG: &str = "SELECT count(*) FROM t
-    WHERE i < levenshtein(repeat('a', 20000), repeat('b', 5000)) AND now() IS NOT NULL";
+    WHERE i < levenshtein(repeat('a', 20000), repeat('b', 15000)) AND now() IS NOT NULL";
 
 /// A loader that sends batches as fast as it can, and waits for no ack.
 struct Flood {
@@ -145,7 +145,7 @@ async fn a_put_is_acknowledged_while_a_query_is_planned_as_it_starts() {
 async fn puts_do_not_wait_for_a_listing() {
     let server = TestServer::start().await;
     let (client, other) = (server.client().await, server.client().await);
-    let slow = "CREATE VIEW slow AS SELECT levenshtein(repeat('a', 20000), repeat('b', 30000))";
+    let slow = "CREATE VIEW slow AS SELECT levenshtein(repeat('a', 20000), repeat('b', 60000))";
     client.execute(slow).await;
     let listing = tokio::spawn(async move {
         let found = client.flight().list_flights("").await.unwrap();
@@ -155,7 +155,7 @@ async fn puts_do_not_wait_for_a_listing() {
         let table = format!("t{table}");
         other.append(&table, &[ints(0..10)]).await.unwrap();
     }
-    // It takes two seconds.
+    // It takes some seconds.
     assert!(!listing.is_finished());
     assert!(soon("a listing", listing).await.unwrap() >= 1);
     server.shutdown().await;

@@ -173,7 +173,7 @@ pub enum Error {
     #[error(
         "an index or a primary key is not made beside a transaction, a put, or a result that is being read, that is older than rows \
          which were deleted or changed since, for DuckDB 1.5.5 would spoil the database: try again once all of those have ended, \
-         and in a transaction as its first statement, or in none"
+         and in no transaction"
     )]
     IndexBesideOlder,
     /// A start could not replay it, or would leave out keys.

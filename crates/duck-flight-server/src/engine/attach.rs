@@ -52,13 +52,11 @@ pub(super) fn attach(connection: &Connection, options: &EngineOptions, path: &st
     } else if is_new || size == MAX_ROW_GROUP_ROWS {
         size
     } else {
-        let look = || largest_group(connection, &file);
-        // An index in the log is written to the file when it is replayed, which reading alone cannot do.
-        let with_log_settled = |error| match has_log(&options.database) {
-            true => settle(connection, &options.database, &file).and_then(|()| look()),
+        let with_log = |error| match has_log(&options.database) {
+            true => largest_group_beside_log(connection, &options.database, &file),
             false => Err(error),
         };
-        let largest = look().or_else(with_log_settled);
+        let largest = largest_group(connection, &file).or_else(with_log);
         let largest = largest.unwrap_or_else(|error| {
             not_looked = Some(error);
             None
@@ -90,22 +88,28 @@ fn has_log(database: &Path) -> bool {
     mark::logs(database).into_iter().any(has_entries)
 }
 
-/// Has the log of a file replayed and put into the file, with DuckDB's own row groups, in which any rows are safe. Where a table
-/// has more rows in the log than a small group, its groups are so large then.
-fn settle(connection: &Connection, database: &Path, file: &str) -> Result<()> {
-    connection.execute(&format!("ATTACH {file} AS {LOOK}"))?;
-    let settled = remove_second_log(database)
-        .and_then(|()| Ok(connection.execute(&format!("CHECKPOINT {LOOK}"))?));
-    connection.execute(&format!("DETACH {LOOK}"))?;
-    settled
-}
-
 /// The rows of the largest row group in a file; `None` where it is not of the kind that has small ones, or where that
 /// cannot be told.
 fn largest_group(connection: &Connection, file: &str) -> Result<Option<u64>> {
     connection.execute(&format!("ATTACH {file} AS {LOOK} (READ_ONLY)"))?;
     let found = look_through(connection);
     connection.execute(&format!("DETACH {LOOK}"))?;
+    found
+}
+
+/// The same, where an index is in the log: it is written to the file when it is replayed, which reading alone cannot do. The log
+/// stays, for a checkpoint would merge the row groups of all tables, as large as DuckDB makes them by itself.
+fn largest_group_beside_log(
+    connection: &Connection,
+    database: &Path,
+    file: &str,
+) -> Result<Option<u64>> {
+    connection.execute(&format!("ATTACH {file} AS {LOOK}"))?;
+    let found = remove_second_log(database).and_then(|()| look_through(connection));
+    connection.execute("PRAGMA disable_checkpoint_on_shutdown")?;
+    let detached = connection.execute(&format!("DETACH {LOOK}"));
+    connection.execute("PRAGMA enable_checkpoint_on_shutdown")?;
+    detached?;
     found
 }
 

@@ -10,7 +10,8 @@
 //! which then refuses them for good. To update a row is to delete it where its place cannot be kept: in a column of an index, or
 //! with a list.
 //!
-//! In each case one of the two is refused, before it runs. So is one beside which its table [keeps](super::kept_indexes) others. What others have open beside it is for [`open_transactions`](super::open_transactions).
+//! In each case one of the two is refused, before it runs. So is one beside which its table [keeps](super::kept_indexes) others.
+//! What others have open beside it is for [`open_transactions`](super::open_transactions).
 
 use duck_flight_protocol::quote;
 

@@ -41,6 +41,19 @@ pub(super) fn checkpoint(connection: &Connection, asked: Asked<'_>) -> Result<()
     })
 }
 
+/// Whether the index that a statement makes is there already, so that it makes none. To be asked while nobody else drops any.
+pub(super) fn is_there(connection: &Connection, asked: Asked<'_>) -> Result<bool> {
+    let Some(step) = IndexStep::of(asked) else {
+        return Ok(false);
+    };
+    let Some(table) = step.table.as_ref().and_then(|parts| parts.last()) else {
+        return Ok(false);
+    };
+    let made = made(&connection.another()?)?;
+    let is_it = |[_, its_table, name]: &Made| same_name(its_table, table) && step.is_of(name);
+    Ok(made.iter().any(is_it))
+}
+
 /// Refuses a statement in a client's transaction, which has dropped these indexes, where one must not run there. Answers with the
 /// tables whose indexes it changes.
 pub(super) fn check_inside(

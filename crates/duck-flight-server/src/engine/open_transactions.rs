@@ -216,6 +216,13 @@ mod tests {
             run(&other, "SELECT count(*) FROM t");
             assert_eq!(own.older_transactions(), NONE, "it sees what is left");
             own.execute("INSERT INTO t VALUES (1, 1)").unwrap();
+            for harmless in [
+                "EXPLAIN SELECT * FROM t",
+                "PRAGMA table_info('t')",
+                "EXPLAIN ANALYZE FROM t",
+            ] {
+                run(&own, harmless);
+            }
             assert_eq!(own.older_transactions(), NONE, "nothing was deleted");
             run(&own, "DELETE FROM t WHERE k = 1");
             assert_eq!(own.older_transactions(), older);

@@ -269,7 +269,7 @@ impl<'a> Statement<'a> {
             return Err(Error::NeedsConnection);
         }
         *dirty |= leaves_traces;
-        if kind == StatementKind::Rows && may_delete(self.text()) {
+        if matches!(kind, StatementKind::Rows | StatementKind::Explain) && may_delete(self.text()) {
             self.connection.note_deletion();
         }
         self.begin(statement)

@@ -6,6 +6,7 @@ use crate::engine::claim::{claim_altered, claim_renamed};
 use crate::engine::commits::Alone;
 use crate::engine::ffi::StatementKind;
 use crate::engine::index_work::{Asked, IndexWork};
+use crate::engine::kept_indexes;
 use crate::engine::rename::{alters_view, may_rename_table};
 use crate::engine::replay::may_make_index;
 use crate::engine::tokens::contains_word;
@@ -77,6 +78,9 @@ impl<'a> Statement<'a> {
             let older = self.connection.older_transactions();
             if !older.own && !older.others {
                 self.connection.finish_deletions()?;
+                return Ok(alone);
+            }
+            if kept_indexes::is_there(self.connection, self.asked(kind))? {
                 return Ok(alone);
             }
             drop(alone);

@@ -185,7 +185,7 @@ impl<'a> Statement<'a> {
             let renames = self.renames_table(kind)?;
             if self.defines(kind) {
                 new_types::check(connection, kind, &self.sql.text, false)?;
-                let makes_index =
+                let may_make_for_others =
                     IndexWork::default().makes_for_others(connection, self.asked(kind))?;
                 let indexes = self.connection.indexes();
                 let may_make_index = self.may_make_index();
@@ -196,6 +196,8 @@ impl<'a> Statement<'a> {
                     may_make_index.then(|| self.connection.turn()),
                     self.alone(kind),
                 ));
+                let makes_index =
+                    may_make_for_others && !kept_indexes::is_there(connection, self.asked(kind))?;
                 let older = connection.older_transactions();
                 if makes_index && older.others {
                     return Err(Error::IndexBesideOlder);
