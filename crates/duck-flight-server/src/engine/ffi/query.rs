@@ -349,8 +349,9 @@ impl Drop for Prepared<'_> {
     }
 }
 
-/// How long a statement runs on its own thread alone: to wake a helper takes about as long.
-pub(crate) const ALONE: Duration = Duration::from_micros(100);
+/// How long a statement runs on its own thread alone: to wake a helper takes about as long. Unit tests run beside each other, where
+/// the same takes longer.
+pub(crate) const ALONE: Duration = Duration::from_micros(if cfg!(test) { 5_000 } else { 100 });
 
 /// How long a statement waits before it looks again whether helpers are done with its last tasks.
 const REST: Duration = Duration::from_micros(20);
