@@ -422,11 +422,17 @@ impl Connection {
     /// Runs a script for its effect and drops its results: for the engine's own statements, whose results
     /// are small. One call, where preparing each statement costs a transaction more.
     pub(crate) fn execute(&self, sql: &str) -> Result<()> {
-        let _committing = self.committing();
-        let _helpers = self.keep_helpers();
         if may_delete(sql) {
             self.note_deletion();
         }
+        self.execute_unindexed(sql)
+    }
+
+    /// As [`execute`](Self::execute), for what deletes rows only of tables that have no index and never get one: an index of
+    /// another table may be made beside transactions that are older than that.
+    pub(super) fn execute_unindexed(&self, sql: &str) -> Result<()> {
+        let _committing = self.committing();
+        let _helpers = self.keep_helpers();
         self.run(sql)
     }
 

@@ -304,7 +304,7 @@ impl Producers {
         if self.want_compaction() {
             let _deleting = self.0.deleting.lock();
             let written = self.0.written.load(Ordering::Relaxed);
-            connection.execute(COMPACT_SQL)?;
+            connection.execute_unindexed(COMPACT_SQL)?;
             self.0.written.fetch_sub(written, Ordering::Relaxed);
         }
         Ok(())
@@ -328,7 +328,7 @@ impl Producers {
             );
             let found = rows(connection, lossless, &sql)?;
             let (kept, forgotten) = self.part(&found, which);
-            connection.execute(&forget_sql(&condition, &kept))?;
+            connection.execute_unindexed(&forget_sql(&condition, &kept))?;
             Ok(forgotten)
         })?;
         let mut states = self.0.states.lock();
@@ -519,5 +519,22 @@ mod tests {
         assert_eq!(open[0].standing(8), Standing::Fenced);
         assert_eq!(open[1].standing(8), Standing::New);
         assert_eq!(list(&connection, &lossless).unwrap().len(), 1);
+    }
+
+    /// Compactions run at any time, one of them right after the start: an index would wait for every transaction beside it.
+    #[test]
+    fn no_index_waits_for_transactions_that_are_older_than_a_compaction() {
+        let (database, connection, lossless, producers) = idle_producers();
+        let older = database.connect().unwrap();
+        older.begin().unwrap();
+        older.execute("FROM duck_flight.producers LIMIT 1").unwrap();
+        producers.compact(&connection).unwrap();
+        let forgotten = producers.forget(&connection, &lossless, &IDLE, OWN_CATALOG);
+        assert_eq!(forgotten.unwrap(), 100);
+        assert!(!connection.older_transactions().others);
+        connection
+            .execute("DELETE FROM duck_flight.sequences")
+            .unwrap();
+        assert!(connection.older_transactions().others);
     }
 }
