@@ -264,10 +264,14 @@ impl Decoder {
                     &message.version(),
                 )
                 .map_err(invalid_batch)?;
-                let bytes = self.check_sizes(&rows, bytes)?.max(referred);
-                let rows = self.with_texts(rows)?;
+                let columns = rows.columns().iter().map(|column| column.to_data());
+                let columns: Vec<_> = columns.collect();
+                let bytes = self.check_sizes(&columns, rows.num_rows(), bytes)?;
+                self.check_views(&columns)?;
+                let rows = views::with_texts(rows, &self.schema).map_err(invalid_batch)?;
                 // They keep their whole message.
                 let bytes = bytes
+                    .max(referred)
                     .max(sent.bytes)
                     .saturating_add(arrays)
                     .saturating_add(self.dictionaries.take_new_bytes());
@@ -304,16 +308,16 @@ impl Decoder {
         }
     }
 
-    /// The batch with the texts of its views, each of which is looked at: also those that no row shows.
-    fn with_texts(&self, rows: RecordBatch) -> Result<RecordBatch> {
-        let shown = views::shown_bytes(&rows);
+    /// Refuses batches whose views show far more than their message: each view is looked at, also those that no row shows.
+    fn check_views(&self, columns: &[ArrayData]) -> Result<()> {
+        let shown = views::shown_bytes(columns);
         if shown > self.max_expanded_bytes {
             return Err(malformed(format!(
                 "the views of the batch show {shown} bytes (limit {}); send smaller batches",
                 self.max_expanded_bytes
             )));
         }
-        views::with_texts(rows, &self.schema).map_err(invalid_batch)
+        Ok(())
     }
 
     /// The bytes a batch takes in memory. Refuses compressed buffers that claim, or hold, more than is allowed.
@@ -364,17 +368,12 @@ impl Decoder {
 
     /// Refuses batches that would grow far beyond their message once they are copied: more values than bytes,
     /// or the same bytes referred to many times. Answers with what the batch weighs.
-    fn check_sizes(&self, rows: &RecordBatch, bytes: usize) -> Result<usize> {
+    fn check_sizes(&self, columns: &[ArrayData], rows: usize, bytes: usize) -> Result<usize> {
         let limit = (bytes + self.dictionaries.bytes())
             .saturating_mul(8)
             .saturating_add(FREE_VALUES);
-        let columns: Vec<_> = rows
-            .columns()
-            .iter()
-            .map(|column| column.to_data())
-            .collect();
         let longest = columns.iter().map(size::longest).max();
-        let longest = longest.unwrap_or(0).max(rows.num_rows());
+        let longest = longest.unwrap_or(0).max(rows);
         // A dictionary's values are its own, in however many columns.
         let length = |column: &ArrayData| match column.data_type() {
             DataType::Dictionary(..) => column.len(),
