@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use duck_flight_protocol::{PutOptions, SchemaMode};
-use duck_tests::{Answer, Client, ServerProcess, assert_refused, soon};
+use duck_tests::{Answer, Client, ServerProcess, assert_refused, eventually};
 use futures::future::join_all;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -110,13 +110,13 @@ impl Load {
     async fn some(&mut self) {
         let before = *self.acks.borrow_and_update();
         let enough = self.acks.wait_for(|now| *now >= before + 30);
-        soon("acks", enough).await.expect("loaders");
+        eventually("acks", enough).await.expect("loaders");
     }
 
     /// Stops the loaders; answers with the first rows of what was acknowledged.
     async fn stop(self) -> Vec<i64> {
         self.stop.send_replace(true);
-        let loaded = soon("the loaders' end", join_all(self.loaders)).await;
+        let loaded = eventually("the loaders' end", join_all(self.loaders)).await;
         loaded
             .into_iter()
             .flat_map(|loaded| loaded.expect("no panic"))

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use duck_flight_protocol::{Mode, PutOptions, TableName};
-use duck_tests::{Client, ServerProcess, assert_refused, soon};
+use duck_tests::{Client, ServerProcess, assert_refused, eventually};
 use futures::future::join_all;
 use tonic::Code;
 
@@ -156,7 +156,7 @@ async fn assert_survives(name: &str, steps: &[Step]) {
     let server = ServerProcess::start(&[]);
     let client = server.client().await;
     for step in steps {
-        soon(name, step.run(&client)).await;
+        eventually(name, step.run(&client)).await;
     }
     let all = client.rows("SELECT count(*), sum(id), sum(n) FROM t").await;
     let before = rows_of(&client, &ids).await;
@@ -360,7 +360,7 @@ async fn an_index_that_is_made_while_row_groups_come_in_survives() {
         let mut some = async |count| {
             let before = *acks.borrow_and_update();
             let enough = acks.wait_for(|now| *now >= before + count);
-            soon("acks", enough).await.unwrap();
+            eventually("acks", enough).await.unwrap();
         };
         some(1 + acks_before).await;
         client.execute("CREATE INDEX i ON t (c)").await;
@@ -470,7 +470,7 @@ async fn an_index_has_what_is_committed_while_it_is_made() {
             })
         });
         let loaders: Vec<_> = loaders.collect();
-        soon("rows", async {
+        eventually("rows", async {
             while client.count("t").await < 1000 * (round + 1).unsigned_abs() {}
         })
         .await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use duck_flight_protocol::{Create, Mode, PutOptions};
-use duck_tests::{Answer, Client, soon};
+use duck_tests::{Answer, Client, eventually};
 use tonic::Status;
 
 use crate::loader::{Loader, Progress};
@@ -80,7 +80,7 @@ impl Latest {
         self.sent += 1;
         let batch = self.batch(self.sent);
         let options = self.options();
-        let answer = soon("an answer", client.put(&options, &[batch])).await;
+        let answer = eventually("an answer", client.put(&options, &[batch])).await;
         match answer {
             Ok(acks) => {
                 let rows: Vec<_> = acks.iter().map(|ack| ack.rows).collect();

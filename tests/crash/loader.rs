@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use duck_tests::{Client, soon};
+use duck_tests::{Client, eventually};
 use tonic::{Code, Status};
 
 use crate::table::Trouble;
@@ -99,7 +99,7 @@ async fn check_and_load(loader: &mut dyn Loader, life: &Life) -> Result<(), Trou
     let client = Client::try_connect(&life.address)
         .await
         .map_err(|error| Status::unavailable(error.to_string()))?;
-    soon("a check", loader.check(&client, false)).await?;
+    eventually("a check", loader.check(&client, false)).await?;
     loader.load(&client, life).await
 }
 

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use duck_tests::{Exit, ServerProcess, soon};
+use duck_tests::{Exit, ServerProcess, eventually};
 use tempfile::TempDir;
 
 use crate::shim::{DATABASE, Disk, LOG, Ledger};
@@ -286,6 +286,6 @@ async fn a_log_that_statements_fill_is_checkpointed() {
             tokio::task::yield_now().await;
         }
     };
-    soon("a checkpoint", checkpoint).await;
+    eventually("a checkpoint", checkpoint).await;
     assert_eq!(client.count("t").await, 180_001);
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use duck_flight_protocol::{Commit, PutOptions};
-use duck_tests::{Client, numbered, soon};
+use duck_tests::{Client, eventually, numbered};
 use tonic::Status;
 
 use crate::loader::{Loader, Progress};
@@ -63,7 +63,7 @@ impl Plain {
     }
 
     async fn take_ack(&mut self, put: &mut Put, unit: i64, life: &Life) -> Result<(), Trouble> {
-        match soon("an ack", put.ack()).await? {
+        match eventually("an ack", put.ack()).await? {
             Some(ack) => self.take(unit, ack.rows, life),
             None => Err(Status::unknown("the put ended without an ack").into()),
         }
@@ -78,7 +78,7 @@ impl Plain {
             let answer = self
                 .way
                 .send(client, self.part.table, unit, self.rows(unit));
-            let rows = soon("an acknowledgement", answer).await?;
+            let rows = eventually("an acknowledgement", answer).await?;
             self.take(unit, rows, life)?;
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use duck_flight_protocol::{Ack, Commit, PutOptions};
-use duck_tests::{Client, soon};
+use duck_tests::{Client, eventually};
 use tonic::{Code, Status};
 
 use crate::loader::{Loader, Progress};
@@ -169,7 +169,7 @@ impl<S: Source> Producer<S> {
     }
 
     async fn take_ack(&mut self, put: &mut Put, sequence: u64, life: &Life) -> Result<(), Trouble> {
-        let answer = soon("an ack", put.ack()).await?;
+        let answer = eventually("an ack", put.ack()).await?;
         let Some(ack) = answer else {
             return Err(Status::unknown("the put ended without an ack").into());
         };
@@ -234,7 +234,7 @@ impl<S: Source> Producer<S> {
     ) -> Result<(), Trouble> {
         let schema = self.source.schema(self.last + 1);
         let mut put = Put::open(client, &self.options, &schema);
-        let resume_after = soon("resume_after", put.resume()).await?;
+        let resume_after = eventually("resume_after", put.resume()).await?;
         let known = self.last;
         self.believe(resume_after)?;
         if resume_after != known {
@@ -271,7 +271,7 @@ impl<S: Source> Producer<S> {
 
 /// Waits for the end of a put all of whose acks have come.
 async fn end_of(put: &mut Put) -> Result<(), Trouble> {
-    match soon("the end of a put", put.ack()).await? {
+    match eventually("the end of a put", put.ack()).await? {
         None => Ok(()),
         Some(ack) => Err(Trouble::Broken(format!("an ack too many: {ack:?}"))),
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use duck_tests::{Answer, Client, Exit, ServerProcess, server_command, soon};
+use duck_tests::{Answer, Client, Exit, ServerProcess, eventually, server_command};
 use tempfile::TempDir;
 use tonic::Code;
 
@@ -172,7 +172,7 @@ impl Ledger {
     pub(crate) async fn append_by(&mut self, way: Way, client: &Client, rows: i64) -> Answer<u64> {
         let last = self.units.last_key_value().map(|(unit, _)| unit + 1);
         let unit = last.unwrap_or(self.first);
-        let answer = soon("an answer", way.send(client, "t", unit, rows)).await;
+        let answer = eventually("an answer", way.send(client, "t", unit, rows)).await;
         let fate = match &answer {
             Ok(acknowledged) => {
                 assert_eq!(*acknowledged, rows.unsigned_abs());

@@ -2,7 +2,7 @@
 //! in a checkpoint, at its start, at its end, and in a commit that writes to the database file. A write is done by
 //! half, so that what is torn is found too.
 
-use duck_tests::{Client, ServerProcess, soon};
+use duck_tests::{Client, ServerProcess, eventually, soon};
 use tempfile::TempDir;
 
 use crate::shim::{DATABASE, Disk, Ledger};
@@ -77,7 +77,7 @@ impl KilledCheckpoint {
         kill_at(disk, number);
         // Commits are steps as well: there is always a call of this number, before the checkpoint's end or after.
         let checkpoint = client.try_execute("CHECKPOINT").await;
-        ledger.merge(soon("the kill", load).await.expect("no panic"));
+        ledger.merge(eventually("the kill", load).await.expect("no panic"));
         disk.heal();
         Self {
             directory: server.kill(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use duck_tests::{assert_refused, ints, options, rows_at_rest, soon, start};
+use duck_tests::{assert_refused, eventually, ints, options, rows_at_rest, soon, start};
 use futures::future::join_all;
 use tokio::sync::Barrier;
 use tonic::Code;
@@ -233,7 +233,9 @@ async fn small_upserts_go_on_beside_a_large_one() {
         }));
     }
     large.end().await;
-    let ack = soon("the large unit's ack", large.ack()).await.unwrap();
+    let ack = eventually("the large unit's ack", large.ack())
+        .await
+        .unwrap();
     assert_eq!(ack.unwrap().rows, LARGE.unsigned_abs());
     over.store(true, Ordering::Release);
     for small in join_all(small).await {

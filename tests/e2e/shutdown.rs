@@ -2,14 +2,14 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow_flight::FlightDescriptor;
 use arrow_flight::sql::ProstMessageExt;
 use duck_flight_protocol::{Commit, PutOptions};
 use duck_tests::{
-    Client, ENDLESS_COUNT, ENDLESS_ROWS, ServerProcess, Wire, assert_refused, ingest_into, ints,
-    messages, numbered, rows_at_rest, soon, status,
+    Client, ENDLESS_COUNT, ENDLESS_ROWS, PATIENCE, ServerProcess, Wire, assert_refused,
+    ingest_into, ints, messages, numbered, rows_at_rest, soon, status,
 };
 use futures::{StreamExt, TryStreamExt};
 use prost::Message;
@@ -197,7 +197,10 @@ async fn clients_that_take_nothing_more_do_not_keep_the_server_up() {
         client.ping().await;
     }
     server.signal("TERM");
+    let start = Instant::now();
     let exit = server.wait();
+    // Later it finds out by itself that they do not answer.
+    assert!(start.elapsed() < PATIENCE, "{exit:?}");
     assert_eq!(exit.code, Some(0), "{exit:?}");
     assert!(!has_log(server.directory()));
     assert_eq!(rows_at_rest(server.directory(), "t"), 10);

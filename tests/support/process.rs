@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::{Client, PATIENCE};
+use crate::{Client, WORK_PATIENCE};
 
 /// How often a child that should end is looked at.
 const LOOK: Duration = Duration::from_millis(5);
@@ -169,7 +169,7 @@ impl ServerProcess {
             stderr,
             directory: None,
         };
-        match lines.recv_timeout(PATIENCE) {
+        match lines.recv_timeout(WORK_PATIENCE) {
             Ok(line) => {
                 let address = line.strip_prefix("listening on ");
                 server.address = address.expect("a ready line").to_owned();
@@ -253,7 +253,7 @@ impl ServerProcess {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 return status;
             }
-            assert!(start.elapsed() < PATIENCE, "the server does not end");
+            assert!(start.elapsed() < WORK_PATIENCE, "the server does not end");
             std::thread::sleep(LOOK);
         }
     }

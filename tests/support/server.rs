@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::{Client, soon};
+use crate::{Client, eventually};
 
 /// The settings of a [`TestServer`].
 #[derive(Debug, Clone)]
@@ -141,7 +141,7 @@ impl TestServer {
     /// When it does not end, or ends with an error.
     pub async fn shutdown(self) -> TempDir {
         self.stop.send(()).expect("it serves");
-        let served = soon("the server's end", self.serving).await;
+        let served = eventually("the server's end", self.serving).await;
         served.expect("no panic").expect("a clean end");
         assert!(self.database.exists());
         self.directory
