@@ -49,6 +49,8 @@ impl Plan {
             Self::Checkpoint(count) => {
                 world.until(|now| now.acks >= before.acks + count).await;
                 tokio::spawn(checkpoints(client.clone(), world.clone()));
+                // One at least is made, however much is in its way.
+                world.until(|now| now.checkpoints > 0).await;
             }
             Self::Evolution => {
                 let next = before.evolutions + 1;
