@@ -56,8 +56,10 @@ const MAX_PENDING_RESETS: usize = 1024;
 /// Headers hold credentials and what drivers add to them.
 const MAX_HEADER_BYTES: u32 = 64 << 10;
 
-/// How long clients have to take their last answers before their connections are cut.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long clients have to take their last answers before their connections are cut. It is over once all have, so that only those
+/// that take nothing make it last; behind a slow network, or beside much else on the machine, a second is too short to read what is
+/// on its way before the answer.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// The call whose handler may read its request's bytes by itself.
 const PUT: &str = "/arrow.flight.protocol.FlightService/DoPut";
