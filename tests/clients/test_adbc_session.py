@@ -73,12 +73,13 @@ def test_what_a_session_left_is_gone_when_it_is_closed(server, table):
 
 
 def test_a_session_that_nobody_uses_ends_and_its_client_hears_of_it(start_server, table):
-    server = start_server("--session-timeout", "200ms")
+    # Long enough for the calls that a statement is made of.
+    server = start_server("--session-timeout", "1s")
     with connect(server, COOKIES) as connection:
         run(connection, f"CREATE TEMP TABLE {table} (i INTEGER)")
         with connect(server) as other, pytest.raises(connection.Error, match="(?i)session"):
             # Each use keeps it alive, so that the pauses between them grow.
-            for seconds in [0.1 * 2**n for n in range(9)]:
+            for seconds in [0.5 * 2**n for n in range(7)]:
                 pause_end = time.monotonic() + seconds
                 while time.monotonic() < pause_end:
                     rows_of(other, "SELECT 42")

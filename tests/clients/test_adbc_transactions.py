@@ -241,7 +241,8 @@ def test_a_huge_result_that_is_open_does_not_block_its_transaction_for_ever(open
 
 
 def test_an_abandoned_transaction_is_rolled_back_in_the_end(start_server, table):
-    server = start_server("--transaction-timeout", "200ms")
+    # Long enough for the calls that a statement is made of.
+    server = start_server("--transaction-timeout", "1s")
     with connect(server) as connection, connect(server, autocommit=False) as abandoned:
         run(connection, f"CREATE TABLE {table} AS SELECT 1 AS i")
         run(abandoned, f"UPDATE {table} SET i = 2")

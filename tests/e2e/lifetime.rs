@@ -98,7 +98,8 @@ async fn closing_a_session_ends_what_runs_in_it() {
 async fn a_session_lasts_as_long_as_its_query() {
     let setup = Setup {
         expiry: Expiry {
-            session: Duration::from_secs(1),
+            // Long enough for a handshake and the first rows of a query.
+            session: Duration::from_secs(2),
             transaction: Duration::from_secs(300),
         },
         ..Setup::default()
