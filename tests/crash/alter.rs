@@ -157,7 +157,7 @@ async fn assert_survives(server: ServerProcess, acked: &[i64]) {
     let server = ServerProcess::start_in(server.kill(), &[]);
     let client = server.client().await;
     assert_all(&client).await;
-    client.execute("CHECKPOINT").await;
+    client.checkpoint().await;
     let server = ServerProcess::start_in(server.kill(), &[]);
     assert_all(&server.client().await).await;
     server.stop();
@@ -287,7 +287,7 @@ async fn rows_survive_a_kill_while_their_table_makes_room_for_another_one() {
     let server = ServerProcess::start_in(directory, &[]);
     let client = server.client().await;
     assert_kept(&client, &all, &acked).await;
-    client.execute("CHECKPOINT").await;
+    client.checkpoint().await;
     let server = ServerProcess::start_in(server.kill(), &[]);
     assert_kept(&server.client().await, &all, &acked).await;
     server.stop();

@@ -308,7 +308,7 @@ async fn a_server_whose_files_cannot_be_used_says_so_and_does_not_start() {
     ] {
         let disk = Disk::new();
         let (server, client, mut ledger) = loaded(&disk).await;
-        client.execute("CHECKPOINT").await;
+        client.checkpoint().await;
         ledger.append_all(&client, 3, SMALL).await;
         let mut directory = server.kill();
         let log = directory.path().join("test.db.wal");
@@ -356,7 +356,7 @@ async fn a_log_that_cannot_be_opened_refuses_units_and_loses_nothing() {
     let disk = Disk::new();
     let (mut server, client, mut ledger) = loaded(&disk).await;
     // After a checkpoint the log is a new file.
-    client.execute("CHECKPOINT").await;
+    client.checkpoint().await;
     disk.fail("open", LOG, EROFS);
     let refused = ledger.append(&client, SMALL).await;
     assert!(disk.failures() > 0);

@@ -11,6 +11,8 @@ use duck_tests::{Client, ServerProcess, assert_refused, eventually};
 use futures::future::join_all;
 use tonic::Code;
 
+use crate::with_index::make_index;
+
 const KEYED: &str = "CREATE TABLE t (id BIGINT PRIMARY KEY, c VARCHAR, n BIGINT)";
 const UNIQUE: &str = "CREATE TABLE t (id BIGINT PRIMARY KEY, c VARCHAR, n BIGINT UNIQUE)";
 const PLAIN: &str = "CREATE TABLE t (id BIGINT, c VARCHAR, n BIGINT)";
@@ -21,6 +23,7 @@ const MANY: i64 = 25_000;
 /// Something that writes rows. Those of a put have the text `s{id}` and the number `id + n`.
 enum Step {
     Sql(&'static str),
+    Checkpoint,
     Append {
         from: i64,
         rows: i64,
@@ -46,7 +49,7 @@ enum Step {
     },
 }
 
-use Step::{Append, Spellings, Sql, Transaction, Upsert, Upserts};
+use Step::{Append, Checkpoint, Spellings, Sql, Transaction, Upsert, Upserts};
 
 fn batch(from: i64, rows: i64, n: i64) -> RecordBatch {
     let ids = from..from + rows;
@@ -87,6 +90,7 @@ impl Step {
             Sql(sql) => {
                 client.execute(sql).await;
             }
+            Checkpoint => client.checkpoint().await,
             Append { from, rows } => {
                 client.append("t", &[batch(from, rows, 0)]).await.unwrap();
             }
@@ -224,7 +228,7 @@ async fn puts_of_row_groups_survive_beside_an_index() {
         Sql(KEYED),
         small(),
         Sql("CREATE INDEX i ON t (c)"),
-        Sql("CHECKPOINT"),
+        Checkpoint,
         many(),
     ];
     assert_survives("an index in the file", &late).await;
@@ -524,7 +528,7 @@ async fn an_index_that_is_made_or_dropped_beside_another_one_survives() {
                 Sql(PLAIN),
                 Sql(BY_ID),
                 Sql(FIRST),
-                Sql("CHECKPOINT"),
+                Checkpoint,
                 Sql(DELETE),
                 Sql(BY_C),
                 Sql("DELETE FROM t WHERE id = 1"),
@@ -541,7 +545,7 @@ async fn an_index_that_is_made_or_dropped_beside_another_one_survives() {
                 Sql(BY_N),
                 Sql(BY_ID),
                 Sql(FIRST),
-                Sql("CHECKPOINT"),
+                Checkpoint,
                 Sql(NEXT),
                 Sql("DROP INDEX by_id"),
                 Sql(LAST),
@@ -591,7 +595,7 @@ async fn an_index_beside_another_one_is_not_made_where_there_is_no_checkpoint() 
     let refused = client.try_execute(BY_C).await;
     assert_refused(refused, Code::Aborted, &["needs a checkpoint", "try again"]);
     sql.commit(&transaction).await.unwrap();
-    client.execute(BY_C).await;
+    make_index(&client, BY_C).await;
     let transaction = sql.begin().await.unwrap();
     for first in [
         "CREATE INDEX by_i ON u (i)",

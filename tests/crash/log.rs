@@ -21,7 +21,7 @@ async fn killed() -> (TempDir, Ledger) {
     let client = server.client().await;
     let mut ledger = Ledger::default();
     ledger.append_all(&client, UNITS, ROWS).await;
-    client.execute("CHECKPOINT").await;
+    client.checkpoint().await;
     ledger.append_all(&client, UNITS, ROWS).await;
     (server.kill(), ledger)
 }

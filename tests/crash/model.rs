@@ -219,15 +219,7 @@ impl Pair {
                     Late::Int | Late::BigInt => Late::BigInt,
                 };
             }
-            Step::Checkpoint => {
-                // A put that was cut off may be in its commit still, and then it is refused.
-                let checkpoint = async {
-                    while let Err(status) = self.client.try_execute("CHECKPOINT").await {
-                        assert!(status.message().contains("Cannot CHECKPOINT"), "{status:?}");
-                    }
-                };
-                soon("a checkpoint", checkpoint).await;
-            }
+            Step::Checkpoint => self.client.checkpoint().await,
             Step::Kill => self.kill().await,
         }
     }

@@ -20,7 +20,7 @@ async fn a_type_is_made_in_a_schema_only_once_that_is_in_the_file() {
         assert_refused(refused, Code::Unimplemented, &["CHECKPOINT", "main"]);
     }
     client.execute("CREATE TYPE feeling AS ENUM ('b')").await;
-    client.execute("CHECKPOINT").await;
+    client.checkpoint().await;
     let mut session = client.session().await;
     for sql in ["BEGIN", "CREATE SCHEMA v"] {
         session.update(sql, None).await.unwrap();

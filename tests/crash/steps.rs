@@ -29,7 +29,7 @@ async fn start(disk: &Disk) -> (ServerProcess, Client, Ledger) {
     let client = server.client().await;
     let mut ledger = Ledger::default();
     ledger.append_all(&client, 3, ROWS).await;
-    client.execute("CHECKPOINT").await;
+    client.checkpoint().await;
     ledger.append_all(&client, 3, ROWS).await;
     (server, client, ledger)
 }

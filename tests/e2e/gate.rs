@@ -239,7 +239,7 @@ async fn no_client_forces_a_checkpoint_that_all_others_wait_for() {
     }
     assert_eq!(client.count("t").await, 0);
     sql.commit(&transaction).await.unwrap();
-    client.execute("CHECKPOINT").await;
+    client.checkpoint().await;
     server.shutdown().await;
 }
 

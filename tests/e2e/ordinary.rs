@@ -92,6 +92,6 @@ async fn a_call_is_planned_in_the_transaction_that_it_runs_in() {
         let (planned, run) = found[0].split_once('|').unwrap();
         assert_eq!(planned, run);
     }
-    client.execute("CHECKPOINT").await;
+    client.checkpoint().await;
     server.shutdown().await;
 }

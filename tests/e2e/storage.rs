@@ -77,7 +77,7 @@ async fn assert_all_rows_are_kept(server: ServerProcess, before: i64) {
         client.value::<i64>("SELECT sum(i)::BIGINT FROM t").await,
         sum
     );
-    client.execute("CHECKPOINT").await;
+    client.checkpoint().await;
     let server = ServerProcess::start_in(server.kill(), &[]);
     let client = server.client().await;
     assert_eq!(
@@ -116,14 +116,14 @@ async fn a_file_with_an_index_in_its_log_keeps_small_row_groups() {
         .await;
     // Of several row groups, which may not be merged.
     client.append("other", &[ints(0..100_000)]).await.unwrap();
-    client.execute("CHECKPOINT").await;
+    client.checkpoint().await;
     client.execute("CREATE INDEX by_i ON t (i)").await;
     client.execute("INSERT INTO t VALUES (1000)").await;
     let server = ServerProcess::start_in(server.kill(), &[]);
     assert!(!server.stderr().contains("WARN"), "{}", server.stderr());
     let client = server.client().await;
     client.append("t", &[ints(1001..100_000)]).await.unwrap();
-    client.execute("CHECKPOINT").await;
+    client.checkpoint().await;
     assert_eq!(largest_row_group(&client, "t").await, 20_480);
     assert_eq!(largest_row_group(&client, "other").await, 20_480);
     assert_eq!(client.rows("FROM t WHERE i = 1000").await, ["1000"]);
@@ -272,9 +272,10 @@ async fn keys_that_a_script_has_written_anew_are_found_after_kill() {
     client
         .execute(
             "CREATE TABLE audit (i INTEGER); CREATE TABLE t (i BIGINT PRIMARY KEY, j INTEGER);
-             INSERT INTO t SELECT range, 0 FROM range(50000); CHECKPOINT",
+             INSERT INTO t SELECT range, 0 FROM range(50000)",
         )
         .await;
+    client.checkpoint().await;
     client
         .execute("INSERT INTO audit VALUES (1); UPDATE t SET i = i, j = 1")
         .await;

@@ -199,6 +199,20 @@ impl Client {
         }
     }
 
+    /// Makes a checkpoint. A transaction of the server's own may be in its way for a moment, and a put that was cut off in its commit.
+    ///
+    /// # Panics
+    /// When something else is in its way, or that stays.
+    pub async fn checkpoint(&self) {
+        let checkpoint = async {
+            while let Err(refused) = self.try_execute("CHECKPOINT").await {
+                let is_not_yet = refused.message().contains("Cannot CHECKPOINT");
+                assert!(is_not_yet, "{refused:?}");
+            }
+        };
+        soon("a checkpoint", checkpoint).await;
+    }
+
     /// Sends batches in one put, and answers with its acks.
     ///
     /// # Errors
