@@ -331,7 +331,8 @@ async fn a_result_that_is_given_up_leaves_its_transaction_whole() {
         let mut rows = sql.raw().do_get(ticket).await.unwrap();
         assert!(rows.next().await.unwrap().is_ok());
         drop(rows);
-        assert_eq!(sql.rows("FROM t", Some(&transaction)).await, ["1"]);
+        let next = sql.rows_behind("FROM t", Some(&transaction)).await;
+        assert_eq!(next, ["1"]);
     }
     sql.commit(&transaction).await.unwrap();
     assert_eq!(client.rows("FROM t").await, ["1"]);
@@ -455,7 +456,8 @@ async fn an_ingest_that_fails_in_a_transaction_can_only_be_rolled_back() {
 async fn what_nobody_uses_any_more_is_rolled_back_and_forgotten() {
     let setup = Setup {
         expiry: Expiry {
-            session: Duration::from_millis(400),
+            // Long enough for a handshake and a statement, one after the other.
+            session: Duration::from_secs(2),
             transaction: Duration::from_millis(200),
         },
         ..Setup::default()

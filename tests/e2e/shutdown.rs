@@ -126,8 +126,13 @@ async fn sigterm_does_not_wait_for_results_that_nobody_has_fetched() {
     let mut sql = client.sql();
     let info = sql.info("INSERT INTO t VALUES (1) RETURNING i", None);
     assert_eq!(info.await.unwrap().total_records, 1);
-    let polled = poll(&client, query(ENDLESS_ROWS)).await;
-    assert!(polled.flight_descriptor.is_none(), "its rows wait");
+    let mut polled = poll(&client, query(ENDLESS_ROWS)).await;
+    let rows_wait = async {
+        while let Some(next) = polled.flight_descriptor.take() {
+            polled = poll(&client, next).await;
+        }
+    };
+    soon("rows that wait", rows_wait).await;
     assert_eq!(client.kept("results").await, 2);
     let polled = poll(&client, query(ENDLESS_COUNT)).await;
     assert!(polled.flight_descriptor.is_some(), "it runs");
@@ -368,7 +373,7 @@ async fn a_copy_put_back_beside_a_later_log_is_refused_until_that_is_moved_away(
     let server = ServerProcess::start_in(directory, &[]);
     let client = server.client().await;
     client.append("t", &[ints(10..20)]).await.unwrap();
-    client.execute("CHECKPOINT").await;
+    client.checkpoint().await;
     client.append("t", &[ints(20..30)]).await.unwrap();
     let directory = server.kill();
     std::fs::copy(&copy, &file).unwrap();

@@ -9,10 +9,12 @@ use arrow_flight::sql::{CommandStatementIngest, EndTransaction, TableDefinitionO
 use arrow_flight::{Action, FlightInfo};
 use bytes::Bytes;
 use futures::{TryStreamExt, stream};
+use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::client::{Answer, Client, rows_of, status};
 use crate::open_put::OpenPut;
+use crate::soon;
 
 /// A query whose rows never end.
 pub const ENDLESS_ROWS: &str = "SELECT range AS i FROM range(100000000000)";
@@ -73,6 +75,28 @@ impl SqlClient {
     /// When it does not.
     pub async fn rows(&mut self, sql: &str, transaction: Option<&Bytes>) -> Vec<String> {
         match self.try_rows(sql, transaction).await {
+            Ok(rows) => rows,
+            Err(error) => panic!("{sql}: {error:?}"),
+        }
+    }
+
+    /// As [`SqlClient::rows`], right behind a result that was dropped: where the server is so busy that it has yet to find out, it
+    /// refuses the statement, of which then nothing has run, and it is sent again.
+    ///
+    /// # Panics
+    /// When it does not succeed, or is refused for too long.
+    pub async fn rows_behind(&mut self, sql: &str, transaction: Option<&Bytes>) -> Vec<String> {
+        let answer = soon(sql, async {
+            loop {
+                match self.try_rows(sql, transaction).await {
+                    Err(error)
+                        if error.code() == Code::ResourceExhausted
+                            && error.message().contains("still running") => {}
+                    answer => return answer,
+                }
+            }
+        });
+        match answer.await {
             Ok(rows) => rows,
             Err(error) => panic!("{sql}: {error:?}"),
         }
