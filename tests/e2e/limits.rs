@@ -271,8 +271,13 @@ const REACHING_OVER: &[&str] = &[
     "ATTACH ':memory:' AS shared",
 ];
 
+/// The file that one of these statements would make outside of the test's directory.
+const BREAKOUT: &str = "/tmp/duck_flight_breakout.csv";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_statement_reaches_the_machine_or_changes_the_server_for_others() {
+    // An earlier run may have left it.
+    std::fs::remove_file(BREAKOUT).ok();
     let mut victim = Victim::start().await;
     let mut ways = Vec::new();
     for sql in REACHING_OUT.iter().chain(REACHING_OVER) {
@@ -282,7 +287,7 @@ async fn no_statement_reaches_the_machine_or_changes_the_server_for_others() {
             victim = Victim::start().await;
         }
     }
-    assert!(!Path::new("/tmp/duck_flight_breakout.csv").exists());
+    assert!(!Path::new(BREAKOUT).exists());
     assert!(ways.is_empty(), "{} ways: {ways:#?}", ways.len());
 }
 

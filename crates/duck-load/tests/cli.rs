@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use process::Process;
+use tokio::net::TcpSocket;
 
 fn duck_load(flags: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_duck-load"))
@@ -27,10 +28,12 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// An address on which nobody listens.
-fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
+/// An address on which nobody listens, and what keeps it from being given to others.
+fn free_address() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    (socket, address)
 }
 
 #[test]
@@ -85,7 +88,7 @@ fn bad_usage_exits_with_2_and_says_what_is_wrong() {
 
 #[test]
 fn without_a_server_it_exits_with_1_and_names_the_address() {
-    let address = free_address();
+    let (_held, address) = free_address();
     let output = duck_load(&["--server", &address]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains(&address), "{}", stderr(&output));
@@ -94,7 +97,7 @@ fn without_a_server_it_exits_with_1_and_names_the_address() {
 
 #[test]
 fn a_flag_may_come_from_the_environment() {
-    let address = free_address();
+    let (_held, address) = free_address();
     let output = Command::new(env!("CARGO_BIN_EXE_duck-load"))
         .env("DUCK_FLIGHT_SERVER", &address)
         .env("DUCK_LOAD_ROWS", "none")
@@ -106,7 +109,7 @@ fn a_flag_may_come_from_the_environment() {
 
 #[test]
 fn a_switch_in_the_environment_may_be_on_or_off_by_any_usual_word() {
-    let address = free_address();
+    let (_held, address) = free_address();
     for (value, code) in [("1", 2), ("true", 2), ("0", 1), ("false", 1)] {
         // Where it is on, it needs a producer.
         let output = Command::new(env!("CARGO_BIN_EXE_duck-load"))
@@ -191,7 +194,7 @@ fn a_producer_sends_again_until_its_retries_are_used_up() {
 
 #[test]
 fn a_resuming_loader_gives_up_when_there_is_no_server_for_too_long() {
-    let address = free_address();
+    let (_held, address) = free_address();
     let flags = ["--producer", "p", "--resume", "--give-up-after", "100ms"];
     let output = duck_load(&[&flags[..], &["--server", &address]].concat());
     assert_eq!(output.status.code(), Some(1));

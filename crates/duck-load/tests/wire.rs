@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use duck_flight_protocol::{Commit, ConnectOptions};
 use duck_load::{Plan, Progress, Report, Stop};
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::sync::Notify;
 
 use keeper::{Fault, Keeper, Spoil};
@@ -228,9 +228,10 @@ async fn a_fenced_producer_ends_and_says_why() {
 
 #[tokio::test]
 async fn a_resuming_loader_waits_for_a_server_that_comes_later() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    // It is taken from the start, so that no other test is given its port; but nobody listens.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
     let server = ConnectOptions {
         server: address.to_string(),
     };
@@ -244,9 +245,7 @@ async fn a_resuming_loader_waits_for_a_server_that_comes_later() {
     // Time enough for a first attempt; coming too early would only make the test easier.
     tokio::time::sleep(Duration::from_millis(50)).await;
     let keeper = Keeper::new([]);
-    keeper
-        .serve_on(TcpListener::bind(address).await.unwrap())
-        .await;
+    keeper.serve_on(socket.listen(1024).unwrap()).await;
     let report = loading.await.unwrap();
     assert!(report.is_success(), "{report}");
     assert_exactly_once(&keeper, 50);
