@@ -28,6 +28,7 @@ pub(crate) enum Replacing {
 }
 
 /// A table, and the units that were sent for it, each once: the numbers from 1 on.
+#[derive(Clone)]
 pub(crate) struct Latest {
     table: &'static str,
     replacing: Replacing,
@@ -168,5 +169,9 @@ impl Loader for Latest {
             committed: self.committed.unsigned_abs(),
             duplicates: 0,
         }
+    }
+
+    fn fork(&self) -> Box<dyn Loader> {
+        Box::new(self.clone())
     }
 }

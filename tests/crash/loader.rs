@@ -29,6 +29,9 @@ pub(crate) trait Loader: Send {
     async fn load(&mut self, client: &Client, life: &Life) -> Result<(), Trouble>;
 
     fn progress(&self) -> Progress;
+
+    /// Another one that knows the same: for one of several ways in which things may go on.
+    fn fork(&self) -> Box<dyn Loader>;
 }
 
 /// How far a loader has come.
@@ -75,7 +78,7 @@ pub(crate) async fn drive(
 }
 
 /// Checks and loads until the life is over; a refusal that invites to try again is tried again.
-async fn live(loader: &mut dyn Loader, life: &Life) -> Result<(), String> {
+pub(crate) async fn live(loader: &mut dyn Loader, life: &Life) -> Result<(), String> {
     let mut refusals = Vec::new();
     for tries in 1..=TRIES {
         let status = match check_and_load(loader, life).await {

@@ -10,6 +10,7 @@
 //! - [`cut_off`]: checkpoints are cut off one after the other;
 //! - [`index`]: tables with indexes are written in whole row groups before a kill;
 //! - [`log`]: the log is damaged between two runs;
+//! - [`power`]: the power is cut while loaders write: of what was not synced a part is lost;
 //! - [`replayed_alter`]: what an ALTER means must not change when it is replayed;
 //! - [`replayed_script`]: scripts that end one transaction and commit another before a kill;
 //! - [`replayed_type`]: types that are made in new schemas;
@@ -30,6 +31,7 @@ mod log;
 mod model;
 mod plain;
 mod plan;
+mod power;
 mod producer;
 mod put;
 mod referred;

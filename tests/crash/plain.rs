@@ -19,6 +19,7 @@ const IN_FLIGHT: usize = 6;
 const EACH_LIFE: u64 = 200;
 
 /// A loader without a producer.
+#[derive(Clone)]
 pub(crate) struct Plain {
     part: Part,
     way: Way,
@@ -177,5 +178,9 @@ impl Loader for Plain {
             committed: committed as u64,
             duplicates: 0,
         }
+    }
+
+    fn fork(&self) -> Box<dyn Loader> {
+        Box::new(self.clone())
     }
 }

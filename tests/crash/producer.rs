@@ -33,7 +33,7 @@ pub(crate) struct Effect {
 }
 
 /// The units of one loader, each of which follows from its sequence, and the model of the table they make.
-pub(crate) trait Source: Send + Sync + 'static {
+pub(crate) trait Source: Clone + Send + Sync + 'static {
     /// What the table must hold.
     type Model: Clone + Default + Send + Sync;
 
@@ -79,6 +79,7 @@ pub(crate) trait Source: Send + Sync + 'static {
 }
 
 /// A loader with a producer.
+#[derive(Clone)]
 pub(crate) struct Producer<S: Source> {
     source: S,
     options: PutOptions,
@@ -321,5 +322,9 @@ impl<S: Source> Loader for Producer<S> {
             committed: self.last,
             duplicates: self.duplicates,
         }
+    }
+
+    fn fork(&self) -> Box<dyn Loader> {
+        Box::new(self.clone())
     }
 }

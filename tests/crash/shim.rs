@@ -26,7 +26,7 @@ pub(crate) const MARK: &str = ".mark";
 pub(crate) const SPILLED: &str = ".tmp";
 
 /// Compiles the shim, once.
-fn shim() -> &'static Path {
+pub(crate) fn shim() -> &'static Path {
     static SHIM: OnceLock<PathBuf> = OnceLock::new();
     SHIM.get_or_init(|| {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("crash/shim.c");

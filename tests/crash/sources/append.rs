@@ -10,6 +10,7 @@ use crate::producer::{Effect, Pace, Source};
 use crate::table::{Check, Part};
 
 /// Appends small units.
+#[derive(Clone)]
 pub(crate) struct Append {
     part: Part,
     commit: Commit,

@@ -21,6 +21,7 @@ const ROWS_EACH: usize = 10;
 const ROWS: u64 = ROWS_EACH as u64;
 
 /// Appends to a table that evolves.
+#[derive(Clone)]
 pub(crate) struct Evolve(pub(crate) Commit);
 
 fn columns(sequence: u64) -> u64 {

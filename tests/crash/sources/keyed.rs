@@ -40,6 +40,7 @@ fn all_rows(source: &impl Source, rows: &Rows) -> Vec<Check> {
 }
 
 /// Upserts by key.
+#[derive(Clone)]
 pub(crate) struct Upsert {
     commit: Commit,
     seed: u64,
@@ -98,6 +99,7 @@ impl Source for Upsert {
 }
 
 /// Inserts, updates and deletes, as each row says; a key may come several times in a unit.
+#[derive(Clone)]
 pub(crate) struct Changes {
     commit: Commit,
     seed: u64,
@@ -165,6 +167,7 @@ impl Source for Changes {
 }
 
 /// Deletes keys of a table that had all of them.
+#[derive(Clone)]
 pub(crate) struct Delete(pub(crate) Commit);
 
 /// How many keys the table has at first, and how many a unit deletes.

@@ -17,6 +17,7 @@ const TOO_LARGE: i64 = 1 << 40;
 const FORBIDDEN: i64 = -1;
 
 /// Appends rows some of which are bad.
+#[derive(Clone)]
 pub(crate) struct Rejects {
     name: String,
     commit: Commit,
