@@ -125,10 +125,13 @@ struct Part {
 
 /// A whole entry.
 pub(super) struct Entry {
+    /// Where it begins.
+    pub(super) begin: u64,
     /// Where it ends.
     pub(super) end: u64,
     /// Its kind, where it can be told.
     pub(super) kind: Option<u8>,
+    checksum: u64,
 }
 
 impl<'f> Entries<'f> {
@@ -155,13 +158,30 @@ impl<'f> Entries<'f> {
         }
         let mut part = self.part.borrow_mut();
         let start = part.entry_start(self.file, offset)?;
-        let (size, _) = start.split_first_chunk()?;
+        let (size, rest) = start.split_first_chunk()?;
+        let (checksum, _) = rest.split_first_chunk()?;
         let end = head_end.checked_add(u64::from_le_bytes(*size))?;
         let kind = match start.get(16..) {
             Some(&[low, high, kind]) if u16::from_le_bytes([low, high]) == KIND_FIELD => Some(kind),
             _ => None,
         };
-        (end <= self.bytes).then_some(Entry { end, kind })
+        (end <= self.bytes).then_some(Entry {
+            begin: offset,
+            end,
+            kind,
+            checksum: u64::from_le_bytes(*checksum),
+        })
+    }
+
+    /// Whether an entry is as DuckDB wrote it.
+    pub(super) fn is_sound(&self, entry: &Entry) -> bool {
+        let begin = entry.begin + ENTRY_HEAD_BYTES;
+        let Ok(bytes) = usize::try_from(entry.end - begin) else {
+            return false;
+        };
+        let mut payload = vec![0; bytes];
+        let read = self.file.read_exact_at(&mut payload, begin);
+        read.is_ok() && checksum(&payload) == entry.checksum
     }
 
     /// The whole entries from `offset` on, one after another.
@@ -186,6 +206,41 @@ impl Part {
         };
         self.bytes.get(from..self.len.min(from + ENTRY_START_BYTES))
     }
+}
+
+/// An entry with this payload.
+fn entry_with(payload: &[u8]) -> Vec<u8> {
+    let size = (payload.len() as u64).to_le_bytes();
+    let checksum = checksum(payload).to_le_bytes();
+    [&size[..], &checksum, payload].concat()
+}
+
+/// The end of a commit, which is the same at each.
+pub(super) fn flush() -> Vec<u8> {
+    let [low, high] = KIND_FIELD.to_le_bytes();
+    entry_with(&[low, high, FLUSH, 0xff, 0xff])
+}
+
+/// The checksum of an entry's payload (`Checksum` in DuckDB's `common/checksum.cpp`).
+fn checksum(payload: &[u8]) -> u64 {
+    const FACTOR: u64 = 0xc6a4_a793_5bd1_e995;
+    let words = payload.chunks_exact(8);
+    let rest = words.remainder();
+    let word = |bytes: &[u8]| {
+        let mut word = [0; 8];
+        word[..bytes.len()].copy_from_slice(bytes);
+        u64::from_le_bytes(word)
+    };
+    let whole = words.fold(5381, |all, bytes| {
+        all ^ word(bytes).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+    });
+    if rest.is_empty() {
+        return whole;
+    }
+    let hash = 0xe17a_1465 ^ (rest.len() as u64).wrapping_mul(FACTOR);
+    let hash = (hash ^ word(rest)).wrapping_mul(FACTOR);
+    let hash = (hash ^ (hash >> 47)).wrapping_mul(FACTOR);
+    whole ^ hash ^ (hash >> 47)
 }
 
 /// Logs for tests.
@@ -225,8 +280,7 @@ pub(super) mod samples {
     /// An entry of this kind with so many bytes of something.
     pub(in super::super) fn entry_of(kind: u8, bytes: usize) -> Vec<u8> {
         let payload = [&[100, 0, kind][..], &vec![7; bytes], &[0xff, 0xff]].concat();
-        let size = payload.len() as u64;
-        [&size.to_le_bytes()[..], &[9; 8], &payload].concat()
+        super::entry_with(&payload)
     }
 }
 
@@ -286,6 +340,10 @@ mod tests {
             let entries = Entries::of(&file);
             let last = entries.from(header.end).last().unwrap();
             assert_eq!((last.end, last.kind), (log.len() as u64, Some(FLUSH)));
+            assert!(log.ends_with(&flush()));
+            for entry in entries.from(header.end) {
+                assert!(entries.is_sound(&entry));
+            }
         }
         // As it would begin after as many checkpoints more.
         let log = log_of_duckdb("v1.4.0");
