@@ -3,7 +3,8 @@
 //! DuckDB takes a log that was cut, emptied or removed for one that was never longer, and opens the database
 //! with fewer rows and without an error. So beside the database stands a small file that says how long the log
 //! was when rows were last acknowledged. It is written before the acknowledgement and not waited for: it is
-//! there after the process was killed, and after a power loss it is at most too old.
+//! there after the process was killed, and after a power loss it is at most too old. For that it tells of no commit that is
+//! written and not synced yet, as the one of a client's statement may be.
 //!
 //! A checkpoint makes the log void. The database's header counts them, and a mark holds for one count only.
 
@@ -146,7 +147,7 @@ impl Mark {
 
     /// Notes the log as it is, with a commit in it that is about to be acknowledged, and answers with its size in bytes,
     /// which is 0 for a database in memory. Where a checkpoint has finished since `before`, the commit may be in either
-    /// log, and nothing is noted or known.
+    /// log, and nothing is noted or known; nor is it where the log cannot be synced.
     pub(super) fn write(&self, before: Before) -> Option<u64> {
         let Some(files) = &self.files else {
             return Some(0);
@@ -157,10 +158,11 @@ impl Mark {
         let mut last = files.last.lock();
         let known = last.take().filter(|last| last.checkpoints == count);
         let known = known.map_or_else(Default::default, |last| [last.log, last.next_log]);
+        let [log, next_log] = &files.logs;
         let state = State {
             checkpoints: count,
-            log: Log::look(&files.logs[0], &known, count),
-            next_log: Log::look(&files.logs[1], &known, count),
+            log: Log::look(log, &known, count)?,
+            next_log: Log::look(next_log, &known, count)?,
         };
         if files.checkpoints() != Some(count) {
             return None;
@@ -296,14 +298,17 @@ impl Log {
     /// not acknowledged and may be taken back. `known` are logs of the same count, one of which it may have been: they
     /// only grow, so what was walked once need not be walked again. One of fewer checkpoints than the database has seen is
     /// as good as none: all of it is in the database, and DuckDB is about to remove it.
-    fn look(path: &Path, known: &[Self], checkpoints: u64) -> Self {
+    ///
+    /// The commit to acknowledge is synced. Where another one has come to it, that is not certain of the last, and it is synced
+    /// here. `None` where that fails.
+    fn look(path: &Path, known: &[Self], checkpoints: u64) -> Option<Self> {
         let Ok(file) = File::open(path) else {
-            return Self::default();
+            return Some(Self::default());
         };
         let start = start(&file);
         let header = Header::read(&start);
         if header.checkpoints.is_some_and(|seen| seen < checkpoints) {
-            return Self::default();
+            return Some(Self::default());
         }
         let entries = Entries::of(&file);
         let leads_on =
@@ -314,9 +319,15 @@ impl Log {
         let from = known.map_or(header.end, |log| log.bytes);
         // An entry whose kind cannot be told counts.
         let ends_commit = |entry: &Entry| entry.kind.is_none_or(|kind| kind == FLUSH);
-        let commits = entries.from(from).filter(ends_commit);
-        let bytes = commits.last().map_or(from, |entry| entry.end);
-        Self { bytes, start }
+        let (mut bytes, mut commits) = (from, 0);
+        for commit in entries.from(from).filter(ends_commit) {
+            bytes = commit.end;
+            commits += 1;
+        }
+        if commits > 1 {
+            file.sync_data().ok()?;
+        }
+        Some(Self { bytes, start })
     }
 
     /// Whether all of it is in this file: its entries lead from the beginning to where it ended.
@@ -372,7 +383,7 @@ mod tests {
         log.extend(kinds.iter().copied().flat_map(entry));
         log.extend(&entry(FLUSH)[..17]);
         std::fs::write(&path, log).unwrap();
-        let log = Log::look(&path, known, 0);
+        let log = Log::look(&path, known, 0).unwrap();
         assert!(log.is_in(&path));
         let bytes = usize::try_from(log.bytes).unwrap() - HEADER.len();
         assert_eq!(bytes % entry(FLUSH).len(), 0);
@@ -395,10 +406,11 @@ mod tests {
         let path = directory.path().join("log");
         let log = [header(7, 9), entry(INSERT), entry(FLUSH)].concat();
         std::fs::write(&path, &log).unwrap();
-        let known = Log::look(&path, &[], 7);
+        let known = Log::look(&path, &[], 7).unwrap();
         assert_eq!(known.bytes, log.len() as u64);
-        assert_eq!(Log::look(&path, &[known], 8), Log::default());
+        assert_eq!(Log::look(&path, &[known], 8), Some(Log::default()));
         // The one that is written while a checkpoint runs.
-        assert_eq!(Log::look(&path, &[], 6).bytes, log.len() as u64);
+        let next = Log::look(&path, &[], 6).unwrap();
+        assert_eq!(next.bytes, log.len() as u64);
     }
 }
