@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::shim::{DATABASE, Disk, EIO, Ledger};
 
 /// The log of what is committed while a checkpoint runs.
-const SECOND_LOG: &str = ".wal.checkpoint";
+pub(crate) const SECOND_LOG: &str = ".wal.checkpoint";
 
 /// Enough rows for a checkpoint that takes a while.
 const BULK_UNITS: i64 = 8;
@@ -36,14 +36,24 @@ async fn cut_off_alone(disk: &Disk, directory: TempDir, ledger: &mut Ledger) -> 
 }
 
 /// Cuts off a checkpoint during which units are committed: there is a second log.
-async fn cut_off_with_units(disk: &Disk, mut directory: TempDir, ledger: &mut Ledger) -> TempDir {
+async fn cut_off_with_units(disk: &Disk, directory: TempDir, ledger: &mut Ledger) -> TempDir {
+    cut_off_by(&[("sync", DATABASE, "kill")], disk, directory, ledger).await
+}
+
+/// As [`cut_off_with_units`], by these rules of the disk, one of which ends every checkpoint.
+pub(crate) async fn cut_off_by(
+    rules: &[(&str, &str, &str)],
+    disk: &Disk,
+    mut directory: TempDir,
+    ledger: &mut Ledger,
+) -> TempDir {
     for _ in 0..TRIES {
         let (mut server, client) = loaded(disk, directory, ledger).await;
         for unit in 0..BULK_UNITS {
             let batch = numbered(unit, BULK_ROWS);
             client.append("bulk", &[batch]).await.expect("a good disk");
         }
-        disk.fail("sync", DATABASE, "kill");
+        disk.fail_all(rules);
         let other = server.client().await;
         let checkpoint = tokio::spawn(async move { other.try_execute("CHECKPOINT").await });
         while ledger.append(&client, 10).await.is_ok() {}

@@ -1,15 +1,19 @@
 //! The log is damaged between two runs. A server that cannot know all that was acknowledged does not start, says
-//! why, and leaves the log as it is.
+//! why, and leaves the log as it is. Told to salvage the log, it goes on with what stands before the damage.
 
 use std::path::{Path, PathBuf};
 
-use duck_tests::{Exit, ServerProcess, eventually};
+use duck_tests::{Client, Exit, ServerProcess, eventually, numbered, options, soon};
 use tempfile::TempDir;
 
+use crate::cut_off::{SECOND_LOG, cut_off_by};
 use crate::shim::{DATABASE, Disk, LOG, Ledger};
+use crate::steps::copy_of;
 
 const UNITS: u64 = 20;
 const ROWS: i64 = 200;
+
+const SALVAGE: &str = "--salvage-log";
 
 fn log_of(directory: &Path) -> PathBuf {
     directory.join("test.db.wal")
@@ -71,6 +75,7 @@ async fn assert_refused(damage: &[(&str, Damage)]) {
                 assert!(exit.code.is_some_and(|code| code != 0), "{name}: {exit:?}");
                 let says = exit.stderr.contains(LOG) || exit.stderr.contains("log");
                 assert!(says, "{name}: no word of the log: {exit:?}");
+                assert!(exit.stderr.contains(SALVAGE), "{name}: {exit:?}");
                 let kept = std::fs::read(&path).ok();
                 assert!(kept.as_ref() == Some(&bad), "{name}: the log was changed");
             }
@@ -205,6 +210,7 @@ async fn a_flipped_bit_in_the_log_is_refused_or_does_not_matter() {
         directory = match start(directory, &ledger).await {
             Outcome::Refused(directory, exit) => {
                 assert!(exit.code.is_some_and(|code| code != 0), "{exit:?}");
+                assert!(exit.stderr.contains(SALVAGE), "{exit:?}");
                 assert!(std::fs::read(&path).is_ok_and(|log| log == bad));
                 directory
             }
@@ -216,6 +222,158 @@ async fn a_flipped_bit_in_the_log_is_refused_or_does_not_matter() {
         };
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Sends units up to this one, as a loader with a producer does; answers with the one after which it went on.
+async fn deliver(client: &Client, last: u64) -> u64 {
+    let options = options(r#"{"table":"t","commit":"batch","producer":"p"}"#);
+    let schema = numbered(0, 0).schema();
+    let mut put = soon("an open put", client.open_put(&options, &schema)).await;
+    let resume_after = put.resume_after().await.expect("where to go on");
+    for sequence in resume_after + 1..=last {
+        let batch = numbered(sequence.cast_signed(), ROWS);
+        put.send_sequenced(&batch, sequence).await;
+        let ack = soon("an ack", put.ack()).await.expect("an ack");
+        assert!(!ack.expect("a good disk").duplicate);
+    }
+    assert!(put.finish().await.expect("an end").is_empty());
+    resume_after
+}
+
+/// How many units there are, which must be the first ones, and each of them whole.
+async fn delivered(client: &Client) -> u64 {
+    let sql =
+        "SELECT batch, count(*), count(DISTINCT \"row\") FROM t GROUP BY batch ORDER BY batch";
+    let found = client.rows(sql).await;
+    let wanted = (1..=found.len()).map(|unit| format!("{unit}|{ROWS}|{ROWS}"));
+    assert_eq!(found, wanted.collect::<Vec<_>>());
+    found.len() as u64
+}
+
+/// What copies of damaged logs hold, by their names.
+fn copies_in(directory: &Path) -> Vec<Vec<u8>> {
+    let names = std::fs::read_dir(directory).expect("a directory");
+    let names = names.map(|entry| entry.expect("a good disk").path());
+    let mut names: Vec<_> = names
+        .filter(|path| path.to_string_lossy().contains(".damaged-"))
+        .collect();
+    names.sort_unstable();
+    let copies = names.iter().map(std::fs::read);
+    copies
+        .collect::<Result<_, _>>()
+        .expect("copies of damaged logs")
+}
+
+fn flip_in_the_middle(log: &mut [u8]) {
+    log[log.len() / 2] ^= 0x10;
+}
+
+/// A loader with a producer sends again what was lost, and every row is there once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_log_is_salvaged_up_to_the_damage_and_kept() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    deliver(&client, UNITS).await;
+    client.execute("CHECKPOINT").await;
+    deliver(&client, 2 * UNITS).await;
+    let killed = server.kill();
+    let cases: [(&str, Damage, bool); 5] = [
+        (
+            "zeroed",
+            |log| {
+                let from = log.len() / 2;
+                log[from..].fill(0);
+            },
+            true,
+        ),
+        ("a bit", |log| flip_in_the_middle(log), true),
+        ("cut", |log| log.truncate(log.len() / 2), true),
+        ("header", |log| log[0] ^= 0xff, false),
+        ("emptied", Vec::clear, false),
+    ];
+    for (name, damage, leaves_some) in cases {
+        let directory = copy_of(&killed);
+        let path = log_of(directory.path());
+        let mut bad = std::fs::read(&path).expect("a log");
+        damage(&mut bad);
+        std::fs::write(&path, &bad).expect("a good disk");
+        let Err((directory, exit)) = ServerProcess::try_start_in(directory, &[], &[]) else {
+            panic!("{name}: served");
+        };
+        assert!(exit.stderr.contains(SALVAGE), "{name}: {exit:?}");
+        let mut server = ServerProcess::start_in(directory, &[SALVAGE]);
+        let left = delivered(&server.client().await).await;
+        assert_eq!(left > UNITS, leaves_some, "{name}: {left}");
+        assert!((UNITS..2 * UNITS).contains(&left), "{name}: {left}");
+        let mut kept = vec![bad];
+        kept.retain(|log| !log.is_empty());
+        assert!(copies_in(server.directory()) == kept, "{name}: no copy");
+        server.signal("KILL");
+        let said = server.wait().stderr;
+        assert!(said.contains("WARN"), "{name}: {said}");
+        assert_eq!(said.contains(".damaged-"), !kept.is_empty(), "{said}");
+        let server = ServerProcess::start_in(server.kill(), &[SALVAGE]);
+        let client = server.client().await;
+        assert_eq!(delivered(&client).await, left, "{name}");
+        assert!(copies_in(server.directory()) == kept, "{name}: another");
+        assert_eq!(deliver(&client, 2 * UNITS).await, left, "{name}");
+        assert_eq!(delivered(&client).await, 2 * UNITS, "{name}");
+    }
+}
+
+/// Damages the first log of a checkpoint that was cut off; answers with both.
+fn damage_first(directory: &Path) -> [Vec<u8>; 2] {
+    let second = std::fs::read(directory.join(format!("{DATABASE}{SECOND_LOG}")));
+    let path = log_of(directory);
+    let mut first = std::fs::read(&path).expect("a log");
+    flip_in_the_middle(&mut first);
+    std::fs::write(&path, &first).expect("a good disk");
+    [first, second.expect("a second log")]
+}
+
+/// What was committed during a checkpoint came behind what the damage has taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_of_a_second_log_behind_a_damaged_one() {
+    let disk = Disk::new();
+    let mut ledger = Ledger::default();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let rules = [("sync", DATABASE, "kill")];
+    let directory = cut_off_by(&rules, &disk, directory, &mut ledger).await;
+    let [first, second] = damage_first(directory.path());
+    let Outcome::Refused(directory, exit) = start(directory, &ledger).await else {
+        panic!("served");
+    };
+    assert!(exit.stderr.contains(SALVAGE), "{exit:?}");
+    let server = ServerProcess::start_in(directory, &[SALVAGE]);
+    let client = server.client().await;
+    // All units that are there are whole, and come before those that are lost.
+    let difference = ledger.difference(&client).await.expect("a good disk");
+    let difference = difference.expect("what the second log held is lost");
+    let lost = difference.strip_prefix("acknowledged and lost: [");
+    let first_lost: Option<i64> = lost.and_then(|lost| lost.split([',', ']']).next()?.parse().ok());
+    let last = client.value::<i64>("SELECT max(batch) FROM t").await;
+    assert!(first_lost.is_some_and(|unit| last < unit), "{difference}");
+    // The copy of the second log comes first by its name.
+    assert!(copies_in(server.directory()) == [second, first]);
+}
+
+/// The second log has taken the place of the first one, all of which is in the database.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_by_damage_to_a_log_that_a_checkpoint_was_done_with() {
+    let disk = Disk::new();
+    let mut ledger = Ledger::default();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let rules = [("rename", SECOND_LOG, "kill"), ("unlink", LOG, "kill")];
+    let directory = cut_off_by(&rules, &disk, directory, &mut ledger).await;
+    let [first, _] = damage_first(directory.path());
+    let Outcome::Refused(directory, _) = start(directory, &ledger).await else {
+        panic!("served");
+    };
+    let server = ServerProcess::start_in(directory, &[SALVAGE]);
+    ledger.assert_kept(&server.client().await).await;
+    assert!(copies_in(server.directory()) == [first]);
+    let server = ServerProcess::start_in(server.kill(), &[SALVAGE]);
+    ledger.assert_kept(&server.client().await).await;
 }
 
 /// A database file is checked block by block: rows of a damaged one are refused, never wrong.

@@ -161,7 +161,7 @@ async fn kill_every_start(
     panic!("a start takes more than {MOST} calls");
 }
 
-fn copy_of(directory: &TempDir) -> TempDir {
+pub(crate) fn copy_of(directory: &TempDir) -> TempDir {
     let copy = tempfile::tempdir().expect("a temporary directory");
     for file in directory.path().read_dir().expect("it is there") {
         let file = file.expect("a file");

@@ -64,6 +64,7 @@ impl Setup {
                 threads: None,
                 memory_limit: self.memory_limit,
                 storage_version: DEFAULT_STORAGE_VERSION.to_owned(),
+                salvage_log: false,
                 row_group_rows: DEFAULT_ROW_GROUP_ROWS,
                 max_queries: self.max_queries,
                 stall_timeout: self.stall_timeout,

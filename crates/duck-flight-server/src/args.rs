@@ -71,6 +71,11 @@ pub struct Args {
     )]
     pub row_group_size: u64,
 
+    /// Cut a damaged write-ahead log behind its last whole commit before the damage, keep a copy of it, and go on
+    /// without the rows it has lost
+    #[arg(long, env = "DUCK_FLIGHT_SALVAGE_LOG", value_parser = BoolishValueParser::new())]
+    pub salvage_log: bool,
+
     /// How many statements run at the same time; 64 times as many may wait
     #[arg(
         long,

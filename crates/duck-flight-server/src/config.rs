@@ -95,6 +95,7 @@ impl TryFrom<Args> for Config {
                 threads: args.threads.map(Into::into),
                 memory_limit: memory_limit.map(|bytes| format!("{bytes}B")),
                 storage_version: args.storage_version,
+                salvage_log: args.salvage_log,
                 row_group_rows: args.row_group_size,
                 max_queries: args.max_queries.into(),
                 stall_timeout: args.stall_timeout,

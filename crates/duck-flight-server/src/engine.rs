@@ -12,6 +12,7 @@ mod budget;
 mod cancel;
 mod catalog;
 mod checkpoint;
+mod checksum;
 mod claim;
 mod commits;
 mod constraints;
@@ -63,6 +64,7 @@ mod rename;
 mod replay;
 mod room;
 mod row_bytes;
+mod salvage;
 mod sql_error;
 mod sql_type;
 mod staged;
@@ -210,7 +212,7 @@ impl Engine {
     /// # Errors
     /// When the file cannot be opened, or another process has it; the message names the file and the process.
     pub fn open(options: &EngineOptions) -> Result<Self> {
-        let mark = Mark::open(&options.database)?;
+        let mark = Mark::open(&options.database, options.salvage_log)?;
         let opened = open_database(options).inspect_err(|_| mark.restore())?;
         mark.keep_locked();
         let (database, lossless) = (opened.database, Arc::new(opened.lossless));

@@ -11,6 +11,12 @@ use crate::engine::{SqlError, SqlErrorKind};
 /// A result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// What to do about a damaged log.
+const SALVAGE: &str = "put it back from a copy, or, to go on without the rows behind the damage, keep a copy of the \
+                       database file with its .wal* and .mark and start with --salvage-log, which cuts the log behind its \
+                       last whole commit before the damage: those rows are lost, and loaders with a producer and --resume \
+                       send theirs again";
+
 /// Everything that can go wrong in a request. Every message says what is wrong and, where it can, what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -325,17 +331,17 @@ pub enum Error {
     /// The log holds less than was acknowledged.
     #[error(
         "the write-ahead log {log} is damaged: {bytes} bytes of it were acknowledged and are no longer there as they \
-         were written; put the log back from a copy, or, to go on without the rows it has lost, keep a copy of it and \
-         delete {mark}", log = log.display(), mark = mark.display()
+         were written; {salvage}", log = log.display(), salvage = SALVAGE
     )]
     LogDamaged {
         /// The log.
         log: PathBuf,
         /// How long it was.
         bytes: u64,
-        /// The file that knows.
-        mark: PathBuf,
     },
+    /// DuckDB cannot read the log.
+    #[error("{0}; where the log is damaged, {salvage}", salvage = SALVAGE)]
+    LogUnreadable(String),
     /// The log goes with the database file as it was at another moment.
     #[error(
         "{said}; the log is not of the same moment as the database file: where a copy was put in its place, move {log}, \
@@ -423,6 +429,7 @@ impl Error {
             | Self::DatabaseInUse { .. }
             | Self::OwnSchema(_)
             | Self::LogDamaged { .. }
+            | Self::LogUnreadable(_)
             | Self::LogOfAnotherMoment { .. } => Code::FailedPrecondition,
             Self::Forbidden(_) => Code::PermissionDenied,
             Self::NoTable(_)

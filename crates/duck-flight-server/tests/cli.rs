@@ -137,6 +137,7 @@ fn help_tells_every_flag_its_variable_and_its_default() {
             "DUCK_FLIGHT_ROW_GROUP_SIZE",
             "20480",
         ),
+        ("--salvage-log", "DUCK_FLIGHT_SALVAGE_LOG", ""),
         ("--max-queries <N>", "DUCK_FLIGHT_MAX_QUERIES", "32"),
         (
             "--ingest-buffer <SIZE>",

@@ -2,7 +2,10 @@
 
 use std::cell::RefCell;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
+
+use super::checksum;
 
 /// How many bytes of a log's beginning are compared: its header and more, none of which ever change.
 const START_BYTES: usize = 96;
@@ -20,6 +23,15 @@ const KIND_FIELD: u16 = 100;
 /// Of the fields of a header, the one that is a list, and the one that counts checkpoints.
 const IDENTIFIER_FIELD: u16 = 102;
 const CHECKPOINTS_FIELD: u16 = 103;
+
+/// How a header begins: it is one, and of a log whose entries have checksums and are not encrypted.
+const HEADER_START: [u8; 6] = [100, 0, 98, 101, 0, 2];
+
+/// How the identifier of the database begins in it.
+const IDENTIFIER_START: [u8; 3] = [102, 0, 16];
+
+/// The identifier of a database.
+pub(super) const IDENTIFIER_BYTES: usize = 16;
 
 /// In the place of a field's number, the end of an object of DuckDB's serializer.
 const END: u16 = 0xffff;
@@ -54,6 +66,27 @@ impl Header {
     /// Reads the beginning of a log.
     pub(super) fn read(start: &[u8]) -> Self {
         Self::fields(start).unwrap_or_default()
+    }
+
+    /// The header of a log that begins, byte by byte, as DuckDB begins one for the database of this identifier. It has no checksum.
+    pub(super) fn of(start: &[u8], identifier: &[u8; IDENTIFIER_BYTES]) -> Option<Self> {
+        let mut rest = start.strip_prefix(&HEADER_START)?;
+        let mut checkpoints = None;
+        if let Some(told) = rest.strip_prefix(&IDENTIFIER_START) {
+            rest = told;
+            for &byte in identifier {
+                if number(&mut rest)? != u64::from(byte) {
+                    return None;
+                }
+            }
+            if field(&mut rest)? != CHECKPOINTS_FIELD {
+                return None;
+            }
+            checkpoints = Some(number(&mut rest)?);
+        }
+        let ends = field(&mut rest)? == END;
+        let end = (start.len() - rest.len()) as u64;
+        ends.then_some(Self { end, checkpoints })
     }
 
     /// Field by field, for in the bytes of a count may be those that end the header.
@@ -101,10 +134,11 @@ fn number(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Kinds of entries (`WALType` in DuckDB's `common/enums/wal_type.hpp`): a new schema, row groups in the database file, and the
-/// end of a commit.
+/// Kinds of entries (`WALType` in DuckDB's `common/enums/wal_type.hpp`): a new schema, row groups in the database file, the
+/// begin of a checkpoint, and the end of a commit.
 pub(super) const CREATE_SCHEMA: u8 = 3;
 pub(super) const ROW_GROUP_DATA: u8 = 29;
+pub(super) const CHECKPOINT: u8 = 99;
 pub(super) const FLUSH: u8 = 100;
 
 /// The entries of a log as long as it is now. Each access to a file costs a system call, and a commit is looked at
@@ -173,15 +207,13 @@ impl<'f> Entries<'f> {
         })
     }
 
-    /// Whether an entry is as DuckDB wrote it.
-    pub(super) fn is_sound(&self, entry: &Entry) -> bool {
-        let begin = entry.begin + ENTRY_HEAD_BYTES;
-        let Ok(bytes) = usize::try_from(entry.end - begin) else {
-            return false;
-        };
-        let mut payload = vec![0; bytes];
-        let read = self.file.read_exact_at(&mut payload, begin);
-        read.is_ok() && checksum(&payload) == entry.checksum
+    /// Whether an entry has the checksum that was written before it.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub(super) fn is_as_written(&self, entry: &Entry) -> io::Result<bool> {
+        let payload = entry.begin + ENTRY_HEAD_BYTES..entry.end;
+        Ok(checksum::of_file(self.file, payload)? == entry.checksum)
     }
 
     /// The whole entries from `offset` on, one after another.
@@ -211,7 +243,7 @@ impl Part {
 /// An entry with this payload.
 fn entry_with(payload: &[u8]) -> Vec<u8> {
     let size = (payload.len() as u64).to_le_bytes();
-    let checksum = checksum(payload).to_le_bytes();
+    let checksum = checksum::of_bytes(payload).to_le_bytes();
     [&size[..], &checksum, payload].concat()
 }
 
@@ -219,28 +251,6 @@ fn entry_with(payload: &[u8]) -> Vec<u8> {
 pub(super) fn flush() -> Vec<u8> {
     let [low, high] = KIND_FIELD.to_le_bytes();
     entry_with(&[low, high, FLUSH, 0xff, 0xff])
-}
-
-/// The checksum of an entry's payload (`Checksum` in DuckDB's `common/checksum.cpp`).
-fn checksum(payload: &[u8]) -> u64 {
-    const FACTOR: u64 = 0xc6a4_a793_5bd1_e995;
-    let words = payload.chunks_exact(8);
-    let rest = words.remainder();
-    let word = |bytes: &[u8]| {
-        let mut word = [0; 8];
-        word[..bytes.len()].copy_from_slice(bytes);
-        u64::from_le_bytes(word)
-    };
-    let whole = words.fold(5381, |all, bytes| {
-        all ^ word(bytes).wrapping_mul(0xbf58_476d_1ce4_e5b9)
-    });
-    if rest.is_empty() {
-        return whole;
-    }
-    let hash = 0xe17a_1465 ^ (rest.len() as u64).wrapping_mul(FACTOR);
-    let hash = (hash ^ word(rest)).wrapping_mul(FACTOR);
-    let hash = (hash ^ (hash >> 47)).wrapping_mul(FACTOR);
-    whole ^ hash ^ (hash >> 47)
 }
 
 /// Logs for tests.
@@ -286,6 +296,8 @@ pub(super) mod samples {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::super::ffi::Database;
     use super::samples::{HEADER, INSERT, entry_of, header};
     use super::*;
@@ -326,6 +338,13 @@ mod tests {
         connection
             .execute("CREATE TABLE t (i BIGINT); CHECKPOINT; INSERT INTO t FROM range(5000)")
             .unwrap();
+        // Entries of any length.
+        for letters in 1..=8 {
+            let schema = "s".repeat(letters);
+            connection
+                .execute(&format!("CREATE SCHEMA {schema}"))
+                .unwrap();
+        }
         std::fs::read(directory.path().join("test.db.wal")).unwrap()
     }
 
@@ -341,9 +360,6 @@ mod tests {
             let last = entries.from(header.end).last().unwrap();
             assert_eq!((last.end, last.kind), (log.len() as u64, Some(FLUSH)));
             assert!(log.ends_with(&flush()));
-            for entry in entries.from(header.end) {
-                assert!(entries.is_sound(&entry));
-            }
         }
         // As it would begin after as many checkpoints more.
         let log = log_of_duckdb("v1.4.0");
@@ -352,6 +368,47 @@ mod tests {
         let header = Header::read(&later);
         assert_eq!(header.end, later.len() as u64);
         assert_eq!(header.checkpoints, Some(32_767));
+    }
+
+    #[test]
+    fn an_entry_is_as_duckdb_has_written_it_or_has_another_checksum() {
+        let log = log_of_duckdb("v1.4.0");
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&log, 0).unwrap();
+        let entries = Entries::of(&file);
+        let mut rests = BTreeSet::new();
+        for entry in entries.from(Header::read(&log).end) {
+            assert!(entries.is_as_written(&entry).unwrap());
+            let end = usize::try_from(entry.end).unwrap();
+            let begin = usize::try_from(entry.begin).unwrap() + 16;
+            rests.insert((end - begin) % 8);
+            // One bit of the checksum, of the first byte and of the last one.
+            for at in [begin - 1, begin, end - 1] {
+                file.write_all_at(&[log[at] ^ 0x10], at as u64).unwrap();
+                let changed = Entries::of(&file).at(entry.begin).unwrap();
+                assert!(!entries.is_as_written(&changed).unwrap());
+                file.write_all_at(&[log[at]], at as u64).unwrap();
+            }
+        }
+        assert_eq!(rests, (0..8).collect());
+    }
+
+    #[test]
+    fn a_header_is_that_of_its_database_or_damaged() {
+        let of = |start: &[u8], byte| Header::of(start, &[byte; IDENTIFIER_BYTES]);
+        for byte in [0, 9, 255] {
+            let header = header(7, byte);
+            assert_eq!(of(&header, byte), Some(Header::read(&header)));
+            assert_eq!(of(&header, 1), None);
+            let count_at = header.len() - 3;
+            for at in 0..header.len() {
+                let mut damaged = header.clone();
+                damaged[at] ^= 0x02;
+                assert_eq!(of(&damaged, byte).is_some(), at == count_at, "byte {at}");
+                assert_eq!(of(&header[..at], byte), None);
+            }
+        }
+        assert_eq!(of(HEADER, 9), Some(Header::read(HEADER)));
     }
 
     #[test]

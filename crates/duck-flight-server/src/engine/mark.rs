@@ -21,6 +21,7 @@ use super::ffi::lock::keep_locked;
 use super::log_entries::{Entries, Entry, FLUSH, Header, start};
 use super::open::held_by_another;
 use super::room::log_path;
+use super::salvage::{Told, salvage};
 use super::torn;
 use crate::error::{Error, Result};
 
@@ -72,12 +73,13 @@ struct Log {
 
 impl Mark {
     /// Checks the log of the database at `path` against its mark, before the database is opened, and takes the mark
-    /// for this process. From here on it is void until the next acknowledgement: opening changes the log.
+    /// for this process. From here on it is void until the next acknowledgement: opening changes the log. A log that is to be
+    /// salvaged is cut where it is damaged, and may have less in it than was acknowledged.
     ///
     /// # Errors
-    /// When another server has it, when the log has less in it than was acknowledged, or when the mark cannot be used
-    /// although the database can.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    /// When another server has it, when the log has less in it than was acknowledged and is not to be salvaged, or cannot
+    /// be, or when the mark cannot be used although the database can.
+    pub(super) fn open(path: &Path, is_to_salvage: bool) -> Result<Self> {
         let mark_path = mark_path(path);
         if path.as_os_str() == ":memory:" {
             return Ok(Self { files: None });
@@ -97,8 +99,19 @@ impl Mark {
         let last = read(&mark);
         let last = last.map_err(|error| of_mark("read the mark of the log", &mark_path, &error))?;
         let valid = last.as_ref().filter(|state| state.is_of(path));
-        if let Some(state) = valid {
-            check(path, state)?;
+        let checked = valid.map_or(Ok(()), |state| check(path, state));
+        if is_to_salvage {
+            salvage(path, &logs(path), told(path, valid, checked.is_err()))?;
+            if let (Some(state), Err(_)) = (valid, checked) {
+                let acknowledged_bytes = state.log.bytes + state.next_log.bytes;
+                tracing::warn!(
+                    log = %log_path(path).display(),
+                    acknowledged_bytes,
+                    "the write-ahead log had less in it than was acknowledged: what it has lost is missing from now on"
+                );
+            }
+        } else {
+            checked?;
         }
         let acknowledged = |log: &Path| valid.map_or(0, |state| state.bytes_in(log));
         torn::cut(path, &logs(path), acknowledged)?;
@@ -289,8 +302,17 @@ fn check(path: &Path, state: &State) -> Result<()> {
     Err(Error::LogDamaged {
         log: log_path,
         bytes: log.bytes,
-        mark: mark_path(path),
     })
+}
+
+/// What the mark of a database tells of its first log, of which the check may have failed. Where what was acknowledged last is
+/// in that log alone, no checkpoint had begun.
+fn told(path: &Path, valid: Option<&State>, is_refused: bool) -> Told {
+    let [first, _] = logs(path);
+    Told {
+        is_short: is_refused && valid.is_some_and(|state| !state.log.is_in(&first)),
+        is_needed: valid.is_some_and(|state| state.log.bytes > 0 && state.next_log.bytes == 0),
+    }
 }
 
 impl Log {
@@ -349,7 +371,7 @@ impl Log {
 }
 
 /// How many checkpoints a database has seen.
-fn checkpoints(database: &File) -> Option<u64> {
+pub(super) fn checkpoints(database: &File) -> Option<u64> {
     let count = |offset| {
         let mut header = [0; 16];
         database.read_exact_at(&mut header, offset).ok()?;

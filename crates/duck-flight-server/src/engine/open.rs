@@ -78,7 +78,7 @@ pub(super) fn open_database(options: &EngineOptions) -> Result<Opened> {
     if path != IN_MEMORY {
         let rows = attach(&database.connect()?, options, path)
             .map_err(|error| in_use(&options.database, error))
-            .map_err(|error| of_another_moment(&options.database, error))?;
+            .map_err(|error| of_log(&options.database, error))?;
         database.set_row_group_rows(rows);
     }
     Ok(Opened { database, lossless })
@@ -128,18 +128,18 @@ fn in_use(path: &Path, error: Error) -> Error {
     }
 }
 
-/// Tells a log that goes with another moment of the database file apart from other reasons: mostly that of a file in whose
-/// place a copy was put.
-fn of_another_moment(path: &Path, error: Error) -> Error {
+/// Tells a log that cannot be read apart from other reasons: one that is damaged, and one that goes with another moment of the
+/// database file, mostly that of a file in whose place a copy was put.
+fn of_log(path: &Path, error: Error) -> Error {
     let said = error.to_string();
-    if !said.contains("WAL checkpoint iteration does not match") {
-        return error;
-    }
-    let [log, _] = mark::logs(path);
-    Error::LogOfAnotherMoment {
-        said,
-        log,
-        mark: mark::mark_path(path),
+    if said.contains("WAL checkpoint iteration does not match") {
+        let [log, _] = mark::logs(path);
+        let mark = mark::mark_path(path);
+        Error::LogOfAnotherMoment { said, log, mark }
+    } else if said.contains("Failure while replaying WAL") || said.contains("Corrupt WAL file") {
+        Error::LogUnreadable(said)
+    } else {
+        error
     }
 }
 

@@ -21,6 +21,8 @@ pub struct EngineOptions {
     pub memory_limit: Option<String>,
     /// The oldest DuckDB that is to open a database file which is made now, such as `v1.4.0`.
     pub storage_version: String,
+    /// Whether a damaged log is cut behind its last whole commit before the damage, and copied before.
+    pub salvage_log: bool,
     /// The most rows of a row group, where the database file allows it: a multiple of 2,048, up to 122,880.
     pub row_group_rows: u64,
     /// How many statements run at the same time.
@@ -42,6 +44,7 @@ impl EngineOptions {
             threads: Some(1),
             memory_limit: None,
             storage_version: DEFAULT_STORAGE_VERSION.to_owned(),
+            salvage_log: false,
             row_group_rows: DEFAULT_ROW_GROUP_ROWS,
             max_queries: 2,
             stall_timeout: Duration::from_secs(30),

@@ -29,15 +29,9 @@ pub(super) fn cut(
     logs: &[PathBuf],
     acknowledged: impl Fn(&Path) -> u64,
 ) -> Result<()> {
-    let open = OpenOptions::new().read(true).write(true).open(database);
-    let Ok(database) = open else {
-        // There is none yet, or DuckDB will say why it cannot be opened.
+    let Some(_locked) = lock(database) else {
         return Ok(());
     };
-    if fcntl_lock(&database, FlockOperation::NonBlockingLockExclusive).is_err() {
-        // Another process has it open, as DuckDB will say, and is writing to its logs.
-        return Ok(());
-    }
     for log in logs {
         cut_log(log, &acknowledged).map_err(|source| Error::Io {
             doing: "cut a part of a commit off the write-ahead log",
@@ -45,6 +39,15 @@ pub(super) fn cut(
         })?;
     }
     Ok(())
+}
+
+/// Opens a database file and keeps every DuckDB from it, until the answer is dropped. `None` where there is no file yet, where it
+/// cannot be opened, or where another process has it open and is writing to its logs, both of which DuckDB will say.
+pub(super) fn lock(database: &Path) -> Option<File> {
+    let open = OpenOptions::new().read(true).write(true).open(database);
+    let database = open.ok()?;
+    fcntl_lock(&database, FlockOperation::NonBlockingLockExclusive).ok()?;
+    Some(database)
 }
 
 fn cut_log(path: &Path, acknowledged: &impl Fn(&Path) -> u64) -> io::Result<()> {
@@ -88,22 +91,23 @@ fn last_commit_before_damage(log: &File, acknowledged: u64) -> io::Result<Option
     if begin == 0 {
         return Ok(None);
     }
-    let mut committed = acknowledged.max(begin);
     let entries = Entries::of(log);
-    let damaged = entries.from(committed).find(|entry| {
-        let is_sound = entries.is_sound(entry);
-        if is_sound && entry.kind == Some(FLUSH) {
+    let (mut committed, mut offset) = (acknowledged.max(begin), acknowledged.max(begin));
+    while let Some(entry) = entries.at(offset)
+        && entries.is_as_written(&entry)?
+    {
+        offset = entry.end;
+        if entry.kind == Some(FLUSH) {
             committed = entry.end;
         }
-        !is_sound
-    });
-    let Some(damaged) = damaged else {
+    }
+    if entries.at(offset).is_none() {
         return Ok(None);
-    };
+    }
     // Entry by entry nothing is found behind a damaged size.
     let mut rest = Vec::new();
     let mut log = log;
-    log.seek(SeekFrom::Start(damaged.begin))?;
+    log.seek(SeekFrom::Start(offset))?;
     log.read_to_end(&mut rest)?;
     let flush = flush();
     let commits = rest.windows(flush.len()).enumerate();
