@@ -1,7 +1,9 @@
 //! The disk fails in the middle of more than a small append: of large units, of changes by key, of what clients of Flight
 //! SQL commit, of a query that spills; and the mark of the log cannot be written.
 
-use duck_tests::soon;
+use std::path::Path;
+
+use duck_tests::{ServerProcess, soon};
 use tonic::Code;
 
 use crate::faults::{
@@ -152,6 +154,65 @@ async fn a_query_that_cannot_spill_fails_alone() {
         ledger.assert_kept(&client).await;
         assert_restart_serves_everything(&disk, server, &mut ledger).await;
     }
+}
+
+/// The names of the files in a directory, if it is there.
+fn names_in(directory: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+    names.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_server_has_spilled_is_gone_after_the_next_start() {
+    let server = ServerProcess::start(&["--memory-limit", "100MiB"]);
+    let client = server.client().await;
+    let mut ledger = Ledger::default();
+    ledger.append_all(&client, 3, SMALL).await;
+    let spilled = server.directory().join("test.db.tmp");
+    let spilling = tokio::spawn({
+        let client = client.clone();
+        async move {
+            let sql =
+                "SELECT count(*) FROM (SELECT DISTINCT range, hash(range) FROM range(50_000_000))";
+            client.try_rows(sql).await
+        }
+    });
+    let is_there = async {
+        while names_in(&spilled).is_empty() {
+            client.ping().await;
+        }
+    };
+    soon("a file that is spilled", is_there).await;
+    let mut directory = server.kill();
+    spilling.await.unwrap().expect_err("its server was killed");
+    assert!(!names_in(&spilled).is_empty());
+
+    // Not those of somebody else.
+    let others = spilled.join("notes");
+    std::fs::write(&others, "mine").expect("a good disk");
+    for left in [&["notes"][..], &[]] {
+        let server = ServerProcess::start_in(directory, &[]);
+        assert_eq!(names_in(&spilled), left);
+        ledger.assert_kept(&server.client().await).await;
+        directory = server.kill();
+        std::fs::remove_file(&others).ok();
+    }
+    assert!(!spilled.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_process_has_spilled_stays_where_it_has_the_database() {
+    let directory = ServerProcess::start(&[]).stop();
+    let other = duckdb::Connection::open(directory.path().join(DATABASE)).expect("a database");
+    let spilled = directory.path().join("test.db.tmp");
+    std::fs::create_dir(&spilled).expect("a good disk");
+    std::fs::write(spilled.join("duckdb_temp_block-1.block"), "its own").expect("a good disk");
+    let refused = ServerProcess::try_start_in(directory, &[], &[]);
+    let (_directory, exit) = refused.expect_err("another process has the database");
+    assert!(exit.stderr.contains("in use"), "{exit:?}");
+    assert_eq!(names_in(&spilled), ["duckdb_temp_block-1.block"]);
+    drop(other);
 }
 
 /// A mark that cannot be written is an older one: it holds still for what it was written for.

@@ -65,6 +65,7 @@ mod replay;
 mod room;
 mod row_bytes;
 mod salvage;
+mod spilled;
 mod sql_error;
 mod sql_type;
 mod staged;
@@ -124,6 +125,7 @@ use producers::{Claim, Producers};
 use queue::Queue;
 use rejects::{Rejects, Sieves};
 use room::RoomWatch;
+use spilled::remove_left_behind;
 use unit::{TableKey, Unit};
 use writer::{Shared, Writers};
 
@@ -213,6 +215,7 @@ impl Engine {
     /// When the file cannot be opened, or another process has it; the message names the file and the process.
     pub fn open(options: &EngineOptions) -> Result<Self> {
         let mark = Mark::open(&options.database, options.salvage_log)?;
+        remove_left_behind(&options.database);
         let opened = open_database(options).inspect_err(|_| mark.restore())?;
         mark.keep_locked();
         let (database, lossless) = (opened.database, Arc::new(opened.lossless));

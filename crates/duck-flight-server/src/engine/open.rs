@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use super::attach::attach;
 use super::catalog::literal;
 use super::ffi::{ArrowOptions, Connection, Database};
+use super::spilled::spill_directory;
 use super::{EngineOptions, Lossless, mark};
 use crate::error::{Error, Result};
 
@@ -69,8 +70,8 @@ pub(super) fn open_database(options: &EngineOptions) -> Result<Opened> {
             .map(|limit| ("memory_limit", limit)),
     );
     if path != IN_MEMORY {
-        // Beside the file, as if DuckDB had been opened with it.
-        settings.push(("temp_directory", format!("{path}.tmp")));
+        let directory = spill_directory(&options.database);
+        settings.push(("temp_directory", directory.display().to_string()));
     }
     let database = Database::open(IN_MEMORY, &settings)?;
     database.start_helpers(threads - 1)?;
