@@ -410,6 +410,29 @@ async fn puts_are_refused_before_the_disk_is_full_and_queries_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_would_spill_more_than_may_be_fails_alone() {
+    let flags = ["--memory-limit", "100MiB", "--spill-limit", "1MiB"];
+    let server = ServerProcess::start(&flags);
+    let client = server.client().await;
+    client.append("t", &[numbered(0, 10)]).await.unwrap();
+    let too_much =
+        "SELECT count(*) FROM (SELECT DISTINCT range, hash(range) FROM range(5_000_000))";
+    let refused = soon("a refusal", client.try_rows(too_much)).await;
+    assert_refused(refused, Code::ResourceExhausted, &["--spill-limit"]);
+    client.append("t", &[numbered(1, 10)]).await.unwrap();
+    assert_eq!(client.count("t").await, 20);
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_stay_free_of_the_disk_is_not_for_what_queries_spill() {
+    let server = ServerProcess::start(&["--min-free-disk", "1000TB"]);
+    let limit = "SELECT current_setting('max_temp_directory_size')";
+    assert_eq!(server.client().await.rows(limit).await, ["1.0 MiB"]);
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_large_put_is_refused_while_it_comes_in_where_no_room_is_left() {
     let server = ServerProcess::start(&[]);
     let client = server.client().await;

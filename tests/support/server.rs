@@ -70,6 +70,7 @@ impl Setup {
                 stall_timeout: self.stall_timeout,
                 ingest_buffer_bytes: self.ingest_buffer_bytes,
                 min_free_disk_bytes: 0,
+                spill_limit_bytes: None,
             },
             max_message_bytes: self.max_message_bytes,
             expiry: self.expiry,

@@ -115,6 +115,10 @@ pub struct Args {
     )]
     pub min_free_disk: ByteSize,
 
+    /// How much of the disk may be taken by what does not fit into DuckDB's memory [default: half of what is free at the start beyond what stays free]
+    #[arg(long, value_name = "SIZE", env = "DUCK_FLIGHT_SPILL_LIMIT", value_parser = size)]
+    pub spill_limit: Option<ByteSize>,
+
     /// The largest message a client may send
     #[arg(
         long,

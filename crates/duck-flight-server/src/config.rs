@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use crate::args::Args;
-use crate::engine::EngineOptions;
+use crate::engine::{EngineOptions, MIN_SPILL_BYTES};
 use crate::session::Expiry;
 
 /// The least memory DuckDB does useful work with.
@@ -15,6 +15,9 @@ const MIN_MEMORY_LIMIT: ByteSize = ByteSize::mib(64);
 
 /// The least that lets a put of one ordinary batch through.
 const MIN_INGEST_BUFFER: ByteSize = ByteSize::mib(1);
+
+/// With less, nothing could be spilled.
+const MIN_SPILL_LIMIT: ByteSize = ByteSize::b(MIN_SPILL_BYTES);
 
 /// A message holds at least one batch of ordinary rows.
 const MIN_MESSAGE_SIZE: ByteSize = ByteSize::kib(64);
@@ -82,6 +85,10 @@ impl TryFrom<Args> for Config {
             .map(|value| within("memory-limit", value, MIN_MEMORY_LIMIT, any))
             .transpose()?;
         let ingest_buffer = within("ingest-buffer", args.ingest_buffer, MIN_INGEST_BUFFER, any)?;
+        let spill_limit = args
+            .spill_limit
+            .map(|value| within("spill-limit", value, MIN_SPILL_LIMIT, any))
+            .transpose()?;
         let max_message = within(
             "max-message-size",
             args.max_message_size,
@@ -101,6 +108,7 @@ impl TryFrom<Args> for Config {
                 stall_timeout: args.stall_timeout,
                 ingest_buffer_bytes: ingest_buffer,
                 min_free_disk_bytes: args.min_free_disk.as_u64(),
+                spill_limit_bytes: spill_limit.map(|bytes| bytes as u64),
             },
             max_message_bytes: max_message,
             expiry: Expiry {

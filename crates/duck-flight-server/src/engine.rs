@@ -102,6 +102,7 @@ pub(crate) use parameters::Parameters;
 pub(crate) use progress::Progress;
 pub(crate) use query::{Description, Outcome, ResultStream, Rows, Sql};
 pub(crate) use row_bytes::row_bytes;
+pub(crate) use spilled::MIN_SPILL_BYTES;
 pub use sql_error::{SqlError, SqlErrorKind};
 pub(crate) use thread::STACK_BYTES;
 pub(crate) use unit::{Committed, TEMPORARY};
@@ -125,7 +126,7 @@ use producers::{Claim, Producers};
 use queue::Queue;
 use rejects::{Rejects, Sieves};
 use room::RoomWatch;
-use spilled::remove_left_behind;
+use spilled::{limit_spilling, remove_left_behind};
 use unit::{TableKey, Unit};
 use writer::{Shared, Writers};
 
@@ -223,6 +224,7 @@ impl Engine {
         set_up.make_handover()?;
         set_up.make_file_refusal()?;
         settle_logs(&set_up, &options.database)?;
+        limit_spilling(&set_up, options)?;
         let (producers, rejects) = own_tables(&set_up, &lossless).map_err(Error::of_own_schema)?;
         frozen::look(&set_up, &lossless)?;
         replay::look(&set_up)?;

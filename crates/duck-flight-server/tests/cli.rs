@@ -150,6 +150,11 @@ fn help_tells_every_flag_its_variable_and_its_default() {
             "256MiB",
         ),
         (
+            "--spill-limit <SIZE>",
+            "DUCK_FLIGHT_SPILL_LIMIT",
+            "half of what",
+        ),
+        (
             "--max-message-size <SIZE>",
             "DUCK_FLIGHT_MAX_MESSAGE_SIZE",
             "64MiB",
@@ -194,11 +199,12 @@ fn version_tells_the_name_and_the_version() {
 
 #[test]
 fn flags_that_are_wrong_are_a_usage_error() {
-    let cases: [(&[&str], &str); 15] = [
+    let cases: [(&[&str], &str); 16] = [
         (&["--listen", "0.0.0.0:0"], "--insecure"),
         (&["--database", "d/q?x.db"], "--database d/q?x.db"),
         (&["--memory-limit", "1KiB"], "--memory-limit"),
         (&["--ingest-buffer", "1KiB"], "--ingest-buffer"),
+        (&["--spill-limit", "1KiB"], "--spill-limit"),
         (&["--max-message-size", "8GiB"], "--max-message-size"),
         (&["--storage-version", "v9"], "v1.0.0, v1.1.0"),
         (&["--row-group-size", "1000"], "multiple of 2048"),

@@ -33,6 +33,9 @@ pub struct EngineOptions {
     pub ingest_buffer_bytes: usize,
     /// How many bytes of the disk stay free: puts are slowed down and refused before.
     pub min_free_disk_bytes: u64,
+    /// How many bytes of the disk may be taken by what does not fit into memory; half of what is free beyond those that stay
+    /// free when absent.
+    pub spill_limit_bytes: Option<u64>,
 }
 
 #[cfg(test)]
@@ -50,6 +53,7 @@ impl EngineOptions {
             stall_timeout: Duration::from_secs(30),
             ingest_buffer_bytes: 1 << 20,
             min_free_disk_bytes: 0,
+            spill_limit_bytes: None,
         }
     }
 }

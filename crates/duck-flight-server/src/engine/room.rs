@@ -51,10 +51,7 @@ impl RoomWatch {
     pub(super) fn new(path: &Path, min_free_bytes: u64) -> Self {
         let in_memory = path.as_os_str() == ":memory:";
         let room = (!in_memory).then(|| Room {
-            directory: match path.parent() {
-                Some(parent) if parent != Path::new("") => parent.to_owned(),
-                _ => PathBuf::from("."),
-            },
+            directory: directory_of(path),
             log: log_path(path),
             min_free_bytes,
         });
@@ -108,8 +105,7 @@ impl Room {
     fn look(&self) -> Level {
         let log_bytes = self.log.metadata().map_or(0, |metadata| metadata.len());
         // A disk that cannot be asked is no reason to refuse.
-        let free_bytes = rustix::fs::statvfs(&self.directory)
-            .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        let free_bytes = free_bytes(&self.directory).unwrap_or(u64::MAX);
         level(free_bytes, log_bytes, self.min_free_bytes)
     }
 }
@@ -143,6 +139,20 @@ fn level(free_bytes: u64, log_bytes: u64, min_free_bytes: u64) -> Level {
     } else {
         Level::Plenty
     }
+}
+
+/// The directory of a database file.
+pub(super) fn directory_of(database: &Path) -> PathBuf {
+    match database.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// How much of the disk that a directory is on is free, where the disk can be asked.
+pub(super) fn free_bytes(directory: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(directory).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// The write-ahead log of a database file.

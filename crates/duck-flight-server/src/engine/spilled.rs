@@ -6,7 +6,14 @@
 use std::fs::{self, DirEntry};
 use std::path::{Path, PathBuf};
 
+use super::EngineOptions;
+use super::ffi::Connection;
+use super::room::{directory_of, free_bytes};
 use super::torn;
+use crate::error::Result;
+
+/// The least that spilling is limited to: a few blocks.
+pub(crate) const MIN_SPILL_BYTES: u64 = 1 << 20;
 
 /// How DuckDB begins the names of the files.
 const PREFIX: &str = "duckdb_temp_";
@@ -59,3 +66,39 @@ fn is_spilled(entry: &DirEntry) -> bool {
         && entry.file_type().is_ok_and(|kind| kind.is_file())
 }
 
+/// Limits what is spilled from now on; a database in memory keeps DuckDB's own limit.
+///
+/// DuckDB 1.5.5 takes no notice of this setting before it is open, and refuses it where more is spilled already. So it is set
+/// once the log is settled, whose rows may be spilled until then.
+pub(super) fn limit_spilling(connection: &Connection, options: &EngineOptions) -> Result<()> {
+    let database = &options.database;
+    if database.as_os_str() == ":memory:" {
+        return Ok(());
+    }
+    let bytes = options.spill_limit_bytes.unwrap_or_else(|| {
+        // There may be a link to another disk.
+        let free = free_bytes(&spill_directory(database));
+        // A disk that cannot be asked is no reason to spill nothing.
+        let free = free.or_else(|| free_bytes(&directory_of(database)));
+        default_limit(free.unwrap_or(u64::MAX), options.min_free_disk_bytes)
+    });
+    connection.execute(&format!("SET max_temp_directory_size = '{bytes}B'"))?;
+    Ok(())
+}
+
+/// Half of what is free beyond what is to stay free.
+fn default_limit(free_bytes: u64, min_free_bytes: u64) -> u64 {
+    (free_bytes.saturating_sub(min_free_bytes) / 2).max(MIN_SPILL_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_stay_free_and_half_of_the_rest_are_not_for_what_is_spilled() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!(default_limit(1000 * MIB, 200 * MIB), 400 * MIB);
+        assert_eq!(default_limit(100 * MIB, 200 * MIB), MIN_SPILL_BYTES);
+    }
+}

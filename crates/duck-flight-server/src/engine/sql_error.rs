@@ -46,6 +46,10 @@ pub enum SqlErrorKind {
 /// How DuckDB refuses to export a column.
 pub(super) const UNSUPPORTED_TYPE: &str = "Unsupported Arrow type";
 
+/// How DuckDB says that memory is full, and that no more may be spilled. It goes on with its own name for the limit, which
+/// clients cannot change.
+const SPILL_LIMIT_REACHED: &str = "failed to offload data block";
+
 /// What a statement is told that reads a file by another way than a call.
 pub(crate) const NO_FILES: &CStr =
     c"the files of the server are not for reading: name a table, or send rows with a put (the README shows how to load a file)";
@@ -56,10 +60,12 @@ impl SqlError {
         if message.contains(UNSUPPORTED_TYPE) {
             message.push_str("; cast it, for example to VARCHAR");
         }
-        Self {
-            kind: refine(kind, &message),
-            message,
+        let kind = refine(kind, &message);
+        if kind == SqlErrorKind::Exhausted && message.contains(SPILL_LIMIT_REACHED) {
+            message
+                .push_str("\n\nOf this server that is --spill-limit: raise it, or --memory-limit");
         }
+        Self { kind, message }
     }
 
     /// Reads error data, whose message may be JSON that tells type and message.
@@ -189,7 +195,9 @@ fn refine(kind: SqlErrorKind, message: &str) -> SqlErrorKind {
         }
         // So does one that finds no memory.
         SqlErrorKind::Transaction
-            if says("failed to pin block") || says("could not allocate block") =>
+            if says("failed to pin block")
+                || says("could not allocate block")
+                || says(SPILL_LIMIT_REACHED) =>
         {
             SqlErrorKind::Exhausted
         }
@@ -352,5 +360,18 @@ mod tests {
             of_a_commit("Failed to commit: failed to pin block of size 128.0 KiB"),
             SqlErrorKind::Exhausted
         );
+    }
+
+    #[test]
+    fn the_limit_of_what_is_spilled_is_told_by_the_servers_own_name() {
+        let reason = "failed to offload data block of size 192.0 KiB (19.8 MiB/20.0 MiB used).";
+        for told in [
+            "Out of Memory Error: ",
+            "TransactionContext Error: Failed to commit: ",
+        ] {
+            let error = SqlError::from_message(&format!("{told}{reason}"));
+            assert_eq!(error.kind, SqlErrorKind::Exhausted);
+            assert!(error.message.contains("--spill-limit"), "{error}");
+        }
     }
 }
