@@ -45,6 +45,28 @@ async fn open_large(client: &Client, put: &PutOptions, batches: &[RecordBatch]) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_put_into_a_table_that_an_open_transaction_has_defined_is_told_so_and_succeeds_after_its_end()
+ {
+    let (server, client) = start().await;
+    client.append("t", &[ints(0..3)]).await.unwrap();
+    let mut other = server.client().await.sql();
+    for (table, definition, rows) in [
+        ("t", "ALTER TABLE t ADD COLUMN note VARCHAR", 4),
+        ("made", "CREATE TABLE made (i BIGINT)", 1),
+    ] {
+        let transaction = other.begin().await.unwrap();
+        other.update(definition, Some(&transaction)).await.unwrap();
+        let refused = soon("a refusal", client.append(table, &[ints(3..4)])).await;
+        let words = ["open transaction has altered or made the table"];
+        assert_refused(refused, Code::Aborted, &words);
+        other.commit(&transaction).await.unwrap();
+        client.append(table, &[ints(3..4)]).await.unwrap();
+        assert_eq!(client.count(table).await, rows);
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_that_were_gathered_for_a_table_are_not_rounded_for_what_it_has_become() {
     let (server, client) = start_with_small_buffer().await;
     let batches = batches(|rows| Arc::new(Float64Array::from(vec![1.5; rows])));

@@ -386,6 +386,19 @@ impl Error {
             || matches!(self, Self::Resent(_))
     }
 
+    /// The error of a put that is not tried again: where another's definition is in its way, it says what to wait for.
+    pub(crate) fn of_put(self) -> Self {
+        match self {
+            Self::Sql(mut error) if error.is_of_definition() => {
+                error.message.push_str(
+                    "; most likely another client's open transaction has altered or made the table: puts go on once it has ended",
+                );
+                Self::Sql(error)
+            }
+            other => other,
+        }
+    }
+
     /// Whether a commit has failed that may be in the log in part.
     pub(crate) fn is_failed_commit(&self) -> bool {
         matches!(self, Self::Sql(error) | Self::Statement { source: error, .. } if error.is_of_commit())

@@ -198,7 +198,7 @@ impl LargeUnit {
         };
         drop(appending);
         // Still in its turn: what others commit behind half an entry of the log is never read again.
-        let outcome = outcome.map_err(|error| self.shared.observe(error));
+        let outcome = outcome.map_err(|error| self.shared.observe(error).of_put());
         if outcome.is_ok() {
             self.shared.mark.write(before);
             Producers::advance(self.identity());

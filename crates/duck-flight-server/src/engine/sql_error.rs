@@ -112,6 +112,13 @@ impl SqlError {
         is_its_own && name_and_words(&self.message).1.starts_with(FAILED_COMMIT)
     }
 
+    /// Whether a definition of another transaction is in the way, which has altered or made the same table.
+    pub(crate) fn is_of_definition(&self) -> bool {
+        let words = name_and_words(&self.message).1;
+        let says = |part: &str| words.contains(part);
+        self.kind == SqlErrorKind::Conflict && (says(DEFINITIONS_CONFLICT) || says(ALTERED))
+    }
+
     /// Whether the database was unusable before: the statement was not begun.
     pub(crate) fn is_of_earlier(&self) -> bool {
         self.message.contains("because of a previous fatal error")
@@ -147,6 +154,9 @@ const FAILED_COMMIT: &str = "Failed to commit: ";
 
 /// How DuckDB begins to say that another transaction was in the way of a definition.
 const DEFINITIONS_CONFLICT: &str = "Catalog write-write conflict";
+
+/// How DuckDB begins to say that a table is altered, or dropped, by another transaction.
+const ALTERED: &str = "Transaction conflict: attempting to ";
 
 /// Some kinds are told apart only by DuckDB's wording, read where no client can have written it.
 fn refine(kind: SqlErrorKind, message: &str) -> SqlErrorKind {
@@ -373,5 +383,20 @@ mod tests {
             assert_eq!(error.kind, SqlErrorKind::Exhausted);
             assert!(error.message.contains("--spill-limit"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_definition_in_the_way_is_told_apart_from_a_row() {
+        let is_of_definition = |message: &str| SqlError::from_message(message).is_of_definition();
+        assert!(is_of_definition(
+            "TransactionContext Error: Transaction conflict: attempting to insert into table \"t\" but it has been altered by a \
+             different transaction"
+        ));
+        assert!(is_of_definition(
+            "TransactionContext Error: Catalog write-write conflict on create with \"t\""
+        ));
+        assert!(!is_of_definition(
+            "TransactionContext Error: Conflict on update!"
+        ));
     }
 }

@@ -306,7 +306,7 @@ impl Writer {
                 Err(again) => error = self.shared.observe(again),
             }
         }
-        unit.refuse(error);
+        unit.refuse(error.of_put());
     }
 
     /// Puts the rows aside that do not fit, where the put says so. The error comes back, with the first
