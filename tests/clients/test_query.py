@@ -51,6 +51,19 @@ def test_the_known_actions_are_listed(client):
     assert "query" in [action.type for action in client.list_actions()]
 
 
+def test_requests_with_32_kib_of_headers_are_served(client, table):
+    headers = flight.FlightCallOptions(headers=[(b"x-credentials", b"h" * (32 << 10))])
+    writer, acks = client.do_put(flight.FlightDescriptor.for_path(table), DUCKS.schema, headers)
+    writer.write_table(DUCKS)
+    writer.done_writing()
+    assert acks.read().to_pybytes() == b'{"rows":2,"duplicate":false}'
+    writer.close()
+    (changed,) = client.do_action(("query", f"DELETE FROM {table} WHERE id = 2".encode()), headers)
+    assert changed.body.to_pybytes() == b'{"rows_changed":1}'
+    rows = client.do_get(flight.Ticket(f"SELECT id FROM {table}".encode()), headers).read_all()
+    assert rows.to_pylist() == [{"id": 1}]
+
+
 def test_the_info_of_a_table_leads_to_its_rows(client, table):
     put(client, table, DUCKS)
     info = client.get_flight_info(flight.FlightDescriptor.for_path(table))
