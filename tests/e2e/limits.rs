@@ -409,6 +409,43 @@ async fn puts_are_refused_before_the_disk_is_full_and_queries_go_on() {
     server.stop();
 }
 
+/// Makes the log look longer than any may be.
+fn lengthen_log(server: &ServerProcess) {
+    let log = server.directory().join("test.db.wal");
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log)
+        .unwrap();
+    log.set_len(4 << 30).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_is_refused_where_a_transaction_keeps_the_log_too_long_and_taken_once_it_has_ended() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    client.execute("CREATE TABLE held AS SELECT 1 AS i").await;
+    let mut sql = client.sql();
+    let transaction = sql.begin().await.unwrap();
+    // Beside a transaction that has updated rows there is no checkpoint.
+    let update = sql.update("UPDATE held SET i = 2", Some(&transaction));
+    assert_eq!(update.await.unwrap(), 1);
+    lengthen_log(&server);
+    let put = async || client.append("t", &[numbered(0, 1)]).await;
+    let words = ["the log has grown", "end the transaction"];
+    assert_refused(put().await, Code::ResourceExhausted, &words);
+    assert_eq!(client.rows("SELECT 42").await, ["42"]);
+    sql.roll_back(&transaction).await.unwrap();
+    let taken = async {
+        while let Err(error) = put().await {
+            assert_eq!(error.code(), Code::ResourceExhausted, "{error:?}");
+        }
+    };
+    soon("a checkpoint, and a put taken", taken).await;
+    assert_eq!(client.count("t").await, 1);
+    server.stop();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_would_spill_more_than_may_be_fails_alone() {
     let flags = ["--memory-limit", "100MiB", "--spill-limit", "1MiB"];
@@ -443,14 +480,8 @@ async fn a_large_put_is_refused_while_it_comes_in_where_no_room_is_left() {
     for _ in 0..10 {
         soon("a batch taken", put.send_batch(&batch)).await;
     }
-    // It is written already, and now the log is longer than any may be.
-    let log = server.directory().join("test.db.wal");
-    let log = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(log)
-        .unwrap();
-    log.set_len(4 << 30).unwrap();
+    // It is written already.
+    lengthen_log(&server);
     for _ in 0..100 {
         soon("a batch taken", put.send_batch(&batch)).await;
     }
