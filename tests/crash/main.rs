@@ -16,7 +16,7 @@
 //! - [`replayed_type`]: types that are made in new schemas;
 //! - [`taken_over`]: a stream takes over while a unit of the one before it is being committed;
 //! - [`with_index`]: indexes are made in transactions with more, and beside others;
-//! - [`model`]: any interleaving of puts, retries, kills and schema changes equals a model in memory.
+//! - [`model`]: any interleaving of puts, retries, kills, restarts and schema changes equals a model in memory.
 
 mod alter;
 mod claimed;

@@ -1,4 +1,4 @@
-//! Any interleaving of puts, retries, kills and schema changes equals a model in memory.
+//! Any interleaving of puts, retries, kills, restarts and schema changes equals a model in memory.
 
 mod table;
 
@@ -6,9 +6,10 @@ use duck_flight_protocol::{Ack, Commit, Mode, OnError, PutOptions, SchemaMode};
 use duck_tests::{Client, ServerProcess, soon};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use tempfile::TempDir;
 use tonic::Code;
 
-use self::table::{Late, Row, Table, Unit, one_of_each_key, orders};
+use self::table::{LATE_DEFAULT, Late, Row, Table, Unit, one_of_each_key, orders};
 use crate::put::Put;
 
 /// Few cases by default, for each starts servers; `PROPTEST_CASES` says otherwise.
@@ -59,7 +60,12 @@ enum Step {
     Evolve {
         table: usize,
     },
+    /// A client adds the late column by SQL, where the table has none yet.
+    Alter {
+        table: usize,
+    },
     Checkpoint,
+    Restart,
     Kill,
 }
 
@@ -120,7 +126,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => fence,
         2 => who().prop_map(|(table, producer)| Step::Again { table, producer }),
         2 => (0..2_usize).prop_map(|table| Step::Evolve { table }),
+        2 => (0..2_usize).prop_map(|table| Step::Alter { table }),
         1 => Just(Step::Checkpoint),
+        1 => Just(Step::Restart),
         1 => Just(Step::Kill),
     ];
     vec(step, 4..20)
@@ -164,7 +172,11 @@ impl Pair {
     }
 
     async fn kill(&mut self) {
-        let directory = self.server.take().expect("a server").kill();
+        self.restart(ServerProcess::kill).await;
+    }
+
+    async fn restart(&mut self, end: fn(ServerProcess) -> TempDir) {
+        let directory = end(self.server.take().expect("a server"));
         let server = ServerProcess::start_in(directory, &[]);
         self.client = server.client().await;
         self.server = Some(server);
@@ -219,8 +231,21 @@ impl Pair {
                     Late::Int | Late::BigInt => Late::BigInt,
                 };
             }
+            Step::Alter { table } => self.alter(*table).await,
             Step::Checkpoint => self.client.checkpoint().await,
+            Step::Restart => self.restart(ServerProcess::stop).await,
             Step::Kill => self.kill().await,
+        }
+    }
+
+    async fn alter(&mut self, table: usize) {
+        if self.tables[table].exists {
+            let name = TABLES[table];
+            let add = format!(
+                "ALTER TABLE {name} ADD COLUMN IF NOT EXISTS late INTEGER DEFAULT {LATE_DEFAULT}"
+            );
+            self.client.execute(&add).await;
+            self.tables[table].add_late();
         }
     }
 
@@ -434,7 +459,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn any_interleaving_of_puts_retries_and_kills_equals_the_model(steps in steps()) {
+    fn any_interleaving_of_puts_retries_restarts_and_alterations_equals_the_model(steps in steps()) {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(async {
             let mut pair = Pair::start().await;

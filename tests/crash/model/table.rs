@@ -28,6 +28,9 @@ pub(super) struct Unit {
     pub(super) late: Late,
 }
 
+/// The late column's default where a client adds it by SQL.
+pub(super) const LATE_DEFAULT: i32 = 7;
+
 /// What the late column of a table has become.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Late {
@@ -45,6 +48,8 @@ pub(super) struct Table {
     /// How many rows were put aside.
     pub(super) rejected: u64,
     late: Late,
+    /// What the late column is in a row that is sent without it.
+    default: Option<i32>,
     /// The schema the next units have.
     pub(super) next: Late,
     pub(super) sequences: [u64; 2],
@@ -123,8 +128,23 @@ impl Table {
                 self.rows.retain(|(key, ..)| *key != row.key);
             }
             if !unit.deletes(row) {
-                let late = row.late.filter(|_| unit.late > Late::Missing);
+                let late = match unit.late {
+                    // No row that such a unit replaces has anything else, for none comes behind one with the column.
+                    Late::Missing => self.default,
+                    Late::Int | Late::BigInt => row.late,
+                };
                 self.rows.push((row.key, row.value, late));
+            }
+        }
+    }
+
+    /// Adds the late column, if it is not there yet, with its default in all rows.
+    pub(super) fn add_late(&mut self) {
+        if self.late == Late::Missing {
+            self.late = Late::Int;
+            self.default = Some(LATE_DEFAULT);
+            for (.., late) in &mut self.rows {
+                *late = self.default;
             }
         }
     }
