@@ -252,6 +252,28 @@ async fn a_resuming_loader_waits_for_a_server_that_comes_later() {
 }
 
 #[tokio::test]
+async fn a_resuming_loader_waits_for_a_server_that_goes_away_while_it_connects() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = ConnectOptions {
+        server: address.to_string(),
+    };
+    let loading = tokio::spawn(async move { load(&server, &resuming(Commit::Batch)).await });
+    let (first, _) = listener.accept().await.unwrap();
+    // The first of four connections stands.
+    first.readable().await.unwrap();
+    drop(first);
+    drop(listener);
+    let keeper = Keeper::new([]);
+    keeper
+        .serve_on(TcpListener::bind(address).await.unwrap())
+        .await;
+    let report = loading.await.unwrap();
+    assert!(report.is_success(), "{report}");
+    assert_exactly_once(&keeper, 50);
+}
+
+#[tokio::test]
 async fn a_proof_fails_when_the_table_does_not_hold_what_was_acknowledged() {
     let spoils: [(Spoil, &str); 3] = [
         (|table| drop(table.remove(3)), "1 missing"),

@@ -74,8 +74,10 @@ impl FlightTarget {
         progress: &Progress,
     ) -> Result<Vec<Self>, ConnectError> {
         let writers = plan.writers.get();
-        let first = first_client(server, plan, progress).await?;
-        let others = (1..writers.min(MAX_CONNECTIONS)).map(|_| connect(server));
+        // The others once there is a server: one that waits for it is enough.
+        let first = connect_in_time(server, plan, progress).await?;
+        let others =
+            (1..writers.min(MAX_CONNECTIONS)).map(|_| connect_in_time(server, plan, progress));
         let mut clients = futures::future::try_join_all(others).await?;
         clients.insert(0, first);
         let count = u64::try_from(writers).unwrap_or(u64::MAX);
@@ -274,8 +276,8 @@ async fn connect(server: &ConnectOptions) -> Result<(FlightClient, Endings), Con
     Ok((server.connect_counted(&endings).await?, endings))
 }
 
-/// The first connection of a run. With [`Plan::resume`] it is tried again until the plan gives up.
-async fn first_client(
+/// A connection at the start of a run. With [`Plan::resume`] it is tried again until the plan gives up.
+async fn connect_in_time(
     server: &ConnectOptions,
     plan: &Plan,
     progress: &Progress,
