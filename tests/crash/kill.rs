@@ -50,17 +50,10 @@ struct Settings {
 
 impl Settings {
     fn from_environment() -> Self {
-        let number = |name: &str| {
-            let text = std::env::var(name).ok()?;
-            Some(
-                text.parse::<u64>()
-                    .unwrap_or_else(|_| panic!("{name}={text}")),
-            )
-        };
         let kills = number("DUCK_CRASH_KILLS").map(|kills| u32::try_from(kills).expect("fewer"));
         Self {
             kills: kills.unwrap_or(KILLS),
-            seed: number("DUCK_CRASH_SEED").unwrap_or_else(rand::random),
+            seed: seed(),
             loaders: std::env::var("DUCK_CRASH_LOADERS").ok(),
         }
     }
@@ -125,6 +118,17 @@ impl Settings {
         }
         all
     }
+}
+
+/// The dice of the environment, or others each time.
+pub(crate) fn seed() -> u64 {
+    number("DUCK_CRASH_SEED").unwrap_or_else(rand::random)
+}
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    let number = text.parse::<u64>();
+    Some(number.unwrap_or_else(|_| panic!("{name}={text}")))
 }
 
 fn produced(source: impl Source) -> Box<dyn Loader> {

@@ -4,6 +4,7 @@
 //! - [`kill`]: loaders of every kind write while the server is killed again and again;
 //! - [`faults`]: a shim under the server makes its reads and writes of files fail, as a bad disk does;
 //! - [`heavy`]: so do they in the middle of large units, of changes by key, of statements and of what spills;
+//! - [`resumed`]: `duck-load` is killed and run again, as is the server;
 //! - [`steps`]: the server is killed at every single step of a checkpoint, of a start and of its end;
 //! - [`alter`]: tables are altered and renamed while rows come in, before a kill;
 //! - [`claimed`]: tables are altered in two transactions at once;
@@ -38,6 +39,7 @@ mod referred;
 mod replayed_alter;
 mod replayed_script;
 mod replayed_type;
+mod resumed;
 mod shim;
 mod sources;
 mod steps;

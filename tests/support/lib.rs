@@ -20,7 +20,7 @@ mod wire;
 pub use batch::{Compression, empty_message, ints, messages, numbered, options, pairs};
 pub use client::{Answer, Client, assert_refused, status};
 pub use open_put::OpenPut;
-pub use process::{Exit, ServerProcess, server_command};
+pub use process::{Exit, ServerProcess, binary, server_command};
 pub use server::{Setup, TestServer, rows_at_rest, start};
 pub use sql::{ENDLESS_COUNT, ENDLESS_ROWS, SqlClient, ingest_into};
 pub use wire::Wire;

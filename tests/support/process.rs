@@ -149,7 +149,7 @@ impl ServerProcess {
     /// # Panics
     /// When there is no binary, or it neither listens nor ends.
     pub fn try_start(flags: &[&str]) -> Result<Self, Exit> {
-        Self::listening(Command::new(binary()).args(flags))
+        Self::listening(Command::new(binary("duck-flight-server")).args(flags))
     }
 
     fn listening(command: &mut Command) -> Result<Self, Exit> {
@@ -338,17 +338,20 @@ impl Drop for ServerProcess {
 /// # Panics
 /// When there is no binary.
 pub fn server_command(directory: &Path, flags: &[&str]) -> Command {
-    let mut command = Command::new(binary());
+    let mut command = Command::new(binary("duck-flight-server"));
     command.arg("--database").arg(directory.join("test.db"));
     command.args(["--listen", "127.0.0.1:0"]).args(flags);
     command
 }
 
-/// The binary, which cargo puts into the folder above the tests'.
-fn binary() -> PathBuf {
+/// A binary of the workspace, which cargo puts into the folder above the tests'.
+///
+/// # Panics
+/// When it is not built.
+pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test has a file");
     let profile = test.parent().and_then(Path::parent).expect("a folder");
-    let binary = profile.join("duck-flight-server");
+    let binary = profile.join(name);
     assert!(
         binary.exists(),
         "{} is missing: build it with `cargo build --profile testing --workspace --bins`",
