@@ -292,3 +292,110 @@ async fn an_index_is_made_once_nothing_is_open_that_is_older_than_deleted_rows()
     assert_eq!(client.execute("INSERT INTO t VALUES (0, 0)").await, 1);
     server.stop();
 }
+
+/// Two schemas with a table each, of one name. The first one has indexes that the second one has not.
+const TWINS: &str = "
+    CREATE SCHEMA s1; CREATE SCHEMA s2; CREATE TABLE s1.t (k BIGINT, n BIGINT);
+    CREATE INDEX i ON s1.t (k); CREATE INDEX j ON s1.t (n);
+    CREATE TABLE s2.t (k BIGINT PRIMARY KEY, n BIGINT); INSERT INTO s2.t SELECT range, range FROM range(100)";
+
+/// The index is made for the other table all the same: the server ended, and a unique one refused deleted keys for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_of_a_table_in_another_schema_is_another_one() {
+    const MAKE: &str = "CREATE INDEX i ON s2.t (n)";
+    let server = ServerProcess::start(&["--stall-timeout", "100ms"]);
+    let client = server.client().await;
+    client.execute(TWINS).await;
+    let mut sql = client.sql();
+    let older = sql.begin().await.unwrap();
+    let seen = sql.rows("SELECT count(*) FROM s2.t", Some(&older)).await;
+    assert_eq!(seen, ["100"]);
+    client.execute("DELETE FROM s2.t WHERE k < 11").await;
+    let younger = sql.begin().await.unwrap();
+    let seen = sql.rows("SELECT count(*) FROM s2.t", Some(&younger)).await;
+    assert_eq!(seen, ["89"]);
+    let mut session = client.session().await;
+    session
+        .update("SET search_path = 's2,s1'", None)
+        .await
+        .unwrap();
+    let of_session = "CREATE UNIQUE INDEX IF NOT EXISTS i ON t (n)";
+    for refused in [
+        client.try_execute(MAKE).await.map(u64::cast_signed),
+        sql.update(MAKE, Some(&older)).await,
+        sql.update(MAKE, Some(&younger)).await,
+        session.update(of_session, None).await,
+    ] {
+        assert_refused(refused, Code::Aborted, &["older than rows", "try again"]);
+    }
+    // None is made where it is there.
+    session
+        .update("SET search_path = 's1,s2'", None)
+        .await
+        .unwrap();
+    for there in [
+        "CREATE INDEX IF NOT EXISTS i ON t (k)",
+        "CREATE INDEX IF NOT EXISTS j ON test.s1.t (n)",
+    ] {
+        session.update(there, None).await.unwrap();
+        sql.update(&there.replace(" t ", " s1.t "), Some(&younger))
+            .await
+            .unwrap();
+    }
+    // Nor is it waited where the table is the transaction's own.
+    for of_its_own in [
+        "CREATE SCHEMA s3",
+        "CREATE TABLE s3.t AS SELECT range AS k FROM range(10)",
+        "CREATE INDEX i ON s3.t (k)",
+    ] {
+        sql.update(of_its_own, Some(&younger)).await.unwrap();
+    }
+    sql.commit(&younger).await.unwrap();
+    sql.roll_back(&older).await.unwrap();
+    client.execute(MAKE).await;
+    client.execute("DELETE FROM s2.t WHERE k = 20").await;
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let client = server.client().await;
+    assert_eq!(client.rows("SELECT k FROM s2.t WHERE n = 30").await, ["30"]);
+    assert_eq!(client.rows("SELECT k FROM s3.t WHERE k = 3").await, ["3"]);
+    client
+        .execute("INSERT INTO s2.t VALUES (5, 5), (20, 20)")
+        .await;
+    assert_eq!(client.rows("SELECT count(*) FROM s2.t").await, ["90"]);
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_is_refused_for_an_index_of_the_same_table_and_for_no_other() {
+    const MAKE: &str = "CREATE INDEX i ON s2.t (n)";
+    let server = ServerProcess::start(&["--stall-timeout", "100ms"]);
+    let client = server.client().await;
+    client.execute(TWINS).await;
+    let mut sql = client.sql();
+    let overtaken = sql.begin().await.unwrap();
+    sql.update(MAKE, Some(&overtaken)).await.unwrap();
+    client.execute("CREATE INDEX j ON s2.t (n)").await;
+    let commit = sql.commit(&overtaken).await;
+    assert_refused(commit, Code::Aborted, &["run it again"]);
+    client.execute("DROP INDEX s2.j").await;
+    let alone = sql.begin().await.unwrap();
+    sql.update(MAKE, Some(&alone)).await.unwrap();
+    sql.commit(&alone).await.unwrap();
+    // What drops none leaves the index there.
+    client
+        .execute("CREATE TABLE s2.u (k BIGINT, n BIGINT); CREATE INDEX of_u ON s2.u (k)")
+        .await;
+    let transaction = sql.begin().await.unwrap();
+    sql.update("DROP INDEX IF EXISTS main.of_u", Some(&transaction))
+        .await
+        .unwrap();
+    let beside = sql.update("CREATE INDEX third ON s2.u (n)", Some(&transaction));
+    assert_refused(beside.await, Code::FailedPrecondition, &["on its own"]);
+    sql.roll_back(&transaction).await.unwrap();
+    client.execute("DELETE FROM s2.t WHERE k = 1").await;
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let client = server.client().await;
+    assert_eq!(client.rows("SELECT k FROM s2.t WHERE n = 30").await, ["30"]);
+    assert_eq!(client.rows("SELECT count(*) FROM s2.t").await, ["99"]);
+    server.stop();
+}

@@ -39,6 +39,7 @@ mod log_entries;
 mod lookout;
 mod mark;
 mod metadata;
+mod named;
 mod new_types;
 mod offence_queries;
 mod offences;

@@ -16,10 +16,11 @@
 use duck_flight_protocol::quote;
 
 use super::admission::{makes_index, run_by};
-use super::catalog::{is_name, texts};
+use super::catalog::texts;
 use super::claim::altered;
 use super::ffi::{Connection, StatementKind};
-use super::kept_indexes;
+use super::kept_indexes::{self, Made, Shared};
+use super::named::{self, Table};
 use super::replay::{FIRST_NEW_ROW, may_make_index, targets};
 use super::tokens::{Token, contains_any_word, contains_word};
 use super::types::same_name;
@@ -35,14 +36,16 @@ const CHANGING: &[&str] = &["delete", "merge", "replace", "truncate", "update"];
 /// What may stand between CREATE and INDEX, or TABLE.
 const BEFORE_KIND: &[&str] = &["or", "replace", "local", "temp", "temporary", "unique"];
 
-/// What a client's transaction has done to indexes, and to rows that may be in them. Tables are told by their own names, and two of
-/// the same name in different schemas are taken for one.
+/// What a client's transaction has done to indexes, and to rows that may be in them. [`Names`] of two tables or indexes in different
+/// schemas may be the same: they are taken for one.
 #[derive(Debug, Default)]
 pub(super) struct IndexWork {
     /// The indexes that it has dropped.
     dropped: Names,
-    /// The tables, which others see, too, that it has made some for, or dropped some of.
-    changed: Names,
+    /// Those that it may have dropped by that, as it saw them before.
+    seen: Vec<Made>,
+    /// The tables that it has made some for, or dropped some of.
+    changed: Vec<Shared>,
     /// The tables that it has made indexes or keys for.
     indexed: Names,
     /// The tables of which it has deleted rows.
@@ -50,7 +53,7 @@ pub(super) struct IndexWork {
     /// The tables of which it has updated rows, in their places or not.
     updated: Names,
     /// The tables that it has made. The rows of those are deleted before they are in any index.
-    made: Vec<String>,
+    made: Vec<Table>,
 }
 
 /// A statement of a script.
@@ -90,40 +93,42 @@ impl IndexWork {
         match IndexStep::of(asked) {
             Some(IndexStep {
                 makes: true, table, ..
-            }) => {
-                let name = table.as_ref().and_then(|parts| parts.last());
-                Ok(!self.is_own(connection, name.map(String::as_str))?)
-            }
+            }) => Ok(!self.is_own(connection, table.as_deref())?),
             _ => Ok(false),
         }
     }
 
     /// Takes note of the table that a statement has made, and forgets all where one may have been dropped.
-    pub(super) fn note_made(&mut self, asked: Asked<'_>) {
+    pub(super) fn note_made(&mut self, connection: &Connection, asked: Asked<'_>) -> Result<()> {
         if !matches!(
             asked.kind,
             StatementKind::Definition | StatementKind::Explain
         ) {
-            return;
+            return Ok(());
         }
         if contains_word(asked.any_text(), "drop") {
             self.made.clear();
-        } else if let Some(table) = asked.text.and_then(made_table)
+        } else if let Some(name) = asked.text.and_then(made_table)
             && self.made.len() < MAX_NAMES
         {
-            self.made.push(table);
+            // Now, for the session may look elsewhere later.
+            self.made.extend(found(connection, &name)?);
         }
+        Ok(())
     }
 
     fn check_index(&mut self, connection: &Connection, step: IndexStep) -> Result<()> {
-        if step.makes && self.dropped.has(step.name.as_deref()) {
-            return Err(Error::IndexMadeAgain);
+        for table in self.changed_by(connection, &step)? {
+            let table = table.filter(|_| self.changed.len() < MAX_NAMES);
+            if !self.changed.contains(&table) {
+                self.changed.push(table);
+            }
         }
-        if step.makes && self.has_deleted(connection, step.table.as_deref())? {
-            return Err(Error::IndexBesideChanges);
-        }
-        self.check_kept(connection, &step)?;
         if step.drops {
+            // What is not noted here is taken for one that stays.
+            if self.seen.len() < MAX_NAMES {
+                self.seen.extend(kept_indexes::seen(connection, &step)?);
+            }
             self.dropped.add(step.name);
         }
         if step.makes {
@@ -132,22 +137,27 @@ impl IndexWork {
         Ok(())
     }
 
-    /// Refuses a step beside which its table keeps indexes that others see, too.
-    fn check_kept(&mut self, connection: &Connection, step: &IndexStep) -> Result<()> {
-        let name = step.table.as_ref().and_then(|parts| parts.last());
-        if step.is_of_key() || self.is_own(connection, name.map(String::as_str))? {
-            return Ok(());
+    /// The tables, which others see, too, whose indexes a step changes.
+    ///
+    /// # Errors
+    /// Where the step must not follow, or its table keeps indexes beside it that others see, too.
+    fn changed_by(&self, connection: &Connection, step: &IndexStep) -> Result<Vec<Shared>> {
+        if step.makes && self.dropped.has(step.name.as_deref()) {
+            return Err(Error::IndexMadeAgain);
         }
-        for table in kept_indexes::check_inside(connection, step, &self.dropped)? {
-            self.changed.add(table);
+        if step.makes && self.has_deleted(connection, step.table.as_deref())? {
+            return Err(Error::IndexBesideChanges);
         }
-        Ok(())
+        if step.is_of_key() || self.is_own(connection, step.table.as_deref())? {
+            return Ok(Vec::new());
+        }
+        kept_indexes::check_inside(connection, step, &self.seen)
     }
 
     /// Refuses to commit the transaction where others have made indexes meanwhile that must not be beside its own. To be called while
     /// nobody else makes any, until the commit.
     pub(super) fn check_commit(&self, connection: &Connection) -> Result<()> {
-        kept_indexes::check_commit(connection, &self.changed, &self.dropped)
+        kept_indexes::check_commit(connection, &self.changed, &self.seen)
     }
 
     fn check_rows(&mut self, connection: &Connection, change: Change, text: &str) -> Result<()> {
@@ -160,7 +170,7 @@ impl IndexWork {
         };
         for table in &tables {
             let is_indexed = self.indexed.has(table.as_deref());
-            if is_indexed && !self.is_own(connection, table.as_deref())? {
+            if is_indexed && !self.are_own(connection, table.as_deref())? {
                 return Err(Error::IndexBesideChanges);
             }
         }
@@ -178,24 +188,35 @@ impl IndexWork {
         let may_have = self.deleted.has(name)
             || self.updated.has(name)
                 && table.map_or(Ok(true), |table| has_new_rows(connection, table))?;
-        Ok(may_have && !self.is_own(connection, name)?)
+        Ok(may_have && !self.is_own(connection, table)?)
     }
 
-    /// Whether there is one table of this name, which the transaction has made, or which is temporary.
-    fn is_own(&self, connection: &Connection, name: Option<&str>) -> Result<bool> {
+    /// Whether the table that DuckDB finds by a name is one that the transaction has made, or is temporary.
+    fn is_own(&self, connection: &Connection, name: Option<&[String]>) -> Result<bool> {
+        let found = match name {
+            Some(name) => found(connection, name)?,
+            None => None,
+        };
+        Ok(found.is_some_and(|table| self.has_made(&table)))
+    }
+
+    /// Whether all tables of this name are of that kind, and there are any.
+    fn are_own(&self, connection: &Connection, name: Option<&str>) -> Result<bool> {
         let Some(name) = name else {
             return Ok(false);
         };
-        let sql = format!(
-            "SELECT database_name FROM system.main.duckdb_tables() WHERE {}",
-            is_name("table_name", name)
-        );
-        let is_made = || self.made.iter().any(|made| same_name(made, name));
-        Ok(match texts::<1>(connection, &sql)?.as_slice() {
-            [[database]] => database == TEMPORARY || is_made(),
-            _ => false,
-        })
+        let tables = named::tables(connection, &[name.to_owned()])?;
+        Ok(!tables.is_empty() && tables.iter().all(|table| self.has_made(table)))
     }
+
+    fn has_made(&self, table: &Table) -> bool {
+        table[0] == TEMPORARY || self.made.contains(table)
+    }
+}
+
+/// The table that DuckDB finds by a name.
+fn found(connection: &Connection, name: &[String]) -> Result<Option<Table>> {
+    Ok(named::tables(connection, name)?.into_iter().next())
 }
 
 /// Whether a script that changes rows may take some away that are there.
@@ -233,15 +254,6 @@ impl Names {
     pub(super) fn has(&self, name: Option<&str>) -> bool {
         let is_it = |known: &String| name.is_none_or(|name| same_name(known, name));
         self.may_be_more || self.known.iter().any(is_it)
-    }
-
-    /// Whether a name is among them for certain.
-    pub(super) fn knows(&self, name: &str) -> bool {
-        self.known.iter().any(|known| same_name(known, name))
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.known.is_empty() && !self.may_be_more
     }
 }
 
@@ -368,13 +380,13 @@ fn change(asked: Asked<'_>) -> Option<Change> {
 }
 
 /// The table that a statement has made, if it has made one for certain.
-fn made_table(statement: &str) -> Option<String> {
+fn made_table(statement: &str) -> Option<Vec<String>> {
     let mut rest = run_by(statement)?;
     let creates = rest.accept(&["create"]);
     while rest.accept(BEFORE_KIND) {}
     let makes_one =
         creates && rest.accept(&["table"]) && !rest.accept_all(&["if", "not", "exists"]);
-    makes_one.then(|| rest.qualified_name()?.pop()).flatten()
+    makes_one.then(|| rest.qualified_name()).flatten()
 }
 
 #[cfg(test)]
@@ -522,16 +534,17 @@ mod tests {
     #[test]
     fn a_table_that_may_have_been_there_is_not_taken_for_one_that_was_made() {
         for (sql, table) in [
-            ("CREATE TABLE t (c INTEGER)", Some("t")),
+            ("CREATE TABLE t (c INTEGER)", Some(&["t"][..])),
             (
                 "create or replace temp table s.\"T x\" as select 1",
-                Some("T x"),
+                Some(&["s", "T x"]),
             ),
             ("CREATE TABLE IF NOT EXISTS t (c INTEGER)", None),
             ("CREATE VIEW t AS SELECT 1", None),
             ("CREATE INDEX t ON table (c)", None),
         ] {
-            assert_eq!(made_table(sql).as_deref(), table, "{sql}");
+            let table = table.map(|parts| parts.iter().map(|&part| part.to_owned()).collect());
+            assert_eq!(made_table(sql), table, "{sql}");
         }
     }
 

@@ -10,13 +10,18 @@
 
 use super::catalog::texts;
 use super::ffi::Connection;
-use super::index_work::{Asked, IndexStep, Names};
+use super::index_work::{Asked, IndexStep};
+use super::named::tables;
 use super::sql_error::{SqlError, SqlErrorKind};
 use super::types::same_name;
+use super::unit::TEMPORARY;
 use crate::error::{Error, Result};
 
 /// An index that CREATE INDEX has made: the names of its schema and of its table, and its own.
-type Made = [String; 3];
+pub(super) type Made = [String; 3];
+
+/// A table that others see, too: the names of its schema, and its own. `None` where it is not certain which one.
+pub(super) type Shared = Option<[String; 2]>;
 
 const MADE_SQL: &str = "
     SELECT schema_name, table_name, index_name FROM system.main.duckdb_indexes()
@@ -31,7 +36,7 @@ pub(super) fn checkpoint(connection: &Connection, asked: Asked<'_>) -> Result<()
     };
     // Not the client's: that may be in another database, and an interrupt may come.
     let other = connection.another()?;
-    if !keeps_any(&step, &made(&other)?, &Names::default()) {
+    if !keeps_any(&step, &made(&other)?, &[]) {
         return Ok(());
     }
     let outcome = other.execute("CHECKPOINT");
@@ -46,38 +51,38 @@ pub(super) fn is_there(connection: &Connection, asked: Asked<'_>) -> Result<bool
     let Some(step) = IndexStep::of(asked) else {
         return Ok(false);
     };
-    let Some(table) = step.table.as_ref().and_then(|parts| parts.last()) else {
-        return Ok(false);
-    };
     let made = made(&connection.another()?)?;
-    let is_it = |[_, its_table, name]: &Made| same_name(its_table, table) && step.is_of(name);
-    Ok(made.iter().any(is_it))
+    Ok(makes_none(&step, &table_of(connection, &step)?, &made))
 }
 
-/// Refuses a statement in a client's transaction, which has dropped these indexes, where one must not run there. Answers with the
-/// tables whose indexes it changes.
+/// The indexes that the open transaction sees and a statement may drop, of whatever schema.
+pub(super) fn seen(connection: &Connection, step: &IndexStep) -> Result<Vec<Made>> {
+    let mut seen = made(connection)?;
+    seen.retain(|[.., name]| step.is_of(name));
+    Ok(seen)
+}
+
+/// Refuses a statement in a client's transaction, which was to drop some of these indexes, where one must not run there. Answers
+/// with the tables whose indexes it changes.
 pub(super) fn check_inside(
     connection: &Connection,
     step: &IndexStep,
-    dropped: &Names,
-) -> Result<Vec<Option<String>>> {
+    dropped: &[Made],
+) -> Result<Vec<Shared>> {
     let made = made(&connection.another()?)?;
-    if keeps_any(step, &made, dropped) {
+    if keeps_any(step, &made, &gone(connection, dropped)?) {
         return Err(Error::IndexBesideIndex);
     }
-    let of_step = made.into_iter().filter(|[.., name]| step.is_of(name));
-    let of_step: Vec<_> = of_step.map(|[_, table, _]| Some(table)).collect();
     if !step.makes {
-        return Ok(of_step);
+        let of_step = made.into_iter().filter(|[.., name]| step.is_of(name));
+        return Ok(of_step
+            .map(|[schema, table, _]| Some([schema, table]))
+            .collect());
     }
-    let name = step.table.as_ref().and_then(|parts| parts.last());
-    let is_it = |table: &String| name.is_some_and(|name| same_name(name, table));
-    // Where it is there already none is made.
-    let is_there = of_step.iter().flatten().any(is_it);
-    Ok(if is_there {
-        Vec::new()
-    } else {
-        vec![name.cloned()]
+    let table = table_of(connection, step)?;
+    Ok(match makes_none(step, &table, &made) {
+        true => Vec::new(),
+        false => vec![table],
     })
 }
 
@@ -85,15 +90,16 @@ pub(super) fn check_inside(
 /// called while nobody else makes any, until the commit.
 pub(super) fn check_commit(
     connection: &Connection,
-    changed: &Names,
-    dropped: &Names,
+    changed: &[Shared],
+    dropped: &[Made],
 ) -> Result<()> {
     if changed.is_empty() {
         return Ok(());
     }
-    let made = made(&connection.another()?)?;
-    let is_kept = |index: &Made| changed.has(Some(&index[1])) && !is_gone(index, &made, dropped);
-    match made.iter().any(is_kept) {
+    let gone = gone(connection, dropped)?;
+    let is_changed = |index: &Made| changed.iter().any(|table| may_be_of(index, table));
+    let is_kept = |index: &Made| is_changed(index) && !gone.contains(index);
+    match made(&connection.another()?)?.iter().any(is_kept) {
         true => Err(Error::Sql(SqlError::new(
             SqlErrorKind::Conflict,
             "another transaction has made an index of a table that this one has made or dropped one of: it was rolled back, run it again",
@@ -102,14 +108,46 @@ pub(super) fn check_commit(
     }
 }
 
-/// Those that are committed, as a connection sees them in no transaction.
-fn made(other: &Connection) -> Result<Vec<Made>> {
-    texts(other, MADE_SQL)
+/// The table that a step is for, as DuckDB finds it.
+fn table_of(connection: &Connection, step: &IndexStep) -> Result<Shared> {
+    let Some(name) = &step.table else {
+        return Ok(None);
+    };
+    let found = tables(connection, name)?.into_iter().next();
+    let shared = found.filter(|[database, ..]| database != TEMPORARY);
+    Ok(shared.map(|[_, schema, table]| [schema, table]))
 }
 
-/// Whether any of these stays while one of its table is made or dropped. None does where the one to be made is there, or the one to be
-/// dropped is not; in doubt any may.
-fn keeps_any(step: &IndexStep, made: &[Made], dropped: &Names) -> bool {
+/// Whether a step makes no index, for one of its name is there, for certain of that very table.
+fn makes_none(step: &IndexStep, table: &Shared, made: &[Made]) -> bool {
+    let is_it = |index: &Made| may_be_of(index, table) && step.is_of(&index[2]);
+    table.is_some() && made.iter().any(is_it)
+}
+
+fn may_be_of([its_schema, its_table, _]: &Made, table: &Shared) -> bool {
+    table
+        .as_ref()
+        .is_none_or(|[schema, table]| same_name(its_schema, schema) && same_name(its_table, table))
+}
+
+/// Those of these indexes that the open transaction has dropped: it does not see them any more.
+fn gone(connection: &Connection, dropped: &[Made]) -> Result<Vec<Made>> {
+    let mut gone = dropped.to_vec();
+    if !gone.is_empty() {
+        let seen = made(connection)?;
+        gone.retain(|index| !seen.contains(index));
+    }
+    Ok(gone)
+}
+
+/// Those that a connection sees: in no transaction, those that are committed.
+fn made(connection: &Connection) -> Result<Vec<Made>> {
+    texts(connection, MADE_SQL)
+}
+
+/// Whether any of these stays, and is not gone, while one of its table is made or dropped. None does where the one to be made is there, or
+/// the one to be dropped is not; in doubt any may.
+fn keeps_any(step: &IndexStep, made: &[Made], gone: &[Made]) -> bool {
     let is_at_hand = |[schema, table, _]: &Made| {
         let mut of_table = made
             .iter()
@@ -121,14 +159,8 @@ fn keeps_any(step: &IndexStep, made: &[Made], dropped: &Names) -> bool {
         }
     };
     let is_dropped = |index: &Made| !step.makes && step.is_of(&index[2]) && is_only(index, made);
-    let is_kept =
-        |index: &Made| is_at_hand(index) && !is_dropped(index) && !is_gone(index, made, dropped);
+    let is_kept = |index: &Made| is_at_hand(index) && !is_dropped(index) && !gone.contains(index);
     !step.is_of_key() && made.iter().any(is_kept)
-}
-
-/// Whether an index is one of those that were dropped, for certain.
-fn is_gone(index: &Made, made: &[Made], dropped: &Names) -> bool {
-    dropped.knows(&index[2]) && is_only(index, made)
 }
 
 /// Whether no other one has its name, in another schema.
@@ -139,7 +171,7 @@ fn is_only(index: &Made, made: &[Made]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ffi::StatementKind;
+    use super::super::ffi::{Database, StatementKind};
     use super::*;
 
     #[test]
@@ -171,8 +203,7 @@ mod tests {
                 text: Some(sql),
                 script: sql,
             });
-            let dropped = Names::default();
-            assert_eq!(keeps_any(&step.unwrap(), &made, &dropped), keeps, "{sql}");
+            assert_eq!(keeps_any(&step.unwrap(), &made, &[]), keeps, "{sql}");
         }
         let sql = "CREATE INDEX new ON one (c); SELECT é";
         let in_doubt = IndexStep::of(Asked {
@@ -180,14 +211,101 @@ mod tests {
             text: None,
             script: sql,
         });
-        let mut dropped = Names::default();
-        assert!(keeps_any(&in_doubt.unwrap(), &made, &dropped));
-        dropped.add(Some("K".to_owned()));
-        dropped.add(Some("m".to_owned()));
-        let gone: Vec<_> = made
-            .iter()
-            .filter(|index| is_gone(index, &made, &dropped))
-            .collect();
-        assert_eq!(gone, [&made[2]]);
+        assert!(keeps_any(&in_doubt.unwrap(), &made, &[]));
+    }
+
+    #[test]
+    fn only_an_index_of_that_very_table_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.db");
+        let database = Database::open(path.to_str().unwrap(), &[]).unwrap();
+        let connection = database.connect().unwrap();
+        connection
+            .execute(
+                "CREATE SCHEMA s1; CREATE SCHEMA s2; CREATE TABLE s1.t (c INT); CREATE INDEX i ON s1.t (c);
+                 CREATE TABLE s2.t (c INT); CREATE TABLE s2.u (c INT); CREATE INDEX of_u ON s2.u (c);
+                 CREATE TABLE u (c INT)",
+            )
+            .unwrap();
+        for (path, sql, expected) in [
+            ("s1", "CREATE INDEX IF NOT EXISTS I ON S1.T (c)", true),
+            ("s2", "CREATE INDEX i ON test.s1.t (c)", true),
+            ("s1", "CREATE INDEX i ON s2.t (c)", false),
+            ("s1", "CREATE INDEX i ON s2.u (c)", false),
+            ("s1", "CREATE INDEX i ON t (c)", true),
+            ("s1,s2", "CREATE INDEX i ON t (c)", true),
+            ("s2,s1", "CREATE INDEX i ON t (c)", false),
+            ("S2", "CREATE INDEX of_u ON u (c)", true),
+            ("s1", "CREATE INDEX of_u ON u (c)", false),
+            ("s2", "CREATE INDEX of_u ON test.u (c)", false),
+            ("s1", "CREATE INDEX j ON s1.t (c)", false),
+            ("s1", "CREATE INDEX i ON none (c)", false),
+            ("s1", "CREATE INDEX i ON 🦆 (c)", false),
+            ("s1", "ALTER TABLE s1.t ADD PRIMARY KEY (c)", false),
+        ] {
+            let set = format!("RESET search_path; SET search_path = '{path}'");
+            connection.execute(&set).unwrap();
+            let asked = Asked {
+                kind: match sql.starts_with("ALTER") {
+                    true => StatementKind::Alteration,
+                    false => StatementKind::Definition,
+                },
+                text: Some(sql),
+                script: sql,
+            };
+            assert_eq!(
+                is_there(&connection, asked).unwrap(),
+                expected,
+                "{path}: {sql}"
+            );
+        }
+        connection.execute("CREATE TEMP TABLE t (c INT)").unwrap();
+        let sql = "CREATE INDEX i ON t (c)";
+        let of_temporary = Asked {
+            kind: StatementKind::Definition,
+            text: Some(sql),
+            script: sql,
+        };
+        assert!(!is_there(&connection, of_temporary).unwrap());
+    }
+
+    #[test]
+    fn an_index_is_gone_once_its_own_transaction_has_dropped_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.db");
+        let database = Database::open(path.to_str().unwrap(), &[]).unwrap();
+        let connection = database.connect().unwrap();
+        connection
+            .execute(
+                "CREATE SCHEMA s1; CREATE SCHEMA s2; CREATE TABLE s1.t (c INT, d INT); CREATE INDEX i ON s1.t (c)",
+            )
+            .unwrap();
+        for (sql, is_gone) in [
+            ("DROP INDEX IF EXISTS s2.i", false),
+            ("DROP INDEX IF EXISTS i", false),
+            ("DROP INDEX s1.I", true),
+        ] {
+            let step = |sql| {
+                IndexStep::of(Asked {
+                    kind: StatementKind::Definition,
+                    text: Some(sql),
+                    script: sql,
+                })
+                .unwrap()
+            };
+            connection.begin().unwrap();
+            let dropped = seen(&connection, &step(sql)).unwrap();
+            connection.execute(sql).unwrap();
+            let next = step("CREATE INDEX j ON s1.t (d)");
+            let outcome = check_inside(&connection, &next, &dropped);
+            connection.roll_back();
+            match outcome {
+                Ok(changed) => assert!(is_gone && changed.len() == 1, "{sql}: {changed:?}"),
+                Err(error) => assert!(
+                    !is_gone && matches!(error, Error::IndexBesideIndex),
+                    "{sql}: {error}"
+                ),
+            }
+        }
     }
 }

@@ -57,7 +57,7 @@ impl<'a> Statement<'a> {
             self.claim(renames, kind)?;
             let (_, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
             drop(alone);
-            work.indexes.note_made(asked);
+            work.indexes.note_made(self.connection, asked)?;
             let written = self.rows_written(kind, rows_changed);
             work.rows_written = work.rows_written.saturating_add(written);
             if written > 0 {
