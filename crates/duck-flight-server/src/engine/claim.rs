@@ -12,14 +12,18 @@
 use duck_flight_protocol::{TableName, quote};
 
 use super::admission::run_by;
-use super::catalog::{is_name, literal, texts};
+use super::catalog::{literal, texts};
 use super::ffi::Connection;
+use super::named::tables_sql;
 use super::rename::renamed;
 use super::unit::TEMPORARY;
 use crate::error::{Error, Result};
 
 const UNREADABLE: &str = "a table is renamed by ALTER TABLE name RENAME TO name alone, with names in double quotes where they are not ASCII: the \
      server must know which one";
+
+/// What a table is claimed by.
+const CLAIMED_COLUMNS: &str = "database_name, schema_name, table_name, coalesce(comment, ''), CAST(comment IS NULL AS VARCHAR)";
 
 /// Claims a table in the open transaction.
 ///
@@ -52,10 +56,10 @@ pub(super) fn claim_renamed(connection: &Connection, statement: Option<&str>) ->
 
 /// Claims the table that DuckDB finds by a name with its qualifiers. Nobody else has a temporary one.
 fn claim_name(connection: &Connection, name: &[String]) -> Result<()> {
-    let Some(sql) = comment_sql(name) else {
+    let Some(sql) = tables_sql(CLAIMED_COLUMNS, name) else {
         return Ok(());
     };
-    let found = texts(connection, &sql)?.pop();
+    let found = texts(connection, &sql)?.into_iter().next();
     let Some([database, schema, table, comment, has_none]) = found else {
         return Ok(());
     };
@@ -68,28 +72,6 @@ fn claim_name(connection: &Connection, name: &[String]) -> Result<()> {
     };
     let name = [database, schema, table].map(|part| quote(&part)).join(".");
     Ok(connection.execute(&format!("COMMENT ON TABLE {name} IS {comment}"))?)
-}
-
-/// A query for a table and its comment: of those that have the name the one that DuckDB takes, which looks among temporary
-/// ones first, then where the session looks, and then in `main`.
-fn comment_sql(name: &[String]) -> Option<String> {
-    let is_in = |schema: &str| is_name("schema_name", schema);
-    let is_of = |database: &str| is_name("database_name", database);
-    let (place, table) = match name {
-        [table] => ("true".to_owned(), table),
-        [one, table] => (format!("({} OR {})", is_in(one), is_of(one)), table),
-        [database, schema, table] => (format!("{} AND {}", is_of(database), is_in(schema)), table),
-        _ => return None,
-    };
-    Some(format!(
-        "SELECT database_name, schema_name, table_name, coalesce(comment, ''), CAST(comment IS NULL AS VARCHAR)
-         FROM system.main.duckdb_tables() WHERE {} AND {place}
-         ORDER BY database_name <> '{TEMPORARY}',
-             system.main.list_position(system.main.current_schemas(false), schema_name) NULLS LAST,
-             schema_name <> 'main'
-         LIMIT 1",
-        is_name("table_name", table)
-    ))
 }
 
 /// The name of the table that a statement alters, or that one alters which it explains and runs.
