@@ -328,6 +328,11 @@ async fn an_index_of_a_table_in_another_schema_is_another_one() {
     ] {
         assert_refused(refused, Code::Aborted, &["older than rows", "try again"]);
     }
+    // What can never be allowed is not waited for.
+    for transaction in [&older, &younger] {
+        let beside = sql.update("CREATE INDEX third ON s1.t (n)", Some(transaction));
+        assert_refused(beside.await, Code::FailedPrecondition, &["on its own"]);
+    }
     // None is made where it is there.
     session
         .update("SET search_path = 's1,s2'", None)

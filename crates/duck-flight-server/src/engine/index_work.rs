@@ -98,6 +98,14 @@ impl IndexWork {
         }
     }
 
+    /// Refuses a statement about an index that must not follow in the transaction, whatever others do meanwhile.
+    pub(super) fn check_possible(&self, connection: &Connection, asked: Asked<'_>) -> Result<()> {
+        match IndexStep::of(asked) {
+            Some(step) => self.changed_by(connection, &step).map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Takes note of the table that a statement has made, and forgets all where one may have been dropped.
     pub(super) fn note_made(&mut self, connection: &Connection, asked: Asked<'_>) -> Result<()> {
         if !matches!(

@@ -63,7 +63,7 @@ impl<'a> Statement<'a> {
 
     /// As [`alone`](Self::alone), in a client's transaction that has done this. Where the statement makes an index, waits for
     /// transactions to end that are too old beside it, with others committing meanwhile, but not without an end. The client's own one
-    /// gets no younger.
+    /// gets no younger, and where the index must not be made in it nothing is waited for.
     pub(super) fn alone_inside(
         &self,
         kind: StatementKind,
@@ -72,6 +72,8 @@ impl<'a> Statement<'a> {
         if !work.makes_for_others(self.connection, self.asked(kind))? {
             return Ok(self.alone(kind));
         }
+        // That does not change while others end.
+        work.check_possible(self.connection, self.asked(kind))?;
         let wait = self.connection.wait_for_older();
         loop {
             let alone = self.alone(kind);
