@@ -1,15 +1,15 @@
 //! What a plan decides once for all its runs, so that the plan is not kept.
 //!
 //! DuckDB takes the local time when it plans (`now()` and the others it takes anew each time), and the numbers of transaction
-//! and query, and draws a sample by the plan. A view or a macro may do so without a word of it in the query.
+//! and query, and draws a sample by the plan. A view, a macro or a generated column may do so without a word of it in the query.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Lossless;
 use super::admission::{called, may_read_files};
-use super::catalog::{rows, text};
+use super::catalog::{rows, text, texts};
 use super::ffi::Connection;
-use super::tokens::{contains_any_word, stands_anywhere};
+use super::tokens::{Token, contains_any_word, contains_word, stands_anywhere, tokens};
 use crate::error::Result;
 
 const WORDS: &[&str] = &[
@@ -26,11 +26,18 @@ const WORDS: &[&str] = &[
 /// Counts from today, where it is given one time. Columns have this name too, so only a call of it counts.
 const AGE: &str = "age";
 
+/// Words of which one is in each statement that defines a view or a macro.
+const DEFINING: &[&str] = &["function", "macro", "view"];
+
 /// The views and macros of clients.
 const DEFINITIONS_SQL: &str = "
     SELECT sql FROM system.main.duckdb_views() WHERE NOT internal
     UNION ALL
     SELECT macro_definition FROM system.main.duckdb_functions() WHERE NOT internal AND macro_definition IS NOT NULL";
+
+/// The tables of clients that have generated columns.
+const GENERATING_SQL: &str = "
+    SELECT sql FROM system.main.duckdb_tables() WHERE NOT internal AND system.main.contains(sql, 'GENERATED')";
 
 /// Whether a plan of the text decides what each run should.
 pub(super) fn is_frozen_by_plan(sql: &str) -> bool {
@@ -38,7 +45,27 @@ pub(super) fn is_frozen_by_plan(sql: &str) -> bool {
         || stands_anywhere(sql, AGE) && called(sql, [AGE].into_iter()).is_some()
 }
 
-/// Whether any view or macro may be of that kind. Once it is so it stays so.
+/// Whether a script may define what stands in queries of others for something else. In doubt it may where the words stand in it.
+fn may_define(sql: &str) -> bool {
+    contains_any_word(sql, DEFINING) || contains_word(sql, "table") && may_generate(sql)
+}
+
+/// Whether a script has what each generated column has: AS, and then its expression in parentheses.
+fn may_generate(sql: &str) -> bool {
+    let mut is_after_as = false;
+    for token in tokens(sql) {
+        if token == Token::Doubt {
+            return stands_anywhere(sql, "as");
+        }
+        if is_after_as && token == Token::Symbol('(') {
+            return true;
+        }
+        is_after_as = token.is("as");
+    }
+    false
+}
+
+/// Whether any view, macro or generated column may be of that kind. Once it is so it stays so.
 #[derive(Default)]
 pub(super) struct FrozenDefinitions(AtomicBool);
 
@@ -50,7 +77,13 @@ impl FrozenDefinitions {
 
     /// Takes note of a script that may define one. To be called before it runs.
     pub(super) fn note(&self, sql: &str) {
-        if is_frozen_by_plan(sql) {
+        if may_define(sql) {
+            self.add(sql);
+        }
+    }
+
+    fn add(&self, definition: &str) {
+        if is_frozen_by_plan(definition) {
             self.0.store(true, Ordering::Release);
         }
     }
@@ -61,10 +94,13 @@ pub(super) fn look(connection: &Connection, lossless: &Lossless) -> Result<()> {
     let found = rows(connection, lossless, DEFINITIONS_SQL)?;
     for row in 0..found.num_rows() {
         let definition = text(found.column(0), row);
-        connection.frozen_definitions().note(&definition);
+        connection.frozen_definitions().add(&definition);
         if may_read_files(&definition) {
             connection.note_definitions_that_read_files();
         }
+    }
+    for [table] in texts(connection, GENERATING_SQL)? {
+        connection.frozen_definitions().note(&table);
     }
     Ok(())
 }
@@ -142,6 +178,54 @@ mod tests {
             "SELECT average(i) FROM t",
         ] {
             assert!(!is_frozen_by_plan(sql), "{sql}");
+        }
+    }
+
+    #[test]
+    fn only_what_defines_something_freezes_the_plans_of_others() {
+        for sql in [
+            "CREATE TABLE s (sample INTEGER)",
+            "INSERT INTO m (sample) VALUES (1)",
+            "CREATE TABLE x AS SELECT * FROM t USING SAMPLE 10%",
+            "CREATE TABLE d (c TIME DEFAULT current_localtime())",
+            "UPDATE p SET a = age(b)",
+            "WITH c AS (SELECT age(b) AS a FROM p) INSERT INTO q FROM c",
+            "CREATE VIEW v AS SELECT 1",
+            "CREATE TABLE g (b INTEGER, c INTEGER AS (b + 1))",
+        ] {
+            let frozen = FrozenDefinitions::default();
+            frozen.note(sql);
+            assert!(!frozen.may_be(), "{sql}");
+        }
+        for sql in [
+            "CREATE VIEW v AS FROM t USING SAMPLE 10%",
+            "create or replace temp view v as select age(b) from p",
+            "CREATE MACRO m() AS current_localtime()",
+            "CREATE FUNCTION f(x) AS TABLE FROM t TABLESAMPLE 5 ROWS",
+            "SELECT é; CREATE VIEW v AS SELECT age(b) FROM p",
+            "CREATE TABLE g (b TIMESTAMP, a INTERVAL AS (age(b)))",
+            "CREATE TABLE g (b INTEGER, a TIME GENERATED ALWAYS AS(current_localtime()) VIRTUAL)",
+            "CREATE TABLE größe (b TIMESTAMP, a INTERVAL AS (age(b)))",
+        ] {
+            let frozen = FrozenDefinitions::default();
+            frozen.note(sql);
+            assert!(frozen.may_be(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_was_defined_before_the_start_is_found() {
+        for (sql, expected) in [
+            ("CREATE TABLE s (sample INTEGER, c INTEGER)", false),
+            ("CREATE TABLE g (b TIMESTAMP, a INTERVAL AS (age(b)))", true),
+            ("CREATE MACRO m() AS current_localtime()", true),
+            ("CREATE VIEW v AS SELECT age(now()::TIMESTAMP)", true),
+        ] {
+            let opened = open_database(&EngineOptions::in_memory()).unwrap();
+            let connection = opened.database.connect().unwrap();
+            connection.execute(sql).unwrap();
+            look(&connection, &opened.lossless).unwrap();
+            assert_eq!(connection.frozen_definitions().may_be(), expected, "{sql}");
         }
     }
 }
