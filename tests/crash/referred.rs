@@ -70,8 +70,16 @@ async fn a_table_that_a_foreign_key_refers_to_is_not_taken_away() {
     let refused = replace(&mut sql, Some(&transaction)).await;
     assert_refused(refused, Code::InvalidArgument, &["depend on it"]);
     sql.roll_back(&transaction).await.unwrap();
-    // Temporary ones are others.
     let mut session = client.session().await;
+    // The keys are in another database than the one where the session looks.
+    for elsewhere in ["system", "temp"] {
+        let set = format!("SET search_path = '{elsewhere}'");
+        session.update(&set, None).await.unwrap();
+        let refused = session.update(TAKING[1], None).await;
+        assert_refused(refused, Code::InvalidArgument, &["depend on it"]);
+        session.update("RESET search_path", None).await.unwrap();
+    }
+    // Temporary ones are others.
     session
         .update("CREATE OR REPLACE TEMP TABLE p (i BIGINT)", None)
         .await

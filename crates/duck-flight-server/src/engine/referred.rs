@@ -20,7 +20,7 @@ use crate::error::Result;
 /// The foreign keys of tables that others see, too: where they are, which table refers, and to which one.
 const FOREIGN_KEYS_SQL: &str = "
     SELECT database_name, schema_name, table_name, referenced_table FROM system.main.duckdb_constraints()
-    WHERE constraint_type = 'FOREIGN KEY' AND database_name = system.main.current_database()";
+    WHERE constraint_type = 'FOREIGN KEY' AND database_name <> 'temp'";
 
 /// Refuses a statement that replaces or renames a table of a foreign key, or drops it with its schema. `statement` is the one of
 /// the script, where that is certain. To be asked in its transaction, before it runs.
