@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use chrono::SecondsFormat;
 use duck_flight_protocol::{Commit, TableName};
 use serde::Serialize;
 
@@ -60,6 +61,8 @@ pub struct Report {
     pub latency_ms_p99: Option<f64>,
     /// The longest time to an ack in milliseconds.
     pub latency_ms_max: Option<f64>,
+    /// When that ack came, in UTC, as in `2026-01-02T03:04:05.000006Z`.
+    pub latency_max_at: Option<String>,
     /// Failures of which nothing was committed.
     pub errors: u64,
     /// Batches sent again.
@@ -105,6 +108,9 @@ impl Report {
             latency_ms_p95: stats.latency_ms(0.95),
             latency_ms_p99: stats.latency_ms(0.99),
             latency_ms_max: stats.max_latency_ms(),
+            latency_max_at: stats
+                .max_latency_at()
+                .map(|at| at.to_rfc3339_opts(SecondsFormat::Micros, true)),
             errors: stats.errors,
             retries: stats.retries,
             unknown: stats.unknown,
@@ -268,6 +274,7 @@ impl fmt::Display for Batches {
 mod tests {
     use std::time::Duration;
 
+    use chrono::{DateTime, Utc};
     use tokio::time::Instant;
 
     use super::*;
@@ -368,6 +375,11 @@ note       995 batches of the plan not sent";
         assert_eq!(json["rows"], 400_000);
         assert_eq!(json["latency_ms_p99"], 2.1);
         assert_eq!(json["latency_ms_max"], 2.1);
+        let at = json["latency_max_at"].as_str().unwrap();
+        assert!(
+            at.parse::<DateTime<Utc>>().is_ok() && at.ends_with('Z'),
+            "{at}"
+        );
         assert_eq!(json["rows_per_second"], 320_000.0);
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use hdrhistogram::Histogram;
 use tokio::time::Instant;
 
@@ -36,7 +37,8 @@ pub(crate) struct Stats {
     span: Option<(Instant, Instant)>,
     /// Latencies of acknowledged batches in microseconds.
     latency: Histogram<u64>,
-    max_latency: Duration,
+    /// The longest latency, and when its ack came.
+    longest: Option<(Duration, DateTime<Utc>)>,
 }
 
 impl Default for Stats {
@@ -56,7 +58,7 @@ impl Default for Stats {
             first_error: None,
             span: None,
             latency,
-            max_latency: Duration::ZERO,
+            longest: None,
         }
     }
 }
@@ -66,7 +68,9 @@ impl Stats {
     pub(crate) fn acknowledge(&mut self, rows: u64, latency: Duration) {
         self.rows += rows;
         self.batches += 1;
-        self.max_latency = self.max_latency.max(latency);
+        if self.longest.is_none_or(|(longest, _)| latency > longest) {
+            self.longest = Some((latency, Utc::now()));
+        }
         let micros = u64::try_from(latency.as_micros()).unwrap_or(MAX_LATENCY_MICROS);
         self.latency.saturating_record(micros.max(1));
     }
@@ -86,7 +90,12 @@ impl Stats {
 
     /// The longest latency in milliseconds.
     pub(crate) fn max_latency_ms(&self) -> Option<f64> {
-        (self.batches > 0).then_some(self.max_latency.as_secs_f64() * 1e3)
+        self.longest.map(|(latency, _)| latency.as_secs_f64() * 1e3)
+    }
+
+    /// When the ack came that took longest.
+    pub(crate) fn max_latency_at(&self) -> Option<DateTime<Utc>> {
+        self.longest.map(|(_, at)| at)
     }
 
     /// From the first writer's start to the last one's end.
@@ -113,7 +122,7 @@ impl Stats {
         self.latency
             .add(&other.latency)
             .expect("the histograms have the same bounds");
-        self.max_latency = self.max_latency.max(other.max_latency);
+        self.longest = self.longest.max(other.longest);
         self
     }
 }
@@ -145,6 +154,17 @@ mod tests {
     fn without_acks_there_is_no_latency() {
         assert_eq!(Stats::default().latency_ms(0.5), None);
         assert_eq!(Stats::default().max_latency_ms(), None);
+        assert_eq!(Stats::default().max_latency_at(), None);
+    }
+
+    #[test]
+    fn the_longest_latency_of_all_comes_with_the_time_of_its_own_ack() {
+        let before = Utc::now();
+        let longest = stats([10, 30]);
+        let between = Utc::now();
+        let merged = longest.merge(stats([20]));
+        assert_eq!(merged.max_latency_ms(), Some(30.0));
+        assert!((before..=between).contains(&merged.max_latency_at().unwrap()));
     }
 
     #[test]
