@@ -7,9 +7,10 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 from statistics import median, quantiles
@@ -19,6 +20,14 @@ from contenders import LeftOut, end, working_directory
 COLUMNS = "batch_id BIGINT, timestamp TIMESTAMP, value DOUBLE PRECISION, category VARCHAR"
 INSERT = "INSERT INTO concurrent_test VALUES (1, TIMESTAMP '2026-01-01 12:34:56.789', 43.21, 'A');\n"
 COPY = "COPY concurrent_test FROM STDIN;\n"
+END_OF_COPY = "\\.\n"
+
+# In the order of the keys, or two clients that have some in common would wait for each other.
+UPSERT = """INSERT INTO keyed SELECT DISTINCT ON (id) * FROM incoming ORDER BY id ON CONFLICT (id)
+    DO UPDATE SET timestamp = EXCLUDED.timestamp, value = EXCLUDED.value, category = EXCLUDED.category;
+"""
+# So many different batches of each client are upserted again and again.
+UPSERT_BATCHES = 16
 
 READS = 3
 
@@ -63,11 +72,16 @@ class Postgres:
     def execute(self, sql: str) -> None:
         run(*self.psql("-v", "ON_ERROR_STOP=1", "-c", sql), cwd=self.directory)
 
-    def pgbench(self, sql: str, clients: int, seconds: float, mode: str) -> dict:
-        """What clients come to that run the same script again and again."""
-        script = self.directory / "script.sql"
+    def script(self, name: str, sql: str) -> Path:
+        """A file that its clients can run."""
+        script = self.directory / f"{name}.sql"
         script.write_text(sql)
         script.chmod(0o644)
+        return script
+
+    def pgbench(self, sql: str, clients: int, seconds: float, mode: str) -> dict:
+        """What clients come to that run the same script again and again."""
+        script = self.script("script", sql)
         # It counts whole seconds.
         given = ["-c", str(clients), "-j", str(min(2, clients)), "-T", str(max(1, round(seconds)))]
         log = ["--log", "--log-prefix", str(self.directory / "latencies")]
@@ -146,12 +160,21 @@ def insert(clients: int, rows: int, seconds: float) -> dict:
 
 def copy(server: Postgres, clients: int, rows: int, seconds: float) -> float:
     """Rows a second of psql clients that send prepared COPY blocks, one after another, for about so long."""
-    block = COPY + "".join(text_rows(rows)) + "\\.\n"
+    block = COPY + "".join(text_rows(rows)) + END_OF_COPY
+
+    def seconds_of(blocks: int) -> float:
+        return seconds_of_scripts(server, [server.script("copy", block * blocks)] * clients)
+
+    return rows * clients * blocks_per_second(seconds_of, seconds)
+
+
+def blocks_per_second(seconds_of: Callable[[int], float], seconds: float) -> float:
+    """Of a client that sends so many that it takes about so long; `seconds_of` some is how long those take."""
     blocks = 1
     while True:
-        elapsed = seconds_of_blocks(server, block, blocks, clients)
+        elapsed = seconds_of(blocks)
         if elapsed >= seconds / 2:
-            return blocks * rows * clients / elapsed
+            return blocks / elapsed
         blocks = max(2 * blocks, round(blocks * seconds / elapsed))
 
 
@@ -162,21 +185,18 @@ def text_rows(count: int) -> Iterator[str]:
         yield f"1\t2026-01-01 12:34:56.{row % 1000:03}\t{random.random() * 100}\t{random.choice('ABCD')}\n"
 
 
-def seconds_of_blocks(server: Postgres, block: str, blocks: int, clients: int) -> float:
-    """How long clients take that each send a block so often; as with all others, once they are connected."""
-    script = server.directory / "copy.sql"
-    script.write_text(block * blocks)
-    script.chmod(0o644)
+def seconds_of_scripts(server: Postgres, scripts: list[Path], set_up: str = "") -> float:
+    """How long psql clients take that each run a script; as with all others, once they are connected, and set up."""
     command = server.psql("-v", "ON_ERROR_STOP=1")
     given = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": server.directory, **USER}
     with ExitStack() as running_clients:
-        loaders = [running_clients.enter_context(subprocess.Popen(command, **given)) for _ in range(clients)]
+        loaders = [running_clients.enter_context(subprocess.Popen(command, **given)) for _ in scripts]
         for loader in loaders:
-            tell(loader, "\\! echo connected")
+            tell(loader, f"{set_up}\\! echo connected")
         if any([loader.stdout.readline() != "connected\n" for loader in loaders]):
             raise RuntimeError("psql could not connect")
         start = time.perf_counter()
-        for loader in loaders:
+        for loader, script in zip(loaders, scripts, strict=True):
             tell(loader, f"\\i {script.name}")
             loader.stdin.close()
         # Each is waited for, whatever became of the others.
@@ -188,6 +208,36 @@ def seconds_of_blocks(server: Postgres, block: str, blocks: int, clients: int) -
 def tell(client: subprocess.Popen, line: str) -> None:
     client.stdin.write(f"{line}\n")
     client.stdin.flush()
+
+
+def upsert(clients: int, rows: int, keys: int, seconds: float) -> dict:
+    """psql clients that upsert batches of random keys, each in a transaction of its own, from a temporary table."""
+    with running() as server:
+        server.execute(
+            f"""CREATE TABLE keyed (id BIGINT, timestamp TIMESTAMP, value DOUBLE PRECISION, category VARCHAR);
+                INSERT INTO keyed SELECT i, TIMESTAMP '2026-01-01', 0, 'A' FROM generate_series(0, {keys} - 1) i;
+                ALTER TABLE keyed ADD PRIMARY KEY (id)"""
+        )
+        blocks_of = [list(upsert_blocks(rows, keys, seed)) for seed in range(1, clients + 1)]
+        set_up = "CREATE TEMP TABLE incoming (LIKE keyed) ON COMMIT DELETE ROWS;\n"
+
+        def seconds_of(count: int) -> float:
+            texts = ["".join(islice(cycle(blocks), count)) for blocks in blocks_of]
+            scripts = [server.script(f"upsert-{number}", text) for number, text in enumerate(texts)]
+            return seconds_of_scripts(server, scripts, set_up)
+
+        return {"rows_per_second": rows * clients * blocks_per_second(seconds_of, seconds)}
+
+
+def upsert_blocks(rows: int, keys: int, seed: int) -> Iterator[str]:
+    """Transactions with rows as `duck-bench load --kind upsert` makes them."""
+    random = Random(seed)
+    for _ in range(UPSERT_BATCHES):
+        lines = (
+            f"{random.randrange(keys)}\t2026-01-01 12:34:56.789\t{random.random() * 100}\t{random.choice('ABCD')}\n"
+            for _ in range(rows)
+        )
+        yield f"BEGIN;\nCOPY incoming FROM STDIN;\n{''.join(lines)}{END_OF_COPY}{UPSERT}COMMIT;\n"
 
 
 def small(clients: int, seconds: float) -> dict:

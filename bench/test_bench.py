@@ -12,11 +12,12 @@ import pytest
 import clients
 import page
 import plots
+import postgres
 import run
 import tables
 import targets
 from case import Case, step
-from cases import CASES, loads, reads, small
+from cases import CASES, loads, reads, rows, small
 from contenders import end, late_ends, megabytes
 from results import OURS, CaseResult, Results, Spread, ratio
 from sizes import SIZES
@@ -207,6 +208,26 @@ def test_cpu_is_what_the_server_and_the_clients_take_for_each_that_is_counted():
     assert found["server_cpu_ns"] == 2e6
     assert 0 <= found["clients_cpu_ns"] < 1e6
     assert clients.with_cpu(Busy(), dict, lambda _: 0) == {}
+
+
+def test_postgres_upserts_other_keys_in_each_batch_and_commits_each_by_itself():
+    assert "postgres" in {each.contender for each in rows.CASE.steps(SIZES["quick"]) if each.tests == ("upsert",)}
+    blocks = list(postgres.upsert_blocks(rows=100, keys=1_000_000, seed=1))
+    assert len(blocks) == postgres.UPSERT_BATCHES == len(set(blocks))
+    assert blocks != list(postgres.upsert_blocks(rows=100, keys=1_000_000, seed=2))
+    begin, copy, *lines, end_of_copy, insert, update, commit = blocks[0].splitlines()
+    assert (begin, end_of_copy, commit) == ("BEGIN;", "\\.", "COMMIT;")
+    assert copy == "COPY incoming FROM STDIN;"
+    assert len(lines) == 100
+    assert "ORDER BY id ON CONFLICT (id)" in insert
+    assert "DO UPDATE" in update
+
+
+def test_a_client_sends_as_many_blocks_as_take_about_so_long():
+    asked = []
+    rate = postgres.blocks_per_second(lambda blocks: asked.append(blocks) or blocks / 50, seconds=1)
+    assert asked == [1, 50]
+    assert rate == 50
 
 
 def test_a_tiny_run_leaves_the_published_figures_alone():

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import clients
+import postgres
 from case import MILLISECONDS, ROWS_PER_SECOND, Case, Step, Table, by_contender, named, step
 from contenders import running, working_directory
 from sizes import Size
@@ -17,12 +18,13 @@ KEYED = {
     "changes": "changes by primary key, a tenth of them deletes",
 }
 WRITERS = 8
+BATCH_ROWS = 1_000
 
 
 def load(name: str, kind: str, size: Size) -> dict:
     with running(name) as server:
         how = ["--kind", kind, "--writers", WRITERS, "--seconds", size.seconds, "--keys", size.keys]
-        report = clients.bench("load", "--server", server.url, *how)
+        report = clients.bench("load", "--server", server.url, "--rows", BATCH_ROWS, *how)
         return clients.only(report, *clients.WRITE_METRICS)
 
 
@@ -44,11 +46,12 @@ def steps(size: Size) -> Iterator[Step]:
         for name in ("seed", "duck-flight"):
             yield step(kind, name, load, name, kind, size)
     yield step("upsert", "limit", upsert_limit, size)
+    yield step("upsert", "postgres", postgres.upsert, WRITERS, BATCH_ROWS, size.keys, size.seconds)
     for kind in KEYED:
         yield step(kind, "duck-flight", load, "duck-flight", kind, size)
 
 
-RATES = by_contender("rows_per_second", ROWS_PER_SECOND, "limit", "seed", "duck-flight")
+RATES = by_contender("rows_per_second", ROWS_PER_SECOND, "limit", "seed", "postgres", "duck-flight")
 P99 = by_contender("latency_ms_p99", MILLISECONDS, "seed", "duck-flight")
 
 CASE = Case(
