@@ -55,7 +55,7 @@ def rendered(template: str, results: Results, pictures: set[str]) -> str:
                 return left_out(results)
             case "table":
                 table, result = find(name, "tables", results)
-                return tables.markdown(table, result) if result else tables.NOT_MEASURED
+                return tables.markdown(table, result)
             case "plot":
                 plot, _ = find(name, "plots", results)
                 return f"![{plot.title}](benchmarks/{name}.svg)" if name in pictures else tables.NOT_MEASURED

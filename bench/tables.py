@@ -46,9 +46,11 @@ def rows_of(table: Table, result: CaseResult) -> list[list[str]]:
     return [[table.heading, *(column.label for column in columns)], *lines] if lines else []
 
 
-def markdown(table: Table, result: CaseResult) -> str:
-    lines = rows_of(table, result)
-    return written(lines, ["---"] + ["---:"] * (len(lines[0]) - 1)) if lines else NOT_MEASURED
+def markdown(table: Table, result: CaseResult | None) -> str:
+    lines = rows_of(table, result) if result else []
+    if not lines:
+        return f"*Not measured: {table.heading}.*"
+    return written(lines, ["---"] + ["---:"] * (len(lines[0]) - 1))
 
 
 def written(lines: list[list[str]], rule: list[str]) -> str:

@@ -17,7 +17,7 @@ import run
 import tables
 import targets
 from case import Case, step
-from cases import CASES, loads, reads, rows, small
+from cases import CASES, loads, mixed, reads, rows, small
 from contenders import end, late_ends, megabytes
 from results import OURS, CaseResult, Results, Spread, ratio
 from sizes import SIZES
@@ -71,7 +71,8 @@ def test_a_table_has_medians_spreads_and_ratios_and_leaves_out_what_was_not_meas
         ["1 loader × 1,000 rows", "–", "1.00 M"],
         ["8 loaders × 1,000 rows", "1.50 M (1.00 M–2.00 M) · ×2.67", "4.00 M (2.00 M–6.00 M)"],
     ]
-    assert tables.markdown(table, CaseResult(ABOUT)) == "*Not measured.*"
+    for nothing in (CaseResult(ABOUT), None):
+        assert tables.markdown(table, nothing) == "*Not measured: a put for each batch.*"
 
 
 def test_a_target_is_missed_reached_or_not_measured(results):
@@ -208,6 +209,26 @@ def test_cpu_is_what_the_server_and_the_clients_take_for_each_that_is_counted():
     assert found["server_cpu_ns"] == 2e6
     assert 0 <= found["clients_cpu_ns"] < 1e6
     assert clients.with_cpu(Busy(), dict, lambda _: 0) == {}
+
+
+def test_memory_is_told_of_every_load_and_query_that_a_server_has(monkeypatch):
+    server = SimpleNamespace(url="grpc://here", memory_peak_mb=lambda: 77.0)
+    loaded = {"rows_per_second": 5.0}
+    for case in (mixed, rows):
+        monkeypatch.setattr(case, "running", lambda *_: nullcontext(server))
+    monkeypatch.setattr(clients, "bench", lambda *_: loaded)
+    for name in ("fill", "make_loaded_table"):
+        monkeypatch.setattr(clients, name, lambda *_: None)
+    monkeypatch.setattr(clients, "small", lambda *_, **__: {"queries_per_second": 5.0})
+    monkeypatch.setattr(clients, "load", lambda *_: loaded)
+    beside = SimpleNamespace(report=loaded, check_it_still_loads=lambda: None)
+    monkeypatch.setattr(clients, "loading", lambda *_: nullcontext(beside))
+    monkeypatch.setattr(clients, "with_rows_loaded", lambda _, call: call())
+    for case in (mixed, rows):
+        for each in case.CASE.steps(SIZES["tiny"]):
+            # That of the second server says nothing: it does nothing.
+            if each.contender in ("seed", OURS) and each.tests != ("small-beside",):
+                assert each.measure()["memory_mb"] == 77, each.tests
 
 
 def test_postgres_upserts_other_keys_in_each_batch_and_commits_each_by_itself():

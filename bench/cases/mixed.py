@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import clients
-from case import MILLISECONDS, ROWS_PER_SECOND, Bars, Case, Step, Table, by_contender, step
+from case import MEGABYTES, MILLISECONDS, ROWS_PER_SECOND, Bars, Case, Step, Table, by_contender, step
 from contenders import Server, running
 from sizes import Size
 
@@ -29,9 +29,11 @@ MARGIN_SECONDS = 2.0
 def query(name: str, sql: str, size: Size, *, while_loading: bool) -> dict:
     with running(name) as server:
         clients.fill(server, size.mixed_rows)
-        if not while_loading:
-            return clients.small(server, size.seconds, sql=sql)
-        return query_while_loading(server, server, sql, size)
+        if while_loading:
+            found = query_while_loading(server, server, sql, size)
+        else:
+            found = clients.small(server, size.seconds, sql=sql)
+        return {**found, "memory_mb": server.memory_peak_mb()}
 
 
 def query_beside(sql: str, size: Size) -> dict:
@@ -52,12 +54,14 @@ def acks(name: str, size: Size, *, while_querying: bool) -> dict:
     with running(name) as server:
         clients.fill(server, size.mixed_rows)
         clients.make_loaded_table(server)
-        if not while_querying:
-            return clients.load(server, *LOAD, size.seconds)
-        with clients.loading(server, *LOAD, size.seconds) as load:
-            # Queries begin after the loaders have and go on until they end.
-            clients.small(server, size.seconds + MARGIN_SECONDS, sql=QUERIES["aggregate"])
-        return load.report
+        if while_querying:
+            with clients.loading(server, *LOAD, size.seconds) as load:
+                # Queries begin after the loaders have and go on until they end.
+                clients.small(server, size.seconds + MARGIN_SECONDS, sql=QUERIES["aggregate"])
+            found = load.report
+        else:
+            found = clients.load(server, *LOAD, size.seconds)
+        return {**found, "memory_mb": server.memory_peak_mb()}
 
 
 def steps(size: Size) -> Iterator[Step]:
@@ -79,6 +83,7 @@ def steps(size: Size) -> Iterator[Step]:
 
 
 RATES = by_contender("rows_per_second", ROWS_PER_SECOND, "seed", "duck-flight")
+MEMORY = by_contender("memory_mb", MEGABYTES, "seed", "duck-flight")
 
 
 def columns(metric: str):
@@ -93,6 +98,7 @@ CASE = Case(
         Table("mixed-p50", "p50 in ms", LABELS.get, columns("latency_ms_p50")),
         Table("mixed-p99", "p99 in ms", LABELS.get, columns("latency_ms_p99")),
         Table("mixed-rate", "rows a second meanwhile", LABELS.get, RATES),
+        Table("mixed-memory", "the server's memory peak in MB", LABELS.get, MEMORY),
     ),
     plots=(
         Bars(

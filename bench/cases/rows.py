@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import clients
 import postgres
-from case import MILLISECONDS, ROWS_PER_SECOND, Case, Step, Table, by_contender, named, step
+from case import MEGABYTES, MILLISECONDS, ROWS_PER_SECOND, Case, Step, Table, by_contender, named, step
 from contenders import running, working_directory
 from sizes import Size
 
@@ -25,7 +25,7 @@ def load(name: str, kind: str, size: Size) -> dict:
     with running(name) as server:
         how = ["--kind", kind, "--writers", WRITERS, "--seconds", size.seconds, "--keys", size.keys]
         report = clients.bench("load", "--server", server.url, "--rows", BATCH_ROWS, *how)
-        return clients.only(report, *clients.WRITE_METRICS)
+        return {**clients.only(report, *clients.WRITE_METRICS), "memory_mb": server.memory_peak_mb()}
 
 
 def append_limit(shape: str, size: Size) -> dict:
@@ -53,6 +53,7 @@ def steps(size: Size) -> Iterator[Step]:
 
 RATES = by_contender("rows_per_second", ROWS_PER_SECOND, "limit", "seed", "postgres", "duck-flight")
 P99 = by_contender("latency_ms_p99", MILLISECONDS, "seed", "duck-flight")
+MEMORY = by_contender("memory_mb", MEGABYTES, "seed", "duck-flight")
 
 CASE = Case(
     name="rows",
@@ -61,5 +62,8 @@ CASE = Case(
     tables=(
         Table("rows", "8 loaders × 1,000 rows", named(SHAPES | KEYED), RATES),
         Table("rows-p99", "8 loaders × 1,000 rows: ack, p99 in ms", named(SHAPES | KEYED), P99),
+        Table(
+            "rows-memory", "8 loaders × 1,000 rows: the server's memory peak in MB", named(SHAPES | KEYED), MEMORY
+        ),
     ),
 )

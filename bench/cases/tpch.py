@@ -9,7 +9,7 @@ import duckdb
 
 import clients
 import quack
-from case import SECONDS, Case, Step, Table, by_contender, step
+from case import MEGABYTES, SECONDS, Case, Step, Table, by_contender, step
 from contenders import TARGET, running, working_directory
 from sizes import Size
 
@@ -70,14 +70,15 @@ def label(test: str) -> str:
     return f"all 22 queries, scale factor {test.removeprefix('all-')}"
 
 
-def label_of_query(metric: str) -> Table:
-    columns = by_contender(metric, SECONDS, "limit", "seed", "duck-flight", "duck-flight-adbc")
-    return Table("tpch", "seconds", label, columns)
-
+TIMES = by_contender("seconds", SECONDS, "limit", "seed", "duck-flight", "duck-flight-adbc")
+MEMORY = by_contender("memory_mb", MEGABYTES, "seed", "duck-flight", "duck-flight-adbc")
 
 CASE = Case(
     name="tpch",
     about="the 22 queries of TPC-H, by clients in Python",
     steps=steps,
-    tables=(label_of_query("seconds"),),
+    tables=(
+        Table("tpch", "seconds", label, TIMES),
+        Table("tpch-memory", "the server's memory peak in MB", label, MEMORY),
+    ),
 )
