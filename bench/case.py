@@ -48,6 +48,7 @@ MILLISECONDS = Unit(significant, "ms", more_is_better=False)
 SECONDS = Unit(significant, "s", more_is_better=False)
 NANOSECONDS = Unit(lambda value: f"{significant(value)} ns", "ns", more_is_better=False)
 MICROSECONDS = Unit(lambda value: f"{significant(value / 1e3)} µs", "µs", more_is_better=False)
+COUNT = Unit(lambda value: f"{value:,.0f}", "count")
 PERCENT = Unit(lambda value: f"{value:.0f} %", "%")
 MEGABYTES = Unit(lambda value: f"{value:,.0f}", "MB", more_is_better=False)
 

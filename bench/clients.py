@@ -94,11 +94,16 @@ def load_command(server: Server, commit: str, writers: int, rows: int, seconds: 
 
 def load(server: Server, *how, **more) -> dict:
     """What duck-load came to; see `load_command`."""
+    return only(load_report(server, *how, **more), *WRITE_METRICS, *CPU_METRICS)
+
+
+def load_report(server: Server, *how, **more) -> dict:
+    """All that duck-load reported, with the CPU that a row takes."""
     command = load_command(server, *how, **more)
     report = with_cpu(server, lambda: run_json(*command, stderr=subprocess.DEVNULL), lambda found: found["rows"])
     if report["duplicates"]:
         raise RuntimeError(f"{report['duplicates']} batches of a new producer were duplicates")
-    return only(report, *WRITE_METRICS, *CPU_METRICS)
+    return report
 
 
 def new_producer() -> dict[str, str]:

@@ -30,8 +30,9 @@ class LeftOut(Exception):
 class Server:
     """A server that runs."""
 
-    def __init__(self, process: subprocess.Popen):
+    def __init__(self, process: subprocess.Popen, log: Path):
         self.process = process
+        self.log = log
         ready = process.stdout.readline()
         if not ready.startswith("listening on "):
             raise RuntimeError(f"{process.args} did not start")
@@ -65,6 +66,11 @@ class Server:
         (line,) = (line for line in status.splitlines() if line.startswith(field))
         return megabytes(line)
 
+    def whole_log(self) -> str:
+        """What it has told, once it has ended, for which it is asked here."""
+        end(self.process)
+        return self.log.read_text()
+
     def execute(self, sql: str) -> None:
         with flight.connect(self.url) as client:
             list(client.do_action(("query", sql.encode())))
@@ -82,8 +88,11 @@ def working_directory():
         yield Path(directory)
 
 
-def running(name: str, *flags: str, database: Path | None = None):
-    """The server `name` (`seed`, `duck-flight` or `floor`) while it runs, on a new database or a given one."""
+def running(name: str, *flags: str, database: Path | None = None, log: str = ""):
+    """The server `name` (`seed`, `duck-flight` or `floor`) while it runs, on a new database or a given one.
+
+    `log` is what ours is to log, as `RUST_LOG` has it.
+    """
 
     def command(new: Path) -> list:
         file = database or new
@@ -93,16 +102,19 @@ def running(name: str, *flags: str, database: Path | None = None):
             return [BINARIES / "duck-bench", "floor", *flags]
         return [BINARIES / "duck-flight-server", "--database", file, "--listen", "127.0.0.1:0", *flags]
 
-    return serving(command)
+    return serving(command, log)
 
 
 @contextmanager
-def serving(command_for):
+def serving(command_for, log_filter: str = ""):
     """A server while it runs; `command_for` a database is what starts it."""
+    # Whatever the log of the one who measures is to tell, figures are not to depend on it.
+    environment = {**os.environ, "RUST_LOG": log_filter}
     with working_directory() as directory, (directory / "log").open("w+") as log:
-        process = subprocess.Popen(command_for(directory / "bench.db"), stdout=subprocess.PIPE, stderr=log, text=True)
+        command = command_for(directory / "bench.db")
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
         try:
-            yield Server(process)
+            yield Server(process, Path(log.name))
         except BaseException:
             log.seek(0)
             sys.stderr.write(log.read())

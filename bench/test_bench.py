@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 import clients
+import contenders
 import page
 import plots
 import postgres
@@ -17,8 +18,8 @@ import run
 import tables
 import targets
 from case import Case, step
-from cases import CASES, loads, mixed, reads, rows, small
-from contenders import end, late_ends, megabytes
+from cases import CASES, loads, mixed, reads, rows, small, stalls
+from contenders import end, late_ends, megabytes, serving
 from results import OURS, CaseResult, Results, Spread, ratio
 from sizes import SIZES
 
@@ -209,6 +210,44 @@ def test_cpu_is_what_the_server_and_the_clients_take_for_each_that_is_counted():
     assert found["server_cpu_ns"] == 2e6
     assert 0 <= found["clients_cpu_ns"] < 1e6
     assert clients.with_cpu(Busy(), dict, lambda _: 0) == {}
+
+
+LOG = """
+{"timestamp":"2026-01-02T03:04:05.000000Z","level":"INFO","fields":{"message":"listening"},"target":"server"}
+{"timestamp":"2026-01-02T03:04:09.000000Z","fields":{"message":"checkpoint finished","elapsed_ms":"500"}}
+{"timestamp":"2026-01-02T03:04:12.000000Z","fields":{"message":"checkpoint finished","elapsed_ms":"1000"}}
+{"timestamp":"2026-01-02T03:04:21.000000Z","fields":{"message":"checkpoint finished","elapsed_ms":"2000"}}
+error: in plain words
+"""
+
+
+def test_the_checkpoints_of_a_load_are_set_against_its_time_and_its_longest_ack():
+    loading = stalls.Span.until("2026-01-02T03:04:20Z", millis=10_000)
+    # A second of it is before the checkpoint began.
+    longest_ack = stalls.Span.until("2026-01-02T03:04:11.250000Z", millis=1_250)
+    assert stalls.beside(stalls.checkpoints_of(LOG), loading, longest_ack) == {
+        # The first one was over before, the last one went on behind it.
+        "checkpoints": 2,
+        "checkpoint_ms_max": 2_000,
+        "checkpoints_percent": 20,
+        "longest_ack_checkpoints_percent": 20,
+    }
+
+
+def test_a_load_without_checkpoints_has_none_beside_it():
+    loading = stalls.Span.until("2026-01-02T03:04:20Z", millis=10_000)
+    found = stalls.beside(stalls.checkpoints_of(""), loading, loading)
+    assert found["checkpoints"] == found["checkpoints_percent"] == found["longest_ack_checkpoints_percent"] == 0
+    assert found["checkpoint_ms_max"] is None
+
+
+def test_a_log_is_read_once_its_server_has_told_all(tmp_path, monkeypatch):
+    at_the_end = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(os.environ['RUST_LOG']))"
+    program = f"import os, signal, sys, time; {at_the_end}; print('listening on here', flush=True); time.sleep(60)"
+    monkeypatch.setattr(contenders, "TARGET", tmp_path)
+    with serving(lambda _: [sys.executable, "-c", program], "debug") as server:
+        assert server.whole_log() == "debug\n"
+    assert late_ends() == []
 
 
 def test_memory_is_told_of_every_load_and_query_that_a_server_has(monkeypatch):
