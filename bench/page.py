@@ -95,8 +95,15 @@ def runs(results: Results) -> str:
 
 def turns(about: dict) -> str:
     said = f"{about['mode']}, {about['turns']} turn{'' if about['turns'] == 1 else 's'}"
-    busy = about.get("busy_percent_before")
-    return said if busy is None else f"{said}, {busy} % of the cores busy before"
+    if (busy := about.get("busy_percent_before")) is not None:
+        said += f", {busy} % of the cores busy before"
+    if (seconds := about.get("run_seconds")) is not None:
+        said += f", {minutes(seconds)} for all of the run"
+    return said
+
+
+def minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes"
 
 
 def machine(about: dict) -> str:

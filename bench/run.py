@@ -1,7 +1,7 @@
 """Measures Duck Flight beside other servers and beside DuckDB's own limits, prints the ratios, and writes the page.
 
 Contenders take turns, each time on a fresh database; what is shown is the median of all turns, the least and the most.
-Without --quick or --full it is quick: under ten minutes on two cores.
+Without --quick or --full it is quick: a part of everything, in about ten minutes on two cores.
 """
 
 import argparse
@@ -89,8 +89,7 @@ def main() -> int:
     results = Results.load(options.json)
     # Cases that there are no more.
     results.cases = {name: case for name, case in results.cases.items() if name in CASES}
-    if not options.page_only:
-        measure(results, options)
+    seconds = None if options.page_only else measure(results, options)
     for name in options.cases:
         if name in results.cases:
             tables.print_case(CASES[name], results.cases[name])
@@ -98,6 +97,8 @@ def main() -> int:
     # A tiny run's figures are nothing to show anyone.
     if not options.no_page and options.mode != "tiny":
         page.write(results)
+    if seconds is not None:
+        print(f"took {page.minutes(seconds)}")
     return report_failures(results, options)
 
 
@@ -107,11 +108,13 @@ def wants(contender: str, options: argparse.Namespace) -> bool:
     return any(step.contender == contender for name in options.cases for step in CASES[name].steps(size))
 
 
-def measure(results: Results, options: argparse.Namespace) -> None:
+def measure(results: Results, options: argparse.Namespace) -> float:
+    """All cases that were chosen; answers how many seconds they took."""
     allow_many_connections()
     size = SIZES[options.mode]
     turns = options.turns or size.turns
     command = shlex.join(["scripts/bench.sh", *sys.argv[1:]])
+    start_of_run = time.perf_counter()
     about = machine.about_run(size.mode, turns, command)
     busy = about["busy_percent_before"]
     if busy is not None and busy > BUSY_PERCENT:
@@ -122,6 +125,11 @@ def measure(results: Results, options: argparse.Namespace) -> None:
         measure_case(CASES[name], results.cases[name], size, turns)
         results.cases[name].about["seconds"] = round(time.perf_counter() - start)
         results.save()
+    seconds = time.perf_counter() - start_of_run
+    for name in options.cases:
+        results.cases[name].about["run_seconds"] = round(seconds)
+    results.save()
+    return seconds
 
 
 def measure_case(case: Case, result: CaseResult, size: Size, turns: int) -> None:

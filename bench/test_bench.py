@@ -188,6 +188,19 @@ def test_a_case_tells_how_many_turns_it_took(once, turns):
     assert f"quick, {turns} turn" in page.turns(result.about)
 
 
+def test_a_run_tells_how_many_minutes_it_took_and_keeps_them(results, monkeypatch, capsys):
+    monkeypatch.setattr(run.machine, "about_run", lambda mode, turns, command: ABOUT)
+    monkeypatch.setattr(run, "measure_case", lambda *_: None)
+    monkeypatch.setattr(run, "allow_many_connections", lambda: None)
+    monkeypatch.setattr(run.time, "perf_counter", iter((0.0, 1.0, 61.0, 62.0, 180.0, 210.4)).__next__)
+    monkeypatch.setattr(sys, "argv", ["run.py", "--no-page", "--json", str(results.path), "--cases", "reads", "small"])
+    assert run.main() == 0
+    assert capsys.readouterr().out.endswith("\ntook 3.5 minutes\n")
+    kept = Results.load(results.path).cases
+    assert [kept[name].about["run_seconds"] for name in ("reads", "small")] == [210, 210]
+    assert "busy before, 3.5 minutes for all of the run" in page.runs(Results.load(results.path))
+
+
 def test_the_turns_of_a_target_may_differ():
     target = targets.TARGETS[0]
     assert target.verdict(Spread(5.1, 4.9, 5.3)) == "reached, turns differ"
