@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use duck_flight_protocol::{Commit, ConnectOptions};
 use duck_load::{Plan, Progress, Report, Stop};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Notify;
 
 use keeper::{Fault, Keeper, Spoil};

@@ -207,6 +207,9 @@ mod tests {
     const COUNT: u64 = 7;
     const IDENTIFIER: u8 = 9;
 
+    /// No logs.
+    const NOTHING: [Vec<u8>; 2] = [vec![], vec![]];
+
     const NOTHING_TOLD: Told = Told {
         is_short: false,
         is_needed: false,
@@ -302,11 +305,10 @@ mod tests {
     fn a_log_whose_header_is_damaged_is_set_aside() {
         let mut first = ours(COUNT, &[INSERT, FLUSH]);
         first[12] ^= 1;
-        let nothing = [vec![], vec![]];
-        assert_eq!(left_of(&first, &[], NOTHING_TOLD), nothing);
+        assert_eq!(left_of(&first, &[], NOTHING_TOLD), NOTHING);
         let second = ours(COUNT + 1, &[INSERT, FLUSH]);
-        assert_eq!(left_of(&first, &second, NOTHING_TOLD), nothing);
-        assert_eq!(left_of(&first[..5], &[], NOTHING_TOLD), nothing);
+        assert_eq!(left_of(&first, &second, NOTHING_TOLD), NOTHING);
+        assert_eq!(left_of(&first[..5], &[], NOTHING_TOLD), NOTHING);
     }
 
     #[test]
@@ -323,8 +325,7 @@ mod tests {
             ..NOTHING_TOLD
         };
         assert_eq!(left_of(&cut, &second, short), aside);
-        let nothing = [vec![], vec![]];
-        assert_eq!(left_of(&[], &second, NOTHING_TOLD), nothing);
+        assert_eq!(left_of(&[], &second, NOTHING_TOLD), NOTHING);
         let kept = [first.clone(), ours(COUNT + 1, &[INSERT, FLUSH])];
         assert_eq!(left_of(&first, &damaged(&second), NOTHING_TOLD), kept);
     }
@@ -336,7 +337,7 @@ mod tests {
         let taken_over = [second.clone(), vec![]];
         for first in [damaged(&first), ours(COUNT - 1, &[INSERT, FLUSH]), vec![]] {
             assert_eq!(left_of(&first, &second, NOTHING_TOLD), taken_over);
-            assert_eq!(left_of(&first, &[], NOTHING_TOLD), [vec![], vec![]]);
+            assert_eq!(left_of(&first, &[], NOTHING_TOLD), NOTHING);
         }
         let cut = [first.clone(), ours(COUNT, &[])];
         assert_eq!(left_of(&first, &damaged(&second), NOTHING_TOLD), cut);
@@ -347,8 +348,7 @@ mod tests {
     fn where_nothing_tells_what_is_in_the_database_damaged_logs_are_set_aside() {
         let first = log(HEADER, &[INSERT, FLUSH, INSERT, FLUSH]);
         let second = log(HEADER, &[INSERT, FLUSH]);
-        let nothing = [vec![], vec![]];
-        assert_eq!(left_of(&damaged(&first), &second, NOTHING_TOLD), nothing);
+        assert_eq!(left_of(&damaged(&first), &second, NOTHING_TOLD), NOTHING);
         let needed = Told {
             is_needed: true,
             ..NOTHING_TOLD
