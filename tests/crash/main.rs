@@ -11,7 +11,9 @@
 //! - [`cut_off`]: checkpoints are cut off one after the other;
 //! - [`index`]: tables with indexes are written in whole row groups before a kill;
 //! - [`log`]: the log is damaged between two runs;
+//! - [`nulls`]: values are set in the place of NULLs before a kill;
 //! - [`power`]: the power is cut while loaders write: of what was not synced a part is lost;
+//! - [`referred`]: tables of foreign keys are not taken away;
 //! - [`replayed_alter`]: what an ALTER means must not change when it is replayed;
 //! - [`replayed_script`]: scripts that end one transaction and commit another before a kill;
 //! - [`replayed_type`]: types that are made in new schemas;
@@ -30,6 +32,7 @@ mod latest;
 mod loader;
 mod log;
 mod model;
+mod nulls;
 mod plain;
 mod plan;
 mod power;

@@ -31,6 +31,11 @@ pub(super) struct Opened {
     pub(super) lossless: Lossless,
 }
 
+/// Texts that are compressed so have their NULLs with them, where the replay of DuckDB 1.5.5 does not look for them once rows were
+/// appended behind (`ValidityColumnData::UpdateWithBase`): a text that was put in the place of a NULL is NULL again. In the
+/// formats that have this compression there is no other one for texts.
+const DISABLE_COMPRESSION_SQL: &str = "SET GLOBAL disabled_compression_methods = 'dict_fsst'";
+
 pub(super) fn open_database(options: &EngineOptions) -> Result<Opened> {
     let path = options.database.to_str().ok_or_else(|| {
         let path = options.database.display();
@@ -75,6 +80,8 @@ pub(super) fn open_database(options: &EngineOptions) -> Result<Opened> {
     }
     let database = Database::open(IN_MEMORY, &settings)?;
     database.start_helpers(threads - 1)?;
+    // DuckDB takes no notice of it before it is open.
+    database.connect()?.execute(DISABLE_COMPRESSION_SQL)?;
     let lossless = lossless(&database)?;
     if path != IN_MEMORY {
         let rows = attach(&database.connect()?, options, path)
