@@ -8,6 +8,7 @@ mod bombs;
 mod cancel;
 mod commits;
 mod connections;
+mod deletes;
 mod depth;
 mod dictionaries;
 mod evolve;

@@ -537,6 +537,10 @@ impl Engine {
     /// cancelled, the database stays as it is: what was acknowledged is in the log.
     pub(crate) fn close(&self) -> Closed {
         let have_ended = self.0.queries.stop(Some(Instant::now() + STOP_PATIENCE));
+        if !have_ended {
+            // Units that wait for one would keep the writers from ending.
+            self.0.shared.queue.leave_statements();
+        }
         self.0.large_units.stop(None);
         self.0.lookups.stop(None);
         self.0.writers.stop();

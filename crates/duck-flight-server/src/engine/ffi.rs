@@ -51,6 +51,7 @@ use logical_type::LogicalType;
 use tasks::Tasks;
 
 use super::attach::MAX_ROW_GROUP_ROWS;
+use super::cancel::Cancel;
 use super::catalog::SeenColumns;
 use super::checkpoint::LOOK_SQL;
 use super::commits::{Commits, UnderWay};
@@ -60,7 +61,7 @@ use super::health::Health;
 use super::helpers::{Helpers, Stay};
 use super::index_work::may_delete;
 use super::open_transactions::{Older, OpenTransaction, OpenTransactions, WaitForOlder};
-use super::queue::{Queue, Turn};
+use super::queue::{Hold, Queue, Tables, Turn};
 use super::replay::Indexes;
 use super::sql_error::{SqlError, SqlErrorKind};
 
@@ -316,6 +317,20 @@ impl Connection {
         let turn = self.database.0.queue.get()?.upgrade()?.turn();
         turn.wait();
         Some(turn)
+    }
+
+    /// Holds these tables for a statement that changes their rows. `None` where there are no writers.
+    ///
+    /// # Errors
+    /// When it is cancelled before they are held.
+    pub(super) fn hold(
+        &self,
+        tables: Tables,
+        cancel: &Cancel,
+    ) -> crate::error::Result<Option<Hold>> {
+        let queue = self.database.0.queue.get().and_then(Weak::upgrade);
+        let hold = queue.map(|queue| queue.hold_for_statement(tables, cancel));
+        hold.transpose()
     }
 
     /// Begins to wait for those to end.

@@ -33,6 +33,9 @@ const MAX_NAMES: usize = 256;
 /// Words of which one is in each statement that deletes or changes rows.
 const CHANGING: &[&str] = &["delete", "merge", "replace", "truncate", "update"];
 
+/// What a statement begins with that changes rows.
+const BEFORE_CHANGE: &[&str] = &["delete", "insert", "merge", "truncate", "update", "with"];
+
 /// What may stand between CREATE and INDEX, or TABLE.
 const BEFORE_KIND: &[&str] = &["or", "replace", "local", "temp", "temporary", "unique"];
 
@@ -387,6 +390,19 @@ fn change(asked: Asked<'_>) -> Option<Change> {
     contains_any_word(statement, CHANGING).then_some(Change::Deletes)
 }
 
+/// Whether a statement may change rows that are there, or delete some, as far as its words tell; `text` is its own, where that is
+/// certain. It is asked before DuckDB has told what kind it is.
+pub(super) fn may_change_rows(text: Option<&str>, script: &str) -> bool {
+    let begins_so = |text: &str| {
+        let first = run_by(text).and_then(|tokens| tokens.peek());
+        first.is_some_and(|first| {
+            matches!(first, Token::Doubt | Token::Symbol(';')) || first.is_any(BEFORE_CHANGE)
+        })
+    };
+    let kind = StatementKind::Rows;
+    text.is_none_or(begins_so) && change(Asked { kind, text, script }).is_some()
+}
+
 /// The table that a statement has made, if it has made one for certain.
 fn made_table(statement: &str) -> Option<Vec<String>> {
     let mut rest = run_by(statement)?;
@@ -537,6 +553,33 @@ mod tests {
             ..only(Rows, "SELECT é; UPDATE t SET c = 1")
         };
         assert_eq!(change(in_doubt), Some(Deletes));
+    }
+
+    #[test]
+    fn a_statement_that_changes_rows_is_told_before_its_kind_is_known() {
+        for (sql, may_change) in [
+            ("DELETE FROM t", true),
+            ("; /* */ truncate t", true),
+            ("\u{a0}DELETE FROM t", true),
+            ("WITH c AS (SELECT 1) UPDATE t SET c = 1", true),
+            ("EXPLAIN ANALYZE DELETE FROM t", true),
+            (
+                "INSERT INTO t VALUES (1) ON CONFLICT DO UPDATE SET c = 1",
+                true,
+            ),
+            ("EXPLAIN DELETE FROM t", false),
+            ("INSERT INTO t SELECT replace(c, 'a', 'b') FROM s", false),
+            ("CREATE OR REPLACE TABLE t AS SELECT 1 AS \"update\"", false),
+            ("SELECT replace(c, 'a', 'b') AS update FROM t", false),
+            (
+                "ALTER TABLE \"delete\" ADD COLUMN c INTEGER DEFAULT random()",
+                false,
+            ),
+        ] {
+            assert_eq!(may_change_rows(Some(sql), sql), may_change, "{sql}");
+        }
+        assert!(may_change_rows(None, "SELECT é; UPDATE t SET c = 1"));
+        assert!(!may_change_rows(None, "SELECT é; SELECT 1"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use duck_flight_protocol::Create;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::cancel::Cancel;
 use super::unit::{PutId, TableKey, Unit};
 use crate::error::{Error, Result};
 
@@ -21,7 +22,7 @@ const GROUP_ROWS: u64 = 122_880;
 /// compresses one and writes it into the file while the group before it commits.
 pub(super) const SECOND_WRITER_ROWS: u64 = 30_720;
 
-/// How often writers look whether a unit has waited for large ones for long enough.
+/// How often writers look whether a unit has waited for large ones for long enough, and statements whether they were cancelled.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The units that wait, and whose turn it is to commit.
@@ -46,8 +47,10 @@ struct State {
     /// The number of the next one to take a turn, and of the one whose turn it is.
     next_turn: u64,
     turn: u64,
-    /// Tables that a large unit makes or changes, and who waits for it.
-    held: Vec<(TableKey, Others)>,
+    /// Tables that large units make or change, or statements change, and who waits for them.
+    held: Vec<Held>,
+    /// The number of the next one.
+    next_hold: u64,
     /// The tables for which rows of large units come in, each once for every such unit.
     appended: Vec<TableKey>,
     /// How long those of a put that may alter such a table wait.
@@ -139,16 +142,78 @@ impl Queue {
 
     /// Keeps other units of this table waiting, and waits for those that were taken before.
     pub(super) fn hold(self: &Arc<Self>, table: &TableKey, others: Others) -> Hold {
+        let tables = Tables::These(vec![table.clone()]);
         let mut state = self.state.lock();
-        while state.held.iter().any(|(held, _)| held == table) {
+        while state.are_held(&tables) {
             self.changed.wait(&mut state);
         }
-        state.held.push((table.clone(), others));
+        let hold = self.keep(&mut state, tables, others, false);
         self.await_turns(&mut state);
+        hold
+    }
+
+    /// Keeps units waiting that change rows of these tables, and waits for those that were taken before. All of the tables are held
+    /// at once: whoever waits for some holds none.
+    ///
+    /// # Errors
+    /// When the statement for which they are held is cancelled meanwhile.
+    pub(super) fn hold_for_statement(
+        self: &Arc<Self>,
+        tables: Tables,
+        cancel: &Cancel,
+    ) -> Result<Hold> {
+        let mut state = self.wait_while(cancel, |state| state.are_held(&tables))?;
+        let before = state.next_turn;
+        let hold = self.keep(&mut state, tables, Others::Changing, true);
+        // The hold takes the lock when it ends.
+        drop(state);
+        drop(self.wait_while(cancel, |state| state.turn < before)?);
+        Ok(hold)
+    }
+
+    /// Lets go what statements hold. To be called once those that do not end are left behind: they were cancelled, so they commit
+    /// nothing any more.
+    pub(super) fn leave_statements(&self) {
+        let mut state = self.state.lock();
+        state.held.retain(|held| !held.is_for_statement);
+        self.tell_if_ready(&state);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn keep(
+        self: &Arc<Self>,
+        state: &mut State,
+        tables: Tables,
+        others: Others,
+        is_for_statement: bool,
+    ) -> Hold {
+        let number = state.next_hold;
+        state.next_hold += 1;
+        state.held.push(Held {
+            number,
+            tables,
+            others,
+            is_for_statement,
+        });
         Hold {
             queue: self.clone(),
-            table: table.clone(),
+            number,
         }
+    }
+
+    /// Waits for as long as this is so.
+    fn wait_while(
+        &self,
+        cancel: &Cancel,
+        is_so: impl Fn(&State) -> bool,
+    ) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.state.lock();
+        while is_so(&state) {
+            cancel.check()?;
+            self.changed.wait_for(&mut state, LOOK);
+        }
+        Ok(state)
     }
 
     /// Keeps units waiting that may alter this table, for which rows of a large unit come in, and waits for those that were taken
@@ -201,7 +266,12 @@ impl State {
         self.rows >= enough && self.order.iter().any(|id| !self.is_held(*id))
     }
 
-    /// Whether the first unit of a lane must wait for a large unit.
+    /// Whether any of these tables is held.
+    fn are_held(&self, tables: &Tables) -> bool {
+        self.held.iter().any(|held| tables.meet(&held.tables))
+    }
+
+    /// Whether the first unit of a lane must wait for a large unit, or a statement.
     fn is_held(&self, id: PutId) -> bool {
         if self.held.is_empty() && self.appended.is_empty() {
             return false;
@@ -211,7 +281,7 @@ impl State {
             let put = &unit.put;
             let must_wait = |others: Others| others == Others::All || put.effect.is_keyed();
             let mut held = self.held.iter();
-            held.any(|(table, others)| *table == put.key && must_wait(*others))
+            held.any(|held| must_wait(held.others) && held.tables.have(&put.key))
                 || self.may_alter_appended(unit) && lane.since.elapsed() < self.patience
         })
     }
@@ -305,6 +375,39 @@ impl Drop for Turn {
     }
 }
 
+/// Tables, by their keys.
+#[derive(Debug)]
+pub(super) enum Tables {
+    These(Vec<TableKey>),
+    /// Where it is in doubt which.
+    All,
+}
+
+impl Tables {
+    fn have(&self, table: &TableKey) -> bool {
+        match self {
+            Self::These(tables) => tables.contains(table),
+            Self::All => true,
+        }
+    }
+
+    /// Whether any of them is one of the others.
+    fn meet(&self, others: &Self) -> bool {
+        match self {
+            Self::These(tables) => tables.iter().any(|table| others.have(table)),
+            Self::All => true,
+        }
+    }
+}
+
+/// Tables that are held.
+struct Held {
+    number: u64,
+    tables: Tables,
+    others: Others,
+    is_for_statement: bool,
+}
+
 /// Which other units of a table wait for a large one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Others {
@@ -314,16 +417,16 @@ pub(super) enum Others {
     All,
 }
 
-/// While it lives, other units of its table wait.
+/// While it lives, other units of its tables wait, and whoever else holds one of them.
 pub(super) struct Hold {
     queue: Arc<Queue>,
-    table: TableKey,
+    number: u64,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         let mut state = self.queue.state.lock();
-        state.held.retain(|(table, _)| *table != self.table);
+        state.held.retain(|held| held.number != self.number);
         self.queue.tell_if_ready(&state);
         drop(state);
         self.queue.changed.notify_all();
@@ -344,5 +447,102 @@ impl Drop for Appending {
             state.appended.swap_remove(place);
         }
         self.queue.tell_if_ready(&state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use duck_flight_protocol::TableName;
+
+    use super::*;
+
+    fn queue() -> Arc<Queue> {
+        Arc::new(Queue::new(Duration::MAX))
+    }
+
+    fn key(name: &str) -> TableKey {
+        TableKey::new(&TableName::from(name), "")
+    }
+
+    fn these(names: &[&str]) -> Tables {
+        Tables::These(names.iter().map(|name| key(name)).collect())
+    }
+
+    fn is_free(queue: &Queue) -> bool {
+        queue.state.lock().held.is_empty()
+    }
+
+    #[test]
+    fn a_statement_that_is_cancelled_waits_no_longer_and_holds_nothing() {
+        let queue = queue();
+        let cancel = Cancel::default();
+        let hold = queue.hold(&key("t"), Others::Changing);
+        for tables in [these(&["u", "t"]), Tables::All] {
+            let cancel = Cancel::default();
+            thread::scope(|scope| {
+                let waits = scope.spawn(|| queue.hold_for_statement(tables, &cancel).err());
+                // What it waits for does not end before it.
+                cancel.cancel();
+                let refused = waits.join().unwrap();
+                assert!(matches!(refused, Some(Error::Cancelled)), "{refused:?}");
+            });
+            // One that waits holds nothing that others want.
+            drop(queue.hold(&key("u"), Others::Changing));
+        }
+        drop(hold);
+        assert!(is_free(&queue));
+        // Nor does one that has all it is to hold, but waits for what was taken before.
+        let turn = queue.turn();
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| queue.hold_for_statement(these(&["t"]), &cancel).err());
+            while is_free(&queue) {
+                thread::yield_now();
+            }
+            cancel.cancel();
+            let refused = waits.join().unwrap();
+            assert!(matches!(refused, Some(Error::Cancelled)), "{refused:?}");
+        });
+        drop(turn);
+        assert!(is_free(&queue));
+    }
+
+    #[test]
+    fn a_statement_waits_for_its_tables_and_for_what_was_taken_before_only() {
+        let queue = queue();
+        let cancel = Cancel::default();
+        let other = queue.hold_for_statement(these(&["u"]), &cancel).unwrap();
+        let turn = queue.turn();
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| queue.hold_for_statement(these(&["t"]), &cancel));
+            let has_all = || queue.state.lock().held.len() == 2;
+            while !has_all() {
+                thread::yield_now();
+            }
+            assert!(!waits.is_finished());
+            // A turn that is taken now ends after it.
+            let later = queue.turn();
+            drop(turn);
+            let hold = waits.join().unwrap().unwrap();
+            drop(later);
+            drop((hold, other));
+        });
+        drop(queue.hold_for_statement(Tables::All, &cancel).unwrap());
+        assert!(is_free(&queue));
+    }
+
+    #[test]
+    fn what_a_statement_holds_that_is_left_behind_keeps_nobody_waiting() {
+        let queue = queue();
+        let cancel = Cancel::default();
+        let left = queue.hold_for_statement(Tables::All, &cancel).unwrap();
+        queue.leave_statements();
+        let hold = queue.hold(&key("t"), Others::Changing);
+        queue.leave_statements();
+        drop(left);
+        assert!(!is_free(&queue), "a large unit goes on");
+        drop(hold);
+        assert!(is_free(&queue));
     }
 }

@@ -13,7 +13,7 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::catalog::texts;
 use super::ffi::Connection;
 use super::pool::Work;
-use super::tokens::{MAX_NAME_PARTS, Token, begins_with, contains_word, tokens};
+use super::tokens::{MAX_NAME_PARTS, Token, Tokens, begins_with, contains_word, tokens};
 use super::types::same_name;
 use crate::error::Result;
 
@@ -255,11 +255,50 @@ fn tables(connection: &Connection, sql: &str) -> Result<Vec<TableName>> {
 /// The names of the tables that a statement may write to, without their qualifiers; `None` where that is not certain.
 pub(super) fn targets(sql: &str) -> Option<Vec<&str>> {
     let mut targets = Vec::new();
+    each_target(sql, |tokens| {
+        let mut name = match tokens.peek()? {
+            // A name may be a text, which may go on.
+            Token::Text(_) | Token::Escaped(_) => return None,
+            token => token.name(),
+        };
+        let mut ahead = tokens.clone().skip(1).take(2 * MAX_NAME_PARTS);
+        while ahead.next() == Some(Token::Symbol('.')) {
+            name = ahead.next()?.name();
+        }
+        targets.extend(name);
+        Some(())
+    })?;
+    Some(targets)
+}
+
+/// The same names with their qualifiers, as DuckDB knows them.
+pub(super) fn full_targets(sql: &str) -> Option<Vec<Vec<String>>> {
+    let mut targets = Vec::new();
+    each_target(sql, |tokens| {
+        match tokens.peek() {
+            Some(Token::Text(_) | Token::Escaped(_)) => return None,
+            // The word before it was a name.
+            None | Some(Token::Symbol(_) | Token::Digits(_)) => {}
+            Some(_) => targets.push(tokens.qualified_name()?),
+        }
+        Some(())
+    })?;
+    Some(targets)
+}
+
+/// Lets `take` look at what follows wherever a statement may name a table that it writes to. `None` where that is not certain, or
+/// `take` gives up.
+fn each_target<'a>(
+    sql: &'a str,
+    mut take: impl FnMut(&mut Tokens<'a>) -> Option<()>,
+) -> Option<()> {
     let mut tokens = tokens(sql);
     let mut last = Token::Symbol(';');
     while let Some(token) = tokens.next() {
         // DuckDB makes an UPDATE of an ALTER that gives a new column a default.
-        let is_before_target = token.is_any(&["into", "update", "truncate"])
+        let is_before_target = token.is_any(&["into", "truncate"])
+            // Behind DO and THEN it has been named before.
+            || token.is("update") && !last.is_any(&["do", "then"])
             || last.is("delete") && token.is("from")
             || last.is("alter") && token.is("table");
         if token == Token::Doubt || token.is("execute") {
@@ -274,18 +313,9 @@ pub(super) fn targets(sql: &str) -> Option<Vec<&str>> {
         if tokens.accept(&["only"]) {
             tokens.accept_symbol('(');
         }
-        let mut name = match tokens.clone().next()? {
-            // A name may be a text, which may go on.
-            Token::Text(_) | Token::Escaped(_) => return None,
-            token => token.name(),
-        };
-        let mut ahead = tokens.clone().skip(1).take(2 * MAX_NAME_PARTS);
-        while ahead.next() == Some(Token::Symbol('.')) {
-            name = ahead.next()?.name();
-        }
-        targets.extend(name);
+        take(&mut tokens)?;
     }
-    Some(targets)
+    Some(())
 }
 
 /// Puts the last new row of a table in its own place, where the transaction may have written a row group of it: to update a
@@ -372,14 +402,40 @@ mod tests {
             ("ALTER TABLE if DROP i", &["if"]),
             ("EXPLAIN ANALYZE INSERT INTO t VALUES (1)", &["t"]),
             ("INSERT INTO t; INSERT INTO u", &["t", "u"]),
+            (
+                "INSERT INTO t FROM s ON CONFLICT DO UPDATE SET i = 1",
+                &["t"],
+            ),
+            (
+                "MERGE INTO t USING s USING (i) WHEN MATCHED THEN UPDATE",
+                &["t"],
+            ),
             ("SELECT 'insert into t' -- update u", &[]),
         ] {
             assert_eq!(targets(sql).unwrap(), tables, "{sql}");
+            let full = full_targets(sql).unwrap().into_iter();
+            let names: Vec<_> = full.filter_map(|mut parts| parts.pop()).collect();
+            assert_eq!(names, tables, "{sql}");
+        }
+        for (sql, parts) in [
+            (
+                "DELETE FROM \"a \"\" b\" . T WHERE i = 1",
+                &["a \" b", "T"][..],
+            ),
+            ("TRUNCATE a.b.t;", &["a", "b", "t"]),
+            ("UPDATE set SET \"update\" = 1", &["set"]),
+            ("UPDATE t SET update = 1", &["t"]),
+        ] {
+            assert_eq!(full_targets(sql).unwrap(), [parts], "{sql}");
+        }
+        for sql in ["DELETE FROM 't'", "DELETE FROM t WHERE é = 1"] {
+            assert_eq!(full_targets(sql), None, "{sql}");
         }
         assert_eq!(targets("EXECUTE p"), None);
         assert_eq!(targets("INSERT INTO 't' FROM s"), None);
         let many = "update.".repeat(1 << 12);
         assert!(reads_of_each(&many, || drop(targets(&many))) < 32);
+        assert!(reads_of_each(&many, || drop(full_targets(&many))) < 32);
         assert_eq!(targets("INSERT INTO t SELECT é"), None);
     }
 }

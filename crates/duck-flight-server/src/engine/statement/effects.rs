@@ -1,15 +1,19 @@
 //! What a statement may do, as far as its kind and its words tell.
 
+use duck_flight_protocol::TableName;
+
 use super::Statement;
 use crate::engine::admission::{makes_index, may_explain_alteration, may_explain_definition};
 use crate::engine::claim::{claim_altered, claim_renamed};
 use crate::engine::commits::Alone;
 use crate::engine::ffi::StatementKind;
-use crate::engine::index_work::{Asked, IndexWork};
-use crate::engine::kept_indexes;
+use crate::engine::index_work::{Asked, IndexWork, may_change_rows};
+use crate::engine::queue::{Hold, Tables};
 use crate::engine::rename::{alters_view, may_rename_table};
-use crate::engine::replay::may_make_index;
+use crate::engine::replay::{full_targets, may_make_index};
 use crate::engine::tokens::contains_word;
+use crate::engine::unit::{TEMPORARY, TableKey};
+use crate::engine::{kept_indexes, named};
 use crate::error::{Error, Result};
 
 const EXPLAINS_RENAME: &str =
@@ -50,6 +54,39 @@ impl<'a> Statement<'a> {
             _ => false,
         };
         (leaves_out && !self.is_of_swap).then(|| self.connection.commits().alone())
+    }
+
+    /// Keeps the units of loaders waiting that change rows of the tables of which the statement may change or delete some, and other
+    /// such statements. DuckDB 1.5.5 takes it for no conflict where one transaction deletes a row that another one updates in its
+    /// place: both are committed, and the row is gone, though a DELETE would not have found it after the update. To be called before
+    /// the statement's transaction begins; what is given back must live until after its commit.
+    pub(super) fn hold_changed(&self) -> Result<Option<Hold>> {
+        // While a swap runs nobody commits, so what waits here for others' commits would wait for ever.
+        if self.is_of_swap || !may_change_rows(self.text, &self.sql.text) {
+            return Ok(None);
+        }
+        let Some(names) = full_targets(self.text()) else {
+            return self.connection.hold(Tables::All, self.cancel);
+        };
+        let mut tables = Vec::new();
+        for name in names {
+            let found = named::tables(self.connection, &name)?.into_iter().next();
+            // Clients attach no databases: what is not temporary is in the server's own.
+            if let Some([database, schema, table]) = found
+                && database != TEMPORARY
+            {
+                let name = TableName {
+                    catalog: None,
+                    schema: Some(schema),
+                    table,
+                };
+                tables.push(TableKey::new(&name, &database));
+            }
+        }
+        match tables.is_empty() {
+            true => Ok(None),
+            false => self.connection.hold(Tables::These(tables), self.cancel),
+        }
     }
 
     /// The statement, as it is asked what it does to indexes.

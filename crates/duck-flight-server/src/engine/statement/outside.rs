@@ -171,6 +171,8 @@ impl<'a> Statement<'a> {
         dirty: &mut bool,
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<(StatementKind, u64)> {
+        // Until after the commit.
+        let mut held = self.hold_changed()?;
         let seen = self.connection.indexes().seen();
         let (mut defining, mut steady) = (None, None);
         let work = |connection: &Connection| {
@@ -181,6 +183,10 @@ impl<'a> Statement<'a> {
             let kind = statement.kind();
             if !self.belongs_in_transaction(kind) {
                 return Ok(None);
+            }
+            if !matches!(kind, StatementKind::Rows | StatementKind::Explain) {
+                // It was in doubt whether it changes any.
+                held = None;
             }
             let renames = self.renames_table(kind)?;
             if self.defines(kind) {
@@ -230,7 +236,7 @@ impl<'a> Statement<'a> {
         if defining.is_some() {
             self.connection.seen_columns().forget_all();
         }
-        drop((defining, steady));
+        drop((defining, steady, held));
         match inside? {
             Some(outcome) => Ok(outcome),
             // It is about transactions, or does what is refused inside one.
