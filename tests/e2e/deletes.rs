@@ -78,8 +78,8 @@ async fn an_upsert_of_its_table_waits_for_a_delete_and_an_append_does_not() {
         client.until_kept("running", 3).await;
         for round in 0..10 {
             let new = 1000 * (number + 1) + round;
-            let append = client.append("t", &[keyed([new], 100)]);
-            soon("an append", append).await.unwrap();
+            let rows = [keyed([new], 100)];
+            soon("an append", client.append("t", &rows)).await.unwrap();
             if is_certain {
                 let upsert = putting(&client, UPSERT_U, keyed(0..20, round));
                 soon("an upsert of another table", upsert).await.unwrap();

@@ -226,7 +226,9 @@ impl Engine {
         set_up.make_file_refusal()?;
         settle_logs(&set_up, &options.database)?;
         limit_spilling(&set_up, options)?;
+        let catalog = catalog::current(&set_up)?.0;
         let (producers, rejects) = own_tables(&set_up, &lossless).map_err(Error::of_own_schema)?;
+        database.set_update_nothing(&producers::update_nothing_sql(&catalog))?;
         frozen::look(&set_up, &lossless)?;
         replay::look(&set_up)?;
         admission::look(&set_up)?;
@@ -268,7 +270,7 @@ impl Engine {
             holdings: Holdings::default(),
             running: Gauge::default(),
             room: RoomWatch::new(&options.database, options.min_free_disk_bytes),
-            catalog: catalog::current(&set_up)?.0,
+            catalog,
             facts: Facts::read(&set_up)?,
             commits: database.commits(),
             shared,
@@ -683,7 +685,10 @@ fn transaction_that<'c, T>(
 ) -> Result<T> {
     connection.begin()?;
     connection.set_commits_later(true);
-    let outcome = work(connection);
+    let outcome = work(connection).and_then(|value| {
+        connection.keep_checkpoints_out()?;
+        Ok(value)
+    });
     connection.set_commits_later(false);
     let outcome = outcome.and_then(|value| {
         if changes(&value) {

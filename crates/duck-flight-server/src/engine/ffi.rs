@@ -86,6 +86,7 @@ struct DatabaseHandle {
     seen_columns: Arc<SeenColumns>,
     row_group_rows: OnceLock<u64>,
     zone: OnceLock<Vec<[String; 2]>>,
+    update_nothing: OnceLock<CString>,
 }
 
 // SAFETY: DuckDB's database object is made for use from many threads; only opening and closing are
@@ -129,6 +130,7 @@ impl Database {
                 seen_columns: Arc::default(),
                 row_group_rows: OnceLock::new(),
                 zone: OnceLock::new(),
+                update_nothing: OnceLock::new(),
             })));
         }
         // SAFETY: a failed open leaves a NUL-terminated message, or null, allocated by DuckDB.
@@ -158,6 +160,12 @@ impl Database {
     /// Says how many rows a row group of the database file has. To be called once.
     pub(super) fn set_row_group_rows(&self, rows: u64) {
         self.0.row_group_rows.set(rows).ok();
+    }
+
+    /// Gives connections a statement that updates no row of the database, see [`Connection::keep_checkpoints_out`]. To be called once.
+    pub(super) fn set_update_nothing(&self, sql: &str) -> Result<()> {
+        self.0.update_nothing.set(c_string(sql)?).ok();
+        Ok(())
     }
 
     /// The commits that connections tell of.
@@ -202,6 +210,7 @@ impl Database {
             interrupter,
             begin: OnceCell::new(),
             commit: OnceCell::new(),
+            update_nothing: OnceCell::new(),
             plans: RefCell::default(),
             chunks_fetched: Cell::default(),
             rows_fetched: Cell::default(),
@@ -248,6 +257,7 @@ pub(crate) struct Connection {
     /// by `drop`.
     begin: OnceCell<ffi::duckdb_prepared_statement>,
     commit: OnceCell<ffi::duckdb_prepared_statement>,
+    update_nothing: OnceCell<ffi::duckdb_prepared_statement>,
     plans: RefCell<plans::Plans>,
     /// Of the last result.
     chunks_fetched: Cell<u64>,
@@ -415,6 +425,20 @@ impl Connection {
         Ok(())
     }
 
+    /// Where the open transaction may have deleted rows, waits for the checkpoint that runs, and keeps the next one from running until
+    /// the transaction ends, as DuckDB does for one that updates rows. To be called before its commit.
+    ///
+    /// While a checkpoint runs DuckDB 1.5.5 takes each NULL in an index for one that it has removed (`ART::DeleteKeys`), and gives the
+    /// database up where a commit has deleted rows with NULLs and rows without (`RowGroupCollection::RemoveFromIndexes`).
+    pub(super) fn keep_checkpoints_out(&self) -> Result<()> {
+        match self.database.0.update_nothing.get() {
+            Some(sql) if self.open_transaction.may_have_deleted() => {
+                self.run_often(sql, &self.update_nothing)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Rolls back the open transaction, or the statement that stopped halfway outside of one.
     pub(crate) fn roll_back(&self) {
         self.set_commits_later(false);
@@ -514,10 +538,8 @@ impl Drop for Connection {
         let mut shared = self.interrupter.0.lock();
         *shared = None;
         self.plans.take();
-        for mut prepared in [self.begin.take(), self.commit.take()]
-            .into_iter()
-            .flatten()
-        {
+        let prepared = [&mut self.begin, &mut self.commit, &mut self.update_nothing];
+        for mut prepared in prepared.into_iter().filter_map(OnceCell::take) {
             // SAFETY: made by duckdb_prepare, freed only here; null is allowed.
             unsafe { ffi::duckdb_destroy_prepare(&raw mut prepared) };
         }

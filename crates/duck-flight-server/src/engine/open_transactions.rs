@@ -113,6 +113,11 @@ impl OpenTransaction {
         self.may_delete.set(true);
     }
 
+    /// Whether the open one may have deleted rows.
+    pub(super) fn may_have_deleted(&self) -> bool {
+        self.may_delete.get()
+    }
+
     /// Runs something that leaves no transaction open behind it, except for one that lasts.
     pub(super) fn briefly<T>(&self, run: impl FnOnce() -> T) -> T {
         let was_open = self.since.0.load(Ordering::SeqCst) != 0;

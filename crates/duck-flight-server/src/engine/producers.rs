@@ -15,7 +15,7 @@ use arrow::array::{
     ArrayRef, AsArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, UInt64Type};
-use duck_flight_protocol::{ForgetProducers, ProducerState, TableName};
+use duck_flight_protocol::{ForgetProducers, ProducerState, TableName, quote};
 use parking_lot::Mutex;
 
 use super::catalog::{literal, rows, text};
@@ -377,6 +377,12 @@ fn condition(which: &ForgetProducers, own_catalog: &str) -> String {
             "system.main.\"-\"(system.main.epoch(system.main.now()), system.main.epoch(last_commit_at)) >= {idle_seconds}"
         ),
     }
+}
+
+/// A statement that updates no row of the database that has our schema.
+pub(super) fn update_nothing_sql(catalog: &str) -> String {
+    let catalog = quote(catalog);
+    format!("UPDATE {catalog}.duck_flight.sequences SET sequence = sequence WHERE false")
 }
 
 /// Deletes what is kept of the producers that meet a condition, but for these: by one statement, however many they are.

@@ -219,12 +219,13 @@ pub(super) fn secure_statement(
     Ok(())
 }
 
-/// Makes sure that a client's transaction can be replayed that is about to be committed: indexes may have been made since its
-/// statements were looked at, by itself or beside it. What is given back must live until the commit.
+/// Makes sure that a client's transaction can be committed and replayed: indexes may have been made since its statements were
+/// looked at, by itself or beside it, and a checkpoint may run. What is given back must live until the commit.
 pub(super) fn secure_commit<'c>(
     connection: &'c Connection,
     work: &Work,
 ) -> Result<(Option<Making<'c>>, Option<Steady<'c>>)> {
+    connection.keep_checkpoints_out()?;
     let indexes = connection.indexes();
     let making = work.makes_index.then(|| indexes.make());
     if making.is_some() {
