@@ -22,6 +22,7 @@ mod fuzz_sql;
 mod gate;
 mod get;
 mod group;
+mod in_the_way;
 mod kept;
 mod lifetime;
 mod limits;

@@ -5,6 +5,7 @@
 //! thread answers look-ups, so that no put waits behind a query.
 
 mod admission;
+mod alterations;
 mod appender;
 mod attach;
 mod bell;

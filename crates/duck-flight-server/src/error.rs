@@ -157,6 +157,12 @@ pub enum Error {
         /// So many rows may be written before.
         rows: u64,
     },
+    /// Rows that a transaction has changed would be refused in the middle of its commit.
+    #[error(
+        "a table is altered in another transaction than one that has deleted or changed rows of it, for DuckDB 1.5.5 cannot commit \
+         both: alter it first, or commit in between"
+    )]
+    AlterationBesideChanges,
     /// Rows that others commit would be logged under a name that their table does not have yet.
     #[error(
         "a table gets another name outside of transactions only, or by one script of nothing but BEGIN, ALTER TABLE ... RENAME TO ... \
@@ -434,6 +440,7 @@ impl Error {
             | Self::TransactionExpired
             | Self::TransactionOpen
             | Self::AlterationTooLate { .. }
+            | Self::AlterationBesideChanges
             | Self::RenameInTransaction
             | Self::IndexMadeAgain
             | Self::IndexBesideChanges
@@ -574,6 +581,7 @@ mod tests {
                 Error::AlterationTooLate { rows: 1 },
                 Code::FailedPrecondition,
             ),
+            (Error::AlterationBesideChanges, Code::FailedPrecondition),
             (Error::RenameInTransaction, Code::FailedPrecondition),
             (Error::IndexMadeAgain, Code::FailedPrecondition),
             (Error::IndexBesideChanges, Code::FailedPrecondition),

@@ -38,7 +38,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use duckdb::ffi;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 pub(crate) use append::{Appender, ArrowImporter, ColumnShape};
 pub(crate) use columns::PlainColumns;
@@ -50,6 +50,7 @@ pub(crate) use result::{Batches, QueryResult, ResultChunk};
 use logical_type::LogicalType;
 use tasks::Tasks;
 
+use super::alterations::Changes;
 use super::attach::MAX_ROW_GROUP_ROWS;
 use super::cancel::Cancel;
 use super::catalog::SeenColumns;
@@ -353,6 +354,11 @@ impl Connection {
         self.open_transaction.note_deletion();
     }
 
+    /// What the open transaction has changed and defined.
+    pub(super) fn changes(&self) -> &Changes {
+        self.open_transaction.changes()
+    }
+
     /// An error of DuckDB's, with note taken of one after which the database cannot be used any more: not everybody who meets
     /// that tells of it.
     fn noted(&self, error: SqlError) -> SqlError {
@@ -410,8 +416,19 @@ impl Connection {
 
     /// Commits the open transaction.
     pub(crate) fn commit(&self) -> Result<()> {
-        let _under_way = self.commits().under_way();
+        let _begun = self.begin_commit()?;
         self.run_commit()
+    }
+
+    /// Says that the open transaction is committed, until what comes back is dropped.
+    ///
+    /// # Errors
+    /// Where DuckDB would refuse that in its middle. Then it must be rolled back.
+    pub(super) fn begin_commit(&self) -> Result<(UnderWay<'_>, Option<RwLockReadGuard<'_, ()>>)> {
+        // Before the other: who waits here for somebody who alters a table must not hold what that one waits for.
+        let under_way = self.commits().under_way();
+        let committing = self.changes().begin_commit()?;
+        Ok((under_way, committing))
     }
 
     /// Commits a transaction that has changed nothing plans rely on: no rows and no definitions.

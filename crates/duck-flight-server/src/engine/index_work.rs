@@ -16,6 +16,7 @@
 use duck_flight_protocol::quote;
 
 use super::admission::{makes_index, run_by};
+use super::alterations::Step;
 use super::catalog::texts;
 use super::claim::altered;
 use super::ffi::{Connection, StatementKind};
@@ -109,6 +110,27 @@ impl IndexWork {
         }
     }
 
+    /// Refuses to alter a table of which the transaction has deleted or changed rows: those are of its old storage then, and DuckDB
+    /// 1.5.5 would take that for another transaction's doing when it commits them.
+    pub(super) fn check_alteration(&self, connection: &Connection, asked: Asked<'_>) -> Result<()> {
+        let Step::Alters(table) = Step::of(asked) else {
+            return Ok(());
+        };
+        let name = table.as_ref().and_then(|parts| parts.last());
+        let name = name.map(String::as_str);
+        if !connection.changes().may_have_changed(name) {
+            return Ok(());
+        }
+        let found = match &table {
+            Some(table) => found(connection, table)?,
+            None => None,
+        };
+        match found.is_some_and(|table| self.made.contains(&table)) {
+            true => Ok(()),
+            false => Err(Error::AlterationBesideChanges),
+        }
+    }
+
     /// Takes note of the table that a statement has made, and forgets all where one may have been dropped.
     pub(super) fn note_made(&mut self, connection: &Connection, asked: Asked<'_>) -> Result<()> {
         if !matches!(
@@ -172,13 +194,7 @@ impl IndexWork {
     }
 
     fn check_rows(&mut self, connection: &Connection, change: Change, text: &str) -> Result<()> {
-        let tables: Vec<Option<String>> = match targets(text) {
-            Some(names) => names
-                .into_iter()
-                .map(|name| Some(name.replace("\"\"", "\"")))
-                .collect(),
-            None => vec![None],
-        };
+        let tables = changed_tables(text);
         for table in &tables {
             let is_indexed = self.indexed.has(table.as_deref());
             if is_indexed && !self.are_own(connection, table.as_deref())? {
@@ -235,6 +251,17 @@ pub(super) fn may_delete(sql: &str) -> bool {
     contains_any_word(sql, CHANGING)
 }
 
+/// The names of the tables of which a script may change rows, without their qualifiers; where that is not certain, any.
+pub(super) fn changed_tables(sql: &str) -> Vec<Option<String>> {
+    match targets(sql) {
+        Some(names) => names
+            .into_iter()
+            .map(|name| Some(name.replace("\"\"", "\"")))
+            .collect(),
+        None => vec![None],
+    }
+}
+
 /// Whether a table has rows that the open transaction has not committed yet, as it has where an UPDATE has deleted some.
 fn has_new_rows(connection: &Connection, table: &[String]) -> Result<bool> {
     let name: Vec<_> = table.iter().map(|part| quote(part)).collect();
@@ -253,6 +280,10 @@ pub(super) struct Names {
 }
 
 impl Names {
+    pub(super) fn is_empty(&self) -> bool {
+        !self.may_be_more && self.known.is_empty()
+    }
+
     pub(super) fn add(&mut self, name: Option<String>) {
         match name {
             Some(name) if self.has(Some(&name)) => {}

@@ -479,6 +479,10 @@ impl LargeUnit {
         if self.put.has_failed() {
             return Err(Error::EarlierBatchFailed);
         }
+        if self.put.effect.is_keyed() {
+            let table = self.put.table.table.clone();
+            connection.changes().note_rows(Some(table));
+        }
         self.shared.producers.write(connection, self.identity())
     }
 }

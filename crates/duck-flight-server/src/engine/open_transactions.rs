@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::alterations::{Alterations, Changes};
 use super::cancel::Cancel;
 use crate::error::Result;
 
@@ -29,6 +30,7 @@ pub(super) struct OpenTransactions {
     connections: Mutex<Vec<Weak<Since>>>,
     /// How long whoever makes an index waits for older ones.
     patience: OnceLock<Duration>,
+    alterations: Arc<Alterations>,
 }
 
 /// When a connection's transaction began: one more than the deletions before it, or zero where none is open.
@@ -42,6 +44,7 @@ pub(super) struct OpenTransaction {
     /// Whether it is one that lasts until a COMMIT or a ROLLBACK.
     lasts: Cell<bool>,
     may_delete: Cell<bool>,
+    changes: Changes,
 }
 
 /// Whether there are open transactions that are older than the last rows that were deleted.
@@ -70,6 +73,7 @@ impl OpenTransactions {
             since,
             lasts: Cell::default(),
             may_delete: Cell::default(),
+            changes: self.alterations.of_connection(),
         }
     }
 
@@ -103,6 +107,7 @@ impl OpenTransaction {
     /// Says that DuckDB may begin a transaction from here on, where none is open.
     pub(super) fn touch(&self) {
         if self.since.0.load(Ordering::SeqCst) == 0 {
+            self.changes.begin();
             let deletions = self.all.deletions.load(Ordering::SeqCst);
             self.since.0.store(deletions + 1, Ordering::SeqCst);
         }
@@ -116,6 +121,11 @@ impl OpenTransaction {
     /// Whether the open one may have deleted rows.
     pub(super) fn may_have_deleted(&self) -> bool {
         self.may_delete.get()
+    }
+
+    /// What it has changed and defined.
+    pub(super) fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     /// Runs something that leaves no transaction open behind it, except for one that lasts.
@@ -157,6 +167,7 @@ impl OpenTransaction {
     }
 
     fn end(&self) {
+        self.changes.end();
         // After the commit: whatever began before it is older.
         if self.may_delete.take() {
             self.all.deletions.fetch_add(1, Ordering::SeqCst);

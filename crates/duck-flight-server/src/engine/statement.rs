@@ -17,7 +17,7 @@ use super::cancel::Cancel;
 use super::expansion::{Expansion, Expansions};
 use super::ffi::query::Script;
 use super::ffi::{Connection, Pending, Prepared, QueryResult, StatementKind};
-use super::index_work::may_delete;
+use super::index_work::{changed_tables, may_delete};
 use super::lease::Traces;
 use super::pivots;
 use super::pool::{ClientTransaction, Session, Work};
@@ -269,8 +269,16 @@ impl<'a> Statement<'a> {
             return Err(Error::NeedsConnection);
         }
         *dirty |= leaves_traces;
-        if matches!(kind, StatementKind::Rows | StatementKind::Explain) && may_delete(self.text()) {
+        let may_delete = statement.may_delete()
+            || matches!(kind, StatementKind::Rows | StatementKind::Explain)
+                && may_delete(self.text());
+        if may_delete {
             self.connection.note_deletion();
+        }
+        if may_delete && !self.is_of_alteration() {
+            for table in changed_tables(self.text()) {
+                self.connection.changes().note_rows(table);
+            }
         }
         self.begin(statement)
     }

@@ -205,6 +205,11 @@ impl Writer {
     /// The end of a group's transaction, up to its commit, in its turn.
     fn finish(&self, connection: &Connection, group: &[Unit]) -> Result<()> {
         self.check(group)?;
+        for unit in group.iter().filter(|unit| unit.put.effect.is_keyed()) {
+            connection
+                .changes()
+                .note_rows(Some(unit.put.table.table.clone()));
+        }
         let identities = group.iter().filter_map(Unit::identity);
         self.shared.producers.write(connection, identities)
     }
@@ -497,6 +502,9 @@ fn alter_table(connection: &Connection, unit: &Unit, before: impl FnOnce()) -> R
     }
     before();
     claim(connection, table)?;
+    connection
+        .changes()
+        .note_alteration(Some(table.table.clone()));
     for sql in statements.iter().take(ALTERATIONS_AT_ONCE) {
         connection.execute(sql)?;
     }
@@ -572,6 +580,9 @@ pub(super) fn resolve(
     }
     if verb == REPLACE {
         referred::check_replaced(connection, table)?;
+        connection.changes().note_drop(Some(table.table.clone()));
+    } else if !is_temporary {
+        connection.changes().note_definition();
     }
     let sql = create_table_sql(verb, &table.to_sql(), schema, effect, *schema_mode)?;
     connection.execute(&sql)?;

@@ -177,7 +177,7 @@ impl<'a> Prepared<'a> {
 
     /// Whether it may take rows away that are there. What alters or drops a table leaves its rows to it; of an INSERT, and of what
     /// an EXPLAIN runs, only the words tell, see [`Connection::note_deletion`].
-    fn may_delete(&self) -> bool {
+    pub(crate) fn may_delete(&self) -> bool {
         match self.kind() {
             StatementKind::Select
             | StatementKind::Set

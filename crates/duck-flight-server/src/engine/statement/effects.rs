@@ -3,7 +3,9 @@
 use duck_flight_protocol::TableName;
 
 use super::Statement;
-use crate::engine::admission::{makes_index, may_explain_alteration, may_explain_definition};
+use crate::engine::admission::{
+    makes_index, may_explain_alteration, may_explain_definition, run_by,
+};
 use crate::engine::claim::{claim_altered, claim_renamed};
 use crate::engine::commits::Alone;
 use crate::engine::ffi::StatementKind;
@@ -33,6 +35,12 @@ impl<'a> Statement<'a> {
             StatementKind::Explain => may_explain_definition(self.text()),
             _ => false,
         }
+    }
+
+    /// Whether it is an ALTER, or what DuckDB makes of one.
+    pub(super) fn is_of_alteration(&self) -> bool {
+        let text = self.text.and_then(run_by);
+        text.is_some_and(|mut text| text.accept(&["alter"]))
     }
 
     /// Whether it may make an index, or drop one.

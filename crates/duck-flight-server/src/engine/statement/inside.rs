@@ -3,9 +3,10 @@
 use super::Statement;
 use crate::engine::ffi::query::Script;
 use crate::engine::ffi::{Prepared, QueryResult, StatementKind};
+use crate::engine::lease::Traces;
 use crate::engine::pool::{ClientTransaction, Work};
 use crate::engine::tokens::{Tokens, contains_word, count_pairs, statements};
-use crate::engine::{new_types, replay};
+use crate::engine::{alterations, new_types, replay};
 use crate::error::{Error, Result};
 
 impl<'a> Statement<'a> {
@@ -19,7 +20,7 @@ impl<'a> Statement<'a> {
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<u64> {
         let watch = self.cancel.watch(self.connection);
-        let (mut kind, mut runs, mut is_insecure) = (None, false, false);
+        let (mut kind, mut runs, mut is_refused) = (None, false, false);
         let outcome = self.prepare(script).and_then(|statement| {
             let kind = *kind.insert(statement.kind());
             if let Some(expansion) = &self.expansion
@@ -34,6 +35,10 @@ impl<'a> Statement<'a> {
                 .as_ref()
                 .map(|expansion| expansion.rows_before);
             self.check_alteration(&statement, written_before.unwrap_or(work.rows_written))?;
+            if self.defines(kind) {
+                work.indexes
+                    .check_alteration(self.connection, self.asked(kind))?;
+            }
             let renames = self.renames_table(kind)?;
             if renames && !self.is_of_swap {
                 return Err(Error::RenameInTransaction);
@@ -41,9 +46,10 @@ impl<'a> Statement<'a> {
             if kind == StatementKind::Transaction && *transaction == ClientTransaction::Doubtful {
                 self.check_commit()?;
             }
-            let commits = kind == StatementKind::Transaction && !self.rolls_back();
+            let may_end = self.traces != Traces::KeptInTransaction;
+            let commits = kind == StatementKind::Transaction && may_end && !self.rolls_back();
             let secured = commits.then(|| replay::secure_commit(self.connection, work));
-            is_insecure = matches!(secured, Some(Err(_)));
+            is_refused = matches!(secured, Some(Err(_)));
             // Until the commit.
             let _secured = secured.transpose()?;
             new_types::check(self.connection, kind, &self.sql.text, work.makes_schema)?;
@@ -55,7 +61,18 @@ impl<'a> Statement<'a> {
             work.makes_index |= self.may_make_index();
             work.defines |= self.defines(kind);
             self.claim(renames, kind)?;
-            let (_, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
+            if self.defines(kind) {
+                alterations::note(self.connection, asked)?;
+            }
+            let begun = commits.then(|| self.connection.begin_commit());
+            is_refused = matches!(begun, Some(Err(_)));
+            let mut begun = begun.transpose()?;
+            let mut consume = |result: QueryResult<'_>| {
+                // It is committed, and the client may take long to read that.
+                drop(begun.take());
+                consume(result)
+            };
+            let (_, rows_changed) = self.run_prepared(&statement, dirty, &mut consume)?;
             drop(alone);
             work.indexes.note_made(self.connection, asked)?;
             let written = self.rows_written(kind, rows_changed);
@@ -77,7 +94,7 @@ impl<'a> Statement<'a> {
             self.connection.seen_columns().forget_all();
         }
         if let Err(error) = &outcome {
-            self.after_failure(error, kind, runs, is_insecure, transaction, work);
+            self.after_failure(error, kind, runs, is_refused, transaction, work);
         }
         outcome.map_err(|error| match error {
             // It cannot be run again for its error: nothing runs in the transaction any more.
@@ -86,14 +103,14 @@ impl<'a> Statement<'a> {
         })
     }
 
-    /// Sees to what a statement leaves behind that has failed, where `runs` after it had begun, and `is_insecure` where a commit
-    /// could not be made one that can be replayed.
+    /// Sees to what a statement leaves behind that has failed, where `runs` after it had begun, and `is_refused` where a commit
+    /// must not run: it could not be replayed, or would end the process.
     fn after_failure(
         &self,
         error: &Error,
         kind: Option<StatementKind>,
         runs: bool,
-        is_insecure: bool,
+        is_refused: bool,
         transaction: &mut ClientTransaction,
         work: &mut Work,
     ) {
@@ -102,6 +119,7 @@ impl<'a> Statement<'a> {
             // It has not run.
             Error::TransactionByCall
             | Error::AlterationTooLate { .. }
+            | Error::AlterationBesideChanges
             | Error::RenameInTransaction
             | Error::IndexMadeAgain
             | Error::IndexBesideOlder
@@ -111,9 +129,9 @@ impl<'a> Statement<'a> {
                 self.connection.roll_back();
                 *transaction = ClientTransaction::None;
             }
-            // It has ended the transaction all the same: a commit that fails is rolled back, also where it could not be
-            // replayed, and one that is cancelled or interrupted may be done.
-            _ if is_insecure || ends && self.connection.begin().is_ok() => {
+            // It has ended the transaction all the same: a commit that fails is rolled back, also where it was not
+            // let run, and one that is cancelled or interrupted may be done.
+            _ if is_refused || ends && self.connection.begin().is_ok() => {
                 self.connection.roll_back();
                 *transaction = ClientTransaction::None;
             }

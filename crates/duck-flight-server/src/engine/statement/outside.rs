@@ -10,7 +10,7 @@ use crate::engine::frozen::is_frozen_by_plan;
 use crate::engine::index_work::IndexWork;
 use crate::engine::lease::Traces;
 use crate::engine::tokens::contains_word;
-use crate::engine::{kept_indexes, new_types, replay, transaction_that};
+use crate::engine::{alterations, kept_indexes, new_types, replay, transaction_that};
 use crate::error::{Error, Result};
 
 /// The longest text of a query whose plan is kept.
@@ -223,6 +223,9 @@ impl<'a> Statement<'a> {
                 }
             }
             self.claim(renames, kind)?;
+            if self.defines(kind) {
+                alterations::note(connection, self.asked(kind))?;
+            }
             let (kind, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
             let written = self.rows_written(kind, rows_changed);
             let steady = steady.insert(self.connection.indexes().steady_since(seen));
