@@ -78,6 +78,7 @@ mod tokens;
 mod torn;
 mod types;
 mod unit;
+mod widened;
 mod writer;
 
 use std::sync::Arc;

@@ -201,6 +201,12 @@ pub enum Error {
          a result that is being read, that is older than where another did: try again once those have ended"
     )]
     IndexBesideWriters,
+    /// What others have committed would be undone.
+    #[error(
+        "a column gets no other type beside a transaction, a put, or a result that is being read, that is older than rows which were \
+         changed since, for DuckDB 1.5.5 would undo that: try again once all of those have ended, and in no transaction"
+    )]
+    TypeBesideOlder,
     /// A session has one transaction at a time.
     #[error("the session has an open transaction already: end it first, or use another session")]
     TransactionOpen,
@@ -389,7 +395,7 @@ impl Error {
     /// Whether the same request may succeed when it is tried again at once.
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(self, Self::Sql(error) if sql_code(error.kind) == Code::Aborted)
-            || matches!(self, Self::Resent(_))
+            || matches!(self, Self::Resent(_) | Self::TypeBesideOlder)
     }
 
     /// The error of a put that is not tried again: where another's definition is in its way, it says what to wait for.
@@ -462,7 +468,8 @@ impl Error {
             | Self::Resent(_)
             | Self::TableAltered(_)
             | Self::IndexBesideOlder
-            | Self::IndexBesideWriters => Code::Aborted,
+            | Self::IndexBesideWriters
+            | Self::TypeBesideOlder => Code::Aborted,
             Self::Busy { .. }
             | Self::NoRoom(_)
             | Self::NoRoomForRejects
@@ -588,6 +595,7 @@ mod tests {
             (Error::IndexBesideIndex, Code::FailedPrecondition),
             (Error::IndexBesideOlder, Code::Aborted),
             (Error::IndexBesideWriters, Code::Aborted),
+            (Error::TypeBesideOlder, Code::Aborted),
         ];
         for (error, code) in cases {
             assert_eq!(error.code(), code, "{error}");

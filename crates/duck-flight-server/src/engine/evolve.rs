@@ -13,17 +13,32 @@ use super::sql_type::sql_type;
 use super::types::{Names, is_text, plain};
 use crate::error::{Error, Result};
 
-/// The statements after which the table has room for the stream's rows; none where it has already.
+/// A change of a table.
+pub(super) struct Alteration {
+    pub(super) sql: String,
+    /// The column that it gives another type, where it does.
+    pub(super) widened: Option<Widened>,
+}
+
+/// A column that is given another type.
+pub(super) struct Widened {
+    /// Its name, as SQL.
+    pub(super) name: String,
+    /// What becomes of each of its values, as SQL.
+    pub(super) value: String,
+}
+
+/// The changes after which the table has room for the stream's rows; none where it has already.
 pub(super) fn alterations(
     table: &TableName,
     columns: &[ColumnShape],
     stream: &Schema,
     effect: &Effect,
     mode: SchemaMode,
-) -> Result<Vec<String>> {
-    let mut statements = Vec::new();
+) -> Result<Vec<Alteration>> {
+    let mut alterations = Vec::new();
     if mode == SchemaMode::Match {
-        return Ok(statements);
+        return Ok(alterations);
     }
     let names = Names::new(columns.iter().map(|column| column.field.name()));
     for field in stream.fields() {
@@ -38,23 +53,29 @@ pub(super) fn alterations(
                 let sql_type = sql_type(field).map_err(|reason| {
                     Error::Columns(format!("column `{}`: {reason}", field.name()))
                 })?;
-                statements.push(format!("ALTER TABLE {table} ADD COLUMN {name} {sql_type}"));
+                alterations.push(Alteration {
+                    sql: format!("ALTER TABLE {table} ADD COLUMN {name} {sql_type}"),
+                    widened: None,
+                });
             }
             Some(column) => {
                 if let Some(wider) = widen(column, field, mode) {
                     // DuckDB has no cast from TIME to TIME_NS.
-                    let values = match wider.as_str() {
-                        "TIME_NS" => format!(" USING {name}::VARCHAR::TIME_NS"),
-                        _ => String::new(),
+                    let value = match wider.as_str() {
+                        "TIME_NS" => format!("{name}::VARCHAR::TIME_NS"),
+                        _ => format!("CAST({name} AS {wider})"),
                     };
-                    statements.push(format!(
-                        "ALTER TABLE {table} ALTER COLUMN {name} SET DATA TYPE {wider}{values}"
-                    ));
+                    alterations.push(Alteration {
+                        sql: format!(
+                            "ALTER TABLE {table} ALTER COLUMN {name} SET DATA TYPE {wider} USING {value}"
+                        ),
+                        widened: Some(Widened { name, value }),
+                    });
                 }
             }
         }
     }
-    Ok(statements)
+    Ok(alterations)
 }
 
 /// Whether a stream's column holds nothing but nulls and the table may get it later, with a type: any that it were given

@@ -307,9 +307,15 @@ impl Connection {
         &self.database.0.commits
     }
 
-    /// Whether transactions are open that are too old for an index to be made. To be asked while nobody else commits anything.
+    /// Whether transactions are open that are too old for an index to be made, or a type to be changed. To be asked while nobody else
+    /// commits anything.
     pub(super) fn older_transactions(&self) -> Older {
         self.open_transaction.older()
+    }
+
+    /// Whether other connections have transactions open.
+    pub(super) fn is_beside_others(&self) -> bool {
+        self.open_transaction.is_beside_others()
     }
 
     /// Lets DuckDB be done with rows that were deleted before all open transactions began. It is at the end of one, beside which

@@ -121,7 +121,8 @@ impl Put {
         }
         if key.is_scratch() {
             return Err(Error::Forbidden(
-                "the server gathers rows in temporary tables called duck_flight_staged and duck_flight_at_fault: choose another name",
+                "the server gathers rows in temporary tables called duck_flight_staged, duck_flight_at_fault and duck_flight_widened: \
+                 choose another name",
             ));
         }
         Ok(())

@@ -6,7 +6,8 @@
 //! And it was made of those rows, too (`TABLE_SCAN_COMMITTED_ROWS_OMIT_PERMANENTLY_DELETED`): a unique one refuses their keys for good.
 //!
 //! So an index is made when no such transaction is open, with nobody else committing anything. That is counted here, for every
-//! connection: in doubt a transaction is open, and rows have been deleted.
+//! connection: in doubt a transaction is open, and rows have been deleted. To update a row in its place counts as well, for that is
+//! undone by whoever [gives its column another type](super::widened) beside an older transaction.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +29,7 @@ pub(super) struct OpenTransactions {
     /// How many have ended that may have deleted rows.
     deletions: AtomicU64,
     connections: Mutex<Vec<Weak<Since>>>,
-    /// How long whoever makes an index waits for older ones.
+    /// How long whoever makes an index, or changes a type, waits for older ones.
     patience: OnceLock<Duration>,
     alterations: Arc<Alterations>,
 }
@@ -77,7 +78,7 @@ impl OpenTransactions {
         }
     }
 
-    /// Says how long whoever makes an index waits for older ones. To be called once.
+    /// Says how long whoever makes an index, or changes a type, waits for older ones. To be called once.
     pub(super) fn set_patience(&self, patience: Duration) {
         self.patience.set(patience).ok();
     }
@@ -179,15 +180,24 @@ impl OpenTransaction {
     pub(super) fn older(&self) -> Older {
         let deletions = self.all.deletions.load(Ordering::SeqCst);
         let is_older = |since: &Since| (1..=deletions).contains(&since.0.load(Ordering::SeqCst));
+        Older {
+            own: is_older(&self.since),
+            others: self.is_any_other(is_older),
+        }
+    }
+
+    /// Whether others are open, or may be.
+    pub(super) fn is_beside_others(&self) -> bool {
+        self.is_any_other(|since| since.0.load(Ordering::SeqCst) != 0)
+    }
+
+    fn is_any_other(&self, is_one: impl Fn(&Since) -> bool) -> bool {
         let connections = self.all.connections.lock();
         let mut others = connections
             .iter()
             .filter_map(Weak::upgrade)
             .filter(|since| !Arc::ptr_eq(since, &self.since));
-        Older {
-            own: is_older(&self.since),
-            others: others.any(|since| is_older(&since)),
-        }
+        others.any(|since| is_one(&since))
     }
 }
 
@@ -226,11 +236,13 @@ mod tests {
             others: true,
         };
         for end in ["COMMIT", "ROLLBACK"] {
+            assert!(!own.is_beside_others());
             run(&other, "BEGIN");
             run(&own, "DELETE FROM t WHERE k = 1");
             assert_eq!(own.older_transactions(), NONE, "it has not looked yet");
             run(&other, "SELECT count(*) FROM t");
             assert_eq!(own.older_transactions(), NONE, "it sees what is left");
+            assert!(own.is_beside_others());
             own.execute("INSERT INTO t VALUES (1, 1)").unwrap();
             for harmless in [
                 "EXPLAIN SELECT * FROM t",

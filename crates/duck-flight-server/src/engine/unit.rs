@@ -20,6 +20,7 @@ use super::producers::{Claim, OWN_SCHEMA, Standing};
 use super::rejects::{Reject, RejectedBytes, Sifted, sift};
 use super::stored::AT_FAULT;
 use super::types::same_name;
+use super::widened::KEPT;
 use crate::error::{Error, Result};
 
 /// A put, as long as the server runs.
@@ -88,7 +89,7 @@ impl TableKey {
     /// Whether it has the name of a temporary table that the writers use: to them they would be one.
     pub(super) fn is_scratch(&self) -> bool {
         let in_scratch = format!("{TEMPORARY}.main.{}", self.table);
-        [STAGED, AT_FAULT].contains(&in_scratch.as_str())
+        [STAGED, AT_FAULT, KEPT].contains(&in_scratch.as_str())
     }
 
     /// Whether it is a temporary table, of which every connection has its own.

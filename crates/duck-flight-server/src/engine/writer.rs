@@ -27,7 +27,7 @@ use super::catalog::{Columns, SeenColumns};
 use super::claim::claim;
 use super::commits::Commits;
 use super::effect::Effect;
-use super::evolve::alterations;
+use super::evolve::{Alteration, alterations};
 use super::ffi::{Connection, Database};
 use super::health::Health;
 use super::insert::Inserts;
@@ -42,6 +42,7 @@ use super::replay::{self, Steady};
 use super::sql_type::create_table_sql;
 use super::thread;
 use super::unit::{TEMPORARY, TableKey, Target, Unit, offence_error};
+use super::widened;
 use super::{Lossless, transaction};
 use crate::error::{Error, Result};
 
@@ -480,8 +481,32 @@ impl Writer {
 }
 
 /// Gives the table of a unit that may change it room for its rows, or a part of that; true where it has altered anything.
-/// `before` is called before.
+/// `before` is called before, from when on nobody else must commit anything.
 fn alter_table(connection: &Connection, unit: &Unit, before: impl FnOnce()) -> Result<bool> {
+    if lacking(connection, unit)?.is_empty() {
+        return Ok(false);
+    }
+    before();
+    // The transaction is older than what others have committed since it looked, and would undo that where it changes a type.
+    connection.roll_back();
+    connection.begin()?;
+    connection.set_commits_later(true);
+    let alterations = lacking(connection, unit)?;
+    if alterations.is_empty() {
+        return Ok(false);
+    }
+    let table = &unit.put.table;
+    claim(connection, table)?;
+    connection
+        .changes()
+        .note_alteration(Some(table.table.clone()));
+    let count = alterations.len().min(ALTERATIONS_AT_ONCE);
+    widened::alter(connection, table, &alterations[..count])?;
+    Ok(true)
+}
+
+/// What the table of a unit lacks for its rows, as the open transaction sees it; nothing where there is no table.
+fn lacking(connection: &Connection, unit: &Unit) -> Result<Vec<Alteration>> {
     let Target {
         table,
         schema,
@@ -490,25 +515,13 @@ fn alter_table(connection: &Connection, unit: &Unit, before: impl FnOnce()) -> R
         ..
     } = &*unit.put;
     let Some(columns) = connection.table_columns(table)? else {
-        return Ok(false);
+        return Ok(Vec::new());
     };
     let cast = unit.cast.as_ref();
     if cast.is_some_and(|(plan, _)| plan.fits(&columns)) {
-        return Ok(false);
+        return Ok(Vec::new());
     }
-    let statements = alterations(table, &columns, schema, effect, *schema_mode)?;
-    if statements.is_empty() {
-        return Ok(false);
-    }
-    before();
-    claim(connection, table)?;
-    connection
-        .changes()
-        .note_alteration(Some(table.table.clone()));
-    for sql in statements.iter().take(ALTERATIONS_AT_ONCE) {
-        connection.execute(sql)?;
-    }
-    Ok(true)
+    alterations(table, &columns, schema, effect, *schema_mode)
 }
 
 /// Whether a unit is written only in its turn: one that makes or changes its table, or rows that are there.
