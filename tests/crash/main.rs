@@ -18,6 +18,7 @@
 //! - [`replayed_script`]: scripts that end one transaction and commit another before a kill;
 //! - [`replayed_type`]: types that are made in new schemas;
 //! - [`taken_over`]: a stream takes over while a unit of the one before it is being committed;
+//! - [`widened`]: columns get another type beside transactions that are open before a kill;
 //! - [`with_index`]: indexes are made in transactions with more, and beside others;
 //! - [`model`]: any interleaving of puts, retries, kills, restarts and schema changes equals a model in memory.
 
@@ -49,5 +50,6 @@ mod steps;
 mod table;
 mod taken_over;
 mod ways;
+mod widened;
 mod with_index;
 mod world;

@@ -85,7 +85,7 @@ pub struct Args {
     )]
     pub max_queries: NonZeroUsize,
 
-    /// How long a client may stand still in the middle of a result or an ingest while others wait for its place, and a `CREATE INDEX` waits for older transactions
+    /// How long a client may stand still in the middle of a result or an ingest while others wait for its place, and a `CREATE INDEX` or `ALTER ... TYPE` waits for older transactions
     #[arg(
         long,
         value_name = "TIME",

@@ -16,6 +16,7 @@ use super::catalog::{literal, texts};
 use super::ffi::Connection;
 use super::named::tables_sql;
 use super::rename::renamed;
+use super::tokens::contains_word;
 use super::unit::TEMPORARY;
 use crate::error::{Error, Result};
 
@@ -83,9 +84,43 @@ pub(super) fn altered(statement: &str) -> Option<Vec<String>> {
     rest.altered_table()
 }
 
+/// Whether an ALTER may give a column another type. In doubt it may where the word stands in it.
+pub(super) fn may_change_type(statement: &str) -> bool {
+    let does_not = run_by(statement).is_some_and(|mut rest| {
+        rest.accept_all(&["alter", "table"])
+            && rest.altered_table().is_some()
+            && rest.accept(&["add", "drop", "rename"])
+    });
+    !does_not && contains_word(statement, "type")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_alter_that_changes_a_type_is_told_from_one_that_has_the_word() {
+        for (sql, may) in [
+            ("ALTER TABLE t ALTER i TYPE BIGINT", true),
+            (
+                "alter table if exists s.t alter column i set data type bigint",
+                true,
+            ),
+            (
+                "ALTER TABLE ONLY (t) ALTER \"a b\" TYPE VARCHAR USING i || 'x'",
+                true,
+            ),
+            ("ALTER TABLE größe ALTER länge TYPE BIGINT", true),
+            ("EXPLAIN ANALYZE ALTER TABLE t ALTER i TYPE BIGINT", true),
+            ("ALTER TABLE add ALTER type TYPE BIGINT", true),
+            ("ALTER TABLE t ADD COLUMN type VARCHAR", false),
+            ("ALTER TABLE \"a t\" RENAME kind TO type", false),
+            ("ALTER TABLE t DROP type", false),
+            ("ALTER TABLE t ALTER i SET DEFAULT 1", false),
+        ] {
+            assert_eq!(may_change_type(sql), may, "{sql}");
+        }
+    }
 
     #[test]
     fn the_table_that_a_statement_alters_is_found() {

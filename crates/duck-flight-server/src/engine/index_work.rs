@@ -219,7 +219,7 @@ impl IndexWork {
     }
 
     /// Whether the table that DuckDB finds by a name is one that the transaction has made, or is temporary.
-    fn is_own(&self, connection: &Connection, name: Option<&[String]>) -> Result<bool> {
+    pub(super) fn is_own(&self, connection: &Connection, name: Option<&[String]>) -> Result<bool> {
         let found = match name {
             Some(name) => found(connection, name)?,
             None => None,

@@ -6,7 +6,7 @@ use super::Statement;
 use crate::engine::admission::{
     makes_index, may_explain_alteration, may_explain_definition, run_by,
 };
-use crate::engine::claim::{claim_altered, claim_renamed};
+use crate::engine::claim::{altered, claim_altered, claim_renamed, may_change_type};
 use crate::engine::commits::Alone;
 use crate::engine::ffi::StatementKind;
 use crate::engine::index_work::{Asked, IndexWork, may_change_rows};
@@ -106,15 +106,32 @@ impl<'a> Statement<'a> {
         }
     }
 
-    /// As [`alone`](Self::alone), in a client's transaction that has done this. Where the statement makes an index, waits for
-    /// transactions to end that are too old beside it, with others committing meanwhile, but not without an end. The client's own one
-    /// gets no younger, and where the index must not be made in it nothing is waited for.
+    /// Whether it may give a column of a table that others see, too, another type, in a client's transaction that has done this.
+    pub(super) fn changes_type(&self, kind: StatementKind, work: &IndexWork) -> Result<bool> {
+        let text = self.text();
+        let alters = match kind {
+            StatementKind::Alteration => true,
+            // With ANALYZE it runs the statement.
+            StatementKind::Explain => may_explain_alteration(text),
+            _ => false,
+        };
+        if !alters || !may_change_type(text) {
+            return Ok(false);
+        }
+        let table = self.text.and_then(altered);
+        Ok(!work.is_own(self.connection, table.as_deref())?)
+    }
+
+    /// As [`alone`](Self::alone), in a client's transaction that has done this. Where the statement makes an index, or changes a type,
+    /// waits for transactions to end that are too old beside it, with others committing meanwhile, but not without an end. The client's
+    /// own one gets no younger, and where the index must not be made in it nothing is waited for.
     pub(super) fn alone_inside(
         &self,
         kind: StatementKind,
         work: &IndexWork,
     ) -> Result<Option<Alone<'a>>> {
-        if !work.makes_for_others(self.connection, self.asked(kind))? {
+        let makes_index = work.makes_for_others(self.connection, self.asked(kind))?;
+        if !makes_index && !self.changes_type(kind, work)? {
             return Ok(self.alone(kind));
         }
         // That does not change while others end.
@@ -124,7 +141,9 @@ impl<'a> Statement<'a> {
             let alone = self.alone(kind);
             let older = self.connection.older_transactions();
             if !older.own && !older.others {
-                self.connection.finish_deletions()?;
+                if makes_index {
+                    self.connection.finish_deletions()?;
+                }
                 return Ok(alone);
             }
             if kept_indexes::is_there(self.connection, self.asked(kind))? {
@@ -132,7 +151,10 @@ impl<'a> Statement<'a> {
             }
             drop(alone);
             if older.own || !wait.goes_on(self.cancel)? {
-                return Err(Error::IndexBesideOlder);
+                return Err(match makes_index {
+                    true => Error::IndexBesideOlder,
+                    false => Error::TypeBesideOlder,
+                });
             }
         }
     }

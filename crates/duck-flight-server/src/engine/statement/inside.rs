@@ -124,7 +124,8 @@ impl<'a> Statement<'a> {
             | Error::IndexMadeAgain
             | Error::IndexBesideOlder
             | Error::IndexBesideIndex
-            | Error::IndexBesideChanges => {}
+            | Error::IndexBesideChanges
+            | Error::TypeBesideOlder => {}
             Error::TransactionFailed => {
                 self.connection.roll_back();
                 *transaction = ClientTransaction::None;

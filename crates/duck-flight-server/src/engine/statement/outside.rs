@@ -41,8 +41,9 @@ impl<'a> Statement<'a> {
         loop {
             match self.run_in_transaction(script, dirty, consume) {
                 // It has not run. Others commit meanwhile, and none of what it needs alone is held.
-                Err(Error::IndexBesideOlder | Error::IndexBesideWriters)
-                    if wait.goes_on(self.cancel)? => {}
+                Err(
+                    Error::IndexBesideOlder | Error::IndexBesideWriters | Error::TypeBesideOlder,
+                ) if wait.goes_on(self.cancel)? => {}
                 outcome => return outcome,
             }
         }
@@ -193,6 +194,7 @@ impl<'a> Statement<'a> {
                 new_types::check(connection, kind, &self.sql.text, false)?;
                 let may_make_for_others =
                     IndexWork::default().makes_for_others(connection, self.asked(kind))?;
+                let changes_type = self.changes_type(kind, &IndexWork::default())?;
                 let indexes = self.connection.indexes();
                 let may_make_index = self.may_make_index();
                 defining = Some((
@@ -208,7 +210,10 @@ impl<'a> Statement<'a> {
                 if makes_index && older.others {
                     return Err(Error::IndexBesideOlder);
                 }
-                if makes_index && older.own {
+                if changes_type && older.others {
+                    return Err(Error::TypeBesideOlder);
+                }
+                if (makes_index || changes_type) && older.own {
                     // It has begun before others had committed what they were at.
                     connection.roll_back();
                     connection.begin()?;
