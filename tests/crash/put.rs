@@ -1,4 +1,4 @@
-//! A put whose batches carry sequences, and whose end is the test's.
+//! An open put: the test decides when batches are sent and when it ends. The batches carry sequences.
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;

@@ -12,7 +12,7 @@ use crate::engine::{
     DEFAULT_ROW_GROUP_ROWS, DEFAULT_STORAGE_VERSION, MAX_ROW_GROUP_ROWS, VECTOR_ROWS,
 };
 
-/// Those in which DuckDB changed its format.
+/// The versions of DuckDB that changed the format of its files.
 const STORAGE_VERSIONS: [&str; 6] = ["v1.0.0", "v1.1.0", "v1.2.0", "v1.3.0", "v1.4.0", "v1.5.0"];
 
 /// Share one DuckDB database over Apache Arrow Flight: many loaders write and many clients query it at the

@@ -183,7 +183,7 @@ pub struct Engine(Arc<Inner>);
 struct Inner {
     queries: Pool,
     express: Express,
-    /// With clients that keep its threads busy.
+    /// With clients that keep the threads of `queries` busy.
     patience: Patience,
     lookups: Pool,
     large_units: LargeUnits,

@@ -181,20 +181,21 @@ pub enum Error {
          a kill DuckDB 1.5.5 would refuse their old keys for good: commit in between"
     )]
     IndexBesideChanges,
-    /// What ends later would make the database unusable, or the index keep keys that are in no row.
+    /// An index or a primary key is made while a transaction is open that began before rows were deleted or changed.
     #[error(
         "an index or a primary key is not made beside a transaction, a put, or a result that is being read, that is older than rows \
          which were deleted or changed since, for DuckDB 1.5.5 would spoil the database: try again once all of those have ended, \
          and in no transaction"
     )]
     IndexBesideOlder,
-    /// A start could not replay it, or would leave out keys.
+    /// A CREATE INDEX or DROP INDEX inside a transaction with more in it, on a table that keeps another index.
     #[error(
         "a table that has another index is given one, or loses one, in no transaction with more, for after a kill DuckDB 1.5.5 could \
          not open the database, or would not find rows: commit, and run the CREATE INDEX or DROP INDEX on its own"
     )]
     IndexBesideIndex,
-    /// As above, and it can have no checkpoint before it.
+    /// A CREATE INDEX or DROP INDEX on a table that keeps another index, where the checkpoint that must come first is not possible
+    /// beside what others have open.
     #[error(
         "where a table has another index, a CREATE INDEX or DROP INDEX needs a checkpoint before it, for after a kill DuckDB 1.5.5 could \
          not open the database, and there is none beside a transaction that has updated rows or defined something, nor beside one, or \

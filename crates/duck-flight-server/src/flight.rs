@@ -130,7 +130,7 @@ impl FlightService for FrontDoor {
             let acks = put::put(self.sessions.engine(), descriptor, upload).await?;
             return Ok(Response::new(acks));
         };
-        // It keeps its message, and the command is a copy.
+        // The descriptor keeps its whole message in memory, and the command is a copy.
         drop(descriptor);
         let acks = self.sql.put(&visit.caller, command, upload).await?;
         Ok(visit.answer(&self.sessions, acks))

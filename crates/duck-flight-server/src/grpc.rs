@@ -2,7 +2,7 @@
 
 use bytes::Buf;
 
-/// How many bytes those are.
+/// The length of what comes before a message: one byte for the flag, four for the length.
 pub(crate) const HEADER_BYTES: usize = 5;
 
 /// The header of a message, gathered from its parts.

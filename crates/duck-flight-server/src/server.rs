@@ -37,7 +37,7 @@ use inflow::Inflow;
 /// How much a client may send on one stream ahead of what was read.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 
-/// The same on one connection: puts that are held back leave the others theirs, however many there are.
+/// How much a client may send on one connection ahead of what was read: however many puts are held back, the others have room.
 const CONNECTION_WINDOW_BYTES: u32 = MAX_STREAMS * STREAM_WINDOW_BYTES;
 
 /// The largest HTTP/2 frame: large ones save work on large messages and cost small ones nothing.

@@ -180,7 +180,7 @@ impl Sessions {
         Ok(caller.in_session(session))
     }
 
-    /// Takes note that the caller is offered a cookie.
+    /// Records that the caller is offered a cookie.
     pub(crate) fn offer(&self, caller: &Caller) {
         if let Some(peer) = &caller.peer {
             peer.offer_cookie();

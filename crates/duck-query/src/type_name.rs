@@ -5,7 +5,7 @@ use arrow::datatypes::{DataType, Field, TimeUnit};
 /// The field metadata in which Flight SQL servers name the type themselves.
 pub(crate) const TYPE_NAME_KEY: &str = "ARROW:FLIGHT:SQL:TYPE_NAME";
 
-/// The name of a field's type that the server tells.
+/// The type's name as the server declares it in the field's metadata.
 pub(crate) fn told_name(field: &Field) -> Option<&str> {
     field.metadata().get(TYPE_NAME_KEY).map(String::as_str)
 }
@@ -13,7 +13,7 @@ pub(crate) fn told_name(field: &Field) -> Option<&str> {
 /// DuckDB's name of a field's type, such as `DECIMAL(10,2)` or `STRUCT(a INTEGER, b VARCHAR[])`.
 pub(crate) fn type_name(field: &Field) -> String {
     match told_name(field) {
-        // It is told without its digits, which Arrow's type has.
+        // The server declares DECIMAL without its digits, which Arrow's type has.
         None | Some("DECIMAL") => {}
         Some(name) => return name.to_owned(),
     }

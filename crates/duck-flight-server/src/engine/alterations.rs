@@ -28,7 +28,7 @@ use super::tokens::{Token, contains_word};
 use super::unit::TEMPORARY;
 use crate::error::Result;
 
-/// So many definitions are told apart: of an open transaction, and of all that have ended.
+/// How many definitions are told apart: of an open transaction, and of all that have ended.
 const MAX_DEFINITIONS: usize = 256;
 
 /// What the transactions of a database define that others may stumble over.
@@ -45,20 +45,19 @@ pub(super) struct Alterations {
 
 #[derive(Default)]
 struct Definitions {
-    /// Those of transactions that have not ended, by the numbers of their connections.
+    /// The definitions of transactions that have not ended, by the numbers of their connections.
     open: HashMap<u64, Vec<Definition>>,
-    /// The last ones of those that have, each with the number of its transaction's end.
+    /// The last definitions of transactions that have ended, each with the number of that end.
     ended: VecDeque<(u64, Definition)>,
-    /// Up to this end there may have been any others.
+    /// Transactions that ended up to this number may have defined anything.
     forgotten: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Definition {
-    /// It leaves the rows of all tables where they are.
+    /// Leaves the rows of all tables where they are.
     Plain,
-    /// It does not leave those of a table of this name where they are, or finds them by another name from then on; or of any table,
-    /// where it is not known which.
+    /// Moves the rows of a table of this name, or has them found by another name from then on. `None` may be any table.
     OfTable(Option<String>),
 }
 
@@ -113,40 +112,40 @@ impl Definitions {
 }
 
 impl Changes {
-    /// Says that the transaction begins. To be called before it looks at the database.
+    /// Records that the transaction begins. To be called before it looks at the database.
     pub(super) fn begin(&self) {
         self.since.set(self.all.ended.load(Ordering::SeqCst));
     }
 
-    /// Says that it may delete or update rows of a table, or of any.
+    /// Records that the transaction may delete or update rows of this table; `None` is any.
     pub(super) fn note_rows(&self, table: Option<String>) {
         self.rows.borrow_mut().add(table);
     }
 
-    /// Whether it may have deleted or updated rows of a table, or of any.
+    /// Whether the transaction may have deleted or updated rows of this table; `None` is any.
     pub(super) fn may_have_changed(&self, table: Option<&str>) -> bool {
         self.rows.borrow().has(table)
     }
 
-    /// Says that it defines something.
+    /// Records that the transaction defines something.
     pub(super) fn note_definition(&self) {
         add(&mut self.defined.borrow_mut(), Definition::Plain);
     }
 
-    /// Says that a table of this name, or any, is dropped or gets another name at its commit.
+    /// Records that a table of this name, or any, is dropped or gets another name when the transaction is committed.
     pub(super) fn note_drop(&self, table: Option<String>) {
         self.note_definition();
         let definition = Definition::OfTable(table);
         add(&mut self.defined.borrow_mut(), definition);
     }
 
-    /// Says that it alters a table of this name, or any, from now on.
+    /// Records that the transaction alters a table of this name, or any, from now on.
     pub(super) fn note_alteration(&self, table: Option<String>) {
         self.note_definition();
         self.open([Definition::OfTable(table)]);
     }
 
-    /// Says that the transaction is committed, until the guard is dropped.
+    /// Marks the transaction as being committed, until the guard is dropped.
     ///
     /// # Errors
     /// Where DuckDB would refuse that in its middle. Then it must be rolled back.
@@ -168,7 +167,7 @@ impl Changes {
         }
     }
 
-    /// Says that the transaction has ended.
+    /// Records that the transaction has ended.
     pub(super) fn end(&self) {
         self.rows.take();
         self.defined.take();
@@ -243,11 +242,11 @@ pub(super) enum Step {
     Nothing,
     /// Something that leaves the rows of all tables where they are.
     Plain,
-    /// It puts the rows of a table into another storage when it runs.
+    /// Puts the rows of a table into another storage when it runs.
     Alters(Option<Vec<String>>),
-    /// It drops a table, or gives it another name.
+    /// Drops a table, or gives it another name.
     Drops(Option<Vec<String>>),
-    /// It makes a table, perhaps in the place of another one.
+    /// Makes a table, perhaps in the place of another one.
     Replaces(Option<Vec<String>>),
 }
 

@@ -31,11 +31,11 @@ pub(super) fn staged_table() -> TableName {
     }
 }
 
-/// So many rows an appender gathers for one run of its statement; with more it runs it in between
+/// How many rows an appender gathers for one run of its statement; with more it runs it in between
 /// (`BaseAppender::DEFAULT_FLUSH_COUNT`).
 const GATHERED_ROWS: u64 = 204_800;
 
-/// So many bytes of rows that may be applied in parts are gathered at most: what an appender holds counts nowhere in DuckDB's limit
+/// How many bytes of rows that may be applied in parts are gathered at most: what an appender holds counts nowhere in DuckDB's limit
 /// of memory.
 const GATHERED_BYTES: usize = 32 << 20;
 
@@ -78,7 +78,7 @@ impl Gathered {
 }
 
 impl<'a> TableWriter<'a> {
-    /// For so many rows of a plan, or fewer. In a table that nobody else sees yet their number does not matter.
+    /// Opens a writer for up to `rows` rows of a plan. In a table that nobody else sees yet their number does not matter.
     pub(super) fn open(
         connection: &'a Connection,
         table: &'a TableName,
@@ -145,7 +145,7 @@ impl<'a> TableWriter<'a> {
         })
     }
 
-    /// Whether another unit of so many rows may be applied with those that were appended, by one run of the statement. Of
+    /// Whether another unit of `rows` rows may be applied with those that were appended, by one run of the statement. Of
     /// the rows with one key only the last one counts then: where it lacks columns, those of a row that it deletes before
     /// would stay.
     pub(super) fn takes(&self, plan: &Plan, rows: u64) -> bool {
@@ -251,13 +251,13 @@ impl<'a> TableWriter<'a> {
         Ok(())
     }
 
-    /// Whether a unit of so many rows must be applied by [`TableWriter::apply_unit`].
+    /// Whether a unit of `rows` rows must be applied by [`TableWriter::apply_unit`].
     pub(super) fn is_too_large(plan: &Plan, rows: u64) -> bool {
         plan.is_keyed() && rows > GATHERED_ROWS
     }
 
     /// Appends the rows of a batch that DuckDB can cast; answers with the others, in their order. `rows_before` are the rows
-    /// of the unit before it: ordinals count those that are left out, too.
+    /// of the unit before it: ordinals also count those that are left out.
     pub(super) fn sift(&mut self, batch: &RecordBatch, rows_before: u64) -> Result<Vec<Offence>> {
         let numbered;
         let batch = match &self.ordinals {

@@ -97,8 +97,8 @@ fn largest_group(connection: &Connection, file: &str) -> Result<Option<u64>> {
     found
 }
 
-/// The same, where an index is in the log: it is written to the file when it is replayed, which reading alone cannot do. The log
-/// stays, for a checkpoint would merge the row groups of all tables, as large as DuckDB makes them by itself.
+/// As [`largest_group`], where an index is in the log: its replay writes the index to the file, for which a file that is only read
+/// is not enough. The log stays, for a checkpoint would merge the row groups of all tables, as large as DuckDB makes them by itself.
 fn largest_group_beside_log(
     connection: &Connection,
     database: &Path,

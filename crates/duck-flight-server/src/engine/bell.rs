@@ -14,9 +14,9 @@ use super::unit::TableKey;
 /// log makes that longer.
 const LOG_BYTES: u64 = 16 << 20;
 
-/// It is from this size on where its rows fill so many row groups of each table: that halves the wait, and as a
-/// checkpoint writes whole row groups, costs little. With fewer, the last one is written over and over (checkpoints
-/// at 8 instead of 16 MiB load long texts, of which two row groups come to 16 MiB, 0.67 times as fast).
+/// The log is checkpointed from this size on already where its rows fill `MANY_ROW_GROUPS` row groups of each table: that halves
+/// the wait, and as a checkpoint writes whole row groups, costs little. With fewer, the last one is written over and over
+/// (checkpoints at 8 instead of 16 MiB load long texts, of which two row groups come to 16 MiB, 0.67 times as fast).
 const LOG_BYTES_OF_MANY_ROWS: u64 = 4 << 20;
 const MANY_ROW_GROUPS: u64 = 8;
 
@@ -34,7 +34,7 @@ pub(super) enum Signal {
     Stop,
 }
 
-/// The other end of a bell, for the thread.
+/// The checkpoint thread's end of a bell.
 pub(super) struct Rings {
     signals: Receiver<Signal>,
     watch: Arc<Watch>,
@@ -55,7 +55,7 @@ pub(super) struct Logged {
 }
 
 impl CheckpointBell {
-    /// A bell that nobody hears yet, for a database with row groups of so many rows.
+    /// A bell that nobody hears yet, for a database with row groups of `row_group_rows` rows.
     pub(super) fn new(row_group_rows: u64) -> (Self, Rings) {
         // A bell that has rung already is as good as one that rings again.
         let (sender, receiver) = bounded(1);
@@ -182,7 +182,7 @@ mod tests {
         }
     }
 
-    /// Whether a checkpoint is due at the smaller size after so many commits of so many rows to each table.
+    /// Whether a checkpoint is due at the smaller size after `commits` commits of `rows` rows to each table.
     fn is_due_early(tables: &[&str], commits: u64, rows: u64) -> bool {
         let (bell, rings) = CheckpointBell::new(ROW_GROUP_ROWS);
         for _ in 0..commits {

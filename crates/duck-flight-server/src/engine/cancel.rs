@@ -44,12 +44,12 @@ impl Cancel {
         }
     }
 
-    /// Lets `cancel` end the wait for a slow client, too.
+    /// Lets `cancel` also end the wait for a slow client.
     pub(super) fn closes(&self, places: Arc<Semaphore>) {
         self.0.lock().places = Some(places);
     }
 
-    /// Says that the request runs inside a client's transaction.
+    /// Records that the request runs inside a client's transaction.
     pub(super) fn spare_transaction(&self) {
         self.0.lock().is_costly = true;
     }

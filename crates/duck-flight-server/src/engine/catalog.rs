@@ -167,8 +167,8 @@ pub(super) fn folded(expression: &str) -> String {
     )
 }
 
-/// Runs one of the engine's own small queries that answers with other values than texts, or whose rows are an answer as they
-/// are. Like all of them it calls functions by their full names, for a client may have made a macro of the same name.
+/// Runs one of the engine's own small queries, and answers with its rows as a batch. Such queries call functions by their full
+/// names, for a client may have made a macro of the same name.
 pub(super) fn rows(connection: &Connection, lossless: &Lossless, sql: &str) -> Result<RecordBatch> {
     fetch(prepare(connection, sql)?, lossless)
 }
@@ -190,7 +190,7 @@ pub(super) fn texts<const N: usize>(
     Ok(rows)
 }
 
-/// Prepares one of them.
+/// Prepares one of the engine's own small queries.
 pub(super) fn prepare<'c>(
     connection: &'c Connection,
     sql: &str,
@@ -199,7 +199,7 @@ pub(super) fn prepare<'c>(
     statement.ok_or_else(|| SqlError::internal("a statement was not parsed"))?
 }
 
-/// Runs one of them that is prepared.
+/// Runs a prepared query of the engine's own, and answers with its rows as a batch.
 pub(super) fn fetch(statement: Prepared<'_>, lossless: &Lossless) -> Result<RecordBatch> {
     let mut batches = statement.execute()?.into_batches(&lossless.options)?;
     let mut all = Vec::new();

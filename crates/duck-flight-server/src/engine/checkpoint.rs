@@ -27,13 +27,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// what stands in the way may do so for long.
 const PUT_OFF: Duration = Duration::from_millis(100);
 
-/// A database that gets no commit for so long is left alone, and can be vacuumed.
+/// A database that gets no commit for this long is left alone, and can be vacuumed.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// One that is never left alone is vacuumed this often all the same: else the room of deleted rows is never used again.
+/// A database that is never left alone is vacuumed this often all the same: otherwise the room of deleted rows is never used again.
 const VACUUM_AT_LEAST_EVERY: Duration = Duration::from_secs(15 * 60);
 
-/// Looks at the database, whereby a transaction of it begins, and reads nothing.
+/// Reads no rows, but makes DuckDB begin its transaction on the database file.
 pub(super) const LOOK_SQL: &str = "FROM duck_flight.sequences LIMIT 0";
 
 /// The checkpoint thread.
@@ -74,7 +74,7 @@ impl Checkpointer {
 
 struct Work {
     connection: Connection,
-    /// Its transaction needs old data while it is open.
+    /// A connection whose transaction, while it is open, needs old data.
     old_data: Connection,
     log: PathBuf,
     shared: Arc<Shared>,
@@ -150,7 +150,7 @@ impl Work {
                 tracing::debug!(wal_bytes, elapsed_ms, "checkpoint finished");
                 true
             }
-            // A client's; a commit rings again.
+            // A client's transaction is in the way. The next commit rings the bell again.
             Err(error) => {
                 let error = self.shared.observe(error.into());
                 tracing::debug!(wal_bytes, %error, "checkpoint put off");

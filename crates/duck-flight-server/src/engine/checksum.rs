@@ -16,7 +16,7 @@ const REST_SEED: u64 = 0xe17a_1465;
 const REST_FACTOR: u64 = 0xc6a4_a793_5bd1_e995;
 const REST_SHIFT: u32 = 47;
 
-/// So much is read at once: whole words.
+/// How many bytes are read at once: whole words.
 const READ_BYTES: usize = 8192;
 
 /// The checksum of these bytes (`Checksum` in the `common/checksum.cpp` of DuckDB 1.5.5).
@@ -24,7 +24,7 @@ pub(super) fn of_bytes(bytes: &[u8]) -> u64 {
     NOTHING ^ of_part(bytes)
 }
 
-/// The same of a part of a file.
+/// The checksum of a part of a file.
 ///
 /// # Errors
 /// When the file cannot be read, or is shorter.

@@ -22,7 +22,7 @@ pub(super) struct Constraint {
 
 /// What kind of constraint it is. Expressions and names are SQL.
 pub(super) enum Kind {
-    /// This is not true of any row.
+    /// An expression that is not true of any row.
     Never(String),
     /// No two rows have the same values of these expressions, none of them NULL.
     Unique(Vec<String>),

@@ -38,7 +38,7 @@ pub(super) struct Expansions<'a> {
 
 /// The statements that one was made of.
 pub(super) struct Expansion {
-    /// So many rows the transaction may have written before it.
+    /// How many rows the transaction may have written before it.
     pub(super) rows_before: u64,
     /// Whether it began outside of a transaction.
     is_outside: bool,
@@ -48,10 +48,11 @@ pub(super) struct Expansion {
 }
 
 impl<'a> Expansions<'a> {
-    /// Those of a script of which DuckDB has made `count` statements, and which begins in this state.
+    /// Finds what DuckDB has made several statements of in a script that has become `count` of them. The script begins in the state
+    /// `transaction`.
     ///
     /// # Errors
-    /// When there may be some, and it is in doubt which ones, or when it has one that DuckDB cannot do.
+    /// When there may be any, and it is in doubt which, or when the script has a statement that DuckDB cannot do.
     pub(super) fn find(
         connection: &'a Connection,
         sql: &'a str,
@@ -110,7 +111,8 @@ impl<'a> Expansions<'a> {
         self.parts.get(before)
     }
 
-    /// The one that statement `index` belongs to, which is to run now.
+    /// The expansion that statement `index`, which is to run now, is a part of; `None` where it is a statement of
+    /// the script itself.
     pub(super) fn enter(
         &mut self,
         index: u64,
@@ -165,7 +167,7 @@ impl<'a> Expansions<'a> {
         }
     }
 
-    /// Whether any transaction that is open now was begun by nobody but DuckDB.
+    /// Whether the script has no BEGIN of its own and no transaction was open before it, so that an open one is DuckDB's.
     fn begins_none(&self) -> bool {
         self.is_outside && !contains_any_word(self.sql, &["begin", "start"])
     }
@@ -208,7 +210,7 @@ fn check_default(statement: &str) -> Result<()> {
 }
 
 impl Expansion {
-    /// Says that DuckDB has put a SET before it.
+    /// Records that DuckDB has put a SET before it.
     pub(super) fn note_set(&self) {
         self.is_whole.set(true);
     }

@@ -143,7 +143,7 @@ impl Database {
         Err(error)
     }
 
-    /// Starts so many threads that help with statements of many tasks. To be called once.
+    /// Starts `count` threads that help with statements of many tasks. To be called once.
     pub(crate) fn start_helpers(&self, count: usize) -> crate::error::Result<()> {
         // SAFETY: the helpers end before the database is closed.
         let tasks = unsafe { Tasks::of(self.0.raw) };
@@ -179,7 +179,7 @@ impl Database {
         &self.0.open_transactions
     }
 
-    /// Whether it can still be used, as far as its connections know.
+    /// Where it is noted that the database cannot be used any more.
     pub(super) fn health(&self) -> Health {
         self.0.health.clone()
     }
@@ -295,7 +295,7 @@ impl Connection {
         &self.database.0.indexes
     }
 
-    /// Says that views or macros of the database call functions that read files. To be called before there are connections
+    /// Records that views or macros of the database call functions that read files. To be called before there are connections
     /// for clients.
     pub(super) fn note_definitions_that_read_files(&self) {
         let noted = &self.database.0.definitions_read_files;
@@ -318,8 +318,8 @@ impl Connection {
         self.open_transaction.is_beside_others()
     }
 
-    /// Lets DuckDB be done with rows that were deleted before all open transactions began. It is at the end of one, beside which
-    /// there is no checkpoint, and not yet at the end of a checkpoint.
+    /// Makes DuckDB clean up deleted rows that no open transaction needs. DuckDB does so when a transaction ends while no checkpoint
+    /// runs; the end of a checkpoint itself does not do it.
     pub(super) fn finish_deletions(&self) -> Result<()> {
         self.another()?.execute(LOOK_SQL)
     }
@@ -350,12 +350,12 @@ impl Connection {
         hold.transpose()
     }
 
-    /// Begins to wait for those to end.
+    /// Begins to wait for transactions to end that are too old for a new index (see [`older_transactions`](Self::older_transactions)).
     pub(super) fn wait_for_older(&self) -> WaitForOlder {
         self.database.0.open_transactions.wait_for_older()
     }
 
-    /// Says that what runs next may take rows away that are there.
+    /// Records that what runs next may take rows away that are there.
     pub(super) fn note_deletion(&self) {
         self.open_transaction.note_deletion();
     }
@@ -379,7 +379,7 @@ impl Connection {
         &self.database.0.seen_columns
     }
 
-    /// The most rows of a row group. From so many on a transaction writes them before its commit.
+    /// The most rows of a row group. A transaction with this many rows writes them before its commit.
     pub(super) fn row_group_rows(&self) -> u64 {
         let given = self.database.0.row_group_rows.get();
         given.copied().unwrap_or(MAX_ROW_GROUP_ROWS)
@@ -408,7 +408,8 @@ impl Connection {
         (!self.commits_later.get()).then(|| self.commits().under_way())
     }
 
-    /// Says whether a transaction is open that nothing ends which runs here: others notice of that only its commit.
+    /// Records whether an outer transaction is open. Then a statement here is no commit of its own, and only the outer COMMIT is
+    /// announced to others.
     pub(super) fn set_commits_later(&self, commits_later: bool) {
         self.commits_later.set(commits_later);
     }
@@ -426,7 +427,7 @@ impl Connection {
         self.run_commit()
     }
 
-    /// Says that the open transaction is committed, until what comes back is dropped.
+    /// Marks the open transaction as being committed, until what comes back is dropped.
     ///
     /// # Errors
     /// Where DuckDB would refuse that in its middle. Then it must be rolled back.
@@ -472,7 +473,7 @@ impl Connection {
 
     /// Leaves nothing possible in the open transaction but to roll it back, as an error in a statement does.
     pub(crate) fn spoil_transaction(&self) {
-        // DuckDB says why it refuses what comes next.
+        // Fails on purpose: DuckDB then refuses every statement but ROLLBACK, and quotes this text.
         self.run("SELECT 'rows of a put are missing'::INTEGER").ok();
     }
 

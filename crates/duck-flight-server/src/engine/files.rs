@@ -38,7 +38,7 @@ pub(super) const FILE_FUNCTIONS: &[&str] = &[
     "sniff_csv",
 ];
 
-/// Those that DuckDB calls by itself for the name of a table.
+/// Functions that read files, and that DuckDB calls by itself for the name of a table.
 const CALLED_FOR_TABLES: &[&str] = &[
     "parquet_scan",
     "read_csv_auto",

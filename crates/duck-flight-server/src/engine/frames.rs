@@ -46,7 +46,7 @@ impl Default for ReadAhead {
 }
 
 impl ReadAhead {
-    /// Room for so many bytes, taken until it is dropped; `None` where there is not as much.
+    /// Room for this many bytes, taken until it is dropped; `None` where there is not as much.
     fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let bytes = u32::try_from(bytes).ok()?;
         self.0.clone().try_acquire_many_owned(bytes).ok()

@@ -75,7 +75,7 @@ impl FrozenDefinitions {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Takes note of a script that may define one. To be called before it runs.
+    /// Records a script that may define one. To be called before it runs.
     pub(super) fn note(&self, sql: &str) {
         if may_define(sql) {
             self.add(sql);

@@ -34,7 +34,7 @@ impl Health {
         }
     }
 
-    /// Says that the database cannot be used any more; the first reason counts.
+    /// Records that the database cannot be used any more; the first reason counts.
     pub(super) fn fail(&self, why: &str) {
         self.0.send_if_modified(|reason| {
             let is_first = reason.is_none();

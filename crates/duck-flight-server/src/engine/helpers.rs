@@ -40,7 +40,7 @@ struct Shared {
 pub(crate) struct Stay<'h>(&'h Helpers);
 
 impl Helpers {
-    /// Starts so many threads. `work` runs all tasks that wait, and answers with how many those were.
+    /// Starts `count` threads. `work` runs all tasks that wait, and answers with how many those were.
     pub(super) fn start(
         count: usize,
         work: impl Fn() -> u64 + Send + Sync + 'static,
@@ -70,7 +70,7 @@ impl Helpers {
         Ok(helpers)
     }
 
-    /// Says that there may be tasks now. Costs next to nothing where the helpers are at work already.
+    /// Tells the helpers that there may be tasks now. Costs next to nothing where the helpers are at work already.
     pub(super) fn call(&self) {
         self.shared.calls.fetch_add(1, Ordering::SeqCst);
         if let Some(first) = &self.first {
@@ -78,7 +78,7 @@ impl Helpers {
         }
     }
 
-    /// Says that there may be tasks until the guard is dropped.
+    /// Keeps the helpers looking for tasks until the guard is dropped.
     pub(super) fn stay(&self) -> Stay<'_> {
         self.shared.staying.fetch_add(1, Ordering::SeqCst);
         self.call();

@@ -28,7 +28,7 @@ use super::types::same_name;
 use super::unit::TEMPORARY;
 use crate::error::{Error, Result};
 
-/// So many names are told apart; where there are more, it may be any.
+/// How many names are told apart; where there are more, any name may be among them.
 const MAX_NAMES: usize = 256;
 
 /// Words of which one is in each statement that deletes or changes rows.
@@ -46,9 +46,9 @@ const BEFORE_KIND: &[&str] = &["or", "replace", "local", "temp", "temporary", "u
 pub(super) struct IndexWork {
     /// The indexes that it has dropped.
     dropped: Names,
-    /// Those that it may have dropped by that, as it saw them before.
+    /// The indexes that may have had the names in `dropped`, as the transaction saw them before.
     seen: Vec<Made>,
-    /// The tables that it has made some for, or dropped some of.
+    /// The tables that it has made indexes for, or dropped indexes of.
     changed: Vec<Shared>,
     /// The tables that it has made indexes or keys for.
     indexed: Names,
@@ -88,7 +88,7 @@ impl IndexWork {
         }
     }
 
-    /// Whether a statement makes an index, or a primary key, of a table that others see, too, or may do so.
+    /// Whether a statement makes an index, or a primary key, of a table that others also see, or may do so.
     pub(super) fn makes_for_others(
         &self,
         connection: &Connection,
@@ -131,7 +131,7 @@ impl IndexWork {
         }
     }
 
-    /// Takes note of the table that a statement has made, and forgets all where one may have been dropped.
+    /// Records the table that a statement has made, and forgets all of them where one may have been dropped.
     pub(super) fn note_made(&mut self, connection: &Connection, asked: Asked<'_>) -> Result<()> {
         if !matches!(
             asked.kind,
@@ -170,10 +170,10 @@ impl IndexWork {
         Ok(())
     }
 
-    /// The tables, which others see, too, whose indexes a step changes.
+    /// The tables whose indexes a step changes, of those that others also see.
     ///
     /// # Errors
-    /// Where the step must not follow, or its table keeps indexes beside it that others see, too.
+    /// Where the step must not follow, or its table keeps indexes beside it that others also see.
     fn changed_by(&self, connection: &Connection, step: &IndexStep) -> Result<Vec<Shared>> {
         if step.makes && self.dropped.has(step.name.as_deref()) {
             return Err(Error::IndexMadeAgain);
@@ -209,7 +209,7 @@ impl IndexWork {
         Ok(())
     }
 
-    /// Whether the transaction may have deleted rows of a table that others see, too.
+    /// Whether the transaction may have deleted rows of a table that others also see.
     fn has_deleted(&self, connection: &Connection, table: Option<&[String]>) -> Result<bool> {
         let name = table.and_then(|parts| parts.last().map(String::as_str));
         let may_have = self.deleted.has(name)
@@ -227,7 +227,7 @@ impl IndexWork {
         Ok(found.is_some_and(|table| self.has_made(&table)))
     }
 
-    /// Whether all tables of this name are of that kind, and there are any.
+    /// Whether there are tables of this name, and the transaction has made all of them, or they are temporary.
     fn are_own(&self, connection: &Connection, name: Option<&str>) -> Result<bool> {
         let Some(name) = name else {
             return Ok(false);
@@ -292,7 +292,7 @@ impl Names {
         }
     }
 
-    /// Whether a name may be among them; one that is not known may be any.
+    /// Whether a name may be among them. `None` is a name that could not be read: it may be any.
     pub(super) fn has(&self, name: Option<&str>) -> bool {
         let is_it = |known: &String| name.is_none_or(|name| same_name(known, name));
         self.may_be_more || self.known.iter().any(is_it)
@@ -394,7 +394,7 @@ impl IndexStep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Change {
     Deletes,
-    /// It leaves those in their places of which no column of an index is changed.
+    /// Leaves rows in their places where no column of an index is changed.
     Updates,
 }
 

@@ -45,9 +45,10 @@ pub(crate) struct Put {
     places: Arc<Semaphore>,
     /// How rows go into the table as it was last seen; `None` where it is to be made or changed first.
     plan: Option<Arc<Plan>>,
-    /// Whether that was found out for the next unit already.
+    /// Whether `plan` is up to date for the next unit.
     is_resolved: bool,
-    /// Why nothing new can be put into the table, where it was needed to know what the rows do.
+    /// Why new rows will be refused, found out when the put was opened: the table is gone, or has no key any more. Duplicates are
+    /// still answered.
     refusal: Option<Error>,
     begun: bool,
 }
@@ -475,8 +476,8 @@ impl Put {
         places.map_err(|_| Error::WorkerLost)
     }
 
-    /// Whether a unit's rows that do not fit would be looked for by a writer, in whose turn nobody else commits, unless the
-    /// table is made or changed beforehand.
+    /// Whether a writer would have to look for the rows of this unit that do not fit, because there is no plan yet. It would do so
+    /// in its turn, in which nobody else commits; so the table is made or changed beforehand.
     fn is_sifted_late(&self, sequence: Option<u64>, is_first: bool) -> bool {
         let target = &self.target;
         self.plan.is_none()
@@ -486,8 +487,8 @@ impl Put {
             && target.standing(sequence) == UnitStanding::New
     }
 
-    /// Makes or changes the table in a commit of its own: while a long transaction does so, nobody else can put
-    /// into it.
+    /// Makes or changes the table in a commit of its own. In a long transaction it would keep everybody else from putting into
+    /// the table.
     async fn make_table(&self) -> Result<()> {
         let (sender, made) = oneshot::channel();
         self.engine.submit(Unit {

@@ -15,10 +15,10 @@ use super::ffi::insert::{HANDED_ROWS, Insert};
 use super::plan::Plan;
 use crate::error::Result;
 
-/// So many tables have a prepared INSERT at a time.
+/// How many tables have a prepared INSERT at a time.
 const MAX_TABLES: usize = 256;
 
-/// A batch of so many rows and bytes at most is small; so many bytes of them are put together.
+/// A batch of `SMALL_ROWS` rows and `SMALL_BYTES` bytes at most is small; `JOINED_BYTES` of small ones are put together.
 const SMALL_ROWS: usize = 1024;
 const SMALL_BYTES: usize = 1 << 20;
 const JOINED_BYTES: usize = 16 << 20;
@@ -232,7 +232,7 @@ mod tests {
         inserts.load(&table(), plan, batches, rows).unwrap()
     }
 
-    /// Fails unless the table has so many rows with this sum.
+    /// Fails unless the table has this many rows with this sum.
     fn assert_rows(connection: &Connection, rows: i64, sum: i64) {
         let is_so = format!("count(*) = {rows} AND coalesce(sum(i), 0) = {sum}");
         let sql = format!("SELECT CASE WHEN {is_so} THEN 1 ELSE error(sum(i)::VARCHAR) END FROM t");

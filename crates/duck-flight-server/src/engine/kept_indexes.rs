@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 /// An index that CREATE INDEX has made: the names of its schema and of its table, and its own.
 pub(super) type Made = [String; 3];
 
-/// A table that others see, too: the names of its schema, and its own. `None` where it is not certain which one.
+/// A table that others also see: the names of its schema, and its own. `None` where it is not certain which one.
 pub(super) type Shared = Option<[String; 2]>;
 
 const MADE_SQL: &str = "
@@ -130,7 +130,7 @@ fn may_be_of([its_schema, its_table, _]: &Made, table: &Shared) -> bool {
         .is_none_or(|[schema, table]| same_name(its_schema, schema) && same_name(its_table, table))
 }
 
-/// Those of these indexes that the open transaction has dropped: it does not see them any more.
+/// Which of the indexes in `dropped` the open transaction really has dropped: it does not see them any more.
 fn gone(connection: &Connection, dropped: &[Made]) -> Result<Vec<Made>> {
     let mut gone = dropped.to_vec();
     if !gone.is_empty() {
@@ -140,7 +140,7 @@ fn gone(connection: &Connection, dropped: &[Made]) -> Result<Vec<Made>> {
     Ok(gone)
 }
 
-/// Those that a connection sees: in no transaction, those that are committed.
+/// The indexes that CREATE INDEX has made, as the connection sees them: outside of a transaction, those that are committed.
 fn made(connection: &Connection) -> Result<Vec<Made>> {
     texts(connection, MADE_SQL)
 }

@@ -459,7 +459,7 @@ impl LargeUnit {
         Ok(rows.committed())
     }
 
-    /// Makes sure that the open transaction, which has written so many rows, can be replayed.
+    /// Makes sure that the open transaction, which has written `rows` rows, can be replayed.
     fn secure(&self, connection: &Connection, rows: u64, steady: &Steady<'_>) -> Result<()> {
         let Target { table, effect, .. } = &*self.put;
         replay::secure_put(connection, table, rows, effect.is_keyed(), steady)

@@ -19,8 +19,8 @@ use crate::gauge::{Counted, Gauge};
 /// How long a request waits for the one before it on the same connection.
 const BUSY_WAIT: Duration = Duration::from_secs(30);
 
-/// How long a request has waited at least before it is refused for a result that is still being read. Within this time the
-/// server has found out that a client has dropped that result, and has ended it.
+/// How long a request waits at least before it is refused because a result is still being read: long enough for the server to
+/// notice that the client has dropped that result, and to end it.
 const MOMENT: Duration = Duration::from_millis(100);
 
 /// Where a client's statements run.
@@ -34,16 +34,16 @@ pub(crate) enum Place {
     Transaction(TransactionLease),
 }
 
-/// What a connection keeps of a statement that leaves something behind.
+/// What happens to what a statement leaves behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Traces {
-    /// Nothing: it is replaced after the request.
+    /// It is gone: the connection is replaced after the request.
     Wiped,
-    /// It does not run such a statement: the client gets a connection of its own for it.
+    /// A statement that leaves something behind does not run: the client gets a connection of its own for it.
     Refused,
-    /// All: it is the client's own.
+    /// It stays: the connection is the client's own.
     Kept,
-    /// All, but no statement ends the transaction that is open.
+    /// It stays, but no statement may end the open transaction.
     KeptInTransaction,
 }
 
@@ -205,7 +205,7 @@ impl Requests {
         self.refused.notify_waiters();
     }
 
-    /// Waits until that is told to one that begins to wait now.
+    /// Waits until [`refuse`](Self::refuse) is called after this request has waited for a moment.
     async fn refusal(&self) {
         tokio::time::sleep(MOMENT).await;
         self.refused.notified().await;

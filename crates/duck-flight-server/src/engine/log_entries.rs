@@ -14,7 +14,7 @@ const START_BYTES: usize = 96;
 /// `storage/write_ahead_log.cpp`).
 const ENTRY_HEAD_BYTES: u64 = 16;
 
-/// As many bytes of an entry tell its kind, too.
+/// How many bytes of an entry are read to know its kind as well.
 const ENTRY_START_BYTES: usize = 19;
 
 /// The number of the field that tells an entry's kind, its first.
@@ -27,7 +27,7 @@ const CHECKPOINTS_FIELD: u16 = 103;
 /// How a header begins: it is one, and of a log whose entries have checksums and are not encrypted.
 const HEADER_START: [u8; 6] = [100, 0, 98, 101, 0, 2];
 
-/// How the identifier of the database begins in it.
+/// How the identifier of the database begins in a header.
 const IDENTIFIER_START: [u8; 3] = [102, 0, 16];
 
 /// The identifier of a database.
@@ -36,8 +36,8 @@ pub(super) const IDENTIFIER_BYTES: usize = 16;
 /// In the place of a field's number, the end of an object of DuckDB's serializer.
 const END: u16 = 0xffff;
 
-/// So much of a log is read at once where entries are looked for: all of a small commit, and of a large one the beginnings
-/// of some entries.
+/// How many bytes of a log are read at once where entries are looked for: all of a small commit, and of a large one the
+/// beginnings of some entries.
 const READ_BYTES: usize = 4096;
 
 /// The beginning of a log.
@@ -260,7 +260,7 @@ pub(super) mod samples {
 
     pub(in super::super) const HEADER: &[u8] = &[100, 0, 98, 101, 0, 2, 0xff, 0xff];
 
-    /// The beginning of a log for a database that has seen so many checkpoints, and whose identifier has such bytes.
+    /// The beginning of a log for a database that has seen this many checkpoints, and whose identifier has only this byte.
     pub(in super::super) fn header(checkpoints: u64, identifier: u8) -> Vec<u8> {
         let mut header = vec![100, 0, 98, 101, 0, 2, 102, 0, 16];
         for _ in 0..16 {
@@ -287,7 +287,7 @@ pub(super) mod samples {
         entry_of(kind, 3)
     }
 
-    /// An entry of this kind with so many bytes of something.
+    /// An entry of this kind with this many bytes of something.
     pub(in super::super) fn entry_of(kind: u8, bytes: usize) -> Vec<u8> {
         let payload = [&[100, 0, kind][..], &vec![7; bytes], &[0xff, 0xff]].concat();
         super::entry_with(&payload)

@@ -15,7 +15,7 @@ use crate::error::Result;
 /// How often it is looked whether a statement still runs: one that is seen twice is overdue.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// After so many looks at which no statement ran, nobody looks until there is one again.
+/// After this many looks at which no statement ran, nobody looks until there is one again.
 const LOOKS_IN_VAIN: u32 = 50;
 
 /// A thread that looks after one statement at a time. It sleeps where there are none, so that to say that there is one

@@ -52,7 +52,7 @@ struct Files {
     last: Mutex<Option<State>>,
 }
 
-/// A count of checkpoints, read before a commit.
+/// The number of checkpoints before a commit; `None` where it could not be read, and for a database in memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Before(Option<u64>);
 

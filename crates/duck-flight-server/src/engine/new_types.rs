@@ -21,7 +21,7 @@ const PATHS_SQL: &str = "
     SELECT path FROM system.main.duckdb_databases() WHERE NOT internal AND path IS NOT NULL";
 const SCHEMA_SQL: &str = "SELECT system.main.current_schema()";
 
-/// Refuses to make a type in a schema that the log makes, too, or that the open transaction may have made.
+/// Refuses to make a type in a schema that the log also makes, or that the open transaction may have made.
 pub(super) fn check(
     connection: &Connection,
     kind: StatementKind,

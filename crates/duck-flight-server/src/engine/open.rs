@@ -25,7 +25,7 @@ const IN_MEMORY: &str = ":memory:";
 /// Checkpoints have a thread of their own; only a log that has grown to this size makes a commit do one.
 const LAST_RESORT_WAL: &str = "4GB";
 
-/// A database that was opened, and what reads its answers.
+/// An open database, and the options by which results are exported without loss.
 pub(super) struct Opened {
     pub(super) database: Database,
     pub(super) lossless: Lossless,

@@ -29,7 +29,7 @@ pub(super) struct Patience {
     limit: Duration,
 }
 
-/// Those who wait.
+/// Who waits, and for what.
 #[derive(Clone)]
 pub(super) enum Others {
     /// For a thread of a pool.

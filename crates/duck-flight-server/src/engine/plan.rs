@@ -34,12 +34,12 @@ pub(super) struct Plan {
     cast: CastColumns,
 }
 
-/// Those of the columns that become others in memory than they are in the stream.
+/// The columns whose values take other memory than in the stream once they are cast.
 #[derive(Default)]
 struct CastColumns {
-    /// The bytes of a row in those of a fixed width.
+    /// The bytes that a row has in the columns of a fixed width.
     row_bytes: usize,
-    /// The places of the others among the plan's columns.
+    /// The places of those without a fixed width among the plan's columns.
     variable: Vec<usize>,
 }
 
@@ -228,7 +228,7 @@ impl Plan {
         Ok(!constraints(connection, table)?.is_empty())
     }
 
-    /// What a batch of so many rows will take once it is cast, beside what was sent, which takes `sent_bytes`: as nearly as it
+    /// What a batch of this many rows will take once it is cast, beside what was sent, which takes `sent_bytes`: as nearly as it
     /// can be told beforehand, and rather too much.
     pub(super) fn expected_bytes(&self, rows: usize, sent_bytes: usize) -> usize {
         let CastColumns {

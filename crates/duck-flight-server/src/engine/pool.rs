@@ -19,7 +19,7 @@ use super::replay::SeenIndexes;
 use super::thread;
 use crate::error::{Error, Result};
 
-/// Where a job comes while so many others wait or run, more are taken to come for a while: then threads of the pool get
+/// Where a job comes while `MANY_AT_ONCE` others wait or run, more are expected for a time of `CROWDED_FOR`: then threads of the pool get
 /// more done than one of the network, which would better read what they ask.
 const MANY_AT_ONCE: usize = 2;
 const CROWDED_FOR: Duration = Duration::from_millis(10);
@@ -54,7 +54,7 @@ struct QueueState {
     idle: Vec<usize>,
     /// The connections that nobody uses; the one that was used last is the last.
     sessions: Vec<Session>,
-    /// When a job came last while so many others were there.
+    /// When a job came last while [`MANY_AT_ONCE`] others were there.
     crowded: Option<Instant>,
     /// Whether somebody who is no thread of the pool has one.
     is_alone: bool,
@@ -206,7 +206,8 @@ impl Waits {
     }
 }
 
-/// A connection between two requests: as new, with nothing of the last client in it.
+/// A connection, and what a client's statements have done on it. In the pool it is as new; a lease keeps it from one request to
+/// the next.
 pub(super) struct Session {
     pub(super) connection: Connection,
     /// Whether the request may have left something behind (a temporary table, a setting, a transaction).
@@ -385,7 +386,7 @@ impl Session {
         })
     }
 
-    /// Says that something runs in the client's transaction whose failures are not all told.
+    /// Records that something runs in the client's transaction whose failures are not all told.
     pub(super) fn doubt(&mut self) {
         if self.transaction == ClientTransaction::Open {
             self.transaction = ClientTransaction::Doubtful;

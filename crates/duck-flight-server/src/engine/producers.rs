@@ -341,7 +341,7 @@ impl Producers {
         Ok(forgotten.len() as u64)
     }
 
-    /// Those of the producers that were found which are not to be forgotten, for they have open streams, and the others.
+    /// Parts the producers that were found: first those that must be kept, for they have open streams, then the others.
     fn part(
         &self,
         found: &RecordBatch,

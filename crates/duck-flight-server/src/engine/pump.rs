@@ -17,7 +17,7 @@ const BATCH_ROWS: usize = 16_384;
 /// How many bytes of a result go into one message: half of the smallest limit stock clients have (4 MiB).
 const BATCH_BYTES: usize = 2 << 20;
 
-/// What a worker sends of a result. A channel that closes before the end was cut short.
+/// What a worker sends of a result. Where the channel closes without `End`, the result was cut short.
 pub(super) enum Frame {
     /// The beginning: with a small result, all of it.
     Start(Start),
@@ -158,9 +158,9 @@ impl Pump {
 /// Chunks of a result until they make a message.
 #[derive(Default)]
 struct Gathered {
-    /// Those of the result at hand, where its types allow it.
+    /// The chunks of the result at hand, where its types allow it.
     columns: Option<PlainColumns>,
-    /// Those before them.
+    /// What was gathered before those chunks.
     batches: Vec<RecordBatch>,
     rows: usize,
     bytes: usize,
@@ -201,7 +201,7 @@ impl Gathered {
         rows >= BATCH_ROWS || bytes >= BATCH_BYTES
     }
 
-    /// Puts what is in columns behind what was gathered before, and makes room for so many rows more.
+    /// Puts what is in columns behind what was gathered before, and makes room for `rows` rows more.
     fn close_columns(&mut self, rows: usize) -> Result<()> {
         let columns = self.columns.as_mut();
         let batch = columns.map_or(Ok(None), |columns| columns.take(rows))?;

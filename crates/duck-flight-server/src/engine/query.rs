@@ -55,7 +55,7 @@ impl Sql {
         }
     }
 
-    /// The same, with the memory that its text takes.
+    /// Adds the memory that its text takes, to be held as long as the script lives.
     pub(super) fn held_by(self, held: HeldBytes) -> Self {
         Self {
             _held: Some(Arc::new(held)),
@@ -63,7 +63,7 @@ impl Sql {
         }
     }
 
-    /// The same, with somebody who asks how far it is.
+    /// Adds where its progress is told, for somebody who asks.
     pub(crate) fn watched_by(self, progress: &Progress) -> Self {
         Self {
             progress: Some(progress.clone()),
@@ -110,7 +110,7 @@ impl ResultStream {
         }
     }
 
-    /// The same, counted among the statements that run for as long as it lives.
+    /// Counts the result among the statements that run, for as long as it lives.
     pub(super) fn counted_by(self, runs: Counted) -> Self {
         Self {
             _runs: Some(runs),

@@ -49,11 +49,11 @@ struct State {
     turn: u64,
     /// Tables that large units make or change, or statements change, and who waits for them.
     held: Vec<Held>,
-    /// The number of the next one.
+    /// The number of the next hold.
     next_hold: u64,
     /// The tables for which rows of large units come in, each once for every such unit.
     appended: Vec<TableKey>,
-    /// How long those of a put that may alter such a table wait.
+    /// How long a unit that may alter a table of `appended` waits for the large units there.
     patience: Duration,
 }
 
@@ -65,7 +65,7 @@ struct Lane {
 }
 
 impl Queue {
-    /// A queue in which units that may alter a table wait so long for large units that append to it.
+    /// A queue in which units that may alter a table wait for `patience` at most for large units that append to it.
     pub(super) fn new(patience: Duration) -> Self {
         let state = State {
             patience,
@@ -96,8 +96,8 @@ impl Queue {
         self.tell_if_ready(&state);
     }
 
-    /// Wakes a writer, where there is something to take, or will be without a word; or all, for they may have come to their
-    /// end.
+    /// Wakes one writer where there is a group to take, or where one can be taken later by the passing of time alone; wakes all of
+    /// them once the queue is closed, for they may end.
     fn tell_if_ready(&self, state: &State) {
         if state.closed {
             self.ready.notify_all();
@@ -291,7 +291,8 @@ impl State {
         unit.may_alter() && self.appended.contains(&unit.put.key)
     }
 
-    /// Whether the first unit of any lane may, and is to be taken without a word once it has waited for long enough.
+    /// Whether the first unit of any lane may alter a table of `appended`. Nobody wakes the writers when its wait is over, so they
+    /// must look.
     fn any_may_alter_appended(&self) -> bool {
         let mut lanes = self.order.iter().map(|id| &self.lanes[id]);
         !self.appended.is_empty()
@@ -411,9 +412,9 @@ struct Held {
 /// Which other units of a table wait for a large one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Others {
-    /// Those that change rows which are there.
+    /// Units that change rows which are there.
     Changing,
-    /// All of them.
+    /// All units.
     All,
 }
 

@@ -8,7 +8,7 @@ const SECONDS_OF_DAY: i64 = 24 * 60 * 60;
 /// The first moment that DuckDB can tell the date of, in microseconds: the beginning of a day in 290309 BC.
 const FIRST_MICROS: i64 = -9_223_372_022_400_000_000;
 
-/// The same in nanoseconds: the beginning of a day in 1677.
+/// The first moment that DuckDB can tell the date of, in nanoseconds: the beginning of a day in 1677.
 const FIRST_NANOS: i64 = -9_223_286_400_000_000_000;
 
 /// The numbers from the first to the last that are values, and, where there are some, those that stand for infinity.

@@ -17,7 +17,7 @@ use super::tokens::{contains_any_word, contains_word};
 use super::types::same_name;
 use crate::error::Result;
 
-/// The foreign keys of tables that others see, too: where they are, which table refers, and to which one.
+/// The foreign keys of tables that others also see: where they are, which table refers, and to which one.
 const FOREIGN_KEYS_SQL: &str = "
     SELECT database_name, schema_name, table_name, referenced_table FROM system.main.duckdb_constraints()
     WHERE constraint_type = 'FOREIGN KEY' AND database_name <> 'temp'";

@@ -24,7 +24,7 @@ pub(super) const FIRST_NEW_ROW: u64 = 36_028_797_018_960_000;
 const INDEXED_SQL: &str = "
     SELECT DISTINCT database_name, schema_name, table_name FROM system.main.duckdb_indexes()";
 
-/// The tables that have any index, be it a constraint's.
+/// The tables that have any index, also if it is only that of a constraint.
 const KEYED_SQL: &str = "
     SELECT database_name, schema_name, table_name FROM system.main.duckdb_indexes()
     UNION
@@ -58,8 +58,8 @@ pub(super) struct Indexes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SeenIndexes(u64);
 
-/// While it lives no index is made, but for one that is being made already. Then it is not certain which tables have one;
-/// nor is it where some were made that the transaction does not see.
+/// Keeps new indexes from being made. `is_certain` is false where one was being made already, or where one was made that the
+/// transaction does not see: then it is unknown which tables have indexes.
 pub(super) struct Steady<'a> {
     is_certain: bool,
     _making: Option<RwLockReadGuard<'a, ()>>,
@@ -72,7 +72,7 @@ pub(super) struct Making<'a> {
 }
 
 impl Indexes {
-    /// What a transaction sees that begins afterwards.
+    /// The indexes that a transaction sees which begins after this call.
     pub(super) fn seen(&self) -> SeenIndexes {
         SeenIndexes(self.made.load(Ordering::Acquire))
     }
@@ -91,7 +91,7 @@ impl Indexes {
         }
     }
 
-    /// Takes note of a script that may make an index. To be called before it runs.
+    /// Records a script that may make an index. To be called before it runs.
     pub(super) fn note(&self, sql: &str) {
         if may_make_index(sql) {
             self.may_be.store(true, Ordering::Release);
@@ -141,7 +141,7 @@ pub(super) fn look(connection: &Connection) -> Result<()> {
 }
 
 /// Makes sure that the open transaction can be replayed, in which a put has written `rows` rows to a table, or fewer.
-/// `is_keyed` where it has deleted or changed some, too. `steady` must live until the commit.
+/// `is_keyed` where it may also have deleted or changed some. `steady` must live until the commit.
 pub(super) fn secure_put(
     connection: &Connection,
     table: &TableName,
@@ -272,7 +272,8 @@ pub(super) fn targets(sql: &str) -> Option<Vec<&str>> {
     Some(targets)
 }
 
-/// The same names with their qualifiers, as DuckDB knows them.
+/// The names of the tables that a statement may write to, with their qualifiers, as DuckDB knows them; `None` where that is not
+/// certain.
 pub(super) fn full_targets(sql: &str) -> Option<Vec<Vec<String>>> {
     let mut targets = Vec::new();
     each_target(sql, |tokens| {

@@ -34,9 +34,9 @@ const UNKNOWN: &str = "a write-ahead log was damaged and is set aside, for its f
 /// What the mark tells of the first log.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Told {
-    /// It has less in it than was acknowledged.
+    /// The log has less in it than was acknowledged.
     pub(super) is_short: bool,
-    /// What was acknowledged last is in it, and so not in the database file yet.
+    /// What was acknowledged last is in the log, and so not in the database file yet.
     pub(super) is_needed: bool,
 }
 
@@ -152,7 +152,7 @@ impl<'p> Found<'p> {
         self.committed == self.bytes
     }
 
-    /// Leaves so much of it and a copy of all; where it is to be nothing, not even the file.
+    /// Copies the whole log and cuts it at `end`; at 0 the file is removed.
     fn cut(&self, end: u64, why: &str) -> io::Result<()> {
         if end == self.bytes {
             return Ok(());
@@ -203,7 +203,7 @@ mod tests {
     use super::super::log_entries::samples::{HEADER, INSERT, entry, header};
     use super::*;
 
-    /// What the database has: so many checkpoints, and these bytes as its identifier.
+    /// What the database has: this many checkpoints, and an identifier of this byte alone.
     const COUNT: u64 = 7;
     const IDENTIFIER: u8 = 9;
 
@@ -343,7 +343,7 @@ mod tests {
         assert_eq!(left_of(&first, &damaged(&second), NOTHING_TOLD), cut);
     }
 
-    /// Those of older formats have no counts.
+    /// Logs of older formats do not count checkpoints.
     #[test]
     fn where_nothing_tells_what_is_in_the_database_damaged_logs_are_set_aside() {
         let first = log(HEADER, &[INSERT, FLUSH, INSERT, FLUSH]);

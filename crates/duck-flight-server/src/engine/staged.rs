@@ -24,7 +24,7 @@ use super::{Lossless, transaction};
 use crate::error::{Error, Result};
 
 /// How often a unit is tried again: without the rows that were at fault, or because somebody else had changed the same
-/// rows, or their table, for whom it waits so long.
+/// rows, or their table. For those it waits for `CONFLICT_WAIT` each time.
 const MAX_TRIES: usize = 20;
 const CONFLICT_WAIT: Duration = Duration::from_millis(20);
 

@@ -171,7 +171,7 @@ struct Statement<'a> {
     is_of_swap: bool,
     /// What it belongs to, where DuckDB has made several statements of one.
     expansion: Option<Rc<Expansion>>,
-    /// How often it has run to its effect: for so many rows of values.
+    /// How often it has run to its effect: once for each row of values.
     executions: Cell<usize>,
 }
 

@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(left_of(&log, 4), None);
     }
 
-    /// How much is left of a log of commits of a row each, with so many bytes from `from` on lost, counted from its end.
+    /// How much is left of a log of commits of a row each, with `lost` bytes from `from` on lost, counted from its end.
     fn left_of_commits(commits: usize, from: usize, lost: usize, acknowledged: u64) -> usize {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");

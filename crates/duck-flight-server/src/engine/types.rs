@@ -33,9 +33,9 @@ pub(super) struct ColumnCast {
 
 #[derive(Debug)]
 enum Conversion {
-    /// They are passed as they are.
+    /// Values are passed as they are.
     Keep,
-    /// The same, but for those that no row shows, which are NULL.
+    /// Values are passed as they are, but those that no row shows become NULL.
     Hide,
     /// Arrow's cast, checked row by row.
     Cast(Cast),
@@ -73,7 +73,7 @@ impl From<ArrowError> for Failure {
 }
 
 impl Failure {
-    /// The same of the values that these stand in.
+    /// This failure of a value inside others, told of the outer value that it stands in: `place` finds that one.
     fn moved(self, place: impl FnOnce(usize) -> usize) -> Self {
         match self {
             Self::Misfit { index, reason } => Self::Misfit {
@@ -366,7 +366,7 @@ fn check_of_text(from: &DataType, column: &ColumnShape) -> Option<Check> {
     }
 }
 
-/// The same of values inside others, where DuckDB's import needs them in plain encodings.
+/// How values inside others are converted, and to which type: DuckDB's import needs them in plain encodings.
 fn conversion_inside(
     field: &Field,
     column: &ColumnShape,

@@ -35,11 +35,11 @@ impl PutId {
     }
 }
 
-/// The catalog of temporary tables. Where no catalog is named, DuckDB takes it for one in the place of the schema.
+/// The catalog of temporary tables. In `temp.t` DuckDB reads `temp` as the catalog, not as a schema.
 pub(crate) const TEMPORARY: &str = "temp";
 
-/// The name of a table of the server's own database with what it leaves to DuckDB, where DuckDB might take one part for
-/// another: a schema may have the name of the database.
+/// Completes the name of a table of the server's own database: adds the catalog where only a schema is named, and `main` where
+/// only a catalog is, so that DuckDB cannot take a schema for a database of the same name.
 pub(super) fn unambiguous(table: &TableName, own_catalog: &str) -> TableName {
     let TableName {
         catalog,
@@ -149,7 +149,7 @@ impl Target {
         Plan::new(&self.schema, columns, &self.effect, self.schema_mode)
     }
 
-    /// Notes that a unit of this put was refused: those that follow it are, too.
+    /// Records that a unit of this put was refused: those that follow it will be refused as well.
     pub(super) fn fail(&self) {
         self.failed.store(true, Ordering::Release);
     }
@@ -158,7 +158,7 @@ impl Target {
         self.failed.load(Ordering::Acquire)
     }
 
-    /// Notes that a unit of this put was committed, and so its first one: they are committed in their order.
+    /// Records that a unit of this put was committed, and so its first one: they are committed in their order.
     fn commit(&self) {
         self.committed.store(true, Ordering::Release);
     }

@@ -51,10 +51,10 @@ use crate::error::{Error, Result};
 const CONFLICT_TRIES: u32 = 20;
 const CONFLICT_WAIT: Duration = Duration::from_millis(20);
 
-/// So many changes of a table share a transaction: DuckDB keeps a whole table of column objects for each until its end.
+/// How many changes of a table share a transaction: DuckDB keeps a whole table of column objects for each until its end.
 const ALTERATIONS_AT_ONCE: usize = 32;
 
-/// What all that commit units have in common.
+/// What writers, large units, queries and the checkpoint thread share.
 pub(super) struct Shared {
     pub(super) queue: Arc<Queue>,
     pub(super) producers: Producers,
@@ -481,7 +481,7 @@ impl Writer {
 }
 
 /// Gives the table of a unit that may change it room for its rows, or a part of that; true where it has altered anything.
-/// `before` is called before, from when on nobody else must commit anything.
+/// Calls `before` before the first change; from then on nobody else may commit anything.
 fn alter_table(connection: &Connection, unit: &Unit, before: impl FnOnce()) -> Result<bool> {
     if lacking(connection, unit)?.is_empty() {
         return Ok(false);
@@ -554,7 +554,7 @@ fn check_puts(group: &[Unit]) -> Result<()> {
     }
 }
 
-/// How a table that others see, too, is made in the place of another one.
+/// How a table that others also see is made in the place of another one.
 const REPLACE: &str = "CREATE OR REPLACE TABLE";
 
 /// The columns of a put's table as this transaction sees it, made first where the put says so. `turn` is waited

@@ -31,24 +31,24 @@ const MAX_EXPANSION: usize = 8;
 /// Values that take no bytes (nulls, runs) may outnumber the message's bits by this many.
 const FREE_VALUES: usize = 1 << 20;
 
-/// And those of all columns together by this many.
+/// All columns together may have this many more values that take no bytes.
 const FREE_VALUES_OF_ALL: usize = 16 << 20;
 
-/// A header may refer to a table or a string many times, and each time it is read anew. Read so, it may come to this many
-/// times its length and so many bytes more, but to no more than the last of these. Those of wide tables come to less than
-/// twice their length.
+/// A header may refer to a table or a string many times, and each time it is read anew. Read so, it may come to
+/// `MAX_HEADER_EXPANSION` times its length and `SMALL_HEADER_BYTES` more, but to `MAX_HEADER_BYTES` at most. The headers of wide
+/// tables come to less than twice their length.
 const MAX_HEADER_EXPANSION: usize = 16;
 const SMALL_HEADER_BYTES: usize = 64 << 10;
 const MAX_HEADER_BYTES: usize = 128 << 20;
 
-/// And it may come to a table for so many of its bytes, and a few more. Those of wide tables have one for 20 at most.
+/// A header may hold one flatbuffer table for each 4 of its bytes, and 16 more. Headers of wide tables hold at most one for each 20.
 const MIN_TABLE_BYTES: usize = 4;
 const FEW_TABLES: usize = 16;
 
 /// What an array takes, and each of its buffers, however few values there are.
 const ARRAY_BYTES: usize = 128;
 
-/// An open put may keep so much of its first message without its being counted: HTTP/2 keeps more for each stream.
+/// An open put may keep this many bytes of its first message uncounted: HTTP/2 keeps more for each stream.
 const LITTLE: usize = 64 << 10;
 
 /// The record batches of a put.

@@ -93,7 +93,7 @@ impl Dictionaries {
         self.memory.bytes
     }
 
-    /// The bytes of those that no batch was read with before.
+    /// The bytes of the dictionaries that no batch was read with before.
     pub(super) fn take_new_bytes(&mut self) -> usize {
         self.memory.round += 1;
         std::mem::take(&mut self.memory.new_bytes)
@@ -106,7 +106,7 @@ struct Memory {
     /// By the addresses where they start.
     pieces: HashMap<usize, Piece>,
     bytes: usize,
-    /// Those of this round.
+    /// The bytes of the pieces that are new in this round.
     new_bytes: usize,
     round: u64,
 }

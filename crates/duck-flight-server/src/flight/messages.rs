@@ -74,7 +74,7 @@ pub(super) struct PutMessage {
 }
 
 impl Messages {
-    /// Those of a request, each of which has `max_bytes` at most.
+    /// The messages of a request, each of which has `max_bytes` at most.
     pub(super) fn of<T>(request: Request<T>, max_bytes: usize, drain: &Drain) -> Self {
         let extensions = request.extensions();
         let body = extensions.get().map(RequestBytes::take);

@@ -23,7 +23,7 @@ pub(super) async fn put(
 ) -> Result<Answers<PutResult>> {
     let batches = upload.rows(engine.hold_bytes(0)?)?;
     let options = PutOptions::from_descriptor(&descriptor)?;
-    // It keeps its message, and the put may stay open for long.
+    // The descriptor keeps its whole message in memory, and the put may stay open for long.
     drop(descriptor);
     let put = engine.put(&options, batches.schema().clone()).await?;
     match options.commit {

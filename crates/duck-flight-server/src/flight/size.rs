@@ -114,7 +114,7 @@ fn num_end(end: impl ArrowNativeType) -> usize {
 /// The bytes of each value of an array.
 enum Sizes {
     Each(Vec<usize>),
-    /// Each of so many has as many bytes.
+    /// Each of `count` values has `size` bytes.
     Same {
         size: usize,
         count: usize,

@@ -88,7 +88,7 @@ fn bytes_type(data_type: &DataType) -> DataType {
     }
 }
 
-/// The same values as this type has them.
+/// The values of an array as this type has them: bytes in views become texts again, and are checked.
 fn texts(data: ArrayData, data_type: &DataType) -> Result<ArrayData, ArrowError> {
     if data.data_type() == data_type {
         return Ok(data);

@@ -17,7 +17,7 @@ use tonic::transport::server::Connected;
 use crate::drain::{Drain, Stage};
 use crate::session::Peer;
 
-/// What every client of HTTP/2 sends first has so many bytes. From then on pings tell whether it is there.
+/// What every client of HTTP/2 sends first has this many bytes. From then on pings tell whether it is there.
 const GREETING_BYTES: usize = 24;
 
 /// How long a client may take to send that.
@@ -64,7 +64,7 @@ impl Connection {
         }
     }
 
-    /// Takes note of bytes that came; fails when the greeting is not there in time.
+    /// Counts bytes that came; fails when the greeting is not there in time.
     fn check_greeting(&mut self, context: &mut Context<'_>, came: usize) -> io::Result<()> {
         let Some(greeting) = &mut self.greeting else {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Who is let in: each connection is an open file, of which a process may have so many, and DuckDB needs some.
+//! Who is let in: each connection is an open file, of which a process has a limited number, and DuckDB needs some.
 
 use std::convert::Infallible;
 use std::io;
@@ -41,7 +41,7 @@ pub(super) fn connections(
     })
 }
 
-/// How many connections there may be where the process may have so many files, or any number.
+/// How many connections there may be where the process may have this many files; `None` is any number.
 fn most_connections(files: Option<u64>) -> usize {
     let files = files.and_then(|files| usize::try_from(files).ok());
     let files = files.unwrap_or(Semaphore::MAX_PERMITS);

@@ -20,17 +20,17 @@ use crate::error::Error;
 use crate::gauge::Gauge;
 use crate::intake::Standing;
 
-/// A message of up to so many bytes is read without asking: of the streams of a connection together they are little.
+/// A message of up to this many bytes is read without asking: all streams of a connection together have little of these.
 const SMALL_BYTES: usize = 64 << 10;
 
-/// Up to so many bytes it is one of ordinary batches, and there is room for so many of the largest of these.
+/// A message of up to this many bytes is one of ordinary batches. There is room for `ORDINARY_MESSAGES` of this size.
 const ORDINARY_BYTES: usize = 1 << 20;
 const ORDINARY_MESSAGES: usize = 128;
 
-/// There is room for so many messages of the largest size.
+/// There is room for this many messages of the largest size.
 const LARGEST_MESSAGES: usize = 4;
 
-/// So many messages more, of each kind, are read for puts in the middle of a unit, whatever their size.
+/// This many messages more, of each kind, are read for puts in the middle of a unit, whatever their size.
 const BEYOND: usize = 16;
 
 /// Room is counted in these, so that it fits the semaphore's range.
@@ -76,7 +76,7 @@ impl Inflow {
         self.max_message_bytes
     }
 
-    /// Whether a message of so many bytes needs room. One that is larger than the limit is refused without.
+    /// Whether a message of this size needs room. One that is larger than the limit needs none: it is refused.
     pub(super) fn concerns(&self, bytes: usize) -> bool {
         bytes > SMALL_BYTES && bytes <= self.max_message_bytes
     }
@@ -112,7 +112,7 @@ impl Inflow {
 }
 
 impl Space {
-    /// Room for so many messages of so many bytes.
+    /// Room for `messages` messages of `bytes` bytes.
     fn new(bytes: usize, messages: usize) -> Self {
         Self {
             grains: Arc::new(Semaphore::new(grains(bytes) as usize * messages)),

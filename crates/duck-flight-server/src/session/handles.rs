@@ -206,7 +206,7 @@ impl<T: Clone> Handles<T> {
         entries.values().map(|entry| entry.value.clone()).collect()
     }
 
-    /// Takes out what matches and has waited the longest, so many at the most.
+    /// Takes out what matches and has waited the longest, up to `count`.
     pub(super) fn remove_oldest(&self, count: usize, matches: impl Fn(&T) -> bool) -> Vec<T> {
         let mut entries = self.entries.lock();
         let matching = entries.iter().filter(|(_, entry)| matches(&entry.value));

@@ -6,8 +6,8 @@ use std::sync::{Arc, Weak};
 /// How many connections of one client are remembered.
 const MAX_KNOWN: usize = 8;
 
-/// The other end of a network connection. Each connection has one of its own, for addresses are used again. Clones are
-/// the same.
+/// The other end of a network connection. Each connection has one of its own, for addresses are used again. Clones share
+/// it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Peer(Arc<State>);
 
@@ -17,7 +17,7 @@ struct State {
 }
 
 impl Peer {
-    /// Takes note that it was offered a cookie.
+    /// Records that the client was offered a cookie.
     pub(super) fn offer_cookie(&self) {
         self.0.was_offered_cookie.store(true, Ordering::Relaxed);
     }

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 /// A transaction of a client's. Clones share it.
 #[derive(Clone)]
 pub(super) struct Transaction {
-    /// It begins with its first statement: drivers begin one long before they use it.
+    /// The transaction begins with its first statement: drivers begin one long before they use it.
     lease: TransactionLease,
     owner: Owner,
 }
@@ -100,7 +100,7 @@ impl Owner {
         }
     }
 
-    /// Takes note that this caller names the transaction: a client that has lost its connection goes on over another. The
+    /// Records that this caller names the transaction: a client that has lost its connection goes on over another. The
     /// server may take the first one for open still, where it was cut without a word.
     fn named_by(&self, caller: &Caller) {
         if let (None, None, Some(peer)) = (&self.session, caller.session(), &caller.peer) {
@@ -322,7 +322,7 @@ impl Sessions {
     /// The transaction that the caller names by these bytes, and so says to be its own.
     ///
     /// # Errors
-    /// When there is none, or it has expired: then, too, it is the caller's.
+    /// When there is none, or it has expired. An expired one also counts as the caller's own.
     pub(super) fn named(&self, caller: &Caller, id: &[u8]) -> Result<(Handle, Transaction)> {
         let unknown = match self.0.transactions.find(id) {
             Ok((handle, transaction)) => {

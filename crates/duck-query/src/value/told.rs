@@ -1,4 +1,4 @@
-//! Text that the server tells to be more: values of DuckDB's types JSON and BIGNUM.
+//! Text columns that the server declares to be JSON or BIGNUM.
 
 use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::Field;

@@ -10,17 +10,17 @@ use crate::engine::tokens::{Token, Tokens, is_certain, skip_space, statements, t
 use super::explained::explained;
 use super::may_contain;
 
-/// They need no right and no setting: logging is switched for everybody, prints on the server's output, and with a storage
-/// it cannot write it makes the next statements fail and the process end.
+/// These functions need no right and no setting. Logging is switched for everybody, prints on the server's output, and with a
+/// storage it cannot write it makes the next statements fail and the process end.
 const LOGGING: &str = "enable_logging(), disable_logging() and truncate_duckdb_logs() are refused: they would switch the logging of the server, \
      which is every client's";
 const UNSEEN: &str = "query(), json_execute_serialized_sql() and json_serialize_plan() are refused: they would run or plan statements unseen; send the \
      statement itself";
-/// The next statements on the connection fail, whoever sends them.
+/// After these functions the next statements on the connection fail, whoever sends them.
 const PROFILING: &str = "enable_profiling() and disable_profiling() are refused: they would change the connection, which other clients use \
      as well; use EXPLAIN ANALYZE";
 const PARSER: &str = "enable_peg_parser() and disable_peg_parser() are refused: they would change how the SQL of every client is read";
-/// They go as deep as what they are given is nested, and end the process where its stack does.
+/// These functions go as deep as their argument is nested, and where that is deeper than the stack the process ends.
 const BOTTOMLESS: &str = "sql_auto_complete(), check_peg_parser() and json_deserialize_sql() are refused: what is nested deeply enough would end \
      the server";
 const READS_FILES: &str = "functions that read files are refused: the files would be the server's; send rows with a put (the README \

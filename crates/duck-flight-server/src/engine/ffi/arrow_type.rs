@@ -92,7 +92,7 @@ pub(super) fn decimal_scale(precision: u8, scale: i8) -> Option<u8> {
     ((1..=38).contains(&precision) && scale <= precision).then_some(scale)
 }
 
-/// Whether whole numbers of so many digits are told as a `UHUGEINT` leaves.
+/// Whether a decimal of this precision and scale is how a `UHUGEINT` leaves.
 pub(super) fn is_uhugeint(precision: u8, scale: i8) -> bool {
     (precision, scale) == (39, 0)
 }

@@ -61,13 +61,13 @@ struct PlainColumn {
 }
 
 enum Values {
-    /// Of so many bytes each.
+    /// Values of `width` bytes each.
     Fixed {
         width: usize,
         bytes: MutableBuffer,
     },
     Bits(BooleanBufferBuilder),
-    /// Of so many bytes each, which become sixteen.
+    /// Values of `width` bytes each, which become sixteen.
     Decimals {
         width: usize,
         wide: Vec<i128>,
@@ -253,7 +253,7 @@ impl Values {
     /// Adds `rows` values.
     ///
     /// # Safety
-    /// There are so many at `source`, as a flat vector of the column's type has them, and the mask says which are there.
+    /// There are `rows` values at `source`, as a flat vector of the column's type has them, and the mask says which are there.
     unsafe fn append(
         &mut self,
         source: *const u8,
@@ -267,7 +267,7 @@ impl Values {
             }
             Self::Bits(bits) => {
                 let mut cleared = MutableBuffer::default();
-                // SAFETY: the vector has so many, of a byte each.
+                // SAFETY: the vector has `rows` values of a byte each.
                 let flags = unsafe { present(source, mask, 1, rows, &mut cleared) };
                 let packed: Vec<u8> = flags.chunks(8).map(packed).collect();
                 bits.append_packed_range(0..rows, &packed);
@@ -283,7 +283,7 @@ impl Values {
                 }
             }
             Self::Texts { ends, bytes } => {
-                // SAFETY: the vector has so many texts, aligned as it is; a union may have any bytes.
+                // SAFETY: the vector has `rows` texts, aligned as it is; a union may have any bytes.
                 let texts = unsafe { slice::from_raw_parts(source.cast(), rows) };
                 // SAFETY: those that the mask does not rule out are live for as long as the chunk.
                 unsafe { append_texts(ends, bytes, texts, mask)? }
@@ -301,7 +301,7 @@ fn words(mask: Option<&[u64]>) -> impl Iterator<Item = u64> {
 /// `rows` values of `width` bytes each: where they are, or, where some are missing, as a copy with zeros for these.
 ///
 /// # Safety
-/// There are so many at `source`, initialised where the mask does not rule them out.
+/// There are `rows` values at `source`, initialised where the mask does not rule them out.
 unsafe fn present<'a>(
     source: *const u8,
     mask: Option<&[u64]>,
@@ -427,7 +427,7 @@ mod tests {
         (database.connect().unwrap(), lossless)
     }
 
-    /// The rows of a query, gathered to batches of `rows` and more, with room for so many behind each.
+    /// The rows of a query, gathered to batches of `rows` and more, with room for `room` behind each.
     fn gathered(sql: &str, rows: usize, room: usize) -> Vec<RecordBatch> {
         let (connection, lossless) = connect();
         let statement = connection.parse(sql).unwrap().last_statement().unwrap();
@@ -445,7 +445,7 @@ mod tests {
         taken
     }
 
-    /// The same as DuckDB exports them, chunk by chunk.
+    /// The rows of a query as DuckDB exports them, chunk by chunk.
     fn exported(sql: &str) -> Vec<RecordBatch> {
         let (connection, lossless) = connect();
         let statement = connection.parse(sql).unwrap().last_statement().unwrap();

@@ -33,7 +33,7 @@ const REFUSAL: &CStr =
 /// Why a run fails that would insert other rows than those that were loaded.
 const INCOMPLETE: &CStr = c"rows of a put were lost on the way to their table";
 
-/// So many rows come at most, as far as a plan is concerned.
+/// The most rows that come, as far as a plan is concerned.
 const CARDINALITY: u64 = 122_880;
 
 thread_local! {

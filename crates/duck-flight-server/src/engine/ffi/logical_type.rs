@@ -110,7 +110,7 @@ impl LogicalType {
 
     fn enum_values(&self) -> impl Iterator<Item = String> {
         (0..self.enum_size()).map(|index| {
-            // SAFETY: the type is a live enum with so many values; each comes back owned.
+            // SAFETY: the type is a live enum with this many values; each comes back owned.
             unsafe { take_text(ffi::duckdb_enum_dictionary_value(self.0, index.into())) }
         })
     }

@@ -14,7 +14,7 @@ const VIEW_BYTES: usize = 16;
 /// and what it has no bit for is there.
 ///
 /// # Safety
-/// From `source` on there is memory for so many values, initialised where they are not missing.
+/// From `source` on there is memory for `rows` values, initialised where they are not missing.
 pub(super) unsafe fn append_present(
     bytes: &mut MutableBuffer,
     source: *const u8,
@@ -73,7 +73,7 @@ pub(super) fn cleared(data: ArrayData) -> ArrayData {
     cleared_below(data, None)
 }
 
-/// The same, with those missing too for which there is nothing above.
+/// As [`cleared`]; values whose parent is missing in `above` count as missing as well.
 fn cleared_below(data: ArrayData, above: Option<&NullBuffer>) -> ArrayData {
     let there = NullBuffer::union(above, data.nulls()).filter(|there| there.null_count() > 0);
     if there.is_none() && data.child_data().is_empty() {
@@ -124,7 +124,7 @@ fn present_values(values: &Buffer, offset: usize, width: usize, there: &NullBuff
     let mut present = MutableBuffer::with_capacity((offset + rows) * width);
     present.extend_zeros(offset * width);
     let there = there.inner().bit_chunks().iter_padded();
-    // SAFETY: the buffer has so many.
+    // SAFETY: the buffer has `rows` values from `offset` on.
     unsafe { append_present(&mut present, values.as_ptr(), width, rows, there) };
     present.into()
 }
@@ -137,7 +137,7 @@ fn present_bits(bits: &Buffer, offset: usize, there: &NullBuffer) -> Buffer {
     present.finish().into_inner()
 }
 
-/// For which children there is something above, where each value from `offset` on has so many. The others are nobody's.
+/// Which children have a parent that is there, where each value from `offset` on has `each` of them. The others are nobody's.
 fn spread(there: &NullBuffer, offset: usize, each: usize, children: usize) -> NullBuffer {
     let there = match each {
         1 => there.clone(),

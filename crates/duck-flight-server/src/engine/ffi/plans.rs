@@ -35,7 +35,7 @@ impl Connection {
         self.take_plan_if(sql, moment, |_| true)
     }
 
-    /// The same, of a query that was brief the last time.
+    /// As [`take_plan`](Self::take_plan), but only where the query was brief the last time.
     pub(crate) fn take_brief_plan(&self, sql: &str, moment: Moment) -> Option<Prepared<'_>> {
         self.take_plan_if(sql, moment, |plan| plan.is_brief)
     }

@@ -122,9 +122,9 @@ impl<'a> Statement<'a> {
         Ok(!work.is_own(self.connection, table.as_deref())?)
     }
 
-    /// As [`alone`](Self::alone), in a client's transaction that has done this. Where the statement makes an index, or changes a type,
-    /// waits for transactions to end that are too old beside it, with others committing meanwhile, but not without an end. The client's
-    /// own one gets no younger, and where the index must not be made in it nothing is waited for.
+    /// As [`alone`](Self::alone), inside a client's transaction; `work` is what it has done to indexes so far. Where the statement
+    /// makes an index, or changes a type, waits for transactions to end that are too old for it. Others commit meanwhile, and the wait has a limit. The
+    /// client's own transaction gets no younger: where the index must not be made in it, nothing is waited for.
     pub(super) fn alone_inside(
         &self,
         kind: StatementKind,

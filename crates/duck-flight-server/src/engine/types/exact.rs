@@ -27,15 +27,18 @@ pub(super) enum Check {
     Nothing,
     /// Cast back they must be what they were.
     Back,
-    /// Dates outgrow a fine timestamp unseen; a coarse one that holds each of them goes before it.
+    /// A date is cast to a timestamp of this coarse unit first, which holds every date: Arrow's cast to a fine unit overflows
+    /// unseen.
     By(TimeUnit),
     /// A number must not become infinite.
     Finite,
-    /// A text must have digits, and not more of them behind its point.
+    /// A text must have digits, and not more than this many of them behind its point.
     Places(i64),
-    /// The same of a decimal, which has not more before its point than a type can have: Arrow's product overflows unseen.
+    /// A text of a decimal must have digits, not more than this many of them behind its point, and not more before it than a type
+    /// can have: Arrow's product overflows unseen.
     Digits(i64),
-    /// The same of a time of day, which must be told as one: Arrow takes a number for what it counts times in.
+    /// A text of a time of day must have digits, not more than this many of them behind its point, and be written as a time: Arrow
+    /// takes a number for a count of its unit.
     Clock(i64),
     /// A text must tell a day alone: no time of day but 0, and no zone in which it might be another day.
     Midnight,
@@ -43,7 +46,7 @@ pub(super) enum Check {
     Micros,
     /// A text must be JSON.
     Json,
-    /// It must not be empty.
+    /// A value must not be empty.
     Filled,
 }
 
@@ -101,7 +104,7 @@ impl Cast {
         }
     }
 
-    /// The same, whatever the encoding.
+    /// Casts all values of an array as it is encoded, or names the first that does not fit.
     fn apply_to(&self, array: &ArrayRef) -> Result<ArrayRef, Failure> {
         // What a cast makes of a decimal with too many digits is anything.
         let too_long = first_too_long(array);
@@ -293,7 +296,7 @@ fn first_text(
     Ok(texts.position(|text| text.is_some_and(&is_lost)))
 }
 
-/// Whether a text has digits, and not more than so many behind its point. Arrow takes one without any for 0.
+/// Whether a text has digits, and not more than `most` behind its point. Arrow takes one without any for 0.
 fn has_places(text: &str, most: i64) -> bool {
     let number = text.split(['e', 'E']).next().unwrap_or(text);
     number.bytes().any(|byte| byte.is_ascii_digit()) && places(text) <= most

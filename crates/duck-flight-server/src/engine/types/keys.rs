@@ -11,7 +11,7 @@ use arrow::row::{RowConverter, Rows, SortField};
 use super::Failure;
 use super::exact::formatted;
 
-/// So many keys are compared with each other; more are hashed.
+/// Up to this many keys are compared with each other; more are hashed.
 const FEW: usize = 8;
 
 /// Fails with the first row whose keys are none of a map's. Rows that are not shown do not count.

@@ -390,7 +390,7 @@ fn row_of<O: OffsetSizeTrait>(offsets: &OffsetBuffer<O>, index: usize) -> usize 
     after.saturating_sub(1)
 }
 
-/// Which values are shown, where each row shows or hides so many.
+/// Which values are shown: `lengths` tells how many belong to each row, and `rows` which rows show theirs.
 fn spread(rows: &NullBuffer, lengths: impl Iterator<Item = usize>) -> NullBuffer {
     let mut shown = BooleanBufferBuilder::new(rows.len());
     for (row, length) in lengths.enumerate() {
@@ -404,7 +404,7 @@ impl Conversion {
         matches!(self, Self::Keep)
     }
 
-    /// The same, with lists as NULL where no row shows them.
+    /// This conversion, but lists that no row shows become NULL.
     fn hiding(self) -> Self {
         match self {
             Self::Keep => Self::Hide,
