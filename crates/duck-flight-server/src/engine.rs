@@ -231,9 +231,9 @@ impl Engine {
         let catalog = catalog::current(&set_up)?.0;
         let (producers, rejects) = own_tables(&set_up, &lossless).map_err(Error::of_own_schema)?;
         database.set_update_nothing(&producers::update_nothing_sql(&catalog))?;
-        frozen::look(&set_up, &lossless)?;
-        replay::look(&set_up)?;
-        admission::look(&set_up)?;
+        frozen::note_existing_definitions(&set_up, &lossless)?;
+        replay::note_existing_indexes(&set_up)?;
+        admission::remember_server_zone(&set_up)?;
         database
             .open_transactions()
             .set_patience(options.stall_timeout);

@@ -12,7 +12,7 @@ use std::cell::RefCell;
 
 use explained::explained;
 pub(super) use functions::called;
-pub(super) use replayed::{check_replay, look};
+pub(super) use replayed::{check_replay, remember_server_zone};
 
 use super::ffi::StatementKind;
 use super::tokens::{Token, Tokens, contains_word, count_pairs, is_certain, statements, tokens};

@@ -38,7 +38,7 @@ pub const BLOCK_BYTES: i64 = 131_072;
 const ONE_BLOCK_SIZE: &str = "v1.0.0";
 
 /// What a file is called while it is looked through.
-const LOOK: &str = "duck_flight_look";
+const SCAN_ALIAS: &str = "duck_flight_look";
 
 /// Puts the database file in the place of the database in memory that the connection's DuckDB was opened with. Answers
 /// with the rows of its row groups.
@@ -91,9 +91,9 @@ fn has_log(database: &Path) -> bool {
 /// The rows of the largest row group in a file; `None` where it is not of the kind that has small ones, or where that
 /// cannot be told.
 fn largest_group(connection: &Connection, file: &str) -> Result<Option<u64>> {
-    connection.execute(&format!("ATTACH {file} AS {LOOK} (READ_ONLY)"))?;
+    connection.execute(&format!("ATTACH {file} AS {SCAN_ALIAS} (READ_ONLY)"))?;
     let found = look_through(connection);
-    connection.execute(&format!("DETACH {LOOK}"))?;
+    connection.execute(&format!("DETACH {SCAN_ALIAS}"))?;
     found
 }
 
@@ -104,10 +104,10 @@ fn largest_group_beside_log(
     database: &Path,
     file: &str,
 ) -> Result<Option<u64>> {
-    connection.execute(&format!("ATTACH {file} AS {LOOK}"))?;
+    connection.execute(&format!("ATTACH {file} AS {SCAN_ALIAS}"))?;
     let found = remove_second_log(database).and_then(|()| look_through(connection));
     connection.execute("PRAGMA disable_checkpoint_on_shutdown")?;
-    let detached = connection.execute(&format!("DETACH {LOOK}"));
+    let detached = connection.execute(&format!("DETACH {SCAN_ALIAS}"));
     connection.execute("PRAGMA enable_checkpoint_on_shutdown")?;
     detached?;
     found
@@ -119,18 +119,18 @@ fn look_through(connection: &Connection) -> Result<Option<u64>> {
         Ok::<_, Error>(found.and_then(|[number]| number.parse::<i64>().ok()))
     };
     let block_size = number(&format!(
-        "SELECT block_size::VARCHAR FROM pragma_database_size() WHERE database_name = '{LOOK}'"
+        "SELECT block_size::VARCHAR FROM pragma_database_size() WHERE database_name = '{SCAN_ALIAS}'"
     ))?;
     if block_size != Some(BLOCK_BYTES) {
         return Ok(None);
     }
     let mut largest = 0;
     let sql = format!(
-        "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = '{LOOK}'"
+        "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = '{SCAN_ALIAS}'"
     );
     for [schema, table] in texts(connection, &sql)? {
         let table = TableName {
-            catalog: Some(LOOK.to_owned()),
+            catalog: Some(SCAN_ALIAS.to_owned()),
             schema: Some(schema),
             table,
         };

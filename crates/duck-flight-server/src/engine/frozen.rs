@@ -89,8 +89,11 @@ impl FrozenDefinitions {
     }
 }
 
-/// Looks at what is defined already.
-pub(super) fn look(connection: &Connection, lossless: &Lossless) -> Result<()> {
+/// Notes what definitions that are there already freeze in a plan, and whether they read files.
+pub(super) fn note_existing_definitions(
+    connection: &Connection,
+    lossless: &Lossless,
+) -> Result<()> {
     let found = rows(connection, lossless, DEFINITIONS_SQL)?;
     for row in 0..found.num_rows() {
         let definition = text(found.column(0), row);

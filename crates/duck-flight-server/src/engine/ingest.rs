@@ -138,7 +138,7 @@ impl Put {
     /// Makes the plan for the table as it is.
     async fn resolve(&mut self) -> Result<()> {
         if let Some(refusal) = self.refusal.take() {
-            self.target.fail();
+            self.target.note_refused();
             return Err(refusal);
         }
         let columns = self.engine.columns(&self.target.table).await?;

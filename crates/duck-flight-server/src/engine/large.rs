@@ -473,7 +473,7 @@ impl LargeUnit {
             match claim.standing(sequence) {
                 Standing::New => {}
                 Standing::Duplicate => return Err(Error::Resent(sequence)),
-                Standing::Fenced => return Err(claim.fenced()),
+                Standing::Fenced => return Err(claim.fenced_error()),
             }
         }
         if self.put.has_failed() {

@@ -123,7 +123,7 @@ impl Claim {
     }
 
     /// The error of a fenced stream's unit.
-    pub(super) fn fenced(&self) -> Error {
+    pub(super) fn fenced_error(&self) -> Error {
         Error::Fenced(self.key.producer.clone())
     }
 }
@@ -226,7 +226,7 @@ impl Producers {
             match claim.standing(sequence) {
                 Standing::New if sequence > *last => *last = sequence,
                 Standing::New | Standing::Duplicate => return Err(Error::Resent(sequence)),
-                Standing::Fenced => return Err(claim.fenced()),
+                Standing::Fenced => return Err(claim.fenced_error()),
             }
         }
         Ok(())

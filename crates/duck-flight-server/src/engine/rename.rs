@@ -49,7 +49,7 @@ pub(super) fn is_swap(sql: &str) -> bool {
 
 /// Keeps others from committing anything while such a script runs; in the order in which a statement takes both that defines
 /// something.
-pub(super) fn alone(connection: &Connection) -> (RwLockReadGuard<'_, ()>, Alone<'_>) {
+pub(super) fn exclude_commits(connection: &Connection) -> (RwLockReadGuard<'_, ()>, Alone<'_>) {
     let definitions = connection.definitions().read();
     (definitions, connection.commits().alone())
 }

@@ -133,8 +133,8 @@ pub(super) fn may_make_index(sql: &str) -> bool {
     false
 }
 
-/// Looks at what is there already.
-pub(super) fn look(connection: &Connection) -> Result<()> {
+/// Notes whether there are indexes already.
+pub(super) fn note_existing_indexes(connection: &Connection) -> Result<()> {
     let is_any = !tables(connection, INDEXED_SQL)?.is_empty();
     connection.indexes().may_be.store(is_any, Ordering::Release);
     Ok(())

@@ -96,7 +96,7 @@ fn run_statements(
     }
     let mut expansions = Expansions::find(connection, &sql.text, count, *transaction)?;
     let is_swap = *transaction == ClientTransaction::None && rename::is_swap(&sql.text);
-    let mut alone = is_swap.then(|| rename::alone(connection));
+    let mut alone = is_swap.then(|| rename::exclude_commits(connection));
     while number < count {
         let index = number;
         number += 1;

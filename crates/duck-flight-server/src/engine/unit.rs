@@ -150,7 +150,7 @@ impl Target {
     }
 
     /// Records that a unit of this put was refused: those that follow it will be refused as well.
-    pub(super) fn fail(&self) {
+    pub(super) fn note_refused(&self) {
         self.failed.store(true, Ordering::Release);
     }
 
@@ -159,7 +159,7 @@ impl Target {
     }
 
     /// Records that a unit of this put was committed, and so its first one: they are committed in their order.
-    fn commit(&self) {
+    fn note_committed(&self) {
         self.committed.store(true, Ordering::Release);
     }
 
@@ -269,8 +269,8 @@ impl Answer {
 
     pub(super) fn give(mut self, outcome: Result<Committed>) {
         match outcome {
-            Ok(_) => self.put.commit(),
-            Err(_) => self.put.fail(),
+            Ok(_) => self.put.note_committed(),
+            Err(_) => self.put.note_refused(),
         }
         if let Some(sender) = self.sender.take() {
             sender.send(outcome).ok();
@@ -281,7 +281,7 @@ impl Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         if self.sender.is_some() {
-            self.put.fail();
+            self.put.note_refused();
         }
     }
 }
@@ -325,7 +325,7 @@ impl Unit {
         let refusal = match standing {
             // Said before anything else: a later unit may have been fenced, and failed the put, since this one
             // was looked at first.
-            Some((Standing::Fenced, claim)) => claim.fenced(),
+            Some((Standing::Fenced, claim)) => claim.fenced_error(),
             _ if self.put.has_failed() => Error::EarlierBatchFailed,
             None | Some((Standing::New, _)) => return Some(self),
             Some((Standing::Duplicate, _)) => {

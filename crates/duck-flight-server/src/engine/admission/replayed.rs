@@ -22,7 +22,7 @@ use crate::engine::tokens::{
 use crate::error::{Error, Result};
 
 use altered::{Added, Altered, added_in_doubt};
-pub(in crate::engine) use surroundings::look;
+pub(in crate::engine) use surroundings::remember_server_zone;
 use surroundings::{Definition, Surroundings, names};
 
 use super::explained::explained;

@@ -46,8 +46,8 @@ const DEFINITIONS_SQL: &str = "
 const ZONE_SQL: &str = "
     SELECT name, value FROM system.main.duckdb_settings() WHERE name IN ('Calendar', 'TimeZone') ORDER BY name";
 
-/// Looks at what a replay takes for the time zone, which is what a new connection has.
-pub(in crate::engine) fn look(connection: &Connection) -> Result<()> {
+/// Remembers the time zone of the server, which a new connection has, and which a replay goes by.
+pub(in crate::engine) fn remember_server_zone(connection: &Connection) -> Result<()> {
     let zone = texts(connection, ZONE_SQL)?;
     connection.zone().get_or_init(|| zone);
     Ok(())
