@@ -227,7 +227,7 @@ mod tests {
             let opened = open_database(&EngineOptions::in_memory()).unwrap();
             let connection = opened.database.connect().unwrap();
             connection.execute(sql).unwrap();
-            look(&connection, &opened.lossless).unwrap();
+            note_existing_definitions(&connection, &opened.lossless).unwrap();
             assert_eq!(connection.frozen_definitions().may_be(), expected, "{sql}");
         }
     }

@@ -543,4 +543,30 @@ mod tests {
             .unwrap();
         assert!(connection.older_transactions().others);
     }
+
+    #[test]
+    fn no_checkpoint_runs_beside_the_commit_of_a_transaction_that_has_deleted_rows() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.db");
+        let database = Database::open(path.to_str().unwrap(), &[]).unwrap();
+        let [own, other] = [database.connect().unwrap(), database.connect().unwrap()];
+        own.execute(CREATE_SQL).unwrap();
+        own.execute("CREATE TABLE t AS FROM range(10) AS r(i)")
+            .unwrap();
+        database
+            .set_update_nothing(&update_nothing_sql("test"))
+            .unwrap();
+        for (sql, deletes) in [
+            ("DELETE FROM t WHERE i = 1", true),
+            ("INSERT INTO t VALUES (1)", false),
+        ] {
+            own.begin().unwrap();
+            own.execute(sql).unwrap();
+            other.execute("CHECKPOINT").unwrap();
+            own.keep_checkpoints_out().unwrap();
+            assert_eq!(other.execute("CHECKPOINT").is_err(), deletes, "{sql}");
+            own.commit().unwrap();
+            other.execute("CHECKPOINT").unwrap();
+        }
+    }
 }
