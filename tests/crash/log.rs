@@ -353,8 +353,9 @@ async fn nothing_is_left_of_a_second_log_behind_a_damaged_one() {
     let first_lost: Option<i64> = lost.and_then(|lost| lost.split([',', ']']).next()?.parse().ok());
     let last = client.value::<i64>("SELECT max(batch) FROM t").await;
     assert!(first_lost.is_some_and(|unit| last < unit), "{difference}");
-    // The copy of the second log comes first by its name.
-    assert!(copies_in(server.directory()) == [second, first]);
+    // The copy of the second log comes first by its name. A commit that the kill has cut is not in it any more.
+    let copies = copies_in(server.directory());
+    assert!(second.starts_with(&copies[0]) && copies[1..] == [first]);
 }
 
 /// The second log has taken the place of the first one, all of which is in the database.
