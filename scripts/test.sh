@@ -9,6 +9,7 @@ scripts/setup.sh --python
 cargo build --profile testing --workspace --bins --tests
 scripts/check.sh
 cargo test --profile testing --workspace
-.venv/bin/python -m pytest tests/clients
+# Each worker has servers of its own, and mostly waits for them.
+.venv/bin/python -m pytest -n 3 --dist loadfile tests/clients
 .venv/bin/python -m pytest bench
 echo "test: ok"

@@ -152,7 +152,7 @@ fn help_tells_every_flag_its_variable_and_its_default() {
         (
             "--spill-limit <SIZE>",
             "DUCK_FLIGHT_SPILL_LIMIT",
-            "half of what",
+            "half of",
         ),
         (
             "--max-message-size <SIZE>",
