@@ -149,7 +149,7 @@ fn help_tells_every_flag_its_variable_and_its_default() {
             "DUCK_FLIGHT_MIN_FREE_DISK",
             "256MiB",
         ),
-        ("--spill-limit <SIZE>", "DUCK_FLIGHT_SPILL_LIMIT", "half of"),
+        ("--spill-limit <SIZE>", "DUCK_FLIGHT_SPILL_LIMIT", "half"),
         (
             "--max-message-size <SIZE>",
             "DUCK_FLIGHT_MAX_MESSAGE_SIZE",
