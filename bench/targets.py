@@ -130,6 +130,7 @@ TARGETS = (
         for test, how in (
             ("puts", ", puts of 1,000 rows flat out"),
             ("batch", ", batch commit, 8 batches of each loader on their way"),
+            ("batch-default", ", batch commit, 32 batches of each loader on their way (the default)"),
             ("batch-flat-out", ", batch commit, 125 batches of each loader on their way"),
         )
     ),
