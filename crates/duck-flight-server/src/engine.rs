@@ -3,83 +3,24 @@
 //! [`Engine::query`], [`Engine::execute`] and [`Engine::describe`] run on a fixed pool of threads, fed from a bounded
 //! queue, and what is small at once where it can; [`Engine::put`] leads to the writers, which share commits; a catalog
 //! thread answers look-ups, so that no put waits behind a query.
+//!
+//! A put goes through [`ingest`] and [`rows`], a query through [`query`]; both use [`connections`], and look tables up in the
+//! [`catalog`]. [`sql`] reads what statements say, [`replay`] keeps a log from holding what DuckDB cannot replay, and [`storage`] cares
+//! for the files. All of them reach DuckDB by [`ffi`].
 
-mod admission;
-mod alterations;
-mod appender;
-mod attach;
-mod bell;
-mod budget;
-mod cancel;
 mod catalog;
-mod checkpoint;
-mod checksum;
-mod claim;
-mod commits;
-mod constraints;
-mod effect;
-mod evolve;
-mod expansion;
-mod express;
-mod facts;
+mod connections;
 mod ffi;
-mod files;
-mod frames;
-mod frozen;
-mod health;
-mod helpers;
 mod holdings;
-mod index_work;
 mod ingest;
-mod insert;
-mod interval;
-mod kept_indexes;
-mod large;
-mod lease;
-mod log_entries;
-mod lookout;
-mod mark;
-mod metadata;
-mod named;
-mod new_types;
-mod offence_queries;
-mod offences;
-mod open;
-mod open_transactions;
 mod options;
-mod own_table;
-mod parameters;
-mod patience;
-mod pivots;
-mod plan;
-mod pool;
-mod producers;
-mod progress;
-mod pump;
 mod query;
-mod queue;
-mod ranges;
-mod readable;
-mod referred;
-mod rejects;
-mod rename;
 mod replay;
-mod room;
-mod row_bytes;
-mod salvage;
-mod spilled;
+mod rows;
+mod sql;
 mod sql_error;
-mod sql_type;
-mod staged;
-mod statement;
-mod stored;
+mod storage;
 mod thread;
-mod tokens;
-mod torn;
-mod types;
-mod unit;
-mod widened;
-mod writer;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -89,49 +30,51 @@ use arrow::datatypes::SchemaRef;
 use duck_flight_protocol::{ForgetProducers, ProducerState, PutOptions, TableName};
 use parking_lot::Mutex;
 
-pub use attach::BLOCK_BYTES;
-pub(crate) use attach::{MAX_ROW_GROUP_ROWS, VECTOR_ROWS};
-pub(crate) use cancel::Cancel;
+pub(crate) use catalog::metadata::{CatalogRequest, TableRef, TablesFilter, sql_type_metadata};
 pub(crate) use catalog::{Relation, literal};
-pub use facts::Facts;
+pub(crate) use connections::cancel::Cancel;
+pub(crate) use connections::lease::{Held, InUse, Lease, Place, TransactionLease};
 pub(crate) use holdings::HeldBytes;
+pub(crate) use ingest::large::Large;
+pub(crate) use ingest::unit::{Committed, TEMPORARY};
 pub(crate) use ingest::{Committing, Put, SentBatch};
-pub(crate) use large::Large;
-pub(crate) use lease::{Held, InUse, Lease, Place, TransactionLease};
-pub(crate) use metadata::{CatalogRequest, TableRef, TablesFilter, sql_type_metadata};
-pub(crate) use open::SESSION_SETTINGS;
 pub use options::{DEFAULT_ROW_GROUP_ROWS, DEFAULT_STORAGE_VERSION, EngineOptions};
-pub(crate) use parameters::Parameters;
-pub(crate) use progress::Progress;
+pub(crate) use query::parameters::Parameters;
+pub(crate) use query::progress::Progress;
 pub(crate) use query::{Description, Outcome, ResultStream, Rows, Sql};
-pub(crate) use row_bytes::row_bytes;
-pub(crate) use spilled::MIN_SPILL_BYTES;
+pub(crate) use rows::row_bytes::row_bytes;
 pub use sql_error::{SqlError, SqlErrorKind};
+pub use storage::attach::BLOCK_BYTES;
+pub(crate) use storage::attach::{MAX_ROW_GROUP_ROWS, VECTOR_ROWS};
+pub use storage::facts::Facts;
+pub(crate) use storage::open::SESSION_SETTINGS;
+pub(crate) use storage::spilled::MIN_SPILL_BYTES;
 pub(crate) use thread::STACK_BYTES;
-pub(crate) use unit::{Committed, TEMPORARY};
 
 use crate::error::{Error, Result};
 use crate::gauge::Gauge;
-use bell::CheckpointBell;
-use budget::Budget;
 use catalog::Columns;
-use checkpoint::Checkpointer;
-use commits::Commits;
-use express::Express;
+use connections::commits::Commits;
+use connections::patience::{Others, Patience};
+use connections::pool::Pool;
 use ffi::{ArrowOptions, Connection, Database};
 use holdings::Holdings;
-use large::LargeUnits;
-use mark::Mark;
-use open::{lock_down, open_database, settle_logs};
-use patience::{Others, Patience};
-use pool::Pool;
-use producers::{Claim, Producers};
-use queue::Queue;
-use rejects::{Rejects, Sieves};
-use room::RoomWatch;
-use spilled::{limit_spilling, remove_left_behind};
-use unit::{TableKey, Unit};
-use writer::{Shared, Writers};
+use ingest::budget::Budget;
+use ingest::large::LargeUnits;
+use ingest::producers::{self, Claim, Producers};
+use ingest::queue::Queue;
+use ingest::rejects::{self, Rejects, Sieves};
+use ingest::unit::{TableKey, Unit};
+use ingest::writer::{Shared, Writers};
+use query::express::Express;
+use rows::constraints;
+use sql::{admission, frozen};
+use storage::bell::CheckpointBell;
+use storage::checkpoint::Checkpointer;
+use storage::mark::Mark;
+use storage::open::{lock_down, open_database, settle_logs};
+use storage::room::RoomWatch;
+use storage::spilled::{limit_spilling, remove_left_behind};
 
 /// How many statements may wait for each connection.
 const WAITING_PER_CONNECTION: usize = 64;
@@ -685,8 +628,7 @@ fn transaction_that<'c, T>(
     connection: &'c Connection,
     work: impl FnOnce(&'c Connection) -> Result<T>,
 ) -> Result<T> {
-    connection.begin()?;
-    connection.set_commits_later(true);
+    connection.begin_work()?;
     let outcome = work(connection).and_then(|value| {
         connection.keep_checkpoints_out()?;
         Ok(value)

@@ -1,5 +1,7 @@
 //! What is in the database: tables and views, with their schemas.
 
+pub(super) mod metadata;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -9,11 +11,11 @@ use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use duck_flight_protocol::{TableName, quote};
 use parking_lot::Mutex;
 
+use super::connections::lease::Place;
+use super::connections::pool::Pool;
 use super::ffi::{ArrowOptions, ColumnShape, Connection, Prepared};
-use super::lease::Place;
-use super::pool::Pool;
-use super::producers::OWN_SCHEMA;
-use super::readable::Readable;
+use super::ingest::producers::OWN_SCHEMA;
+use super::query::readable::Readable;
 use super::sql_error::SqlError;
 use super::{Engine, Lossless, SESSION_SETTINGS, query};
 use crate::error::Result;
@@ -344,7 +346,7 @@ mod tests {
             for other in &names[..index] {
                 let sql = format!("CREATE OR REPLACE TABLE t (\"{name}\" INT, \"{other}\" INT)");
                 let is_refused = connection.execute(&sql).is_err();
-                let is_same = crate::engine::types::same_name(name, other);
+                let is_same = crate::engine::rows::types::same_name(name, other);
                 assert_eq!(is_same, is_refused, "{name}, {other}");
                 let is_same_in_sql = is_name(&literal(name), other);
                 let check = format!("SELECT CASE WHEN {is_same_in_sql} THEN 1 ELSE error('') END");

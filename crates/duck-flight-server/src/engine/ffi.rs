@@ -50,21 +50,21 @@ pub(crate) use result::{Batches, QueryResult, ResultChunk};
 use logical_type::LogicalType;
 use tasks::Tasks;
 
-use super::alterations::Changes;
-use super::attach::MAX_ROW_GROUP_ROWS;
-use super::cancel::Cancel;
 use super::catalog::SeenColumns;
-use super::checkpoint::LOOK_SQL;
-use super::commits::{Commits, UnderWay};
-use super::files::macros;
-use super::frozen::FrozenDefinitions;
-use super::health::Health;
-use super::helpers::{Helpers, Stay};
-use super::index_work::may_delete;
-use super::open_transactions::{Older, OpenTransaction, OpenTransactions, WaitForOlder};
-use super::queue::{Hold, Queue, Tables, Turn};
+use super::connections::cancel::Cancel;
+use super::connections::commits::{Commits, UnderWay};
+use super::connections::helpers::{Helpers, Stay};
+use super::ingest::queue::{Hold, Queue, Tables, Turn};
 use super::replay::Indexes;
+use super::replay::alterations::Changes;
+use super::replay::index_work::may_delete;
+use super::replay::open_transactions::{Older, OpenTransaction, OpenTransactions, WaitForOlder};
+use super::sql::files::macros;
+use super::sql::frozen::FrozenDefinitions;
 use super::sql_error::{SqlError, SqlErrorKind};
+use super::storage::attach::MAX_ROW_GROUP_ROWS;
+use super::storage::checkpoint::LOOK_SQL;
+use super::storage::health::Health;
 
 pub(crate) type Result<T> = std::result::Result<T, SqlError>;
 
@@ -419,6 +419,19 @@ impl Connection {
         self.run_often(c"BEGIN TRANSACTION", &self.begin)?;
         self.open_transaction.begun();
         Ok(())
+    }
+
+    /// Begins a transaction of ours, whose commit alone is announced to others.
+    pub(super) fn begin_work(&self) -> Result<()> {
+        self.begin()?;
+        self.set_commits_later(true);
+        Ok(())
+    }
+
+    /// Gives up what the open transaction of ours has done, and begins anew: as young as what others have committed.
+    pub(super) fn restart_work(&self) -> Result<()> {
+        self.roll_back();
+        self.begin_work()
     }
 
     /// Commits the open transaction.

@@ -1,9 +1,19 @@
 //! The way of a put, up to the writers: batches are cast to the table's types and gathered into units.
 //!
 //! A unit is what is committed as a whole: a record batch, or a whole put. Small units wait in memory,
-//! within one budget for all puts, and go to the [writers](super::writer), where they share commits. A unit that
+//! within one budget for all puts, and go to the [writers](writer), where they share commits. A unit that
 //! grows large, or that finds the budget spent, moves to a transaction and a connection of its own and is
-//! written [while it comes in](super::large); so memory stays bounded and no unit waits for another one's budget.
+//! written [while it comes in](large); so memory stays bounded and no unit waits for another one's budget.
+
+pub(super) mod budget;
+pub(super) mod large;
+pub(super) mod own_table;
+pub(super) mod producers;
+pub(super) mod queue;
+pub(super) mod rejects;
+pub(super) mod staged;
+pub(super) mod unit;
+pub(super) mod writer;
 
 use std::sync::Arc;
 
@@ -13,19 +23,19 @@ use duck_flight_protocol::{Create, Mode, PutOptions};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::Engine;
-use super::budget::Share;
 use super::catalog::Columns;
-use super::effect::{Effect, check_names};
-use super::evolve::alterations;
-use super::large::Large;
-use super::lease::Place;
-use super::plan::Plan;
-use super::producers::{Claim, Standing as UnitStanding};
-use super::rejects::Sifted;
-use super::sql_type::create_table_sql;
-use super::unit::{Answer, CastRows, Committed, TableKey, Target, Unit, unambiguous};
+use super::connections::lease::Place;
+use super::rows::effect::{Effect, check_names};
+use super::rows::evolve::alterations;
+use super::rows::plan::Plan;
+use super::rows::sql_type::create_table_sql;
 use crate::error::{Error, Result};
 use crate::intake::Standing;
+use budget::Share;
+use large::Large;
+use producers::{Claim, Standing as UnitStanding};
+use rejects::Sifted;
+use unit::{Answer, CastRows, Committed, TableKey, Target, Unit, unambiguous};
 
 /// From this size on a unit has a transaction of its own.
 const LARGE_UNIT_BYTES: usize = 32 << 20;

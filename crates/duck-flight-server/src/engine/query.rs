@@ -1,4 +1,20 @@
 //! The way of a query: a script runs statement by statement, and the last result streams out.
+//!
+//! [`statement`] runs the script, [`pump`] gathers what comes of it into messages, in types that every client can read
+//! ([`readable`], [`interval`]), and [`frames`] leads them to the client. What is small goes by the [`express`] lane, beside which
+//! [`lookout`] watches.
+
+pub(super) mod expansion;
+pub(super) mod express;
+pub(super) mod frames;
+pub(super) mod interval;
+pub(super) mod lookout;
+pub(super) mod parameters;
+pub(super) mod pivots;
+pub(super) mod progress;
+pub(super) mod pump;
+pub(super) mod readable;
+pub(super) mod statement;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,26 +26,26 @@ use futures::Stream;
 use tokio::sync::oneshot;
 
 use super::Lossless;
-use super::admission::check_before_planning;
-use super::cancel::{Cancel, CancelOnDrop};
-use super::commits::{Commits, Moment};
-use super::express::Express;
+use super::connections::cancel::{Cancel, CancelOnDrop};
+use super::connections::commits::{Commits, Moment};
+use super::connections::lease::{Held, InUse, Place, Seat, Traces};
+use super::connections::patience::Patience;
+use super::connections::pool::{Pool, Session};
 use super::ffi::{Prepared, QueryResult, StatementKind};
-use super::frames::{FrameReceiver, channel};
 use super::holdings::{HeldBytes, Holdings};
-use super::lease::{Held, InUse, Place, Seat, Traces};
-use super::parameters::{self, Parameters};
-use super::patience::Patience;
-use super::pool::{Pool, Session};
-use super::progress::Progress;
-use super::pump::{Frame, Pump, Start};
-use super::readable::Readable;
+use super::ingest::writer::Shared;
+use super::sql::admission::check_before_planning;
+use super::sql::tokens::contains_word;
 use super::sql_error::SqlErrorKind;
-use super::statement::{drain, run_script};
-use super::tokens::contains_word;
-use super::writer::Shared;
 use crate::error::{Error, Result};
 use crate::gauge::Counted;
+use express::Express;
+use frames::{FrameReceiver, channel};
+use parameters::Parameters;
+use progress::Progress;
+use pump::{Frame, Pump, Start};
+use readable::Readable;
+use statement::{drain, run_script};
 
 /// How many bytes the result of a statement may have that is kept in memory until its client fetches it.
 const HELD_BYTES: usize = 64 << 20;

@@ -4,6 +4,22 @@
 //! spoils indexes (`ReplayRowGroupData`): one that CREATE INDEX has made is given all columns for its own, so that the
 //! start fails, or the index has other values; and where a row of the transaction has a key that it has deleted before, the
 //! key leads nowhere. A transaction that deletes one of its own new rows is logged row by row instead, and replayed well.
+//!
+//! Beside it stand other things that must be refused, or done another way, before DuckDB commits them: [`index_work`],
+//! [`kept_indexes`], [`new_types`], [`rename`] and [`referred`] for what the next start could not replay; [`alterations`] for commits that
+//! DuckDB breaks off; [`widened`] and [`open_transactions`] for what older transactions would undo. [`claim`] holds a table against others, and
+//! [`named`] finds the one that a statement means.
+
+pub(super) mod alterations;
+pub(super) mod claim;
+pub(super) mod index_work;
+pub(super) mod kept_indexes;
+pub(super) mod named;
+pub(super) mod new_types;
+pub(super) mod open_transactions;
+pub(super) mod referred;
+pub(super) mod rename;
+pub(super) mod widened;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -11,10 +27,10 @@ use duck_flight_protocol::{TableName, quote};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::catalog::texts;
+use super::connections::pool::Work;
 use super::ffi::Connection;
-use super::pool::Work;
-use super::tokens::{MAX_NAME_PARTS, Token, Tokens, begins_with, contains_word, tokens};
-use super::types::same_name;
+use super::rows::types::same_name;
+use super::sql::tokens::{MAX_NAME_PARTS, Token, Tokens, begins_with, contains_word, tokens};
 use crate::error::Result;
 
 /// The number of the first row that a transaction has not committed yet (DuckDB's `MAX_ROW_ID`).
@@ -364,7 +380,7 @@ fn last_new_row(connection: &Connection, table: &str) -> Result<Option<String>> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::tokens::reads_of_each;
+    use crate::engine::sql::tokens::reads_of_each;
 
     #[test]
     fn a_statement_that_makes_an_index_is_told_from_one_that_has_the_word() {

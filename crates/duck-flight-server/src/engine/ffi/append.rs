@@ -9,12 +9,12 @@ use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
 use duck_flight_protocol::{TableName, quote};
 use duckdb::ffi;
 
-use super::super::index_work::may_delete;
 use super::query::Script;
 use super::{
     ArrowOptions, Connection, LogicalType, Result, SqlError, SqlErrorKind, c_string, check,
     take_text, text,
 };
+use crate::engine::replay::index_work::may_delete;
 
 /// The most rows a data chunk may have. A longer one that needs a cast overruns DuckDB's buffers
 /// (`BaseAppender::AppendDataChunk` casts into a chunk of the standard vector size).
@@ -376,7 +376,7 @@ impl ArrowImporter<'_> {
     /// Turns a batch of at most [`MAX_CHUNK_ROWS`] rows into a chunk that shares its buffers.
     ///
     /// The batch must have the importer's schema, with no extension type that DuckDB converts while it
-    /// imports (`arrow.bool8`): DuckDB frees the array after the first such column. [`types`](crate::engine::types)
+    /// imports (`arrow.bool8`): DuckDB frees the array after the first such column. [`types`](crate::engine::rows::types)
     /// sees to it.
     pub(crate) fn import(&mut self, batch: &RecordBatch) -> Result<DataChunk> {
         debug_assert!(batch.num_rows() <= MAX_CHUNK_ROWS);

@@ -388,7 +388,7 @@ mod tests {
     use super::*;
     use crate::engine::Lossless;
     use crate::engine::ffi::{Connection, Database};
-    use crate::engine::open::lossless;
+    use crate::engine::storage::open::lossless;
 
     /// The columns of tests: each type that is gathered, with values near its ends.
     const TYPES: &[&str] = &[

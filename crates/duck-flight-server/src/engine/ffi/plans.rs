@@ -5,8 +5,8 @@ use std::ptr;
 
 use duckdb::ffi;
 
-use super::super::commits::Moment;
 use super::{Connection, Prepared};
+use crate::engine::connections::commits::Moment;
 
 /// How many plans a connection keeps.
 const MAX_PLANS: usize = 32;
@@ -83,7 +83,7 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use crate::engine::EngineOptions;
-    use crate::engine::open::open_database;
+    use crate::engine::storage::open::open_database;
 
     #[test]
     fn a_plan_of_another_moment_is_not_taken_though_a_newer_one_was_kept_since() {

@@ -8,10 +8,10 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi};
 use duckdb::ffi;
 
-use super::super::sql_error::UNSUPPORTED_TYPE;
 use super::columns::PlainColumns;
 use super::nulls::cleared;
 use super::{ArrowOptions, Connection, LogicalType, Result, SqlError, SqlErrorKind, check, text};
+use crate::engine::sql_error::UNSUPPORTED_TYPE;
 
 /// From this chunk on a result is a large one.
 const MANY_CHUNKS: u64 = 8;

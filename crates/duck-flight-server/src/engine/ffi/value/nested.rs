@@ -9,7 +9,7 @@ use super::super::arrow_type::logical_type;
 use super::{Value, no_value, refused, value};
 
 /// How deep a nested value may be: far more than anyone needs, far less than the stack holds.
-pub(in super::super) const MAX_DEPTH: usize = 64;
+pub(in crate::engine) const MAX_DEPTH: usize = 64;
 
 /// How many values those of one row may hold: DuckDB keeps each in some hundred bytes, whatever its type.
 const MAX_ELEMENTS: usize = 1 << 20;

@@ -4,9 +4,9 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::*;
 use duckdb::ffi;
 
-use super::super::super::ranges::Range;
 use super::super::Result;
 use super::{Value, no_value, refused};
+use crate::engine::rows::ranges::Range;
 
 /// A date, a time, a timestamp or an interval.
 pub(super) fn temporal(array: &dyn Array, row: usize) -> Result<Value> {

@@ -1,0 +1,534 @@
+//! Large units: each in a transaction of its own, written while it comes in.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use duck_flight_protocol::{Create, PutOptions, TableName};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use super::Committing;
+use super::producers::{Claim, Producers, Standing};
+use super::queue::{Others, Turn};
+use super::rejects::{MAX_REJECTS, RejectedBytes, Sifted};
+use super::staged::StagedRows;
+use super::unit::{Answer, Committed, TableKey, Target};
+use super::writer::{Shared, resolve};
+use crate::engine::catalog::Columns;
+use crate::engine::connections::lease::Held;
+use crate::engine::connections::pool::{ClientTransaction, Pool, Session};
+use crate::engine::ffi::Connection;
+use crate::engine::ffi::append::MAX_CHUNK_ROWS;
+use crate::engine::replay::{self, Steady};
+use crate::engine::rows::appender::{STAGED, TableWriter, staged_table};
+use crate::engine::rows::effect::{Effect, check_names};
+use crate::engine::rows::plan::Plan;
+use crate::engine::rows::sql_type::create_table_sql;
+use crate::engine::rows::stored::AT_FAULT;
+use crate::engine::{Engine, transaction};
+use crate::error::{Error, Result};
+
+/// How many batches of a large unit may wait for its transaction.
+const BATCHES_WAITING: usize = 2;
+
+/// How many values of a large unit are cast at once: as many as take 32 MiB where each takes eight bytes.
+const VALUES_AT_ONCE: usize = 4 << 20;
+
+/// Where large units are written: few at a time, for each has a transaction that may take long.
+pub(in crate::engine) type LargeUnits = Pool;
+
+/// A unit that is being written in a transaction of its own, or in a client's.
+pub(crate) struct Large {
+    engine: Engine,
+    started: oneshot::Receiver<()>,
+    steps: mpsc::Sender<Step>,
+    answer: oneshot::Receiver<Result<Committed>>,
+}
+
+enum Step {
+    Append(RecordBatch),
+    /// All rows are there. A channel that closes without it rolls back.
+    Commit,
+}
+
+impl Large {
+    /// Starts the transaction. The put's `places` are free again once it has ended.
+    pub(super) fn start(
+        engine: &Engine,
+        put: &Arc<Target>,
+        sequence: Option<u64>,
+        is_first: bool,
+        places: OwnedSemaphorePermit,
+    ) -> Result<Self> {
+        let (steps, receiver) = mpsc::channel(BATCHES_WAITING);
+        let (sender, answer) = oneshot::channel();
+        let giving = Answer::new(put.clone(), sender, Some(places));
+        let mut unit = LargeUnit {
+            put: put.clone(),
+            sequence,
+            is_first,
+            shared: engine.shared().clone(),
+            steps: receiver,
+        };
+        let (start, started) = oneshot::channel();
+        engine.large_units().submit(move |session| {
+            start.send(()).ok();
+            let outcome = unit.write(&session.connection);
+            giving.give(outcome.map_err(|error| unit.shared.observe(error)));
+        })?;
+        Ok(Self {
+            engine: engine.clone(),
+            started,
+            steps,
+            answer,
+        })
+    }
+
+    /// Starts a put on a client's own connection: in the transaction that is open there, or in one of its own.
+    pub(in crate::engine) fn start_on(
+        engine: &Engine,
+        mut held: Held,
+        options: PutOptions,
+        key: TableKey,
+        schema: SchemaRef,
+    ) -> Result<Self> {
+        let (steps, receiver) = mpsc::channel(BATCHES_WAITING);
+        let (sender, answer) = oneshot::channel();
+        let shared = engine.shared().clone();
+        let (start, started) = oneshot::channel();
+        engine.queries().submit(move |thread| {
+            start.send(()).ok();
+            let observer = shared.clone();
+            let write = |session: &mut Session| {
+                let table = session.full_name(options.table.clone())?;
+                let options = PutOptions { table, ..options };
+                let put = Target::new(&options, key, Effect::Append, None, schema);
+                let unit = LargeUnit {
+                    put: Arc::new(put),
+                    sequence: None,
+                    is_first: true,
+                    shared,
+                    steps: receiver,
+                };
+                unit.write_in_session(session)
+            };
+            let outcome = held
+                .session(thread)
+                .and_then(|session| session.attempt(write));
+            sender
+                .send(outcome.map_err(|error| observer.observe(error)))
+                .ok();
+        })?;
+        Ok(Self {
+            engine: engine.clone(),
+            started,
+            steps,
+            answer,
+        })
+    }
+
+    /// Waits until a thread writes it: what were read meanwhile would count nowhere.
+    pub(crate) async fn started(&mut self) {
+        // One that never starts has an answer that says why.
+        (&mut self.started).await.ok();
+    }
+
+    /// Adds a batch; fails where no room is left on the disk, or when the transaction has failed.
+    pub(crate) async fn push(&mut self, batch: RecordBatch) -> Result<()> {
+        self.engine.room().check()?;
+        if self.steps.send(Step::Append(batch)).await.is_ok() {
+            return Ok(());
+        }
+        // The transaction has failed, and its answer says why.
+        let answer = std::mem::replace(&mut self.answer, oneshot::channel().1);
+        Err(Committing(answer)
+            .done()
+            .await
+            .err()
+            .unwrap_or(Error::WorkerLost))
+    }
+
+    /// Says that all rows are there.
+    pub(crate) async fn commit(self) -> Committing {
+        // Where nobody takes the step, the answer says why.
+        self.steps.send(Step::Commit).await.ok();
+        Committing(self.answer)
+    }
+}
+
+struct LargeUnit {
+    put: Arc<Target>,
+    sequence: Option<u64>,
+    is_first: bool,
+    shared: Arc<Shared>,
+    steps: mpsc::Receiver<Step>,
+}
+
+impl LargeUnit {
+    /// Writes the unit batch by batch as they come, and commits it in its turn.
+    fn write(&mut self, connection: &Connection) -> Result<Committed> {
+        let put = self.put.clone();
+        if put.standing(self.sequence) == Standing::Duplicate {
+            let rows = self.each_batch(|_, _| Ok(()))?;
+            return Ok(Committed {
+                rows,
+                duplicate: true,
+                rejected: 0,
+            });
+        }
+        let mut turn = None;
+        let before = self.shared.mark.before();
+        let seen = connection.indexes().seen();
+        let mut steady = None;
+        let makes_anew = self.makes_anew();
+        // A table that is yet to be made nobody alters.
+        let appending = (!makes_anew).then(|| self.shared.queue.append_to(&put.key));
+        let plan = self.gathering_plan(connection, makes_anew)?;
+        let is_gathered = plan.is_some();
+        let outcome = match plan {
+            Some(plan) => self.gather_and_apply(connection, plan, makes_anew, &mut turn),
+            None => transaction(connection, |connection| {
+                let columns = self.columns(connection)?;
+                let committed = self.append(connection, &put, &columns)?;
+                let steady = steady.insert(connection.indexes().steady_since(seen));
+                self.secure(connection, committed.rows, steady)?;
+                self.finish(connection, &mut turn)?;
+                Ok(committed)
+            }),
+        };
+        drop(appending);
+        // Still in its turn: what others commit behind half an entry of the log is never read again.
+        let outcome = outcome.map_err(|error| self.shared.observe(error).of_put());
+        if outcome.is_ok() {
+            self.shared.mark.write(before);
+            Producers::advance(self.identity());
+        }
+        drop(turn);
+        if is_gathered {
+            self.drop_gathered(connection);
+        }
+        outcome
+    }
+
+    /// Drops the tables in which rows were gathered. What has become of the unit does not depend on it: where it fails, they
+    /// stay until the connection's next unit replaces them.
+    fn drop_gathered(&self, connection: &Connection) {
+        let sql = format!("DROP TABLE IF EXISTS {STAGED}; DROP TABLE IF EXISTS {AT_FAULT}");
+        if let Err(error) = connection.execute(&sql) {
+            let error = self.shared.observe(error.into());
+            tracing::warn!(%error, "rows that were gathered are not dropped");
+        }
+    }
+
+    /// Writes the unit on a client's own connection. Where a transaction is open there, it commits or rolls back the
+    /// rows; and when they are not all written, nothing but a roll back is possible any more.
+    fn write_in_session(mut self, session: &mut Session) -> Result<Committed> {
+        let put = self.put.clone();
+        let connection = &session.connection;
+        if session.transaction == ClientTransaction::None {
+            let seen = connection.indexes().seen();
+            let mut steady = None;
+            return transaction(connection, |connection| {
+                let committed = self.append_in_session(connection, &put)?;
+                let steady = steady.insert(connection.indexes().steady_since(seen));
+                self.secure(connection, committed.rows, steady)?;
+                Ok(committed)
+            });
+        }
+        let rows_written = session.work.rows_written;
+        let outcome = self.append_in_session(connection, &put);
+        let outcome = outcome.and_then(|committed| {
+            let steady = connection.indexes().steady_since(session.work.seen_indexes);
+            let rows = committed.rows;
+            replay::secure_append(connection, &put.table, rows_written, rows, &steady)?;
+            Ok(committed)
+        });
+        if outcome.is_err() {
+            connection.spoil_transaction();
+        }
+        let rows = outcome.as_ref().map_or(0, |committed| committed.rows);
+        session.work.rows_written = rows_written.saturating_add(rows);
+        outcome
+    }
+
+    fn identity(&self) -> Option<(&Claim, u64)> {
+        self.put.claim.as_ref().zip(self.sequence)
+    }
+
+    /// Hands over each batch with the number of rows before it, and answers with the rows of all. A batch of very many values
+    /// is cut: whoever takes it casts all of them at once, and they may become far larger.
+    fn each_batch(&mut self, mut take: impl FnMut(&RecordBatch, u64) -> Result<()>) -> Result<u64> {
+        let mut rows = 0;
+        loop {
+            match self.steps.blocking_recv() {
+                Some(Step::Append(batch)) => {
+                    let at_once = VALUES_AT_ONCE / batch.num_columns().max(1);
+                    let at_once = at_once.max(MAX_CHUNK_ROWS);
+                    // One without rows, too.
+                    for start in (0..batch.num_rows().max(1)).step_by(at_once) {
+                        let part = batch.slice(start, at_once.min(batch.num_rows() - start));
+                        take(&part, rows)?;
+                        rows += part.num_rows() as u64;
+                    }
+                }
+                Some(Step::Commit) => return Ok(rows),
+                None => return Err(Error::PutCutShort),
+            }
+        }
+    }
+
+    /// Appends the rows in the open transaction of a client's connection: as they come, but for a table that is made with them.
+    fn append_in_session(&mut self, connection: &Connection, put: &Target) -> Result<Committed> {
+        if self.makes_anew() && !put.key.is_temporary() {
+            return self.append_to_new_table(connection, put);
+        }
+        let columns = resolve(connection, put, self.is_first, None)?;
+        self.append(connection, put, &columns)
+    }
+
+    /// Appends the rows as they come to a table with these columns, in the open transaction.
+    fn append(
+        &mut self,
+        connection: &Connection,
+        put: &Target,
+        columns: &Columns,
+    ) -> Result<Committed> {
+        let plan = Arc::new(put.plan(columns)?);
+        let mut table = TableWriter::open(connection, &put.table, &plan, 0)?;
+        let (shared, sequence) = (self.shared.clone(), self.sequence);
+        let (mut rejected, mut rejected_bytes) = (0, RejectedBytes::default());
+        let rows = self.each_batch(|batch, rows_before| {
+            let Sifted { cast, rejects } = put.cast(&plan, batch, rows_before)?;
+            rejected += rejects.len() as u64;
+            if rejected > MAX_REJECTS as u64 {
+                return Err(Error::TooManyRejects(MAX_REJECTS));
+            }
+            rejected_bytes.add(&rejects)?;
+            shared.rejects.write(connection, put, sequence, &rejects)?;
+            table.append(&cast, rows_before)
+        })?;
+        table.finish()?;
+        Ok(Committed {
+            rows: rows - rejected,
+            duplicate: false,
+            rejected,
+        })
+    }
+
+    /// Whether its table is made with it. DuckDB makes no checkpoint as long as a transaction has made a table, so that is done
+    /// once all rows are there.
+    fn makes_anew(&self) -> bool {
+        self.is_first && self.put.makes_anew()
+    }
+
+    /// How rows are gathered that may be in the way of others, or at fault; `None` where they are written as they come.
+    fn gathering_plan(
+        &self,
+        connection: &Connection,
+        makes_anew: bool,
+    ) -> Result<Option<Arc<Plan>>> {
+        let put = &self.put;
+        if makes_anew {
+            return self.plan_of_new_table(connection).map(Some);
+        }
+        let columns = self.make_table(connection)?;
+        if !put.effect.is_keyed() && !put.rejects {
+            return Ok(None);
+        }
+        let plan = Arc::new(put.plan(&columns)?);
+        let is_gathered = put.effect.is_keyed() || plan.may_be_refused(connection, &put.table)?;
+        Ok(is_gathered.then_some(plan))
+    }
+
+    /// Makes the table where it is missing, and answers with its columns. It is made in a turn and a commit of its own: as long as the
+    /// unit's own transaction had made it nobody else could put into it, and DuckDB would make no checkpoint.
+    fn make_table(&self, connection: &Connection) -> Result<Columns> {
+        if let Some(columns) = connection.table_columns(&self.put.table)? {
+            return Ok(columns.into());
+        }
+        let turn = self.shared.queue.turn();
+        turn.wait();
+        let made = transaction(connection, |connection| {
+            resolve(connection, &self.put, self.is_first, None)
+        });
+        // Still in its turn, as at the end of the unit.
+        made.map_err(|error| self.shared.observe(error))
+    }
+
+    /// The columns of its table in the open transaction.
+    fn columns(&self, connection: &Connection) -> Result<Columns> {
+        let table = &self.put.table;
+        let columns = connection.table_columns(table)?;
+        let columns = columns.ok_or_else(|| Error::TableAltered(table.clone()))?;
+        Ok(columns.into())
+    }
+
+    /// How rows go into the table that the unit is to make: by the columns of one like it, which is left as [`STAGED`].
+    fn plan_of_new_table(&self, connection: &Connection) -> Result<Arc<Plan>> {
+        let put = &*self.put;
+        if put.create == Create::Always && connection.table_columns(&put.table)?.is_some() {
+            return Err(Error::TableExists(put.table.clone()));
+        }
+        check_names(put.schema.fields().iter().map(|field| field.name()))?;
+        let like = staged_table();
+        connection.execute(&create_table_sql(
+            "CREATE OR REPLACE TEMP TABLE",
+            &like.to_sql(),
+            &put.schema,
+            &put.effect,
+            put.schema_mode,
+        )?)?;
+        let columns = connection.table_columns(&like)?;
+        let columns = columns.ok_or(Error::NoTable(like))?.into();
+        put.plan(&columns).map(Arc::new)
+    }
+
+    /// Makes the table and appends the rows, once all are there, in the open transaction.
+    fn append_to_new_table(&mut self, connection: &Connection, put: &Target) -> Result<Committed> {
+        let plan = self.plan_of_new_table(connection)?;
+        let rows = self.gather(connection, &staged_table(), plan)?;
+        resolve(connection, put, self.is_first, None)?;
+        rows.plan
+            .apply_staged(connection, &put.table, rows.sent())?;
+        connection.execute(&format!("DROP TABLE {STAGED}"))?;
+        Ok(rows.committed())
+    }
+
+    /// Gathers the rows as they come in [`STAGED`], for a table with the columns of `like`.
+    fn gather(
+        &mut self,
+        connection: &Connection,
+        like: &TableName,
+        plan: Arc<Plan>,
+    ) -> Result<StagedRows> {
+        let put = self.put.clone();
+        let mut staged = TableWriter::stage(connection, like, &plan)?;
+        let mut rows = StagedRows::new(plan);
+        self.each_batch(|batch, _| rows.add(&mut staged, &put, batch))?;
+        staged.finish()?;
+        Ok(rows)
+    }
+
+    /// Gathers the rows as they come; applies them, without those at fault, once all are there.
+    fn gather_and_apply(
+        &mut self,
+        connection: &Connection,
+        plan: Arc<Plan>,
+        makes_anew: bool,
+        turn: &mut Option<Turn>,
+    ) -> Result<Committed> {
+        let put = self.put.clone();
+        let like = match makes_anew {
+            true => staged_table(),
+            false => put.table.clone(),
+        };
+        let mut rows = self.gather(connection, &like, plan)?;
+        // No other loader makes the table or changes its rows meanwhile.
+        let others = if makes_anew {
+            Some(Others::All)
+        } else {
+            put.effect.is_keyed().then_some(Others::Changing)
+        };
+        let _hold = others.map(|others| self.shared.queue.hold(&put.key, others));
+        let steady = connection.indexes().steady();
+        let lossless = &self.shared.lossless;
+        rows.apply(
+            connection,
+            lossless,
+            &put,
+            turn,
+            |connection, rows, turn| {
+                let columns = match makes_anew {
+                    true => resolve(connection, &put, self.is_first, None)?,
+                    false => self.columns(connection)?,
+                };
+                // DuckDB would cast them once more, and round what does not fit.
+                if !rows.plan.still_fits(&columns) {
+                    return Err(Error::TableAltered(put.table.clone()));
+                }
+                rows.plan
+                    .apply_staged(connection, &put.table, rows.sent())?;
+                self.secure(connection, rows.sent(), &steady)?;
+                let rejects = rows.rejects();
+                self.shared
+                    .rejects
+                    .write(connection, &put, self.sequence, rejects)?;
+                self.finish(connection, turn)
+            },
+        )?;
+        Ok(rows.committed())
+    }
+
+    /// Makes sure that the open transaction, which has written `rows` rows, can be replayed.
+    fn secure(&self, connection: &Connection, rows: u64, steady: &Steady<'_>) -> Result<()> {
+        let Target { table, effect, .. } = &*self.put;
+        replay::secure_put(connection, table, rows, effect.is_keyed(), steady)
+    }
+
+    /// The end of the transaction, up to its commit: in its turn, if the unit is to be committed at all.
+    fn finish(&self, connection: &Connection, turn: &mut Option<Turn>) -> Result<()> {
+        turn.insert(self.shared.queue.turn()).wait();
+        self.shared.health.check()?;
+        if let Some((claim, sequence)) = self.identity() {
+            match claim.standing(sequence) {
+                Standing::New => {}
+                Standing::Duplicate => return Err(Error::Resent(sequence)),
+                Standing::Fenced => return Err(claim.fenced_error()),
+            }
+        }
+        if self.put.has_failed() {
+            return Err(Error::EarlierBatchFailed);
+        }
+        if self.put.effect.is_keyed() {
+            let table = self.put.table.table.clone();
+            connection.changes().note_rows(Some(table));
+        }
+        self.shared.producers.write(connection, self.identity())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array};
+    use duck_flight_protocol::Mode;
+
+    use super::*;
+    use crate::engine::ingest::SentBatch;
+    use crate::engine::{EngineOptions, Place};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_unit_is_committed_although_what_it_gathered_cannot_be_dropped() {
+        let engine = Engine::open(&EngineOptions::in_memory()).unwrap();
+        engine
+            .execute(
+                &Place::Any,
+                "CREATE TABLE t (i BIGINT PRIMARY KEY)".to_owned(),
+            )
+            .await
+            .unwrap();
+        // No DROP TABLE drops a view. The connection that was used last is the next one's.
+        engine
+            .large_units()
+            .run(|session, _| {
+                let sql = "CREATE TEMP VIEW duck_flight_at_fault AS SELECT 1";
+                Ok(session.connection.execute(sql)?)
+            })
+            .await
+            .unwrap();
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1000));
+        let rows = RecordBatch::try_from_iter([("i", ids)]).unwrap();
+        let options = PutOptions {
+            mode: Mode::Upsert,
+            producer: Some("p".into()),
+            ..PutOptions::new("t")
+        };
+        let mut put = engine.put(&options, rows.schema()).await.unwrap();
+        let mut unit = put.unit(Some(7)).await.unwrap();
+        // What weighs so much is a large unit.
+        let bytes = 1 << 30;
+        unit.push(SentBatch { rows, bytes }).await.unwrap();
+        let committed = unit.commit().await.unwrap().done().await.unwrap();
+        assert_eq!(committed.rows, 1000);
+        assert_eq!(put.last_sequence(), Some(7));
+    }
+}

@@ -1,0 +1,606 @@
+//! The writers: group commit.
+//!
+//! DuckDB commits one transaction at a time and waits for the disk in each, so small units share commits.
+//! A writer is a thread with a connection. It takes all units that wait, appends them in one transaction,
+//! commits, and answers; meanwhile the next group gathers. There is no delay that somebody chose: an idle
+//! writer commits a lone unit at once.
+//!
+//! A second writer appends while the first one commits, but only where much waits: two small groups would
+//! wait for the disk twice. Groups commit in the order in which they were taken, so the units of a stream
+//! commit in theirs. A group that fails is rolled back and halved until the offender stands alone.
+//!
+//! Whatever could get in another group's way is done in the group's turn, when no other group is open: making
+//! and altering tables, and changing rows that are there.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use duck_flight_protocol::{Create, SchemaMode, TableName};
+use parking_lot::Mutex;
+
+use super::producers::Producers;
+use super::queue::{Queue, SECOND_WRITER_ROWS, Turn};
+use super::rejects::Rejects;
+use super::unit::{TEMPORARY, TableKey, Target, Unit, offence_error};
+use crate::engine::catalog::{Columns, SeenColumns};
+use crate::engine::connections::commits::Commits;
+use crate::engine::ffi::{Connection, Database};
+use crate::engine::replay::claim::claim;
+use crate::engine::replay::referred;
+use crate::engine::replay::widened;
+use crate::engine::replay::{self, Steady};
+use crate::engine::rows::appender::TableWriter;
+use crate::engine::rows::effect::Effect;
+use crate::engine::rows::evolve::{Alteration, alterations};
+use crate::engine::rows::insert::Inserts;
+use crate::engine::rows::offences::offences;
+use crate::engine::rows::plan::Plan;
+use crate::engine::rows::sql_type::create_table_sql;
+use crate::engine::storage::bell::CheckpointBell;
+use crate::engine::storage::health::Health;
+use crate::engine::storage::mark::{Before, Mark};
+use crate::engine::thread;
+use crate::engine::{Lossless, transaction};
+use crate::error::{Error, Result};
+
+/// How often a unit is tried again when a client's DDL got in its way, and how long it waits each time for the
+/// DDL that runs. More than that, and a long statement would hold up all writers.
+const CONFLICT_TRIES: u32 = 20;
+const CONFLICT_WAIT: Duration = Duration::from_millis(20);
+
+/// How many changes of a table share a transaction: DuckDB keeps a whole table of column objects for each until its end.
+const ALTERATIONS_AT_ONCE: usize = 32;
+
+/// What writers, large units, queries and the checkpoint thread share.
+pub(in crate::engine) struct Shared {
+    pub(in crate::engine) queue: Arc<Queue>,
+    pub(in crate::engine) producers: Producers,
+    pub(in crate::engine) rejects: Rejects,
+    pub(in crate::engine) seen: Arc<SeenColumns>,
+    pub(in crate::engine) health: Health,
+    pub(in crate::engine) lossless: Arc<Lossless>,
+    pub(in crate::engine) mark: Mark,
+    pub(in crate::engine) bell: CheckpointBell,
+    pub(in crate::engine) commits: Arc<Commits>,
+}
+
+impl Shared {
+    /// Takes note of an error after which the database must be opened again: DuckDB's fatal ones, and a log that
+    /// ends with half of an entry. DuckDB would go on behind it, and the next start could not read that. To be called where
+    /// no commit of this thread's is under way, and before its turn, if it has one, is given away.
+    pub(in crate::engine) fn observe(&self, error: Error) -> Error {
+        if error.is_failed_commit() && self.is_torn() {
+            self.health.fail(&format!(
+                "the write-ahead log ends with half of what a failed commit wrote: {error}"
+            ));
+        }
+        self.health.observe(error)
+    }
+
+    /// Whether the log ends with half of an entry that nobody is writing.
+    fn is_torn(&self) -> bool {
+        // Only to be certain: whoever is alone waits for commits, and lets nobody else commit.
+        self.mark.is_torn() && {
+            let _alone = self.commits.alone();
+            self.mark.is_torn()
+        }
+    }
+}
+
+/// All writers.
+pub(in crate::engine) struct Writers {
+    queue: Arc<Queue>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Writers {
+    /// Starts `count` writers.
+    pub(in crate::engine) fn start(
+        count: usize,
+        database: &Database,
+        shared: &Arc<Shared>,
+    ) -> Result<Self> {
+        let mut threads = Vec::with_capacity(count);
+        for index in 0..count {
+            let connection = database.connect()?;
+            let writer = Writer {
+                connection,
+                shared: shared.clone(),
+            };
+            threads.push(thread::start(format!("writer-{index}"), move || {
+                writer.run()
+            })?);
+        }
+        Ok(Self {
+            queue: shared.queue.clone(),
+            threads: Mutex::new(threads),
+        })
+    }
+
+    /// Commits what waits and ends the threads. Blocks.
+    pub(in crate::engine) fn stop(&self) {
+        self.queue.close();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            thread.join().ok();
+        }
+    }
+}
+
+struct Writer {
+    connection: Connection,
+    shared: Arc<Shared>,
+}
+
+impl Writer {
+    fn run(self) {
+        let mut inserts = Inserts::new(&self.connection);
+        while let Some((turn, group)) = self.shared.queue.take() {
+            // Whoever waits for these units is told that their worker is lost.
+            let write = AssertUnwindSafe(|| self.write(&mut inserts, &turn, group));
+            if catch_unwind(write).is_err() {
+                tracing::error!("a writer panicked; its group is rolled back");
+                self.connection.roll_back();
+                inserts = Inserts::new(&self.connection);
+            }
+        }
+    }
+
+    /// Commits a group and answers its units.
+    fn write(&self, inserts: &mut Inserts<'_>, turn: &Turn, group: Vec<Unit>) {
+        let mut group: Vec<_> = group.into_iter().filter_map(Unit::screen).collect();
+        if group.is_empty() {
+            return;
+        }
+        let before = self.shared.mark.before();
+        let inserted = self.insert(inserts, turn, &group);
+        let outcome = inserted.and_then(|done| match done {
+            true => Ok(()),
+            false => self.append_in_turn(turn, &mut group),
+        });
+        match outcome {
+            Ok(()) => self.acknowledge(group, before),
+            Err(error) => {
+                // A group before this one may have been in the way; from here on none is.
+                turn.wait();
+                self.take_apart(group, error);
+            }
+        }
+    }
+
+    /// Appends a group while the one before it commits, and commits it in its turn.
+    fn append_in_turn(&self, turn: &Turn, group: &mut [Unit]) -> Result<()> {
+        if group.iter().any(must_be_alone) {
+            turn.wait();
+            self.alter_tables(group)?;
+        }
+        let steady = self.connection.indexes().steady();
+        transaction(&self.connection, |connection| {
+            self.append(connection, group, Some(turn))?;
+            self.secure(connection, group, &steady)?;
+            turn.wait();
+            self.finish(connection, group)
+        })
+    }
+
+    /// Makes sure that a group's transaction can be replayed.
+    fn secure(&self, connection: &Connection, group: &[Unit], steady: &Steady<'_>) -> Result<()> {
+        let all: u64 = group.iter().map(|unit| unit.rows).sum();
+        if all < connection.row_group_rows() {
+            return Ok(());
+        }
+        // By their keys, for what DuckDB logs are the rows of a table, however each put spells its name.
+        let mut tables: HashMap<&TableKey, (&TableName, u64, bool)> = HashMap::new();
+        for unit in group {
+            let put = &unit.put;
+            let (_, rows, is_keyed) = tables.entry(&put.key).or_insert((&put.table, 0, false));
+            *rows += unit.rows;
+            *is_keyed |= put.effect.is_keyed();
+        }
+        tables
+            .into_values()
+            .try_for_each(|(table, rows, is_keyed)| {
+                replay::secure_put(connection, table, rows, is_keyed, steady)
+            })
+    }
+
+    /// The end of a group's transaction, up to its commit, in its turn.
+    fn finish(&self, connection: &Connection, group: &[Unit]) -> Result<()> {
+        self.check(group)?;
+        for unit in group.iter().filter(|unit| unit.put.effect.is_keyed()) {
+            connection
+                .changes()
+                .note_rows(Some(unit.put.table.table.clone()));
+        }
+        let identities = group.iter().filter_map(Unit::identity);
+        self.shared.producers.write(connection, identities)
+    }
+
+    /// Whether a group may be committed, in its turn.
+    fn check(&self, group: &[Unit]) -> Result<()> {
+        self.shared.health.check()?;
+        check_puts(group)?;
+        Producers::check(group)
+    }
+
+    /// Commits a group of rows for one table by an INSERT that is prepared. False where the group needs more than that.
+    fn insert(&self, inserts: &mut Inserts<'_>, turn: &Turn, group: &[Unit]) -> Result<bool> {
+        let Some(plan) = single_insert(group) else {
+            return Ok(false);
+        };
+        let table = &group[0].put.table;
+        let rows: u64 = group.iter().map(|unit| unit.rows).sum();
+        let batches = group
+            .iter()
+            .flat_map(|unit| &unit.cast)
+            .flat_map(|(_, batches)| batches);
+        if !inserts.load(table, plan, batches, rows)? {
+            return Ok(false);
+        }
+        let mut identities = group.iter().filter_map(Unit::identity).peekable();
+        let fills_row_group = rows >= inserts.connection.row_group_rows();
+        if identities.peek().is_none() && rows < SECOND_WRITER_ROWS && !fills_row_group {
+            // The INSERT alone is a transaction in itself, and cheaper than one that is begun and committed.
+            turn.wait();
+            self.check(group).inspect_err(|_| inserts.unload(table))?;
+            inserts.run(table)?;
+            return Ok(true);
+        }
+        let steady = inserts.connection.indexes().steady();
+        transaction(inserts.connection, |_| {
+            inserts.run(table)?;
+            self.secure(inserts.connection, group, &steady)?;
+            turn.wait();
+            self.check(group)?;
+            self.shared.producers.insert(inserts, identities)
+        })?;
+        Ok(true)
+    }
+
+    /// A group that failed: its halves are tried, down to the unit at fault.
+    fn take_apart(&self, mut group: Vec<Unit>, error: Error) {
+        let error = self.shared.observe(error);
+        if let Error::Undecided(reason) = &error {
+            // All of them may be durable, and nothing can be tried any more.
+            let undecided = || Error::Undecided(reason.clone());
+            return group.into_iter().for_each(|unit| unit.refuse(undecided()));
+        }
+        let second = group.split_off(group.len().div_ceil(2));
+        if second.is_empty() {
+            if let Some(unit) = group.pop() {
+                self.retry_or_refuse(unit, error);
+            }
+            return;
+        }
+        for half in [group, second] {
+            let mut half: Vec<_> = half.into_iter().filter_map(Unit::screen).collect();
+            if half.is_empty() {
+                continue;
+            }
+            let before = self.shared.mark.before();
+            match self.try_commit(&mut half) {
+                Ok(()) => self.acknowledge(half, before),
+                Err(error) => self.take_apart(half, error),
+            }
+        }
+    }
+
+    /// A lone unit that failed: tried again where only the moment was wrong, or without the rows at fault.
+    fn retry_or_refuse(&self, unit: Unit, mut error: Error) {
+        let Some(mut unit) = unit.screen() else {
+            return;
+        };
+        let evolves = unit.put.schema_mode != SchemaMode::Match;
+        let mut was_alone = false;
+        for _ in 0..CONFLICT_TRIES {
+            // A table that evolves may have lost a column again, for as long as anybody could take it away.
+            let may_lack_column = evolves && !was_alone && matches!(error, Error::Columns(_));
+            let is_overtaken = may_lack_column || error.is_conflict();
+            // While it is held no DDL begins.
+            let alone = match is_overtaken {
+                true => self.connection.definitions().try_write_for(CONFLICT_WAIT),
+                false => None,
+            };
+            was_alone = alone.is_some();
+            if !is_overtaken && let Err(last) = self.without_offences(&mut unit, error) {
+                return unit.refuse(last);
+            }
+            let before = self.shared.mark.before();
+            let outcome = self.try_commit(std::slice::from_mut(&mut unit));
+            drop(alone);
+            match outcome {
+                Ok(()) => return self.acknowledge(vec![unit], before),
+                Err(again) => error = self.shared.observe(again),
+            }
+        }
+        unit.refuse(error.of_put());
+    }
+
+    /// Puts the rows aside that do not fit, where the put says so. The error comes back, with the first
+    /// such row named, where the unit is not worth another try.
+    fn without_offences(&self, unit: &mut Unit, error: Error) -> Result<()> {
+        let Some((plan, batches)) = &unit.cast else {
+            return Err(error);
+        };
+        // Values that DuckDB casts itself are found out only when they are appended.
+        let is_misfit = unit.put.rejects && matches!(error, Error::Value { .. });
+        if !error.is_constraint() && !is_misfit {
+            return Err(error);
+        }
+        let lossless = &self.shared.lossless;
+        let offences = offences(&self.connection, lossless, &unit.put, plan, batches);
+        let offences = match offences {
+            Ok(offences) if !offences.is_empty() => offences,
+            Ok(_) => return Err(error),
+            Err(failure @ Error::TooManyRejects(_)) if unit.put.rejects => return Err(failure),
+            Err(failure) => {
+                tracing::debug!(error = %failure, "the rows at fault were not found");
+                return Err(error);
+            }
+        };
+        if unit.put.rejects {
+            unit.put_aside(&offences)
+        } else {
+            let aside = unit.rejects.iter().map(|reject| reject.row);
+            Err(offence_error(aside, &offences[0], &error))
+        }
+    }
+
+    /// Commits units in the turn of their group.
+    fn try_commit(&self, group: &mut [Unit]) -> Result<()> {
+        self.alter_tables(group)?;
+        let steady = self.connection.indexes().steady();
+        transaction(&self.connection, |connection| {
+            self.append(connection, group, None)?;
+            self.secure(connection, group, &steady)?;
+            self.finish(connection, group)
+        })
+    }
+
+    /// Answers units whose commit has returned.
+    fn acknowledge(&self, group: Vec<Unit>, before: Before) {
+        let log_bytes = self.shared.mark.write(before);
+        let commit = group.iter().map(|unit| (&unit.put.key, unit.rows));
+        self.shared.bell.ring(log_bytes, commit);
+        if self.shared.producers.want_compaction() {
+            self.shared.bell.ring_at_once();
+        }
+        for unit in group {
+            Producers::advance(unit.identity());
+            unit.acknowledge();
+        }
+    }
+
+    /// Gives tables room for the rows of puts that may change them: in transactions of their own, in turn.
+    fn alter_tables(&self, group: &[Unit]) -> Result<()> {
+        for unit in group {
+            let put = &unit.put;
+            if put.schema_mode == SchemaMode::Match {
+                continue;
+            }
+            for _ in 0..=put.schema.fields().len() / ALTERATIONS_AT_ONCE {
+                // Until the commit: what others commit while DuckDB 1.5.5 changes a type is lost, or makes it fail.
+                let mut alone = None;
+                let keep_out = || alone = Some(self.connection.commits().alone());
+                let alter = |connection| alter_table(connection, unit, keep_out);
+                if !transaction(&self.connection, alter)? {
+                    break;
+                }
+                self.shared.seen.forget(&put.table);
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends a group within the open transaction: table by table, and there put by put, each put's units in
+    /// their order. `turn` is waited for before a table is made.
+    fn append(
+        &self,
+        connection: &Connection,
+        group: &mut [Unit],
+        turn: Option<&Turn>,
+    ) -> Result<()> {
+        let mut order: Vec<usize> = (0..group.len()).collect();
+        order.sort_by(|&one, &other| {
+            let key = |index: usize| (&group[index].put.table, group[index].put.id);
+            key(one).cmp(&key(other))
+        });
+        let is_same_table =
+            |one: &usize, other: &usize| group[*one].put.table == group[*other].put.table;
+        let tables: Vec<Vec<usize>> = order.chunk_by(is_same_table).map(<[_]>::to_vec).collect();
+        for units in tables {
+            self.plan_for_table(connection, group, &units, turn)?;
+            self.append_to_table(connection, group, &units)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the table of these units where it is missing, and casts those again that were cast for another one.
+    fn plan_for_table(
+        &self,
+        connection: &Connection,
+        group: &mut [Unit],
+        units: &[usize],
+        turn: Option<&Turn>,
+    ) -> Result<()> {
+        let mut columns: Option<Columns> = None;
+        let is_alone = group.len() == 1;
+        for &index in units {
+            let unit = &mut group[index];
+            let columns = match &columns {
+                Some(columns) => columns,
+                None => columns.insert(resolve(connection, &unit.put, unit.is_first, turn)?),
+            };
+            if !unit
+                .cast
+                .as_ref()
+                .is_some_and(|(plan, _)| plan.fits(columns))
+            {
+                // Not remembered: what this transaction sees may be of its own making, and undone.
+                self.shared.seen.forget(&unit.put.table);
+                let plan = unit.put.plan(columns)?;
+                unit.replan(&Arc::new(plan), is_alone)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends units of one table.
+    fn append_to_table(
+        &self,
+        connection: &Connection,
+        group: &[Unit],
+        units: &[usize],
+    ) -> Result<()> {
+        let table: &TableName = &group[units[0]].put.table;
+        let rows = units.iter().map(|&index| group[index].rows).sum();
+        let mut open: Option<TableWriter<'_>> = None;
+        for unit in units.iter().map(|&index| &group[index]) {
+            let (put, rejects) = (&unit.put, &unit.rejects);
+            self.shared
+                .rejects
+                .write(connection, put, unit.sequence, rejects)?;
+            let Some((plan, batches)) = unit.cast.as_ref().filter(|_| unit.rows > 0) else {
+                continue;
+            };
+            if TableWriter::is_too_large(plan, unit.rows) {
+                open.take().map_or(Ok(()), TableWriter::finish)?;
+                TableWriter::apply_unit(connection, table, plan, batches, unit.rows)?;
+                continue;
+            }
+            let writer = match open.take() {
+                Some(writer) if writer.takes(plan, unit.rows) => open.insert(writer),
+                other => {
+                    other.map_or(Ok(()), TableWriter::finish)?;
+                    open.insert(TableWriter::open(connection, table, plan, rows)?)
+                }
+            };
+            writer.append_unit(batches)?;
+        }
+        open.map_or(Ok(()), TableWriter::finish)
+    }
+}
+
+/// Gives the table of a unit that may change it room for its rows, or a part of that; true where it has altered anything.
+/// Calls `before` before the first change; from then on nobody else may commit anything.
+fn alter_table(connection: &Connection, unit: &Unit, before: impl FnOnce()) -> Result<bool> {
+    if lacking(connection, unit)?.is_empty() {
+        return Ok(false);
+    }
+    before();
+    // The transaction is older than what others have committed since it looked, and would undo that where it changes a type.
+    connection.restart_work()?;
+    let alterations = lacking(connection, unit)?;
+    if alterations.is_empty() {
+        return Ok(false);
+    }
+    let table = &unit.put.table;
+    claim(connection, table)?;
+    connection
+        .changes()
+        .note_alteration(Some(table.table.clone()));
+    let count = alterations.len().min(ALTERATIONS_AT_ONCE);
+    widened::alter(connection, table, &alterations[..count])?;
+    Ok(true)
+}
+
+/// What the table of a unit lacks for its rows, as the open transaction sees it; nothing where there is no table.
+fn lacking(connection: &Connection, unit: &Unit) -> Result<Vec<Alteration>> {
+    let Target {
+        table,
+        schema,
+        effect,
+        schema_mode,
+        ..
+    } = &*unit.put;
+    let Some(columns) = connection.table_columns(table)? else {
+        return Ok(Vec::new());
+    };
+    let cast = unit.cast.as_ref();
+    if cast.is_some_and(|(plan, _)| plan.fits(&columns)) {
+        return Ok(Vec::new());
+    }
+    alterations(table, &columns, schema, effect, *schema_mode)
+}
+
+/// Whether a unit is written only in its turn: one that makes or changes its table, or rows that are there.
+fn must_be_alone(unit: &Unit) -> bool {
+    unit.cast.is_none() || unit.put.effect.is_keyed()
+}
+
+/// The plan by which all units of a group become one INSERT, where they do.
+fn single_insert(group: &[Unit]) -> Option<&Arc<Plan>> {
+    let first = group.first()?;
+    let (plan, _) = first.cast.as_ref()?;
+    let alike = |unit: &Unit| {
+        unit.put.table == first.put.table
+            && unit.rejects.is_empty()
+            && unit.put.effect == Effect::Append
+            && unit
+                .cast
+                .as_ref()
+                .is_some_and(|(other, _)| other.is_same(plan))
+    };
+    group.iter().all(alike).then_some(plan)
+}
+
+/// Refuses units that follow a failed one in their stream: batches are committed in order, without gaps.
+fn check_puts(group: &[Unit]) -> Result<()> {
+    if group.iter().any(|unit| unit.put.has_failed()) {
+        Err(Error::EarlierBatchFailed)
+    } else {
+        Ok(())
+    }
+}
+
+/// How a table that others also see is made in the place of another one.
+const REPLACE: &str = "CREATE OR REPLACE TABLE";
+
+/// The columns of a put's table as this transaction sees it, made first where the put says so. `turn` is waited
+/// for before.
+pub(super) fn resolve(
+    connection: &Connection,
+    put: &Target,
+    is_first: bool,
+    turn: Option<&Turn>,
+) -> Result<Columns> {
+    let Target {
+        table,
+        create,
+        schema,
+        effect,
+        schema_mode,
+        ..
+    } = put;
+    let columns = connection.table_columns(table)?;
+    let makes_anew = is_first && put.makes_anew();
+    let is_temporary = table.catalog.as_deref() == Some(TEMPORARY);
+    let verb = match (columns, create) {
+        (Some(_), Create::Always) if makes_anew => return Err(Error::TableExists(table.clone())),
+        (Some(_), Create::Replace) if makes_anew && is_temporary => "CREATE OR REPLACE TEMP TABLE",
+        (Some(_), Create::Replace) if makes_anew => REPLACE,
+        (Some(columns), _) => return Ok(columns.into()),
+        (None, Create::Never) => return Err(Error::NoTable(table.clone())),
+        (None, _) if matches!(effect, Effect::Delete { .. }) => {
+            return Err(Error::NoTable(table.clone()));
+        }
+        (None, _) if is_temporary => "CREATE TEMP TABLE",
+        (None, _) => "CREATE TABLE",
+    };
+    if let Some(turn) = turn {
+        turn.wait();
+    }
+    if verb == REPLACE {
+        referred::check_replaced(connection, table)?;
+        connection.changes().note_drop(Some(table.table.clone()));
+    } else if !is_temporary {
+        connection.changes().note_definition();
+    }
+    let sql = create_table_sql(verb, &table.to_sql(), schema, effect, *schema_mode)?;
+    connection.execute(&sql)?;
+    let columns = connection.table_columns(table)?;
+    Ok(columns.ok_or_else(|| Error::NoTable(table.clone()))?.into())
+}

@@ -1,0 +1,568 @@
+//! Commits that DuckDB would refuse in their middle.
+//!
+//! DuckDB 1.5.5 commits what a transaction has done bit by bit (`UndoBuffer::Commit`). Only then it refuses rows that were deleted or
+//! updated of a table that another one has altered or dropped (`DataTable::IsMainTable`), and definitions that another one has taken
+//! the ground from (`VerifyExistenceOfDependency`, `VerifyCommitDrop`). It takes back what it has committed before
+//! (`UndoBuffer::RevertCommit`); and where the transaction has deleted a key and inserted it again, it puts the old key beside the
+//! new one: that fails where nobody catches it, and the process ends.
+//!
+//! So a transaction that has deleted or updated rows is refused before its commit. An ALTER counts from the moment at which it runs,
+//! for it puts the rows into another storage then; anything else from its own commit on. Both count until their transaction has
+//! ended, and for those that have begun before that. What only adds rows needs none of this: DuckDB refuses that before the first
+//! bit is committed.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use duck_flight_protocol::quote;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+
+use super::index_work::{Asked, Names};
+use super::named;
+use crate::engine::ffi::{Connection, StatementKind};
+use crate::engine::ingest::unit::TEMPORARY;
+use crate::engine::sql::admission::{creates_temporary, run_by};
+use crate::engine::sql::tokens::{Token, contains_word};
+use crate::engine::sql_error::{SqlError, SqlErrorKind};
+use crate::error::Result;
+
+/// How many definitions are told apart: of an open transaction, and of all that have ended.
+const MAX_DEFINITIONS: usize = 256;
+
+/// What the transactions of a database define that others may stumble over.
+#[derive(Default)]
+pub(super) struct Alterations {
+    /// Shared by whoever commits changed rows, from the look at what others define to the end of the commit. Nobody waits for
+    /// anything of ours meanwhile.
+    commits: RwLock<()>,
+    /// How many transactions have ended that have defined something.
+    ended: AtomicU64,
+    connections: AtomicU64,
+    definitions: Mutex<Definitions>,
+}
+
+#[derive(Default)]
+struct Definitions {
+    /// The definitions of transactions that have not ended, by the numbers of their connections.
+    open: HashMap<u64, Vec<Definition>>,
+    /// The last definitions of transactions that have ended, each with the number of that end.
+    ended: VecDeque<(u64, Definition)>,
+    /// Transactions that ended up to this number may have defined anything.
+    forgotten: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Definition {
+    /// Leaves the rows of all tables where they are.
+    Plain,
+    /// Moves the rows of a table of this name, or has them found by another name from then on. `None` may be any table.
+    OfTable(Option<String>),
+}
+
+/// What the transaction of a connection has done so far.
+pub(in crate::engine) struct Changes {
+    all: Arc<Alterations>,
+    connection: u64,
+    /// How many others had ended before it began.
+    since: Cell<u64>,
+    /// The tables of which it may have deleted or updated rows.
+    rows: RefCell<Names>,
+    /// What counts for others from its commit on.
+    defined: RefCell<Vec<Definition>>,
+    /// Whether anything counts already.
+    is_open: Cell<bool>,
+}
+
+impl Alterations {
+    /// The changes of a new connection.
+    pub(super) fn of_connection(self: &Arc<Self>) -> Changes {
+        Changes {
+            all: self.clone(),
+            connection: self.connections.fetch_add(1, Ordering::Relaxed),
+            since: Cell::default(),
+            rows: RefCell::default(),
+            defined: RefCell::default(),
+            is_open: Cell::default(),
+        }
+    }
+}
+
+impl Definitions {
+    /// What is in the way of a transaction's commit.
+    fn in_way(&self, changes: &Changes, rows: &Names) -> Option<Definition> {
+        let since = changes.since.get();
+        if since < self.forgotten {
+            return Some(Definition::OfTable(None));
+        }
+        let defines = changes.is_open.get();
+        let others = self.open.iter();
+        let others = others.filter(|(connection, _)| **connection != changes.connection);
+        let ended = self.ended.iter().filter(|(end, _)| *end > since);
+        others
+            .flat_map(|(_, definitions)| definitions)
+            .chain(ended.map(|(_, definition)| definition))
+            .find(|definition| match definition {
+                Definition::Plain => defines,
+                Definition::OfTable(name) => rows.has(name.as_deref()),
+            })
+            .cloned()
+    }
+}
+
+impl Changes {
+    /// Records that the transaction begins. To be called before it looks at the database.
+    pub(super) fn begin(&self) {
+        self.since.set(self.all.ended.load(Ordering::SeqCst));
+    }
+
+    /// Records that the transaction may delete or update rows of this table; `None` is any.
+    pub(in crate::engine) fn note_rows(&self, table: Option<String>) {
+        self.rows.borrow_mut().add(table);
+    }
+
+    /// Whether the transaction may have deleted or updated rows of this table; `None` is any.
+    pub(super) fn may_have_changed(&self, table: Option<&str>) -> bool {
+        self.rows.borrow().has(table)
+    }
+
+    /// Records that the transaction defines something.
+    pub(in crate::engine) fn note_definition(&self) {
+        add(&mut self.defined.borrow_mut(), Definition::Plain);
+    }
+
+    /// Records that a table of this name, or any, is dropped or gets another name when the transaction is committed.
+    pub(in crate::engine) fn note_drop(&self, table: Option<String>) {
+        self.note_definition();
+        let definition = Definition::OfTable(table);
+        add(&mut self.defined.borrow_mut(), definition);
+    }
+
+    /// Records that the transaction alters a table of this name, or any, from now on.
+    pub(in crate::engine) fn note_alteration(&self, table: Option<String>) {
+        self.note_definition();
+        self.open([Definition::OfTable(table)]);
+    }
+
+    /// Marks the transaction as being committed, until the guard is dropped.
+    ///
+    /// # Errors
+    /// Where DuckDB would refuse that in its middle. Then it must be rolled back.
+    pub(in crate::engine) fn begin_commit(
+        &self,
+    ) -> std::result::Result<Option<RwLockReadGuard<'_, ()>>, SqlError> {
+        let defined = self.defined.take();
+        if !defined.is_empty() {
+            self.open(defined);
+        }
+        let rows = self.rows.borrow();
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let committing = self.all.commits.read();
+        match self.all.definitions.lock().in_way(self, &rows) {
+            None => Ok(Some(committing)),
+            Some(definition) => Err(refusal(&definition)),
+        }
+    }
+
+    /// Records that the transaction has ended.
+    pub(super) fn end(&self) {
+        self.rows.take();
+        self.defined.take();
+        if !self.is_open.take() {
+            return;
+        }
+        let mut definitions = self.all.definitions.lock();
+        let number = self.all.ended.load(Ordering::SeqCst) + 1;
+        let own = definitions.open.remove(&self.connection);
+        for definition in own.into_iter().flatten() {
+            definitions.ended.retain(|(_, other)| *other != definition);
+            definitions.ended.push_back((number, definition));
+        }
+        while definitions.ended.len() > MAX_DEFINITIONS
+            && let Some((first, _)) = definitions.ended.pop_front()
+        {
+            definitions.forgotten = first;
+        }
+        self.all.ended.store(number, Ordering::SeqCst);
+    }
+
+    fn open(&self, new: impl IntoIterator<Item = Definition>) {
+        self.is_open.set(true);
+        let mut definitions = self.all.definitions.lock();
+        let own = definitions.open.entry(self.connection).or_default();
+        for definition in new {
+            add(own, definition);
+        }
+        drop(definitions);
+        // Whoever has not seen it is done after that.
+        drop(self.all.commits.write());
+    }
+}
+
+impl Drop for Changes {
+    fn drop(&mut self) {
+        // A connection that is closed has rolled back.
+        self.end();
+    }
+}
+
+fn add(definitions: &mut Vec<Definition>, definition: Definition) {
+    let definition = match definitions.len() < MAX_DEFINITIONS {
+        true => definition,
+        false => Definition::OfTable(None),
+    };
+    if !definitions.contains(&definition) {
+        definitions.push(definition);
+    }
+}
+
+fn refusal(definition: &Definition) -> SqlError {
+    let why = match definition {
+        Definition::OfTable(Some(name)) => format!(
+            "change rows of table {}, but another transaction has altered, replaced, renamed or dropped it",
+            quote(name)
+        ),
+        Definition::OfTable(None) => {
+            "change rows of a table, but another transaction may have altered, replaced, renamed or dropped it".to_owned()
+        }
+        Definition::Plain => {
+            "define something beside changes of rows, but another transaction has defined something, too".to_owned()
+        }
+    };
+    let message = format!("Transaction conflict: attempting to {why}: try again");
+    SqlError::new(SqlErrorKind::Conflict, message)
+}
+
+/// What a statement defines, as far as its words tell. Tables have their names with their qualifiers, where those are certain.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Nothing,
+    /// Something that leaves the rows of all tables where they are.
+    Plain,
+    /// Puts the rows of a table into another storage when it runs.
+    Alters(Option<Vec<String>>),
+    /// Drops a table, or gives it another name.
+    Drops(Option<Vec<String>>),
+    /// Makes a table, perhaps in the place of another one.
+    Replaces(Option<Vec<String>>),
+}
+
+impl Step {
+    pub(super) fn of(asked: Asked<'_>) -> Self {
+        let in_doubt = match asked.kind {
+            StatementKind::Definition => Self::Drops(None),
+            StatementKind::Alteration | StatementKind::Explain => Self::Alters(None),
+            _ => return Self::Nothing,
+        };
+        let Some(statement) = asked.text else {
+            return in_doubt;
+        };
+        let Some(mut rest) = run_by(statement) else {
+            return Self::Nothing;
+        };
+        if creates_temporary(statement) {
+            return Self::Nothing;
+        }
+        if rest.accept_all(&["alter", "table"]) {
+            let Some(table) = rest.altered_table() else {
+                return in_doubt;
+            };
+            if rest.accept(&["rename"]) {
+                return match rest.accept(&["to"]) {
+                    true => Self::Drops(Some(table)),
+                    false => Self::Plain,
+                };
+            }
+            if rest.accept(&["alter"]) {
+                rest.accept(&["column"]);
+                rest.next();
+                let keeps = [
+                    &["set", "default"][..],
+                    &["drop", "default"],
+                    &["drop", "not", "null"],
+                ];
+                if keeps.iter().any(|words| rest.accept_all(words)) {
+                    return Self::Plain;
+                }
+            }
+            return Self::Alters(Some(table));
+        }
+        let step = if rest.accept_all(&["create", "or", "replace"]) {
+            if rest.accept(&["table"]) {
+                return Self::Replaces(rest.qualified_name());
+            }
+            match rest.accept(&["schema"]) {
+                true => Self::Replaces(None),
+                false => Self::Plain,
+            }
+        } else if rest.accept(&["drop"]) {
+            if contains_word(statement, "cascade") {
+                return Self::Drops(None);
+            }
+            if rest.accept(&["table"]) {
+                rest.accept_all(&["if", "exists"]);
+                return Self::Drops(rest.qualified_name());
+            }
+            Self::Plain
+        } else if rest.accept(&["alter", "comment", "create"]) {
+            Self::Plain
+        } else {
+            // Such as a PIVOT, of which DuckDB makes a temporary type.
+            Self::Nothing
+        };
+        match rest.peek() {
+            Some(Token::Doubt) => in_doubt,
+            _ => step,
+        }
+    }
+}
+
+/// Takes note of what a statement defines. To be called right before it runs; where it is an ALTER, while nobody else commits
+/// anything.
+pub(in crate::engine) fn note(connection: &Connection, asked: Asked<'_>) -> Result<()> {
+    let step = Step::of(asked);
+    if let Step::Alters(Some(name)) | Step::Drops(Some(name)) = &step {
+        let found = named::tables(connection, name)?;
+        if found.first().is_some_and(|table| table[0] == TEMPORARY) {
+            return Ok(());
+        }
+    }
+    let own_name = |name: Option<Vec<String>>| name.and_then(|mut parts| parts.pop());
+    let changes = connection.changes();
+    match step {
+        Step::Nothing => {}
+        Step::Plain => changes.note_definition(),
+        Step::Alters(name) => changes.note_alteration(own_name(name)),
+        Step::Drops(name) | Step::Replaces(name) => changes.note_drop(own_name(name)),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changes() -> [Changes; 2] {
+        let all = Arc::<Alterations>::default();
+        [all.of_connection(), all.of_connection()]
+    }
+
+    fn some(name: &str) -> Option<String> {
+        Some(name.to_owned())
+    }
+
+    /// Whether a commit may go on; the transaction has ended then.
+    fn commits(changes: &Changes) -> bool {
+        let is_let = changes.begin_commit().is_ok();
+        changes.end();
+        is_let
+    }
+
+    #[test]
+    fn a_table_that_another_transaction_drops_is_in_the_way_from_its_commit_on() {
+        let [one, other] = changes();
+        for (table, is_in_way) in [(some("T"), true), (None, true), (some("u"), false)] {
+            one.begin();
+            one.note_rows(some("t"));
+            other.begin();
+            other.note_drop(table.clone());
+            assert!(one.begin_commit().is_ok(), "it is not committed");
+            assert!(other.begin_commit().is_ok());
+            assert_eq!(one.begin_commit().is_err(), is_in_way, "{table:?}");
+            other.end();
+            assert_eq!(commits(&one), !is_in_way, "{table:?}");
+            one.begin();
+            one.note_rows(some("t"));
+            assert!(commits(&one), "it has begun afterwards");
+        }
+    }
+
+    #[test]
+    fn a_table_that_another_transaction_has_altered_is_in_the_way_until_that_ends() {
+        let [one, other] = changes();
+        other.begin();
+        other.note_alteration(some("t"));
+        for (table, is_let) in [("t", false), ("u", true)] {
+            one.begin();
+            one.note_rows(some(table));
+            assert_eq!(commits(&one), is_let, "{table}");
+        }
+        other.note_rows(some("t"));
+        assert!(other.begin_commit().is_ok(), "it is its own");
+        one.begin();
+        one.note_rows(some("t"));
+        assert!(one.begin_commit().is_err());
+        other.end();
+        assert!(!commits(&one), "it has begun before");
+        one.begin();
+        one.note_rows(some("t"));
+        assert!(commits(&one));
+    }
+
+    #[test]
+    fn what_others_define_is_in_the_way_of_changes_beside_definitions() {
+        let [one, other] = changes();
+        for (changes_rows, defines, is_let) in [
+            (true, true, false),
+            (true, false, true),
+            (false, true, true),
+        ] {
+            one.begin();
+            if changes_rows {
+                one.note_rows(some("t"));
+            }
+            if defines {
+                one.note_definition();
+            }
+            other.begin();
+            other.note_definition();
+            assert!(commits(&other));
+            assert_eq!(commits(&one), is_let, "{changes_rows} {defines}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_is_closed_is_in_nobodys_way() {
+        let [one, other] = changes();
+        other.note_alteration(None);
+        drop(other);
+        one.begin();
+        one.note_rows(None);
+        assert!(commits(&one));
+    }
+
+    #[test]
+    fn definitions_beyond_so_many_may_be_of_any_table() {
+        let [one, other] = changes();
+        for (count, is_let) in [(MAX_DEFINITIONS / 2, true), (2 * MAX_DEFINITIONS, false)] {
+            one.begin();
+            one.note_rows(some("t"));
+            for number in 0..count {
+                other.begin();
+                other.note_drop(Some(format!("u{number}")));
+                assert!(commits(&other));
+            }
+            assert_eq!(commits(&one), is_let, "{count}");
+        }
+        one.begin();
+        one.note_rows(some("t"));
+        for number in 0..=MAX_DEFINITIONS {
+            other.note_alteration(Some(format!("v{number}")));
+        }
+        assert!(!commits(&one));
+    }
+
+    #[test]
+    fn what_a_statement_defines_is_found() {
+        use StatementKind::{Alteration, Definition, Explain, Rows};
+        let name = |parts: &[&str]| Some(parts.iter().map(|&part| part.to_owned()).collect());
+        for (kind, sql, step) in [
+            (
+                Alteration,
+                "ALTER TABLE s.t ADD COLUMN i INTEGER",
+                Step::Alters(name(&["s", "t"])),
+            ),
+            (
+                Alteration,
+                "alter table IF EXISTS \"T x\" alter c type BIGINT",
+                Step::Alters(name(&["T x"])),
+            ),
+            (
+                Alteration,
+                "ALTER TABLE t ALTER COLUMN c SET NOT NULL",
+                Step::Alters(name(&["t"])),
+            ),
+            (
+                Alteration,
+                "ALTER TABLE t ALTER COLUMN c SET DEFAULT 1",
+                Step::Plain,
+            ),
+            (
+                Alteration,
+                "ALTER TABLE t ALTER c DROP NOT NULL",
+                Step::Plain,
+            ),
+            (
+                Alteration,
+                "ALTER TABLE t RENAME COLUMN c TO d",
+                Step::Plain,
+            ),
+            (
+                Alteration,
+                "ALTER TABLE t RENAME TO u",
+                Step::Drops(name(&["t"])),
+            ),
+            (Alteration, "ALTER TABLE 🦆 DROP i", Step::Alters(None)),
+            (Alteration, "ALTER VIEW v RENAME TO w", Step::Plain),
+            (
+                Alteration,
+                "COMMENT ON TABLE t IS 'drop table t'",
+                Step::Plain,
+            ),
+            (
+                Explain,
+                "EXPLAIN ANALYZE ALTER TABLE t DROP i",
+                Step::Alters(name(&["t"])),
+            ),
+            (Explain, "EXPLAIN ALTER TABLE t DROP i", Step::Nothing),
+            (
+                Definition,
+                "DROP TABLE IF EXISTS s.t",
+                Step::Drops(name(&["s", "t"])),
+            ),
+            (Definition, "DROP SEQUENCE s CASCADE", Step::Drops(None)),
+            (Definition, "DROP VIEW v", Step::Plain),
+            (
+                Definition,
+                "CREATE OR REPLACE TABLE t AS FROM u",
+                Step::Replaces(name(&["t"])),
+            ),
+            (
+                Definition,
+                "CREATE OR REPLACE SCHEMA s",
+                Step::Replaces(None),
+            ),
+            (
+                Definition,
+                "CREATE OR REPLACE TEMP TABLE t (i INTEGER)",
+                Step::Nothing,
+            ),
+            (
+                Definition,
+                "CREATE OR REPLACE VIEW v AS FROM t",
+                Step::Plain,
+            ),
+            (Definition, "CREATE TABLE t (i INTEGER)", Step::Plain),
+            (Definition, "PIVOT t ON c USING sum(i)", Step::Nothing),
+            (Rows, "DELETE FROM t", Step::Nothing),
+        ] {
+            let text = Some(sql);
+            let asked = Asked {
+                kind,
+                text,
+                script: sql,
+            };
+            assert_eq!(Step::of(asked), step, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_statement_of_which_the_text_is_in_doubt_may_define_anything() {
+        for (kind, step) in [
+            (StatementKind::Definition, Step::Drops(None)),
+            (StatementKind::Alteration, Step::Alters(None)),
+            (StatementKind::Explain, Step::Alters(None)),
+            (StatementKind::Rows, Step::Nothing),
+        ] {
+            let asked = Asked {
+                kind,
+                text: None,
+                script: "SELECT é; CREATE TABLE t (i INTEGER)",
+            };
+            assert_eq!(Step::of(asked), step, "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The text of statements: what it says ([`tokens`]), whether a client may run it ([`admission`], [`files`]), and whether its plan may
+//! be kept ([`frozen`]).
+
+pub(super) mod admission;
+pub(super) mod files;
+pub(super) mod frozen;
+pub(super) mod tokens;

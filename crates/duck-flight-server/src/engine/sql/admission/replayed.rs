@@ -1,0 +1,256 @@
+//! Alterations and indexes that mean the same when the log is replayed.
+//!
+//! DuckDB 1.5.5 logs an ALTER as it was parsed, and to replay it binds and evaluates it again, on a new connection
+//! (`WriteAheadLog::WriteAlter`, `ReplayAlter`): at another time, and without the macros and types, the search path, the
+//! variables and the time zone of the session. Where something is missing there, the database cannot be opened any more;
+//! where something is another there, clients have read and been promised other values.
+//!
+//! Evaluated again are the USING and the cast of a new type, and the default of a column that is added IF NOT EXISTS. (Any
+//! other ADD COLUMN with a default that is no literal DuckDB makes an UPDATE, whose values are logged.) Bound again, whatever
+//! is altered, are all defaults, checks and generated columns of the table.
+//!
+//! So are the expressions of an index, when a table is first written to after a start. Where that fails, whoever writes to it
+//! next waits for ever (`TableIndexList::Bind`).
+
+mod altered;
+mod surroundings;
+
+use super::super::tokens::{
+    Token, contains_any_word, contains_word, is_certain, single_statements, stands_anywhere, tokens,
+};
+use crate::engine::ffi::{Connection, StatementKind};
+use crate::error::{Error, Result};
+
+use altered::{Added, Altered, added_in_doubt};
+pub(in crate::engine) use surroundings::remember_server_zone;
+use surroundings::{Definition, Surroundings, names};
+
+use super::explained::explained;
+use super::functions::called;
+
+/// The words for types with a time zone.
+const ZONED: &[&str] = &["timestamptz", "timetz", "zone"];
+
+/// Refuses an alteration or an index that may not mean the same when the log is replayed. To be asked in its transaction, before
+/// it runs.
+pub(in crate::engine) fn check_replay(
+    connection: &Connection,
+    kind: StatementKind,
+    sql: &str,
+) -> Result<()> {
+    let may_be_one = match kind {
+        StatementKind::Alteration => true,
+        StatementKind::Definition => contains_word(sql, "index"),
+        // With ANALYZE it runs the statement.
+        StatementKind::Explain => contains_any_word(sql, &["alter", "index"]),
+        _ => false,
+    };
+    if !may_be_one {
+        return Ok(());
+    }
+    let parts = single_statements(sql);
+    let statements: Vec<_> = match parts {
+        Some(parts) => parts.into_iter().filter_map(Logged::new).collect(),
+        None => vec![Logged::unknown(sql)],
+    };
+    if statements.is_empty() {
+        return Ok(());
+    }
+    let surroundings = Surroundings::look(connection)?;
+    let mut refusals = statements.iter().filter_map(|it| it.refusal(&surroundings));
+    let refusal = refusals.next().map(Error::Unimplemented);
+    refusal.map_or(Ok(()), Err)
+}
+
+/// A statement that is replayed.
+struct Logged<'a> {
+    text: &'a str,
+    may_make_index: bool,
+    may_alter: bool,
+    /// What an ALTER TABLE says; `None` in doubt.
+    altered: Option<Altered<'a>>,
+}
+
+impl<'a> Logged<'a> {
+    /// A statement, if it makes an index or alters a table, or may do so.
+    fn new(text: &'a str) -> Option<Self> {
+        let mut statement = tokens(text);
+        if let Some(explained) = explained(statement.clone()) {
+            statement = explained.statement;
+        }
+        if statement.peek() == Some(Token::Doubt) {
+            return Some(Self::unknown(text));
+        }
+        if statement.accept(&["create"]) {
+            statement.accept(&["unique"]);
+            return statement.accept(&["index"]).then_some(Self {
+                text,
+                may_make_index: true,
+                may_alter: false,
+                altered: None,
+            });
+        }
+        let alters = statement.accept(&["alter"]) && statement.accept(&["table"]);
+        alters.then(|| Self {
+            text,
+            may_make_index: false,
+            may_alter: true,
+            altered: is_certain(text).then(|| Altered::new(statement)),
+        })
+    }
+
+    /// Statements of which nothing is certain.
+    fn unknown(text: &'a str) -> Self {
+        Self {
+            text,
+            may_make_index: stands_anywhere(text, "index"),
+            may_alter: true,
+            altered: None,
+        }
+    }
+
+    fn names_table(&self, table: &str) -> bool {
+        match &self.altered {
+            Some(altered) => {
+                let name = altered.table.as_ref();
+                name.is_none_or(|name| name.eq_ignore_ascii_case(table))
+            }
+            None => may_say(self.text, table),
+        }
+    }
+
+    /// Whether it gives a column another type.
+    fn changes_type(&self) -> bool {
+        match &self.altered {
+            Some(altered) => altered.changes_type(),
+            None => stands_anywhere(self.text, "type"),
+        }
+    }
+
+    /// Which one of these types is named where it is bound again, be it in a text.
+    fn named_type<'n>(&self, types: &'n [String]) -> Option<&'n str> {
+        let is_named = |name: &str, token: Token<'_>| match token {
+            Token::Word(found) | Token::Name(found) => {
+                found.replace("\"\"", "\"").eq_ignore_ascii_case(name)
+            }
+            Token::Text(found) | Token::Escaped(found) => may_say(found, name),
+            _ => false,
+        };
+        match &self.altered {
+            Some(altered) => altered
+                .behind_bound()?
+                .find_map(|token| names(types).find(|name| is_named(name, token))),
+            None => {
+                let binds = ["type", "default"].iter();
+                let mut binds = binds.filter(|word| stands_anywhere(self.text, word));
+                binds.next()?;
+                names(types).find(|name| may_say(self.text, name))
+            }
+        }
+    }
+
+    fn added(&self) -> Option<Added<'a>> {
+        match &self.altered {
+            Some(altered) => altered.added(),
+            None => added_in_doubt(self.text),
+        }
+    }
+
+    /// Why it is refused.
+    fn refusal(&self, around: &Surroundings) -> Option<String> {
+        let of_index = || self.index_refusal(around);
+        let of_alteration = || {
+            self.added()
+                .and_then(|added| added.refusal().map(str::to_owned))
+                .or_else(|| self.type_refusal(around))
+                .or_else(|| self.binding_refusal(around))
+                .or_else(|| self.zone_refusal(around))
+        };
+        let index = self.may_make_index.then(of_index).flatten();
+        index.or_else(|| self.may_alter.then(of_alteration).flatten())
+    }
+
+    fn index_refusal(&self, around: &Surroundings) -> Option<String> {
+        let function = called(self.text, names(&around.varying_functions));
+        let casts = self.text.contains("::") || contains_word(self.text, "cast");
+        let is_named = |name: &&str| casts && contains_word(self.text, name);
+        let name = function.or_else(|| names(&around.lost_types).find(is_named))?;
+        Some(format!(
+            "DuckDB 1.5.5 binds the expressions of an index again after each start, where `{name}` may be missing or another \
+             one: do without it, or index a column that is given its values"
+        ))
+    }
+
+    fn type_refusal(&self, around: &Surroundings) -> Option<String> {
+        if !self.changes_type() {
+            return None;
+        }
+        let name = called(self.text, names(&around.varying_functions))?;
+        Some(format!(
+            "DuckDB 1.5.5 evaluates this again when it replays its log, where `{name}` may be missing or another one: add a \
+             column, UPDATE it, drop the old one, and rename the new one"
+        ))
+    }
+
+    /// Why it is refused for what a replay binds, and may not find.
+    fn binding_refusal(&self, around: &Surroundings) -> Option<String> {
+        if let Some(name) = called(self.text, names(&around.lost_functions)) {
+            return Some(format!(
+                "DuckDB 1.5.5 binds this again when it replays its log, where `{name}` may be missing: make the macro in the \
+                 schema main, or do without it"
+            ));
+        }
+        if let Some(name) = self.named_type(&around.lost_types) {
+            return Some(format!(
+                "DuckDB 1.5.5 binds this again when it replays its log, where `{name}` may be missing: make the type in the \
+                 schema main, or do without it"
+            ));
+        }
+        let mut definitions = around.definitions.iter();
+        let name = definitions.find_map(|definition| {
+            let name = around.lost_in(definition)?;
+            self.names_table(&definition.table).then_some(name)
+        })?;
+        Some(format!(
+            "DuckDB 1.5.5 binds each default, check and generated column of the table again when it replays its log, where \
+             `{name}` may be missing: make a table without it"
+        ))
+    }
+
+    fn zone_refusal(&self, around: &Surroundings) -> Option<String> {
+        self.depends_on_zone(around).then(|| {
+            "DuckDB 1.5.5 evaluates this again when it replays its log, without the TimeZone and the Calendar of this session: \
+             RESET them first, or give each value its time zone"
+                .to_owned()
+        })
+    }
+
+    /// Whether a time zone of the session's own may matter to values that are evaluated again.
+    fn depends_on_zone(&self, around: &Surroundings) -> bool {
+        if !around.has_own_zone {
+            return false;
+        }
+        let is_zoned = contains_any_word(self.text, ZONED)
+            || names(&around.zoned_types).any(|name| contains_word(self.text, name));
+        if self.changes_type() {
+            let has_zoned_column = |it: &Definition| it.is_zoned && self.names_table(&it.table);
+            return is_zoned
+                || contains_word(self.text, "using")
+                || around.definitions.iter().any(has_zoned_column);
+        }
+        is_zoned && self.added().is_some_and(|added| added.may_be_text())
+    }
+}
+
+/// Whether a text that is in doubt may name this, which is in lower case.
+fn may_say(text: &str, name: &str) -> bool {
+    let lower = text.to_ascii_lowercase();
+    let is_plain = name.chars().all(|c| c.is_alphanumeric() || c == '_');
+    match is_plain {
+        true => stands_anywhere(&lower, name) || lower.contains("u&\""),
+        false => lower.contains(name) || lower.contains("u&\""),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! What of the session and the catalog the meaning of a statement may depend on.
+
+use crate::engine::catalog::texts;
+use crate::engine::ffi::Connection;
+use crate::engine::sql::tokens::contains_word;
+use crate::error::Result;
+
+use super::super::functions::called;
+
+/// The functions that a replay may find missing (`lost`), or that may answer otherwise there. DuckDB finds those in the
+/// schema `main` of the file.
+const FUNCTIONS_SQL: &str = "
+    SELECT function_name, CASE WHEN NOT internal AND (schema_name <> 'main' OR database_name = 'temp') THEN 'lost' ELSE '' END
+    FROM system.main.duckdb_functions()
+    WHERE function_type IN ('scalar', 'macro')
+        AND (NOT internal OR stability <> 'CONSISTENT' OR schema_name = 'pg_catalog')";
+
+/// Functions of DuckDB's own that tell of the session or the present, and do not say that they do.
+const OF_SESSION: &[&str] = &[
+    "age",
+    "ago",
+    "current_catalog",
+    "current_connection_id",
+    "current_localtime",
+    "current_localtimestamp",
+    "current_query",
+    "current_query_id",
+    "current_setting",
+    "current_transaction_id",
+    "get_block_size",
+    "getvariable",
+];
+
+/// The types that clients have made, whether a replay may find them missing, and what they are made of.
+const TYPES_SQL: &str = "
+    SELECT type_name, CASE WHEN schema_name <> 'main' OR database_name = 'temp' THEN 'lost' ELSE '' END, logical_type
+    FROM system.main.duckdb_types() WHERE NOT internal";
+
+/// What of each table is bound again, and the types of its columns.
+const DEFINITIONS_SQL: &str = "
+    SELECT table_name, coalesce(column_default, ''), data_type FROM system.main.duckdb_columns() WHERE NOT internal
+    UNION ALL
+    SELECT table_name, expression, '' FROM system.main.duckdb_constraints() WHERE constraint_type = 'CHECK'";
+
+/// The settings that times depend on, where DuckDB has ICU.
+const ZONE_SQL: &str = "
+    SELECT name, value FROM system.main.duckdb_settings() WHERE name IN ('Calendar', 'TimeZone') ORDER BY name";
+
+/// Remembers the time zone of the server, which a new connection has, and which a replay goes by.
+pub(in crate::engine) fn remember_server_zone(connection: &Connection) -> Result<()> {
+    let zone = texts(connection, ZONE_SQL)?;
+    connection.zone().get_or_init(|| zone);
+    Ok(())
+}
+
+/// What of the session and the catalog the meaning may depend on. Names are in lower case.
+#[derive(Default)]
+pub(super) struct Surroundings {
+    /// Functions that a replay may not find.
+    pub(super) lost_functions: Vec<String>,
+    /// Functions that are not certain to answer the same.
+    pub(super) varying_functions: Vec<String>,
+    pub(super) lost_types: Vec<String>,
+    pub(super) zoned_types: Vec<String>,
+    pub(super) definitions: Vec<Definition>,
+    pub(super) has_own_zone: bool,
+}
+
+/// An expression of a table that is bound again, or a column of it.
+pub(super) struct Definition {
+    pub(super) table: String,
+    expression: String,
+    pub(super) is_zoned: bool,
+}
+
+impl Surroundings {
+    /// Looks at the open transaction's catalog, and at the session.
+    pub(super) fn look(connection: &Connection) -> Result<Self> {
+        let mut found = Self {
+            has_own_zone: connection.zone().get() != Some(&texts(connection, ZONE_SQL)?),
+            ..Self::default()
+        };
+        found.varying_functions = OF_SESSION.iter().map(|&name| name.to_owned()).collect();
+        for [name, lost] in texts(connection, FUNCTIONS_SQL)? {
+            found.add_function(&name, !lost.is_empty());
+        }
+        for [name, lost, logical_type] in texts(connection, TYPES_SQL)? {
+            found.add_type(&name, !lost.is_empty(), &logical_type);
+        }
+        if found.has_own_zone || !found.lost_functions.is_empty() || !found.lost_types.is_empty() {
+            for [table, expression, data_type] in texts(connection, DEFINITIONS_SQL)? {
+                found.add_definition(&table, &expression, &data_type);
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) fn add_function(&mut self, name: &str, is_lost: bool) {
+        let name = name.to_ascii_lowercase();
+        if is_lost {
+            self.lost_functions.push(name.clone());
+        }
+        self.varying_functions.push(name);
+    }
+
+    pub(super) fn add_type(&mut self, name: &str, is_lost: bool, logical_type: &str) {
+        let name = name.to_ascii_lowercase();
+        if is_lost {
+            self.lost_types.push(name.clone());
+        }
+        if is_zoned(logical_type) {
+            self.zoned_types.push(name);
+        }
+    }
+
+    pub(super) fn add_definition(&mut self, table: &str, expression: &str, data_type: &str) {
+        self.definitions.push(Definition {
+            table: table.to_ascii_lowercase(),
+            expression: expression.to_owned(),
+            is_zoned: is_zoned(data_type),
+        });
+    }
+
+    /// A function or type that an expression of a table names, and that a replay may not find.
+    pub(super) fn lost_in(&self, definition: &Definition) -> Option<&str> {
+        let Definition { expression, .. } = definition;
+        let is_named = |name: &&String| contains_word(expression, name);
+        called(expression, names(&self.lost_functions))
+            .or_else(|| self.lost_types.iter().find(is_named).map(String::as_str))
+    }
+}
+
+/// Whether a type has a time zone, or has one inside.
+fn is_zoned(data_type: &str) -> bool {
+    data_type.contains("TIME ZONE")
+}
+
+pub(super) fn names(names: &[String]) -> impl Iterator<Item = &str> + Clone {
+    names.iter().map(String::as_str)
+}

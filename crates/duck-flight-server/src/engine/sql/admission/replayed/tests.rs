@@ -1,0 +1,150 @@
+//! What is refused, and what is not.
+
+use super::*;
+use crate::engine::sql::tokens::reads_of_each;
+
+/// A session that has made all that a replay may lack.
+fn surroundings() -> Surroundings {
+    let mut around = Surroundings {
+        has_own_zone: true,
+        ..Surroundings::default()
+    };
+    for (name, is_lost) in [("lost", true), ("Kept", false), ("random", false)] {
+        around.add_function(name, is_lost);
+    }
+    around.add_function("getvariable", false);
+    around.add_type("mood", false, "ENUM");
+    around.add_type("own", true, "VARCHAR");
+    around.add_type("instant", false, "TIMESTAMP WITH TIME ZONE");
+    around.add_definition("plain", "lower('lost')", "VARCHAR");
+    around.add_definition("bound", "(1 + lost())", "INTEGER");
+    around.add_definition("Größen", "CAST(i AS own)", "INTEGER");
+    around.add_definition("zoned", "", "TIMESTAMP WITH TIME ZONE");
+    around
+}
+
+fn refusal(sql: &str) -> Option<String> {
+    Logged::new(sql)?.refusal(&surroundings())
+}
+
+#[test]
+fn what_a_replay_may_find_otherwise_is_refused() {
+    for sql in [
+        "ALTER TABLE t ALTER c TYPE INTEGER USING lost(c)",
+        "ALTER TABLE t ALTER c SET DATA TYPE INTEGER USING (c.\"Lost\" ())",
+        "ALTER TABLE t ALTER c TYPE INTEGER USING kept(c)",
+        "ALTER TABLE t ALTER c TYPE USING random() + c",
+        "EXPLAIN ANALYZE ALTER TABLE t ALTER c TYPE INTEGER USING getvariable('k')",
+        "ALTER TABLE t ALTER COLUMN c TYPE Own",
+        "ALTER TABLE t ALTER COLUMN c TYPE s.\"own\"[]",
+        "ALTER TABLE t ALTER c TYPE VARCHAR USING (c::own)::VARCHAR",
+        "ALTER TABLE t ALTER c TYPE JSON USING json_transform(c, '[\"own\"]')",
+        "ALTER TABLE t ADD COLUMN IF NOT EXISTS id UUID DEFAULT gen_random_uuid()",
+        "ALTER TABLE t ADD IF NOT EXISTS c TIMESTAMP DEFAULT current_timestamp",
+        "ALTER TABLE IF EXISTS ONLY (s.t) ADD COLUMN IF NOT EXISTS c INTEGER DEFAULT \"now\"()",
+        "ALTER TABLE t ADD COLUMN c INTEGER DEFAULT lost()",
+        "ALTER TABLE t ADD COLUMN c own DEFAULT 'a'::own",
+        "ALTER TABLE t ALTER c SET DEFAULT CAST('a' AS s.own)",
+        "ALTER TABLE t ALTER c SET DEFAULT lost()",
+        "ALTER TABLE bound ADD COLUMN c INTEGER",
+        "ALTER TABLE s.\"Bound\" RENAME COLUMN c TO d",
+        "ALTER TABLE 'bound' DROP c",
+        "ALTER TABLE zoned ALTER c TYPE TIMESTAMP",
+        "ALTER TABLE t ALTER c TYPE TIMESTAMP WITH TIME ZONE",
+        "ALTER TABLE t ALTER c TYPE TIMESTAMP USING to_timestamp(c)",
+        "ALTER TABLE t ADD COLUMN c TIMESTAMPTZ DEFAULT ('2020-01-01')",
+        "ALTER TABLE t ADD COLUMN c Instant DEFAULT '2020-01-01'",
+        "CREATE INDEX i ON t (lost(c))",
+        "CREATE UNIQUE INDEX IF NOT EXISTS i ON t (b, (kept(c) + 1))",
+        "CREATE INDEX i ON t ((c::own))",
+        "EXPLAIN ANALYZE CREATE INDEX i ON t (CAST(c AS own))",
+        // In doubt.
+        "CREATE INDEX größe ON t (lost(c))",
+        "éCREATE INDEX i ON t (lost(c))",
+        "éALTER TABLE t ALTER c TYPE own",
+        "ALTER TABLE t ALTER größe TYPE INTEGER USING lost(größe)",
+        "ALTER TABLE t ALTER größe TYPE DOUBLE USING random()",
+        "ALTER TABLE t ALTER größe TYPE own",
+        "ALTER TABLE größen DROP c",
+        "ALTER TABLE t ADD COLUMN IF NOT EXISTS größe UUID DEFAULT uuid()",
+        "ALTER TABLE t ADD COLUMN IF NOT EXISTS größe VARCHAR DEFAULT 'default'",
+    ] {
+        assert!(refusal(sql).is_some(), "{sql}");
+    }
+}
+
+#[test]
+fn what_is_the_same_everywhere_is_let_through() {
+    for sql in [
+        "ALTER TABLE t ADD COLUMN c INTEGER",
+        "ALTER TABLE t ADD COLUMN id UUID DEFAULT gen_random_uuid()",
+        "ALTER TABLE t ADD COLUMN c TIMESTAMPTZ DEFAULT now()",
+        "ALTER TABLE t ADD COLUMN IF NOT EXISTS c DECIMAL(10, 2) DEFAULT -1.5",
+        "ALTER TABLE t ADD COLUMN IF NOT EXISTS c DATE DEFAULT DATE '2020-01-01'",
+        "ALTER TABLE t ADD COLUMN c.f VARCHAR DEFAULT 'random()'",
+        "ALTER TABLE t ADD COLUMN m mood DEFAULT 'a'",
+        "ALTER TABLE t ADD COLUMN \"if\" INTEGER DEFAULT kept()",
+        "ALTER TABLE t ALTER c TYPE BIGINT",
+        "ALTER TABLE t ALTER c SET DATA TYPE VARCHAR(10)",
+        "ALTER TABLE t ALTER own TYPE VARCHAR",
+        "ALTER TABLE t ADD COLUMN own INTEGER DEFAULT 5",
+        "ALTER TABLE t ADD COLUMN c s.own",
+        "ALTER TABLE t ALTER random TYPE STRUCT(a INTEGER)",
+        "ALTER TABLE t ALTER c SET DEFAULT random()",
+        "ALTER TABLE t ALTER c SET NOT NULL",
+        "ALTER TABLE plain ADD COLUMN type VARCHAR",
+        "ALTER TABLE t DROP COLUMN type",
+        "ALTER TABLE zoned ADD COLUMN c INTEGER DEFAULT 5",
+        "ALTER TABLE zoned RENAME TO t",
+        "ALTER VIEW bound RENAME TO t",
+        "CREATE INDEX own ON t (own, lower(c))",
+        "CREATE INDEX i ON t (lost, (c + 1))",
+        "CREATE TABLE u AS SELECT \"index\", lost(c), c::own FROM t",
+        "CREATE TABLE größen AS SELECT \"index\", lost(c), c::own FROM t",
+        "COMMENT ON TABLE bound IS 'alter table t alter c type own'",
+        "SELECT 'ALTER TABLE t ALTER c TYPE own'",
+        // In doubt.
+        "ALTER TABLE t ADD COLUMN größe INTEGER DEFAULT (2 + 3)",
+        "ALTER TABLE t ADD COLUMN größe TIMESTAMP DEFAULT now()",
+        "ALTER TABLE t ADD COLUMN IF NOT EXISTS größe INTEGER DEFAULT 0",
+        "ALTER TABLE t ALTER größe TYPE DOUBLE",
+        "ALTER TABLE t RENAME größe TO breite",
+    ] {
+        assert_eq!(refusal(sql), None, "{sql}");
+    }
+    let mut around = surroundings();
+    around.has_own_zone = false;
+    for sql in [
+        "ALTER TABLE zoned ALTER c TYPE TIMESTAMP",
+        "ALTER TABLE t ALTER c TYPE INTEGER USING length(c) + random",
+        "ALTER TABLE t ALTER c TYPE mood USING lower(c)::mood",
+        "ALTER TABLE t ALTER c TYPE BIGINT USING CASE WHEN (c > 1) THEN (2) ELSE abs(c) END",
+    ] {
+        let statement = Logged::new(sql).unwrap();
+        assert_eq!(statement.refusal(&around), None, "{sql}");
+    }
+}
+
+#[test]
+fn a_long_statement_is_looked_through_no_more_often_than_a_short_one() {
+    let around = surroundings();
+    for part in [
+        "a.",
+        "type ",
+        "default ",
+        "(",
+        "if not exists ",
+        "lost ",
+        "add ",
+    ] {
+        for end in ["", "é"] {
+            let sql = format!("ALTER TABLE {}{end}", part.repeat(1 << 12));
+            let reads = reads_of_each(&sql, || {
+                if let Some(statement) = Logged::new(&sql) {
+                    statement.refusal(&around);
+                }
+            });
+            assert!(reads < 100, "{part}: {reads}");
+        }
+    }
+}

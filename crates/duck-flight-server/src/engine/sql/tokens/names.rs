@@ -1,0 +1,156 @@
+//! Names, as statements write them.
+
+use super::{Token, Tokens, skip_space};
+
+impl Tokens<'_> {
+    /// Takes the next tokens where they are these keywords, one after the other.
+    pub(in crate::engine) fn accept_all(&mut self, keywords: &[&str]) -> bool {
+        let mut ahead = self.clone();
+        let are_all = keywords.iter().all(|keyword| ahead.accept(&[*keyword]));
+        if are_all {
+            *self = ahead;
+        }
+        are_all
+    }
+
+    /// Takes the next token where it is this character.
+    pub(in crate::engine) fn accept_symbol(&mut self, symbol: char) -> bool {
+        let is_it = self.peek() == Some(Token::Symbol(symbol));
+        if is_it {
+            self.next();
+        }
+        is_it
+    }
+
+    /// Takes what follows ALTER TABLE up to what is done to it, and answers with the table's name and its qualifiers, as DuckDB
+    /// knows them. `None` where that is not certain.
+    pub(in crate::engine) fn altered_table(&mut self) -> Option<Vec<String>> {
+        self.accept_all(&["if", "exists"]);
+        if self.accept(&["only"]) {
+            self.accept_symbol('(');
+        }
+        let name = self.clone().qualified_name();
+        self.next();
+        while self.accept_symbol('.') {
+            self.next();
+        }
+        // What continues a text is a part of it.
+        let goes_on = matches!(self.peek(), Some(Token::Text(_) | Token::Escaped(_)));
+        self.accept_symbol(')');
+        self.accept_symbol('*');
+        name.filter(|_| !goes_on)
+    }
+
+    /// Takes a name with its qualifiers, as DuckDB knows them. `None` where that is not certain.
+    pub(in crate::engine) fn qualified_name(&mut self) -> Option<Vec<String>> {
+        let mut parts = vec![self.name_part()?];
+        while self.accept_symbol('.') {
+            parts.push(self.name_part()?);
+        }
+        Some(parts)
+    }
+
+    /// Letters beyond ASCII are a part of it, unlike in a [`Token::Word`]: what follows them is white space, or in doubt.
+    fn name_part(&mut self) -> Option<String> {
+        self.rest = skip_space(self.rest);
+        if self.rest.starts_with('$') {
+            // A text in dollar quotes, in which nothing is doubled.
+            return match self.next()? {
+                Token::Text(name) => Some(name.to_owned()),
+                _ => None,
+            };
+        }
+        let end = self
+            .rest
+            .find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$'))
+            .unwrap_or(self.rest.len());
+        if end == 0 {
+            return match self.next()? {
+                Token::Name(name) => Some(name.replace("\"\"", "\"")),
+                Token::Text(name) => Some(name.replace("''", "'")),
+                _ => None,
+            };
+        }
+        let name = self.take(end);
+        let is_end =
+            |c: char| c.is_whitespace() || c.is_ascii() && c != '\'' && c != '"' && c != '&';
+        let ends = self.rest.chars().next().is_none_or(is_end);
+        ends.then(|| name.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tokens;
+
+    #[test]
+    fn names_are_read_as_duckdb_knows_them() {
+        for (sql, parts) in [
+            ("t", Some(&["t"][..])),
+            (" /* */ Main . t rest", Some(&["Main", "t"])),
+            ("db.\"a \"\" b\".\"T\"(i)", Some(&["db", "a \" b", "T"])),
+            ("größe", Some(&["größe"])),
+            ("s.größe\u{a0}ADD", Some(&["s", "größe"])),
+            ("'t''x'", Some(&["t'x"])),
+            ("$$t''$$", Some(&["t''"])),
+            // In doubt.
+            ("🦆", None),
+            ("$1", None),
+            ("cafe\u{301}", None),
+            ("U&\"t\"", None),
+            ("e't'", None),
+            ("s.", None),
+            ("(t)", None),
+        ] {
+            let found = tokens(sql).qualified_name();
+            let found: Option<Vec<_>> = found
+                .as_ref()
+                .map(|found| found.iter().map(String::as_str).collect());
+            assert_eq!(found.as_deref(), parts, "{sql}");
+        }
+    }
+
+    #[test]
+    fn the_table_of_an_alteration_is_read_as_duckdb_reads_it() {
+        for (sql, parts) in [
+            ("t ADD", Some(&["t"][..])),
+            ("if exists s.\"T x\" ADD", Some(&["s", "T x"])),
+            ("if ADD", Some(&["if"])),
+            ("ONLY t ADD", Some(&["t"])),
+            ("IF EXISTS ONLY (db.s.t) ADD", Some(&["db", "s", "t"])),
+            ("t * ADD", Some(&["t"])),
+            ("'t''x' ADD", Some(&["t'x"])),
+            ("$$it''s$$ ADD", Some(&["it''s"])),
+            ("only ($x$T x$x$) ADD", Some(&["T x"])),
+            // In doubt.
+            ("(t) ADD", None),
+            ("only.t ADD", None),
+            ("e't' ADD", None),
+            ("'t'\n'x' ADD", None),
+            ("🦆 ADD", None),
+        ] {
+            let mut rest = tokens(sql);
+            let found = rest.altered_table();
+            let found: Option<Vec<_>> = found
+                .as_ref()
+                .map(|found| found.iter().map(String::as_str).collect());
+            assert_eq!(found.as_deref(), parts, "{sql}");
+            assert!(parts.is_none() || rest.accept(&["add"]), "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_follows_a_name_in_doubt_is_found_all_the_same() {
+        let mut rest = tokens("ONLY (s.e'a\\'b') ADD");
+        assert_eq!(rest.altered_table(), None);
+        assert!(rest.accept(&["add"]));
+    }
+
+    #[test]
+    fn keywords_are_taken_all_or_none() {
+        let mut rest = tokens("if exists t");
+        assert!(!rest.accept_all(&["if", "not", "exists"]));
+        assert!(rest.accept_all(&["if", "exists"]));
+        assert_eq!(rest.qualified_name().unwrap(), ["t"]);
+    }
+}
