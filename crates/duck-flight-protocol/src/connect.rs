@@ -137,6 +137,9 @@ fn endpoint(server: &str) -> Result<Endpoint, String> {
     let address = match server.split_once("://") {
         None => server,
         Some(("grpc" | "grpc+tcp" | "http", address)) => address,
+        Some(("grpc+tls" | "grpcs" | "https", _)) => {
+            return Err("there is no TLS yet, use grpc://host:port".into());
+        }
         Some((scheme, _)) => {
             return Err(format!("unknown scheme `{scheme}`, use grpc://host:port"));
         }
@@ -320,6 +323,7 @@ mod tests {
                 .unwrap_err()
                 .contains("unknown scheme `ftp`")
         );
+        assert!(uri("grpc+tls://h:1").unwrap_err().contains("no TLS"));
         assert!(
             uri("localhost")
                 .unwrap_err()

@@ -44,7 +44,7 @@ pub struct Args {
     pub insecure: bool,
 
     /// DuckDB's threads [default: one for each core]
-    #[arg(long, value_name = "N", env = "DUCK_FLIGHT_THREADS")]
+    #[arg(long, value_name = "N", env = "DUCK_FLIGHT_THREADS", value_parser = count)]
     pub threads: Option<NonZeroUsize>,
 
     /// DuckDB's memory limit, such as 4GB [default: 80% of the machine's memory]
@@ -81,6 +81,7 @@ pub struct Args {
         long,
         value_name = "N",
         env = "DUCK_FLIGHT_MAX_QUERIES",
+        value_parser = count,
         default_value = "32"
     )]
     pub max_queries: NonZeroUsize,
@@ -180,9 +181,18 @@ pub enum LogFormat {
     Json,
 }
 
-fn address(text: &str) -> Result<SocketAddr, &'static str> {
+fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
-        .map_err(|_| "give an IP address and a port, such as 127.0.0.1:8815 or [::1]:8815")
+        .map_err(|_| match text.strip_prefix("localhost:") {
+            Some(port) => format!("localhost is a name: give 127.0.0.1:{port}"),
+            None => {
+                "give an IP address and a port, such as 127.0.0.1:8815 or [::1]:8815".to_owned()
+            }
+        })
+}
+
+fn count(text: &str) -> Result<NonZeroUsize, &'static str> {
+    text.parse().map_err(|_| "give a whole number, 1 or more")
 }
 
 fn row_group_rows(text: &str) -> Result<u64, String> {
@@ -192,6 +202,11 @@ fn row_group_rows(text: &str) -> Result<u64, String> {
 }
 
 fn size(text: &str) -> Result<ByteSize, &'static str> {
-    text.parse()
-        .map_err(|_| "give a number of bytes with its unit, such as 512MB or 4GiB")
+    text.parse().map_err(|_| match text.ends_with('%') {
+        true => {
+            "it takes no percentage: give a number of bytes with its unit, such as 512MB or 4GiB, or leave the flag out for \
+             its default"
+        }
+        false => "give a number of bytes with its unit, such as 512MB or 4GiB",
+    })
 }

@@ -25,6 +25,9 @@ const MIN_MESSAGE_SIZE: ByteSize = ByteSize::kib(64);
 /// HTTP/2 and Arrow count a message's bytes in 31 bits.
 const MAX_MESSAGE_SIZE: ByteSize = ByteSize::gib(1);
 
+/// The most of a size that has no other limit: what a process can address.
+const NO_LIMIT: ByteSize = ByteSize::b(isize::MAX as u64);
+
 /// What a server needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -56,7 +59,10 @@ pub enum ConfigError {
     )]
     QuestionMark(PathBuf),
     /// A size is outside its range.
-    #[error("--{flag} {value} is outside {min} to {max}")]
+    #[error(
+        "--{flag} is {value}, and {needed} is needed; a number without a unit counts bytes",
+        needed = range(*min, *max)
+    )]
     Size {
         /// The flag's name.
         flag: &'static str,
@@ -79,15 +85,19 @@ impl TryFrom<Args> for Config {
         if args.database.to_string_lossy().contains('?') {
             return Err(ConfigError::QuestionMark(args.database));
         }
-        let any = ByteSize::b(isize::MAX as u64);
         let memory_limit = args
             .memory_limit
-            .map(|value| within("memory-limit", value, MIN_MEMORY_LIMIT, any))
+            .map(|value| within("memory-limit", value, MIN_MEMORY_LIMIT, NO_LIMIT))
             .transpose()?;
-        let ingest_buffer = within("ingest-buffer", args.ingest_buffer, MIN_INGEST_BUFFER, any)?;
+        let ingest_buffer = within(
+            "ingest-buffer",
+            args.ingest_buffer,
+            MIN_INGEST_BUFFER,
+            NO_LIMIT,
+        )?;
         let spill_limit = args
             .spill_limit
-            .map(|value| within("spill-limit", value, MIN_SPILL_LIMIT, any))
+            .map(|value| within("spill-limit", value, MIN_SPILL_LIMIT, NO_LIMIT))
             .transpose()?;
         let max_message = within(
             "max-message-size",
@@ -117,6 +127,14 @@ impl TryFrom<Args> for Config {
             },
             shutdown_grace: args.shutdown_grace,
         })
+    }
+}
+
+/// What a size has to be, in words.
+fn range(min: ByteSize, max: ByteSize) -> String {
+    match max == NO_LIMIT {
+        true => format!("at least {min}"),
+        false => format!("{min} to {max}"),
     }
 }
 
@@ -175,9 +193,12 @@ mod tests {
 
     #[test]
     fn a_size_outside_its_range_is_refused_by_name() {
-        let error = config(&["--max-message-size", "1KiB"])
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("--max-message-size"), "{error}");
+        for (flag, value, words) in [
+            ("--max-message-size", "1KiB", "64.0 KiB to 1.0 GiB"),
+            ("--memory-limit", "4", "4 B, and at least 64.0 MiB"),
+        ] {
+            let error = config(&[flag, value]).unwrap_err().to_string();
+            assert!(error.contains(flag) && error.contains(words), "{error}");
+        }
     }
 }

@@ -12,10 +12,9 @@ use crate::engine::{SqlError, SqlErrorKind};
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// What to do about a damaged log.
-const SALVAGE: &str = "put it back from a copy, or, to go on without the rows behind the damage, keep a copy of the \
-                       database file with its .wal* and .mark and start with --salvage-log, which cuts the log behind its \
-                       last whole commit before the damage: those rows are lost, and loaders with a producer and --resume \
-                       send theirs again";
+const SALVAGE: &str = "1. put the log back from a copy; 2. or, where there is none, copy the database file, its .wal* and \
+                       its .mark, and start with --salvage-log: rows behind the damage are lost, but for those that \
+                       loaders with --resume send again";
 
 /// Everything that can go wrong in a request. Every message says what is wrong and, where it can, what to do.
 #[derive(Debug, thiserror::Error)]
@@ -125,8 +124,8 @@ pub enum Error {
     SessionEnded,
     /// Something that lives in a session was asked for without one.
     #[error(
-        "settings and temporary tables live in a session, and this client has none, so they would be gone at once: \
-         connect with a user name or with cookies enabled, or put the statement before the others in one script"
+        "settings and temporary tables live in a session, and this client has none, so they would be gone at once: put the \
+         statement before the others in one script (SET ...; SELECT ...), or connect with a user name or with cookies enabled"
     )]
     NoSession,
     /// An error that was told before, told again.
@@ -140,7 +139,7 @@ pub enum Error {
     /// A transaction in which nothing was run for too long.
     #[error(
         "the transaction has expired and was rolled back, for nothing was run in it for too long: roll it back and run it \
-         again, or raise --transaction-timeout"
+         again, or have the server's --transaction-timeout raised"
     )]
     TransactionExpired,
     /// A statement would end a transaction that a call has begun.
@@ -288,13 +287,15 @@ pub enum Error {
     #[error("the put was cut short by its client, so nothing of it was committed")]
     PutCutShort,
     /// A message is larger than the transport takes.
-    #[error("{0}: send it in smaller parts, or raise --max-message-size")]
+    #[error("{0}: send it in smaller parts, or have the server's --max-message-size raised")]
     MessageTooLarge(String),
     /// The transport refused a message, or lost its client.
     #[error("{1}")]
     Transport(Code, String),
     /// Too many requests are waiting.
-    #[error("{limit} statements are waiting already, the limit; try again, or raise --max-queries")]
+    #[error(
+        "{limit} statements are waiting already, the limit: try again, or have the server's --max-queries raised"
+    )]
     Busy {
         /// How many may wait.
         limit: usize,
@@ -302,7 +303,7 @@ pub enum Error {
     /// A client stood still in the middle of a statement that others waited for.
     #[error(
         "the client took or sent nothing for {} while others waited for its place, so it was ended: \
-         read or send without a pause, or raise --max-queries, --ingest-buffer or --stall-timeout",
+         read or send without a pause, or have the server's --max-queries, --ingest-buffer or --stall-timeout raised",
         humantime::format_duration(*.0)
     )]
     Stalled(Duration),
@@ -325,7 +326,10 @@ pub enum Error {
     #[error("the server is shutting down; try again once it is back")]
     ShuttingDown,
     /// A thread ended in the middle of a request.
-    #[error("a worker stopped without finishing its request")]
+    #[error(
+        "the server failed in the middle of this request, and its log may say why: a change that it was to make may be \
+         committed or not"
+    )]
     WorkerLost,
     /// Another process has the database.
     #[error("database file {path} is in use by another process{holder}; stop it, or use another --database", path = path.display())]
@@ -344,7 +348,7 @@ pub enum Error {
     /// The log holds less than was acknowledged.
     #[error(
         "the write-ahead log {log} is damaged: {bytes} bytes of it were acknowledged and are no longer there as they \
-         were written; {salvage}", log = log.display(), salvage = SALVAGE
+         were written. What to do: {salvage}", log = log.display(), salvage = SALVAGE
     )]
     LogDamaged {
         /// The log.
@@ -353,7 +357,7 @@ pub enum Error {
         bytes: u64,
     },
     /// DuckDB cannot read the log.
-    #[error("{0}; where the log is damaged, {salvage}", salvage = SALVAGE)]
+    #[error("{0}; what to do where the log is damaged: {salvage}", salvage = SALVAGE)]
     LogUnreadable(String),
     /// The log goes with the database file as it was at another moment.
     #[error(

@@ -195,7 +195,7 @@ fn version_tells_the_name_and_the_version() {
 
 #[test]
 fn flags_that_are_wrong_are_a_usage_error() {
-    let cases: [(&[&str], &str); 16] = [
+    let cases: [(&[&str], &str); 18] = [
         (&["--listen", "0.0.0.0:0"], "--insecure"),
         (&["--database", "d/q?x.db"], "--database d/q?x.db"),
         (&["--memory-limit", "1KiB"], "--memory-limit"),
@@ -206,9 +206,11 @@ fn flags_that_are_wrong_are_a_usage_error() {
         (&["--row-group-size", "1000"], "multiple of 2048"),
         (&["--row-group-size", "245760"], "up to 122880"),
         (&["--listen", "nowhere"], "such as 127.0.0.1:8815"),
+        (&["--listen", "localhost:0"], "give 127.0.0.1:0"),
         (&["--threads", "0"], "--threads"),
-        (&["--max-queries", "0"], "--max-queries"),
+        (&["--max-queries", "0"], "1 or more"),
         (&["--memory-limit", "much"], "such as 512MB"),
+        (&["--memory-limit", "80%"], "no percentage"),
         (&["--log-format", "xml"], "--log-format"),
         (&["--unknown"], "--unknown"),
         (&["positional"], "positional"),

@@ -32,7 +32,7 @@ pub struct Args {
     pub rows: u32,
     /// Batches each writer sends [default: 100, or no limit with --duration]. With --resume, all batches of the
     /// writer's producer: those that earlier processes sent count.
-    #[arg(long, env = "DUCK_LOAD_BATCHES", value_name = "N")]
+    #[arg(long, env = "DUCK_LOAD_BATCHES", value_name = "N", value_parser = batches)]
     pub batches: Option<NonZeroU64>,
     /// How long to send, such as `30s` or `5m`; with --batches too, whichever ends first.
     #[arg(long, env = "DUCK_LOAD_DURATION", value_name = "TIME", value_parser = duration)]
@@ -192,32 +192,20 @@ fn producer(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Reads `250us`, `500ms`, `1.5s`, `5m` or `2h`.
+/// Reads a time as the server's flags do: `250us`, `500ms`, `1.5s`, `2h 30m` or `1d`.
 fn duration(text: &str) -> Result<Duration, String> {
-    let text = text.trim();
-    let unit_at = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(unit_at);
-    let unit_seconds = match unit.trim() {
-        "us" => 1e-6,
-        "ms" => 1e-3,
-        "s" => 1.0,
-        "m" | "min" => 60.0,
-        "h" => 3600.0,
-        "" => return Err("the unit is missing: write 500ms, 30s, 5m or 2h".into()),
-        unknown => return Err(format!("unknown unit `{unknown}`: use us, ms, s, m or h")),
-    };
-    let number: f64 = number
-        .parse()
-        .map_err(|_| format!("`{number}` is not a number"))?;
-    let seconds = number * unit_seconds;
-    // A year is the limit, so that every deadline can be reckoned.
-    match Duration::try_from_secs_f64(seconds) {
+    // So that every deadline can be reckoned.
+    const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+    match humantime::parse_duration(text) {
         Ok(time) if time.is_zero() => Err("it must be longer than zero".into()),
-        Ok(time) if time.as_secs() <= 365 * 24 * 3600 => Ok(time),
-        _ => Err("it must be at most a year".into()),
+        Ok(time) if time > LONGEST => Err("it must be at most a year".into()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(error.to_string()),
     }
+}
+
+fn batches(text: &str) -> Result<NonZeroU64, &'static str> {
+    text.parse().map_err(|_| "give a whole number, 1 or more")
 }
 
 #[cfg(test)]
@@ -288,7 +276,8 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("1.5 s"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
-        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        assert_eq!(duration("2h 30m"), Ok(Duration::from_secs(9000)));
+        assert_eq!(duration("1d"), Ok(Duration::from_secs(24 * 3600)));
         for bad in ["", "s", "10", "0s", "-1s", "1..5s", "3 parsecs", "9999999h"] {
             assert!(duration(bad).is_err(), "{bad}");
         }

@@ -62,7 +62,7 @@ async fn forget(server: &ConnectOptions, plan: &Plan, format: Format) -> anyhow:
         .map_err(|failure| anyhow!(failure.message))?;
     print(&match format {
         Format::Text => format!(
-            "forgotten  {} of {} producers of {}",
+            "forgotten  {} of the {} producers asked for, in table {}",
             answer.forgotten, plan.writers, plan.table
         ),
         Format::Json => serde_json::to_string(&answer).context("encode the answer")?,

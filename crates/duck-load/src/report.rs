@@ -216,11 +216,19 @@ impl Report {
             let unsent = Batches(self.unsent);
             write!(f, "\nnote       {unsent} of the plan not sent")?;
         }
-        if unknown > 0 {
-            write!(
+        match unknown {
+            0 => {}
+            1 => write!(
                 f,
-                "\nnote       the answer to {unknown} got lost: they may be in the table or not"
-            )?;
+                "\nnote       the answer to 1 batch got lost: it may be in the table or not"
+            )?,
+            _ => {
+                let unknown = Batches(unknown);
+                write!(
+                    f,
+                    "\nnote       the answers to {unknown} got lost: they may be in the table or not"
+                )?;
+            }
         }
         if self.lost > 0 {
             let lost = Batches(self.lost);
@@ -259,7 +267,7 @@ impl fmt::Display for Report {
 }
 
 /// A number of batches in words.
-struct Batches(u64);
+pub(crate) struct Batches(pub(crate) u64);
 
 impl fmt::Display for Batches {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -355,6 +363,25 @@ errors     5   retries 0   unknown 0
 because    no such column
 note       995 batches of the plan not sent";
         assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[test]
+    fn the_summary_says_of_how_many_batches_the_answer_got_lost() {
+        for (unknown, expected) in [
+            (
+                1,
+                "the answer to 1 batch got lost: it may be in the table or not",
+            ),
+            (
+                3,
+                "the answers to 3 batches got lost: they may be in the table or not",
+            ),
+        ] {
+            let mut report = report();
+            report.unknown = unknown;
+            let text = report.to_string();
+            assert!(text.ends_with(expected), "{text}");
+        }
     }
 
     #[test]

@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn a_batch_that_is_too_large_for_a_message_is_not_sent_again() {
         let status = Status::resource_exhausted(
-            "40 MB, the limit is 16 MB: send it in smaller parts, or raise --max-message-size",
+            "40 MB, the limit is 16 MB: send it in smaller parts, or have the server's --max-message-size raised",
         );
         assert_eq!(outcomes(status), (Outcome::Refused, Outcome::Unknown));
     }

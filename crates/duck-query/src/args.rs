@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use duck_flight_protocol::ConnectArgs;
 use terminal_size::{Width, terminal_size};
 
@@ -23,6 +24,9 @@ const STDIN: &str = "-";
 
 /// What to do about SQL that is not there.
 const TRY_THIS: &str = "try `duck-query 'SELECT 42'`, or `duck-query --help`";
+
+/// What to do about SQL that the shell has taken apart.
+const IN_QUOTES: &str = "give the SQL as one argument, in quotes: duck-query 'SELECT 42'";
 
 const AFTER_HELP: &str = "\
 Results go to stdout, everything else to stderr. Exit codes: 0 success (also when the reader of stdout \
@@ -45,7 +49,7 @@ pub struct Args {
     #[command(flatten)]
     pub connect: ConnectArgs,
 
-    /// SQL to run; `-` or nothing reads it from stdin
+    /// SQL to run, in quotes; `-` or nothing reads it from stdin
     #[arg(value_name = "SQL", conflicts_with_all = ["command", "file"])]
     pub sql: Option<String>,
 
@@ -93,6 +97,14 @@ struct Terminal {
 }
 
 impl Args {
+    /// Reads the arguments as they were given.
+    ///
+    /// # Errors
+    /// When they are wrong, and when they ask for help; the message says what to do.
+    pub fn read(given: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::try_parse_from(arguments(given)).map_err(with_tip)
+    }
+
     /// What the command line asks for. Reads the SQL from its file or from stdin.
     ///
     /// # Errors
@@ -145,9 +157,22 @@ impl Args {
     }
 }
 
+/// The error of a second text, which is no option, with what to do about it.
+fn with_tip(mut error: clap::Error) -> clap::Error {
+    let is_text = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(argument)) => !argument.starts_with('-'),
+        _ => false,
+    };
+    if error.kind() == ErrorKind::UnknownArgument && is_text {
+        let tip = ContextValue::StyledStrs(vec![IN_QUOTES.into()]);
+        error.insert(ContextKind::Suggested, tip);
+    }
+    error
+}
+
 /// Arguments as they were given, but for SQL that begins with a comment, which looks like an option: it gets a space before
 /// it.
-pub fn arguments(given: impl IntoIterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+fn arguments(given: impl IntoIterator<Item = OsString>) -> impl Iterator<Item = OsString> {
     given.into_iter().map(|argument| {
         let is_sql = argument.to_str().is_some_and(begins_with_comment);
         match is_sql {
@@ -252,7 +277,7 @@ mod tests {
 
     fn sql(given: &[&str]) -> Result<String, clap::Error> {
         let given = ["duck-query"].iter().chain(given).map(OsString::from);
-        let args = Args::try_parse_from(arguments(given))?;
+        let args = Args::read(given)?;
         Ok(args.sql.or(args.command).unwrap_or_default())
     }
 
@@ -281,6 +306,14 @@ mod tests {
             assert!(sql(&[option]).is_err(), "{option}");
         }
         assert_eq!(sql(&["--null=-- x", "SELECT 1"]).unwrap(), "SELECT 1");
+    }
+
+    #[test]
+    fn sql_that_is_not_in_quotes_is_told_what_to_do() {
+        let error = sql(&["SELECT", "42"]).unwrap_err();
+        assert!(error.to_string().contains(IN_QUOTES), "{error}");
+        let error = sql(&["SELECT", "--formt"]).unwrap_err();
+        assert!(!error.to_string().contains(IN_QUOTES), "{error}");
     }
 
     #[test]

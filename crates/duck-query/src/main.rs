@@ -4,8 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
-use duck_query::args::{Args, arguments};
+use duck_query::args::Args;
 use duck_query::{Summary, run};
 
 /// The SQL or the server is at fault.
@@ -18,7 +17,7 @@ const USAGE: u8 = 2;
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    let args = Args::parse_from(arguments(std::env::args_os()));
+    let args = Args::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let timing = args.timing;
     let query = match args.into_query() {
         Ok(query) => query,

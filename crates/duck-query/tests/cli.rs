@@ -80,12 +80,13 @@ fn help_goes_to_stdout_and_tells_every_flag() {
 
 #[test]
 fn wrong_usage_exits_with_2_and_prints_nothing_on_stdout() {
-    let wrong: [&[&str]; 9] = [
+    let wrong: [&[&str]; 10] = [
         &["--no-such-flag"],
         &["--format", "parchment", "SELECT 1"],
         &["--max-rows", "few", "SELECT 1"],
         &["--format", "csv", "--null", "a,b", "SELECT 1"],
         &["--format", "csv", "--null", "\"", "SELECT 1"],
+        &["SELECT", "1"],
         &["SELECT 1", "-c", "SELECT 2"],
         &["SELECT 1", "-f", "file.sql"],
         &["-f", "/no/such/file.sql"],

@@ -62,8 +62,9 @@ impl SqlError {
         }
         let kind = refine(kind, &message);
         if kind == SqlErrorKind::Exhausted && message.contains(SPILL_LIMIT_REACHED) {
-            message
-                .push_str("\n\nOf this server that is --spill-limit: raise it, or --memory-limit");
+            message.push_str(
+                "\n\nOf this server that is --spill-limit: have it raised, or --memory-limit",
+            );
         }
         Self { kind, message }
     }

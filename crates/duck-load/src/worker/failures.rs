@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use tokio::time::Instant;
 
 use super::{Sent, Setback, Worker};
+use crate::report::Batches;
 use crate::retry;
 use crate::target::{Failure, Outcome, Target};
 
@@ -134,8 +135,11 @@ impl<T: Target> Worker<T> {
         }
         let what = match (errors, unknown) {
             (errors, 0) => format!("{errors} not committed"),
-            (0, unknown) => format!("{unknown} unknown"),
-            (errors, unknown) => format!("{errors} not committed, {unknown} unknown"),
+            (0, unknown) => format!("{} may be stored or not", Batches(unknown)),
+            (errors, unknown) => {
+                let unknown = Batches(unknown);
+                format!("{errors} not committed, {unknown} may be stored or not")
+            }
         };
         self.say(&format!("failed ({what}): {message}"));
     }

@@ -28,7 +28,8 @@ const RENAMES: &str = "ALTER DATABASE would rename it for every client";
 const COMMENTS_ON_INDEX: &str = "DuckDB 1.5.5 may take an index away with a comment on it, and could not open the database again: comment on its table, \
      or on a column";
 
-const FILES: &str = "COPY and EXPORT reach files of the server; send rows with a put (the README shows how to load a file)";
+const FILES: &str = "COPY, EXPORT and IMPORT use files of the server, which clients cannot: save a result on your side \
+     (duck-query --format csv 'FROM t' > FILE), and load a file by a put (the README shows how)";
 const ATTACHES: &str = "ATTACH and DETACH would change every client's databases";
 const SEEDS: &str = "a definition that calls setseed() would set the seed of clients that do not know; call it in a query";
 const SECRETS: &str = "CREATE SECRET would keep it for every client, and there is nothing on the server to use it for";

@@ -115,7 +115,7 @@ fn level(free_bytes: u64, log_bytes: u64, min_free_bytes: u64) -> Level {
     let needed = min_free_bytes.saturating_add(log_bytes);
     if free_bytes < needed {
         return Level::None(format!(
-            "the disk is nearly full: {} are free, and --min-free-disk {} and a log of {} need to be; make room and try again",
+            "the server's disk is nearly full: {} are free, and --min-free-disk {} and a log of {} need to be; make room there and try again",
             ByteSize(free_bytes),
             ByteSize(min_free_bytes),
             ByteSize(log_bytes)

@@ -149,7 +149,10 @@ pub(super) async fn get(
             let nothing = stream::empty::<Result<_>>();
             Ok(encode(Arc::new(Schema::empty()), nothing))
         }
-        None => Err(Error::Malformed("the ticket says nothing to do".into())),
+        None => Err(Error::Malformed(
+            "the ticket holds nothing to run: send SQL text, or a ticket that GetFlightInfo gave"
+                .into(),
+        )),
     }
 }
 
