@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds Duck Flight and shows it: four loaders write into one DuckDB while queries read it, and at the end
-# every acknowledged row is there. DEMO_SECONDS (default 12, at least 4) says how long they load.
+# every acknowledged row is counted. DEMO_SECONDS (default 12, at least 4) says how long they load.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -35,6 +35,8 @@ check_tools() {
         fail "rustc $found is too old, $needed or later is needed: run 'rustup update stable'"
     command -v cc >/dev/null ||
         fail "no C linker (cc): install gcc or clang (macOS: 'xcode-select --install')"
+    command -v make >/dev/null ||
+        fail "make is missing: the allocator is built with it (Debian, Ubuntu: 'apt install make')"
 }
 
 # Sets package, library and checksum for the machine in $1 (a target triple).
