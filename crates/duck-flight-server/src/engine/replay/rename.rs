@@ -13,7 +13,9 @@ use parking_lot::RwLockReadGuard;
 
 use crate::engine::connections::commits::Alone;
 use crate::engine::ffi::Connection;
-use crate::engine::sql::tokens::{begins_with, count_pairs, single_statements, tokens};
+use crate::engine::sql::tokens::{
+    begins_with, count_pairs, is_certain, single_statements, statements, tokens,
+};
 
 /// Whether a script may give a table another name, or a view.
 pub(in crate::engine) fn may_rename_table(sql: &str) -> bool {
@@ -58,7 +60,7 @@ pub(in crate::engine) fn exclude_commits(
 
 /// The parts of the name of the table that a statement renames, quoted.
 pub(super) fn renamed(sql: &str) -> Option<Vec<String>> {
-    let mut tokens = tokens(sql);
+    let mut tokens = statements(sql).next().filter(|_| is_certain(sql))?;
     if !tokens.accept_all(&["alter", "table"]) {
         return None;
     }
@@ -117,6 +119,7 @@ mod tests {
             ("ALTER TABLE if RENAME TO u", Some("\"if\"")),
             ("ALTER TABLE ONLY t RENAME TO u", Some("\"t\"")),
             ("ALTER TABLE $$t$$ RENAME TO u", Some("\"t\"")),
+            (";; ALTER TABLE t RENAME TO u;", Some("\"t\"")),
             ("ALTER TABLE ONLY (s.t) RENAME TO u", Some("\"s\".\"t\"")),
             ("ALTER TABLE t RENAME TO u, ADD COLUMN i INTEGER", None),
             ("ALTER TABLE (t) RENAME TO u", None),

@@ -83,7 +83,7 @@ pub(in crate::engine) fn single_statements(sql: &str) -> Option<Vec<&str>> {
 }
 
 /// Whether every token of a script is certain.
-pub(super) fn is_certain(sql: &str) -> bool {
+pub(in crate::engine) fn is_certain(sql: &str) -> bool {
     tokens(sql).all(|token| token != Token::Doubt)
 }
 
@@ -117,9 +117,9 @@ pub(in crate::engine) fn stands_anywhere(sql: &str, word: &str) -> bool {
         .any(|found| found.eq_ignore_ascii_case(word))
 }
 
-/// Whether a script begins with one of these words.
-pub(in crate::engine) fn begins_with(sql: &str, words: &[&str]) -> bool {
-    let first = tokens(sql).next();
+/// Whether the first statement of a script begins with one of these words.
+pub(super) fn begins_with(sql: &str, words: &[&str]) -> bool {
+    let first = tokens(sql).find(|token| *token != Token::Symbol(';'));
     first.is_some_and(|first| first.is_any(words))
 }
 
@@ -459,6 +459,7 @@ mod tests {
             "-- why\n/* what */ Select 1",
             &["with", "select"]
         ));
+        assert!(begins_with("; ;SELECT 1", &["select"]));
         assert!(!begins_with("(SELECT 1)", &["select"]));
         assert!(!begins_with("'select'", &["select"]));
         assert!(!begins_with("", &["select"]));

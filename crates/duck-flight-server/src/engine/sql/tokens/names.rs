@@ -22,17 +22,52 @@ impl Tokens<'_> {
         is_it
     }
 
+    /// Takes these keywords, one after the other, where they come next. `None` in doubt whether they do.
+    pub(in crate::engine) fn accept_certain(&mut self, keywords: &[&str]) -> Option<bool> {
+        let mut ahead = self.clone();
+        for (index, keyword) in keywords.iter().enumerate() {
+            if !ahead.accept(&[*keyword]) {
+                let is_in_doubt = index > 0 && ahead.peek() == Some(Token::Doubt);
+                return (!is_in_doubt).then_some(false);
+            }
+        }
+        *self = ahead;
+        Some(true)
+    }
+
+    /// Takes the next token where it is this keyword, and not the beginning of a name that has letters beyond ASCII.
+    pub(in crate::engine) fn accept_whole(&mut self, keyword: &str) -> bool {
+        let mut ahead = self.clone();
+        let goes_on = |c: char| !c.is_ascii() && !is_space(c);
+        let is_it = ahead.accept(&[keyword]) && !ahead.rest.starts_with(goes_on);
+        if is_it {
+            *self = ahead;
+        }
+        is_it
+    }
+
     /// Takes what follows ALTER TABLE up to what is done to it, and answers with the table's name and its qualifiers, as DuckDB
     /// knows them. `None` where that is not certain.
     pub(in crate::engine) fn altered_table(&mut self) -> Option<Vec<String>> {
-        self.accept_all(&["if", "exists"]);
-        if self.accept(&["only"]) {
+        let is_certain = self.accept_certain(&["if", "exists"]).is_some();
+        self.relation().filter(|_| is_certain)
+    }
+
+    /// Takes what names a table that a statement changes, and answers with its name and its qualifiers, as DuckDB knows them. `None`
+    /// where that is not certain: then as much is taken as can be told.
+    pub(in crate::engine) fn relation(&mut self) -> Option<Vec<String>> {
+        if self.accept_whole("only") {
             self.accept_symbol('(');
         }
-        let name = self.clone().qualified_name();
-        self.next();
-        while self.accept_symbol('.') {
+        let mut behind = self.clone();
+        let name = behind.qualified_name();
+        if name.is_some() {
+            *self = behind;
+        } else {
             self.next();
+            while self.accept_symbol('.') {
+                self.next();
+            }
         }
         // What continues a text is a part of it.
         let goes_on = matches!(self.peek(), Some(Token::Text(_) | Token::Escaped(_)));
@@ -47,7 +82,19 @@ impl Tokens<'_> {
         while self.accept_symbol('.') {
             parts.push(self.name_part()?);
         }
-        Some(parts)
+        (!self.may_go_on()).then_some(parts)
+    }
+
+    /// Whether another part of a name follows behind white space that only DuckDB takes for it.
+    fn may_go_on(&self) -> bool {
+        let mut rest = self.rest;
+        loop {
+            let behind = skip_space(rest).trim_start_matches(is_space);
+            if behind.len() == rest.len() {
+                return rest.starts_with('.');
+            }
+            rest = behind;
+        }
     }
 
     /// Letters beyond ASCII are a part of it, unlike in a [`Token::Word`]: what follows them is white space, or in doubt.
@@ -79,6 +126,11 @@ impl Tokens<'_> {
     }
 }
 
+/// Whether DuckDB takes a character for white space, or may do so.
+fn is_space(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\u{200b}' | '\u{2060}' | '\u{feff}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tokens;
@@ -91,6 +143,7 @@ mod tests {
             ("db.\"a \"\" b\".\"T\"(i)", Some(&["db", "a \" b", "T"])),
             ("größe", Some(&["größe"])),
             ("s.größe\u{a0}ADD", Some(&["s", "größe"])),
+            ("t \u{feff}ADD", Some(&["t"])),
             ("'t''x'", Some(&["t'x"])),
             ("$$t''$$", Some(&["t''"])),
             // In doubt.
@@ -101,6 +154,8 @@ mod tests {
             ("e't'", None),
             ("s.", None),
             ("(t)", None),
+            ("s\u{a0}.t", None),
+            ("größe /* */\u{200b} -- \n \u{feff}.t", None),
         ] {
             let found = tokens(sql).qualified_name();
             let found: Option<Vec<_>> = found
@@ -122,12 +177,18 @@ mod tests {
             ("'t''x' ADD", Some(&["t'x"])),
             ("$$it''s$$ ADD", Some(&["it''s"])),
             ("only ($x$T x$x$) ADD", Some(&["T x"])),
+            ("größe ADD", Some(&["größe"])),
+            ("IF EXISTS s.onlyé ADD", Some(&["s", "onlyé"])),
+            ("onlyé ADD", Some(&["onlyé"])),
             // In doubt.
             ("(t) ADD", None),
             ("only.t ADD", None),
             ("e't' ADD", None),
             ("'t'\n'x' ADD", None),
             ("🦆 ADD", None),
+            ("IF\u{a0}EXISTS t ADD", None),
+            ("ONLY\u{a0}t ADD", None),
+            ("t\u{a0}.u ADD", None),
         ] {
             let mut rest = tokens(sql);
             let found = rest.altered_table();
@@ -152,5 +213,30 @@ mod tests {
         assert!(!rest.accept_all(&["if", "not", "exists"]));
         assert!(rest.accept_all(&["if", "exists"]));
         assert_eq!(rest.qualified_name().unwrap(), ["t"]);
+        for (sql, is_there) in [
+            ("IF EXISTS t", Some(true)),
+            ("if ADD", Some(false)),
+            ("\u{a0}IF EXISTS t", Some(false)),
+            ("IF\u{a0}EXISTS t", None),
+        ] {
+            assert_eq!(
+                tokens(sql).accept_certain(&["if", "exists"]),
+                is_there,
+                "{sql}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_a_name_is_no_keyword() {
+        for (sql, is_one) in [
+            ("Table t", true),
+            ("table", true),
+            ("table\u{a0}t", true),
+            ("tableé", false),
+            ("\"table\" t", false),
+        ] {
+            assert_eq!(tokens(sql).accept_whole("table"), is_one, "{sql}");
+        }
     }
 }
