@@ -7,7 +7,7 @@ mod outside;
 mod reason;
 mod search_path;
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
 use super::Sql;
@@ -18,12 +18,12 @@ use crate::engine::connections::lease::Traces;
 use crate::engine::connections::pool::{ClientTransaction, Session, Work};
 use crate::engine::ffi::query::Script;
 use crate::engine::ffi::{Connection, Pending, Prepared, QueryResult, StatementKind};
-use crate::engine::replay::index_work::{changed_tables, may_delete};
 use crate::engine::replay::referred;
 use crate::engine::replay::rename;
 use crate::engine::sql::admission::{
-    Gate, check_before_planning, check_comment, check_replay, creates_temporary,
+    Gate, check_before_planning, check_comment, check_replay, may_create_temporary,
 };
+use crate::engine::sql::deed::{Asked, Deed, own_name};
 use crate::engine::sql::tokens::begins_with;
 use crate::error::{Error, Result};
 
@@ -73,6 +73,7 @@ fn run_statements(
         traces,
         index,
         text,
+        deed: OnceCell::new(),
         is_alone,
         is_of_swap: false,
         expansion,
@@ -165,6 +166,8 @@ struct Statement<'a> {
     index: u64,
     /// Its own text, where that is certain.
     text: Option<&'a str>,
+    /// What it does, read when somebody first asks: a query whose plan is kept is not read again.
+    deed: OnceCell<Deed>,
     /// Whether it is the only one of its script.
     is_alone: bool,
     /// Whether its script is a swap of tables: nobody else commits anything while that runs.
@@ -216,10 +219,11 @@ impl<'a> Statement<'a> {
             kind,
             StatementKind::Definition | StatementKind::Alteration | StatementKind::Explain
         ) {
+            let asked = self.asked(kind);
             self.gate.admit(kind)?;
-            check_comment(kind, self.text, &self.sql.text)?;
+            check_comment(asked)?;
             check_replay(self.connection, kind, &self.sql.text)?;
-            referred::check(self.connection, kind, self.text, &self.sql.text)?;
+            referred::check(self.connection, asked)?;
         }
         Ok(statement)
     }
@@ -253,7 +257,7 @@ impl<'a> Statement<'a> {
             self.check_search_path(before.ok())?;
         }
         outcome?;
-        if self.traces == Traces::Wiped && self.is_alone && is_for_session(kind, &self.sql.text) {
+        if self.traces == Traces::Wiped && self.is_alone && is_for_session(self.asked(kind)) {
             return Err(Error::NoSession);
         }
         Ok((kind, rows_changed))
@@ -269,18 +273,27 @@ impl<'a> Statement<'a> {
             return Err(Error::NeedsConnection);
         }
         *dirty |= leaves_traces;
-        let may_delete = statement.may_delete()
-            || matches!(kind, StatementKind::Rows | StatementKind::Explain)
-                && may_delete(self.text());
-        if may_delete {
-            self.connection.note_deletion();
-        }
-        if may_delete && !self.is_of_alteration() {
-            for table in changed_tables(self.text()) {
-                self.connection.changes().note_rows(table);
-            }
+        if kind != StatementKind::Select {
+            self.note_changes(statement);
         }
         self.begin(statement)
+    }
+
+    /// Takes note of the rows that may be changed or deleted by what runs next.
+    fn note_changes(&self, statement: &Prepared<'a>) {
+        let asked = self.asked(statement.kind());
+        let may_delete = statement.may_delete();
+        let changed = match asked.change() {
+            Some((_, table)) => Some(table),
+            None => (may_delete && *asked.deed == Deed::Doubt).then_some(None),
+        };
+        if may_delete || changed.is_some() {
+            self.connection.note_deletion();
+        }
+        if let Some(table) = changed {
+            let table = own_name(table).map(str::to_owned);
+            self.connection.changes().note_rows(table);
+        }
     }
 
     fn begin(&self, statement: &Prepared<'a>) -> Result<Pending<'a>> {
@@ -310,10 +323,14 @@ impl<'a> Statement<'a> {
 }
 
 /// Whether all that a statement does is gone with its session.
-fn is_for_session(kind: StatementKind, sql: &str) -> bool {
-    match kind {
-        StatementKind::Set => true,
-        StatementKind::Definition | StatementKind::Explain => creates_temporary(sql),
+fn is_for_session(asked: Asked<'_>) -> bool {
+    match (asked.kind, asked.deed) {
+        (StatementKind::Set, _) => true,
+        (
+            StatementKind::Definition | StatementKind::Explain,
+            Deed::Creates { is_temporary, .. },
+        ) => *is_temporary,
+        (StatementKind::Definition, Deed::Doubt) => may_create_temporary(asked.script),
         _ => false,
     }
 }

@@ -19,12 +19,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use duck_flight_protocol::quote;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
-use super::index_work::{Asked, Names};
+use super::index_work::Names;
 use super::named;
 use crate::engine::ffi::{Connection, StatementKind};
 use crate::engine::ingest::unit::TEMPORARY;
-use crate::engine::sql::admission::{creates_temporary, run_by};
-use crate::engine::sql::tokens::{Token, contains_word};
+use crate::engine::sql::deed::{Asked, Deed, How, What, own_name};
 use crate::engine::sql_error::{SqlError, SqlErrorKind};
 use crate::error::Result;
 
@@ -236,86 +235,61 @@ fn refusal(definition: &Definition) -> SqlError {
     SqlError::new(SqlErrorKind::Conflict, message)
 }
 
-/// What a statement defines, as far as its words tell. Tables have their names with their qualifiers, where those are certain.
+/// What counts of a statement for others, and from when on. Tables have their names with their qualifiers; `None` is any.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
+enum Effect<'a> {
     Nothing,
     /// Something that leaves the rows of all tables where they are.
     Plain,
     /// Puts the rows of a table into another storage when it runs.
-    Alters(Option<Vec<String>>),
-    /// Drops a table, or gives it another name.
-    Drops(Option<Vec<String>>),
-    /// Makes a table, perhaps in the place of another one.
-    Replaces(Option<Vec<String>>),
+    AtOnce(Option<&'a [String]>),
+    /// Drops a table, replaces it, or gives it another name, when it is committed.
+    AtCommit(Option<&'a [String]>),
 }
 
-impl Step {
-    pub(super) fn of(asked: Asked<'_>) -> Self {
-        let in_doubt = match asked.kind {
-            StatementKind::Definition => Self::Drops(None),
-            StatementKind::Alteration | StatementKind::Explain => Self::Alters(None),
-            _ => return Self::Nothing,
-        };
-        let Some(statement) = asked.text else {
-            return in_doubt;
-        };
-        let Some(mut rest) = run_by(statement) else {
-            return Self::Nothing;
-        };
-        if creates_temporary(statement) {
-            return Self::Nothing;
-        }
-        if rest.accept_all(&["alter", "table"]) {
-            let Some(table) = rest.altered_table() else {
-                return in_doubt;
-            };
-            if rest.accept(&["rename"]) {
-                return match rest.accept(&["to"]) {
-                    true => Self::Drops(Some(table)),
-                    false => Self::Plain,
-                };
-            }
-            if rest.accept(&["alter"]) {
-                rest.accept(&["column"]);
-                rest.next();
-                let keeps = [
-                    &["set", "default"][..],
-                    &["drop", "default"],
-                    &["drop", "not", "null"],
-                ];
-                if keeps.iter().any(|words| rest.accept_all(words)) {
-                    return Self::Plain;
-                }
-            }
-            return Self::Alters(Some(table));
-        }
-        let step = if rest.accept_all(&["create", "or", "replace"]) {
-            if rest.accept(&["table"]) {
-                return Self::Replaces(rest.qualified_name());
-            }
-            match rest.accept(&["schema"]) {
-                true => Self::Replaces(None),
-                false => Self::Plain,
-            }
-        } else if rest.accept(&["drop"]) {
-            if contains_word(statement, "cascade") {
-                return Self::Drops(None);
-            }
-            if rest.accept(&["table"]) {
-                rest.accept_all(&["if", "exists"]);
-                return Self::Drops(rest.qualified_name());
-            }
-            Self::Plain
-        } else if rest.accept(&["alter", "comment", "create"]) {
-            Self::Plain
-        } else {
+impl<'a> Effect<'a> {
+    fn of(asked: Asked<'a>) -> Self {
+        match asked.deed {
             // Such as a PIVOT, of which DuckDB makes a temporary type.
-            Self::Nothing
-        };
-        match rest.peek() {
-            Some(Token::Doubt) => in_doubt,
-            _ => step,
+            Deed::Nothing | Deed::Writes { .. } => Self::Nothing,
+            Deed::Doubt => match asked.kind {
+                StatementKind::Definition => Self::AtCommit(None),
+                StatementKind::Alteration | StatementKind::Explain => Self::AtOnce(None),
+                _ => Self::Nothing,
+            },
+            Deed::Alters { table, how } => match how {
+                How::Keeps => Self::Plain,
+                How::Renames => Self::AtCommit(table.as_deref()),
+                How::ChangesType | How::AddsKey | How::Moves | How::Any => {
+                    Self::AtOnce(table.as_deref())
+                }
+            },
+            Deed::Creates {
+                is_temporary: true, ..
+            } => Self::Nothing,
+            Deed::Creates {
+                what: What::Table,
+                name,
+                replaces: true,
+                ..
+            }
+            | Deed::Drops {
+                what: What::Table,
+                name,
+                cascades: false,
+            } => Self::AtCommit(name.as_deref()),
+            Deed::Creates {
+                what: What::Schema,
+                replaces: true,
+                ..
+            }
+            | Deed::Drops { cascades: true, .. } => Self::AtCommit(None),
+            Deed::AltersView
+            | Deed::Creates { .. }
+            | Deed::MakesIndex { .. }
+            | Deed::Drops { .. }
+            | Deed::CommentsOnIndex
+            | Deed::Defines => Self::Plain,
         }
     }
 }
@@ -323,20 +297,23 @@ impl Step {
 /// Takes note of what a statement defines. To be called right before it runs; where it is an ALTER, while nobody else commits
 /// anything.
 pub(in crate::engine) fn note(connection: &Connection, asked: Asked<'_>) -> Result<()> {
-    let step = Step::of(asked);
-    if let Step::Alters(Some(name)) | Step::Drops(Some(name)) = &step {
+    let effect = Effect::of(asked);
+    if let Effect::AtOnce(Some(name)) | Effect::AtCommit(Some(name)) = effect
+        // What takes the place of a table is none that is temporary.
+        && !matches!(asked.deed, Deed::Creates { .. })
+    {
         let found = named::tables(connection, name)?;
         if found.first().is_some_and(|table| table[0] == TEMPORARY) {
             return Ok(());
         }
     }
-    let own_name = |name: Option<Vec<String>>| name.and_then(|mut parts| parts.pop());
     let changes = connection.changes();
-    match step {
-        Step::Nothing => {}
-        Step::Plain => changes.note_definition(),
-        Step::Alters(name) => changes.note_alteration(own_name(name)),
-        Step::Drops(name) | Step::Replaces(name) => changes.note_drop(own_name(name)),
+    let own = |table| own_name(table).map(str::to_owned);
+    match effect {
+        Effect::Nothing => {}
+        Effect::Plain => changes.note_definition(),
+        Effect::AtOnce(table) => changes.note_alteration(own(table)),
+        Effect::AtCommit(table) => changes.note_drop(own(table)),
     }
     Ok(())
 }
@@ -457,112 +434,76 @@ mod tests {
 
     #[test]
     fn what_a_statement_defines_is_found() {
-        use StatementKind::{Alteration, Definition, Explain, Rows};
         let name = |parts: &[&str]| Some(parts.iter().map(|&part| part.to_owned()).collect());
-        for (kind, sql, step) in [
+        let plain = || ("plain", None);
+        let at_once = |parts: &[&str]| ("at once", name(parts));
+        let at_commit = |parts: &[&str]| ("at commit", name(parts));
+        for (sql, expected) in [
+            ("ALTER TABLE s.t ADD COLUMN i INTEGER", at_once(&["s", "t"])),
             (
-                Alteration,
-                "ALTER TABLE s.t ADD COLUMN i INTEGER",
-                Step::Alters(name(&["s", "t"])),
-            ),
-            (
-                Alteration,
                 "alter table IF EXISTS \"T x\" alter c type BIGINT",
-                Step::Alters(name(&["T x"])),
+                at_once(&["T x"]),
             ),
+            ("ALTER TABLE t ALTER COLUMN c SET NOT NULL", at_once(&["t"])),
+            ("ALTER TABLE t ALTER COLUMN c SET DEFAULT 1", plain()),
+            ("ALTER TABLE t ALTER c DROP NOT NULL", plain()),
+            ("ALTER TABLE t RENAME COLUMN c TO d", plain()),
+            ("ALTER TABLE t RENAME COLUMN s.a TO b", at_once(&["t"])),
+            ("; ALTER TABLE t RENAME TO u", at_commit(&["t"])),
+            ("ALTER TABLE 🦆 DROP i", ("at once", None)),
+            ("ALTER VIEW v RENAME TO w", plain()),
+            ("COMMENT ON TABLE t IS 'drop table t'", plain()),
+            ("EXPLAIN ANALYZE ALTER TABLE t DROP i", at_once(&["t"])),
+            ("EXPLAIN ALTER TABLE t DROP i", ("nothing", None)),
+            ("DROP TABLE IF EXISTS s.t", at_commit(&["s", "t"])),
+            ("DROP SEQUENCE s CASCADE", ("at commit", None)),
+            ("DROP VIEW v", plain()),
+            ("CREATE OR REPLACE TABLE t AS FROM u", at_commit(&["t"])),
             (
-                Alteration,
-                "ALTER TABLE t ALTER COLUMN c SET NOT NULL",
-                Step::Alters(name(&["t"])),
+                "CREATE OR REPLACE UNLOGGED TABLE t AS FROM u",
+                at_commit(&["t"]),
             ),
+            ("CREATE OR REPLACE SCHEMA s", ("at commit", None)),
             (
-                Alteration,
-                "ALTER TABLE t ALTER COLUMN c SET DEFAULT 1",
-                Step::Plain,
-            ),
-            (
-                Alteration,
-                "ALTER TABLE t ALTER c DROP NOT NULL",
-                Step::Plain,
-            ),
-            (
-                Alteration,
-                "ALTER TABLE t RENAME COLUMN c TO d",
-                Step::Plain,
-            ),
-            (
-                Alteration,
-                "ALTER TABLE t RENAME TO u",
-                Step::Drops(name(&["t"])),
-            ),
-            (Alteration, "ALTER TABLE 🦆 DROP i", Step::Alters(None)),
-            (Alteration, "ALTER VIEW v RENAME TO w", Step::Plain),
-            (
-                Alteration,
-                "COMMENT ON TABLE t IS 'drop table t'",
-                Step::Plain,
-            ),
-            (
-                Explain,
-                "EXPLAIN ANALYZE ALTER TABLE t DROP i",
-                Step::Alters(name(&["t"])),
-            ),
-            (Explain, "EXPLAIN ALTER TABLE t DROP i", Step::Nothing),
-            (
-                Definition,
-                "DROP TABLE IF EXISTS s.t",
-                Step::Drops(name(&["s", "t"])),
-            ),
-            (Definition, "DROP SEQUENCE s CASCADE", Step::Drops(None)),
-            (Definition, "DROP VIEW v", Step::Plain),
-            (
-                Definition,
-                "CREATE OR REPLACE TABLE t AS FROM u",
-                Step::Replaces(name(&["t"])),
-            ),
-            (
-                Definition,
-                "CREATE OR REPLACE SCHEMA s",
-                Step::Replaces(None),
-            ),
-            (
-                Definition,
                 "CREATE OR REPLACE TEMP TABLE t (i INTEGER)",
-                Step::Nothing,
+                ("nothing", None),
             ),
-            (
-                Definition,
-                "CREATE OR REPLACE VIEW v AS FROM t",
-                Step::Plain,
-            ),
-            (Definition, "CREATE TABLE t (i INTEGER)", Step::Plain),
-            (Definition, "PIVOT t ON c USING sum(i)", Step::Nothing),
-            (Rows, "DELETE FROM t", Step::Nothing),
+            ("CREATE OR REPLACE VIEW v AS FROM t", plain()),
+            ("CREATE TABLE t (i INTEGER)", plain()),
+            ("CREATE INDEX i ON t (c)", plain()),
+            ("PIVOT t ON c USING sum(i)", ("nothing", None)),
+            ("DELETE FROM t", ("nothing", None)),
         ] {
-            let text = Some(sql);
             let asked = Asked {
-                kind,
-                text,
+                kind: StatementKind::Definition,
+                deed: &Deed::of(sql),
                 script: sql,
             };
-            assert_eq!(Step::of(asked), step, "{sql}");
+            let (when, table): (_, Option<Vec<String>>) = expected;
+            let effect = match when {
+                "nothing" => Effect::Nothing,
+                "plain" => Effect::Plain,
+                "at once" => Effect::AtOnce(table.as_deref()),
+                _ => Effect::AtCommit(table.as_deref()),
+            };
+            assert_eq!(Effect::of(asked), effect, "{sql}");
         }
     }
 
     #[test]
     fn a_statement_of_which_the_text_is_in_doubt_may_define_anything() {
-        for (kind, step) in [
-            (StatementKind::Definition, Step::Drops(None)),
-            (StatementKind::Alteration, Step::Alters(None)),
-            (StatementKind::Explain, Step::Alters(None)),
-            (StatementKind::Rows, Step::Nothing),
+        for (kind, effect) in [
+            (StatementKind::Definition, Effect::AtCommit(None)),
+            (StatementKind::Alteration, Effect::AtOnce(None)),
+            (StatementKind::Explain, Effect::AtOnce(None)),
+            (StatementKind::Rows, Effect::Nothing),
         ] {
             let asked = Asked {
                 kind,
-                text: None,
+                deed: &Deed::Doubt,
                 script: "SELECT é; CREATE TABLE t (i INTEGER)",
             };
-            assert_eq!(Step::of(asked), step, "{kind:?}");
+            assert_eq!(Effect::of(asked), effect, "{kind:?}");
         }
     }
 }

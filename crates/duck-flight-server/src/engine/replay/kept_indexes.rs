@@ -8,12 +8,13 @@
 //! So a CREATE INDEX or a DROP INDEX beside which others stay runs right behind a checkpoint, and in no client's transaction. The indexes of
 //! constraints are never given anything in this way, and DuckDB alters no columns of a table that has others.
 
-use super::index_work::{Asked, IndexStep};
+use super::index_work::IndexStep;
 use super::named::tables;
 use crate::engine::catalog::texts;
 use crate::engine::ffi::Connection;
 use crate::engine::ingest::unit::TEMPORARY;
 use crate::engine::rows::types::same_name;
+use crate::engine::sql::deed::Asked;
 use crate::engine::sql_error::{SqlError, SqlErrorKind};
 use crate::error::{Error, Result};
 
@@ -173,6 +174,15 @@ fn is_only(index: &Made, made: &[Made]) -> bool {
 mod tests {
     use super::*;
     use crate::engine::ffi::{Database, StatementKind};
+    use crate::engine::sql::deed::Deed;
+
+    fn step(sql: &str) -> Option<IndexStep> {
+        IndexStep::of(Asked {
+            kind: StatementKind::Definition,
+            deed: &Deed::of(sql),
+            script: sql,
+        })
+    }
 
     #[test]
     fn an_index_beside_which_others_stay_is_told_from_one_that_is_alone() {
@@ -194,22 +204,12 @@ mod tests {
             ("DROP INDEX new", false),
             ("ALTER TABLE t ADD PRIMARY KEY (c)", false),
         ] {
-            let kind = match sql.starts_with("ALTER") {
-                true => StatementKind::Alteration,
-                false => StatementKind::Definition,
-            };
-            let step = IndexStep::of(Asked {
-                kind,
-                text: Some(sql),
-                script: sql,
-            });
-            assert_eq!(keeps_any(&step.unwrap(), &made, &[]), keeps, "{sql}");
+            assert_eq!(keeps_any(&step(sql).unwrap(), &made, &[]), keeps, "{sql}");
         }
-        let sql = "CREATE INDEX new ON one (c); SELECT é";
         let in_doubt = IndexStep::of(Asked {
             kind: StatementKind::Definition,
-            text: None,
-            script: sql,
+            deed: &Deed::Doubt,
+            script: "CREATE INDEX new ON one (c); SELECT é",
         });
         assert!(keeps_any(&in_doubt.unwrap(), &made, &[]));
     }
@@ -246,11 +246,8 @@ mod tests {
             let set = format!("RESET search_path; SET search_path = '{path}'");
             connection.execute(&set).unwrap();
             let asked = Asked {
-                kind: match sql.starts_with("ALTER") {
-                    true => StatementKind::Alteration,
-                    false => StatementKind::Definition,
-                },
-                text: Some(sql),
+                kind: StatementKind::Definition,
+                deed: &Deed::of(sql),
                 script: sql,
             };
             assert_eq!(
@@ -263,7 +260,7 @@ mod tests {
         let sql = "CREATE INDEX i ON t (c)";
         let of_temporary = Asked {
             kind: StatementKind::Definition,
-            text: Some(sql),
+            deed: &Deed::of(sql),
             script: sql,
         };
         assert!(!is_there(&connection, of_temporary).unwrap());
@@ -285,18 +282,10 @@ mod tests {
             ("DROP INDEX IF EXISTS i", false),
             ("DROP INDEX s1.I", true),
         ] {
-            let step = |sql| {
-                IndexStep::of(Asked {
-                    kind: StatementKind::Definition,
-                    text: Some(sql),
-                    script: sql,
-                })
-                .unwrap()
-            };
             connection.begin().unwrap();
-            let dropped = seen(&connection, &step(sql)).unwrap();
+            let dropped = seen(&connection, &step(sql).unwrap()).unwrap();
             connection.execute(sql).unwrap();
-            let next = step("CREATE INDEX j ON s1.t (d)");
+            let next = step("CREATE INDEX j ON s1.t (d)").unwrap();
             let outcome = check_inside(&connection, &next, &dropped);
             connection.roll_back();
             match outcome {

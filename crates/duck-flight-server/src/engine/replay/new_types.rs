@@ -8,8 +8,8 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::engine::catalog::texts;
-use crate::engine::ffi::{Connection, StatementKind};
-use crate::engine::sql::tokens::{Token, Tokens, contains_word, single_statements, tokens};
+use crate::engine::ffi::Connection;
+use crate::engine::sql::deed::{Asked, Deed, What};
 use crate::engine::storage::log_entries::{CREATE_SCHEMA, Entries, Header, start};
 use crate::engine::storage::mark;
 use crate::error::{Error, Result};
@@ -24,12 +24,10 @@ const SCHEMA_SQL: &str = "SELECT system.main.current_schema()";
 /// Refuses to make a type in a schema that the log also makes, or that the open transaction may have made.
 pub(in crate::engine) fn check(
     connection: &Connection,
-    kind: StatementKind,
-    sql: &str,
+    asked: Asked<'_>,
     makes_schema: bool,
 ) -> Result<()> {
-    let defines = matches!(kind, StatementKind::Definition | StatementKind::Explain);
-    if !defines || !contains_word(sql, "type") || !may_be_elsewhere(connection, sql)? {
+    if !may_be_elsewhere(connection, asked)? {
         return Ok(());
     }
     match makes_schema || logs_make_schemas(connection)? {
@@ -42,19 +40,16 @@ pub(in crate::engine) fn check(
     }
 }
 
-/// Whether a script makes a type in another schema than `main`, or may do so.
-fn may_be_elsewhere(connection: &Connection, sql: &str) -> Result<bool> {
-    let Some(parts) = single_statements(sql) else {
-        return Ok(true);
-    };
-    let schemas: Vec<_> = parts.into_iter().filter_map(schema).collect();
-    if schemas.contains(&Schema::Current) {
-        let current = texts::<1>(connection, SCHEMA_SQL)?;
-        if current != [[MAIN.to_owned()]] {
-            return Ok(true);
+/// Whether a statement makes a type in another schema than `main`, or may do so.
+fn may_be_elsewhere(connection: &Connection, asked: Asked<'_>) -> Result<bool> {
+    match schema(asked) {
+        None | Some(Schema::Main) => Ok(false),
+        Some(Schema::Other) => Ok(true),
+        Some(Schema::Current) => {
+            let current = texts::<1>(connection, SCHEMA_SQL)?;
+            Ok(current != [[MAIN.to_owned()]])
         }
     }
-    Ok(schemas.contains(&Schema::Other))
 }
 
 /// In which schema a statement makes a type.
@@ -66,45 +61,20 @@ enum Schema {
 }
 
 /// The schema in which a statement makes a type, if it makes one that is not temporary.
-fn schema(statement: &str) -> Option<Schema> {
-    let mut statement = tokens(statement);
-    if statement.accept(&["explain"]) {
-        // Its options do not matter.
-        let create = |token: &Token<'_>| token.is("create") || *token == Token::Doubt;
-        match statement.find(create)? {
-            Token::Doubt => return Some(Schema::Other),
-            _ => return schema_behind_create(statement),
-        }
-    }
-    match statement.next()? {
-        Token::Doubt => Some(Schema::Other),
-        first => first
-            .is("create")
-            .then(|| schema_behind_create(statement))?,
-    }
-}
-
-fn schema_behind_create(mut rest: Tokens<'_>) -> Option<Schema> {
-    while rest.accept(&["or", "replace"]) {}
-    if !rest.accept(&["type"]) {
-        return None;
-    }
-    rest.accept_all(&["if", "not", "exists"]);
-    let mut schema = Schema::Current;
-    let mut name = rest.next();
-    while rest.accept_symbol('.') {
-        let is_main = |name: &str| name.eq_ignore_ascii_case(MAIN);
-        schema = match name.and_then(Token::name).is_some_and(is_main) {
-            true => Schema::Main,
-            false => Schema::Other,
-        };
-        name = rest.next();
-    }
-    match name {
-        // The name may go on.
-        _ if rest.peek() == Some(Token::Doubt) => Some(Schema::Other),
-        Some(Token::Word(_) | Token::Name(_)) => Some(schema),
-        _ => Some(Schema::Other),
+fn schema(asked: Asked<'_>) -> Option<Schema> {
+    match asked.deed {
+        Deed::Creates {
+            what: What::Type,
+            name,
+            is_temporary: false,
+            ..
+        } => Some(match name.as_deref() {
+            Some([_]) => Schema::Current,
+            Some([.., schema, _]) if schema.eq_ignore_ascii_case(MAIN) => Schema::Main,
+            _ => Schema::Other,
+        }),
+        Deed::Doubt if asked.may_define() && asked.says("type") => Some(Schema::Other),
+        _ => None,
     }
 }
 
@@ -135,6 +105,7 @@ fn logs_make_schemas(connection: &Connection) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::ffi::StatementKind;
 
     #[test]
     fn a_statement_says_in_which_schema_it_makes_a_type() {
@@ -144,9 +115,14 @@ mod tests {
                 "create or replace type if not exists \"t\" as integer",
                 Some(Schema::Current),
             ),
+            ("CREATE TYPE größe AS INTEGER", Some(Schema::Current)),
             ("CREATE TYPE main.t AS INTEGER", Some(Schema::Main)),
             ("CREATE TYPE db.\"Main\".t AS INTEGER", Some(Schema::Main)),
-            ("CREATE TYPE s.t AS INTEGER", Some(Schema::Other)),
+            ("; CREATE TYPE s.t AS INTEGER", Some(Schema::Other)),
+            (
+                "CREATE UNLOGGED TYPE s.t AS ENUM ('a')",
+                Some(Schema::Other),
+            ),
             (
                 "EXPLAIN (ANALYZE) CREATE TYPE s.t AS INTEGER",
                 Some(Schema::Other),
@@ -156,11 +132,17 @@ mod tests {
             ("EXPLAIN SELECT type FROM t", None),
             ("SELECT 'CREATE TYPE s.t AS INTEGER'", None),
             // In doubt.
-            ("CREATE TYPE größe AS INTEGER", Some(Schema::Other)),
+            ("CREATE TYPE 🦆 AS INTEGER", Some(Schema::Other)),
             ("éCREATE TYPE t AS INTEGER", Some(Schema::Other)),
+            ("CREATE\u{a0}TYPE t AS INTEGER", Some(Schema::Other)),
             ("CREATE TABLE t (type INTEGER, größe INTEGER)", None),
         ] {
-            assert_eq!(schema(sql), expected, "{sql}");
+            let asked = Asked {
+                kind: StatementKind::Definition,
+                deed: &Deed::of(sql),
+                script: sql,
+            };
+            assert_eq!(schema(asked), expected, "{sql}");
         }
     }
 }

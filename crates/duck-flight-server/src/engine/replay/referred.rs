@@ -10,10 +10,9 @@
 use duck_flight_protocol::TableName;
 
 use crate::engine::catalog::texts;
-use crate::engine::ffi::{Connection, StatementKind};
+use crate::engine::ffi::Connection;
 use crate::engine::rows::types::same_name;
-use crate::engine::sql::admission::run_by;
-use crate::engine::sql::tokens::{contains_any_word, contains_word};
+use crate::engine::sql::deed::{Asked, Deed, How, What, own_name};
 use crate::engine::sql_error::{SqlError, SqlErrorKind};
 use crate::error::Result;
 
@@ -22,66 +21,58 @@ const FOREIGN_KEYS_SQL: &str = "
     SELECT database_name, schema_name, table_name, referenced_table FROM system.main.duckdb_constraints()
     WHERE constraint_type = 'FOREIGN KEY' AND database_name <> 'temp'";
 
-/// Refuses a statement that replaces or renames a table of a foreign key, or drops it with its schema. `statement` is the one of
-/// the script, where that is certain. To be asked in its transaction, before it runs.
-pub(in crate::engine) fn check(
-    connection: &Connection,
-    kind: StatementKind,
-    statement: Option<&str>,
-    script: &str,
-) -> Result<()> {
-    let defines = matches!(
-        kind,
-        StatementKind::Definition | StatementKind::Alteration | StatementKind::Explain
-    );
-    let words = &["cascade", "rename", "replace"];
-    if !defines || !contains_any_word(statement.unwrap_or(script), words) {
-        return Ok(());
-    }
-    match Step::of(statement, script) {
+/// Refuses a statement that replaces or renames a table of a foreign key, or drops it with its schema. To be asked in its transaction,
+/// before it runs.
+pub(in crate::engine) fn check(connection: &Connection, asked: Asked<'_>) -> Result<()> {
+    match Step::of(asked) {
         Some(step) => step.check(connection),
         None => Ok(()),
     }
 }
 
 /// Refuses to replace a table that a foreign key refers to.
-pub(in crate::engine) fn check_replaced(connection: &Connection, table: &TableName) -> Result<()> {
-    Step::Replaces(Some(table.path())).check(connection)
+pub(super) fn check_replaced(connection: &Connection, table: &TableName) -> Result<()> {
+    Step::Replaces(Some(&table.path())).check(connection)
 }
 
 /// What a statement does to tables. Names have their qualifiers, and are `None` where they are not certain.
 #[derive(Debug, PartialEq, Eq)]
-enum Step {
-    Replaces(Option<Vec<String>>),
-    Renames(Option<Vec<String>>),
-    DropsSchema(Option<Vec<String>>),
+enum Step<'a> {
+    Replaces(Option<&'a [String]>),
+    Renames(Option<&'a [String]>),
+    DropsSchema(Option<&'a [String]>),
 }
 
-impl Step {
-    fn of(statement: Option<&str>, script: &str) -> Option<Self> {
-        let Some(statement) = statement else {
-            // To rename a table in doubt is refused anyway.
-            let says = |word| contains_word(script, word);
-            return if says("replace") && says("table") {
-                Some(Self::Replaces(None))
-            } else {
-                (says("cascade") && says("schema")).then_some(Self::DropsSchema(None))
-            };
-        };
-        let mut rest = run_by(statement)?;
-        if rest.accept_all(&["alter", "table"]) {
-            let name = rest.altered_table();
-            let renames = rest.accept_all(&["rename", "to"]);
-            return renames.then_some(Self::Renames(name));
+impl<'a> Step<'a> {
+    fn of(asked: Asked<'a>) -> Option<Self> {
+        match asked.deed {
+            Deed::Creates {
+                what: What::Table,
+                name,
+                replaces: true,
+                is_temporary: false,
+                ..
+            } => Some(Self::Replaces(name.as_deref())),
+            Deed::Alters {
+                table,
+                how: How::Renames,
+            } => Some(Self::Renames(table.as_deref())),
+            Deed::Drops {
+                what: What::Schema,
+                name,
+                cascades: true,
+            } => Some(Self::DropsSchema(name.as_deref())),
+            Deed::Doubt if asked.may_define() => {
+                // To rename a table in doubt is refused anyway.
+                if asked.says("replace") && asked.says("table") {
+                    Some(Self::Replaces(None))
+                } else {
+                    let drops = asked.says("cascade") && asked.says("schema");
+                    drops.then_some(Self::DropsSchema(None))
+                }
+            }
+            _ => None,
         }
-        if rest.accept_all(&["drop", "schema"]) {
-            rest.accept_all(&["if", "exists"]);
-            let name = rest.qualified_name();
-            let drops_tables = contains_word(statement, "cascade");
-            return drops_tables.then_some(Self::DropsSchema(name));
-        }
-        let replaces = rest.accept_all(&["create", "or", "replace", "table"]);
-        replaces.then(|| Self::Replaces(rest.qualified_name()))
     }
 
     fn check(&self, connection: &Connection) -> Result<()> {
@@ -98,7 +89,7 @@ impl Step {
         let depends = format!("table \"{table}\" depends on table \"{referenced}\"");
         match self {
             Self::Replaces(name) => {
-                let is_replaced = !same_name(table, referenced) && may_be(name, key, referenced);
+                let is_replaced = !same_name(table, referenced) && may_be(*name, key, referenced);
                 is_replaced.then(|| {
                     format!(
                         "Dependency Error: Cannot drop entry \"{referenced}\" because there are entries that depend on it: \
@@ -108,16 +99,15 @@ impl Step {
             }
             Self::Renames(name) => {
                 let mut tables = [referenced, table].into_iter();
-                let renamed = tables.find(|table| may_be(name, key, table))?;
+                let renamed = tables.find(|table| may_be(*name, key, table))?;
                 Some(format!(
                     "Dependency Error: Cannot alter entry \"{renamed}\" because of a foreign key: {depends}, and DuckDB 1.5.5 \
                      looks for it by its old name. Make a table of the new name, and DROP the old one"
                 ))
             }
             Self::DropsSchema(name) => {
-                let name = name.as_ref().and_then(|parts| parts.last());
                 let is_dropped = !same_name(table, referenced)
-                    && name.is_none_or(|name| same_name(name, schema));
+                    && own_name(*name).is_none_or(|name| same_name(name, schema));
                 is_dropped.then(|| {
                     format!(
                         "Dependency Error: Cannot drop entry \"{schema}\" because of a foreign key in it: {depends}. DROP \
@@ -130,8 +120,8 @@ impl Step {
 }
 
 /// Whether a name with its qualifiers may be that of this table, which is where the key is; one that is not certain may be.
-fn may_be(name: &Option<Vec<String>>, [database, schema, ..]: &[String; 4], table: &str) -> bool {
-    match name.as_deref() {
+fn may_be(name: Option<&[String]>, [database, schema, ..]: &[String; 4], table: &str) -> bool {
+    match name {
         None => true,
         Some([own]) => same_name(own, table),
         Some([one, own]) => {
@@ -145,59 +135,97 @@ fn may_be(name: &Option<Vec<String>>, [database, schema, ..]: &[String; 4], tabl
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::ffi::StatementKind;
+
+    fn name(parts: &[&str]) -> Vec<String> {
+        parts.iter().map(|&part| part.to_owned()).collect()
+    }
+
+    #[track_caller]
+    fn assert_step(sql: &str, expected: Option<Step<'_>>) {
+        let asked = Asked {
+            kind: StatementKind::Definition,
+            deed: &Deed::of(sql),
+            script: sql,
+        };
+        assert_eq!(Step::of(asked), expected, "{sql}");
+    }
 
     #[test]
     fn what_takes_a_table_away_is_told_from_what_does_not() {
-        let name = |parts: &[&str]| Some(parts.iter().map(|&part| part.to_owned()).collect());
-        for (sql, expected) in [
+        use Step::{DropsSchema, Renames, Replaces};
+        for (sql, parts) in [
             (
                 "CREATE OR REPLACE TABLE s.\"T x\" AS SELECT 1",
-                Some(Step::Replaces(name(&["s", "T x"]))),
+                Some(&["s", "T x"][..]),
             ),
             (
                 "explain analyze create or replace table p (i integer)",
-                Some(Step::Replaces(name(&["p"]))),
+                Some(&["p"]),
             ),
+            (";CREATE OR REPLACE TABLE p (i INTEGER)", Some(&["p"])),
             (
-                "CREATE OR REPLACE TABLE 🦆 AS SELECT 1",
-                Some(Step::Replaces(None)),
+                "CREATE OR REPLACE UNLOGGED TABLE p (i INTEGER)",
+                Some(&["p"]),
             ),
-            (
-                "ALTER TABLE IF EXISTS p RENAME TO q",
-                Some(Step::Renames(name(&["p"]))),
-            ),
-            (
-                "DROP SCHEMA IF EXISTS db.s CASCADE",
-                Some(Step::DropsSchema(name(&["db", "s"]))),
-            ),
-            ("EXPLAIN CREATE OR REPLACE TABLE p (i INTEGER)", None),
-            ("CREATE OR REPLACE TEMP TABLE p (i INTEGER)", None),
-            ("CREATE TABLE IF NOT EXISTS p (i INTEGER)", None),
-            ("CREATE OR REPLACE VIEW p AS SELECT 1", None),
-            ("ALTER TABLE p RENAME COLUMN i TO j", None),
-            ("DROP SCHEMA s", None),
-            ("DROP TABLE p CASCADE", None),
+            ("CREATE OR REPLACE TABLE 🦆 AS SELECT 1", None),
+            ("CREATE\u{a0}OR REPLACE TABLE p AS SELECT 1", None),
+            ("\u{feff}CREATE OR REPLACE TABLE p AS SELECT 1", None),
         ] {
-            assert_eq!(Step::of(Some(sql), sql), expected, "{sql}");
+            let name = parts.map(name);
+            assert_step(sql, Some(Replaces(name.as_deref())));
         }
-        let script = "SELECT é; CREATE OR REPLACE TABLE p AS SELECT 1";
-        assert_eq!(Step::of(None, script), Some(Step::Replaces(None)));
+        assert_step(
+            "ALTER TABLE IF EXISTS p RENAME TO q",
+            Some(Renames(Some(&name(&["p"])))),
+        );
+        assert_step(
+            "DROP SCHEMA IF EXISTS db.s CASCADE",
+            Some(DropsSchema(Some(&name(&["db", "s"])))),
+        );
+        assert_step(
+            ";DROP SCHEMA s CASCADE",
+            Some(DropsSchema(Some(&name(&["s"])))),
+        );
+        assert_step("DROP\u{a0}SCHEMA s CASCADE", Some(DropsSchema(None)));
+        for sql in [
+            "EXPLAIN CREATE OR REPLACE TABLE p (i INTEGER)",
+            "CREATE OR REPLACE TEMP TABLE p (i INTEGER)",
+            "CREATE TABLE IF NOT EXISTS p (i INTEGER)",
+            "CREATE OR REPLACE VIEW p AS SELECT 1",
+            "ALTER TABLE p RENAME COLUMN i TO j",
+            "DROP SCHEMA s",
+            "DROP TABLE p CASCADE",
+        ] {
+            assert_step(sql, None);
+        }
+        let in_doubt = Asked {
+            kind: StatementKind::Definition,
+            deed: &Deed::Doubt,
+            script: "SELECT é; CREATE OR REPLACE TABLE p AS SELECT 1",
+        };
+        assert_eq!(Step::of(in_doubt), Some(Replaces(None)));
+    }
+
+    /// Whether a step is refused for a key of table `c` in the schema `s`.
+    fn refused(step: Step<'_>, to: &str) -> bool {
+        let key = ["db", "s", "c", to].map(str::to_owned);
+        step.refusal(&key).is_some()
     }
 
     #[test]
     fn a_table_that_refers_to_itself_may_be_replaced_but_not_renamed() {
-        let key = |to: &str| ["db", "s", "c", to].map(str::to_owned);
-        let name = |parts: &[&str]| Some(parts.iter().map(|&part| part.to_owned()).collect());
-        let refused = |step: Step, to: &str| step.refusal(&key(to)).is_some();
         for parts in [&["P"][..], &["s", "p"], &["db", "p"], &["db", "s", "p"]] {
-            assert!(refused(Step::Replaces(name(parts)), "p"), "{parts:?}");
+            let name = name(parts);
+            assert!(refused(Step::Replaces(Some(&name)), "p"), "{parts:?}");
         }
-        assert!(!refused(Step::Replaces(name(&["other", "p"])), "p"));
-        assert!(!refused(Step::Replaces(name(&["c"])), "p"));
-        assert!(!refused(Step::Replaces(name(&["c"])), "c"));
-        assert!(refused(Step::Renames(name(&["c"])), "c"));
-        assert!(refused(Step::Renames(name(&["p"])), "p"));
-        assert!(refused(Step::DropsSchema(name(&["S"])), "p"));
-        assert!(!refused(Step::DropsSchema(name(&["other"])), "p"));
+        assert!(!refused(Step::Replaces(Some(&name(&["other", "p"]))), "p"));
+        let own = name(&["c"]);
+        assert!(!refused(Step::Replaces(Some(&own)), "p"));
+        assert!(!refused(Step::Replaces(Some(&own)), "c"));
+        assert!(refused(Step::Renames(Some(&own)), "c"));
+        assert!(refused(Step::Renames(Some(&name(&["p"]))), "p"));
+        assert!(refused(Step::DropsSchema(Some(&name(&["S"]))), "p"));
+        assert!(!refused(Step::DropsSchema(Some(&name(&["other"]))), "p"));
     }
 }

@@ -225,6 +225,23 @@ impl<'a> Tokens<'a> {
         is_one
     }
 
+    /// Whether this keyword follows in the statement, outside of parentheses. Where that is not certain, whether the word follows at
+    /// all.
+    pub(super) fn says(self, keyword: &str) -> bool {
+        let rest = self.rest;
+        let mut depth = 0_usize;
+        for token in self.until_end() {
+            match token {
+                Token::Doubt => return stands_anywhere(rest, keyword),
+                Token::Symbol('(') => depth += 1,
+                Token::Symbol(')') => depth = depth.saturating_sub(1),
+                _ if depth == 0 && token.is(keyword) => return true,
+                _ => {}
+            }
+        }
+        false
+    }
+
     /// The token that comes next.
     pub(in crate::engine) fn peek(&self) -> Option<Token<'a>> {
         self.clone().next()
@@ -434,6 +451,22 @@ mod tests {
         );
         assert_eq!(tokens("u & 'a'").next(), Some(Token::Word("u")));
         assert_eq!(tokens("u&1").next(), Some(Token::Word("u")));
+    }
+
+    #[test]
+    fn a_keyword_is_found_outside_of_parentheses() {
+        for (sql, says) in [
+            ("t (i INTEGER) AS SELECT 1", true),
+            ("t AS (SELECT 1)", true),
+            ("t (i INTEGER, j INTEGER AS (i))", false),
+            ("t \"as\" 'as' -- as", false),
+            ("t; u AS v", false),
+            // In doubt.
+            ("t (é, j INTEGER AS (i))", true),
+            ("t (é, 'ask')", false),
+        ] {
+            assert_eq!(tokens(sql).says("as"), says, "{sql}");
+        }
     }
 
     #[test]

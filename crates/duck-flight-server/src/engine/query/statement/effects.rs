@@ -7,14 +7,12 @@ use crate::engine::connections::commits::Alone;
 use crate::engine::ffi::StatementKind;
 use crate::engine::ingest::queue::{Hold, Tables};
 use crate::engine::ingest::unit::{TEMPORARY, TableKey};
-use crate::engine::replay::claim::{altered, claim_altered, claim_renamed, may_change_type};
-use crate::engine::replay::index_work::{Asked, IndexWork, may_change_rows};
-use crate::engine::replay::rename::{alters_view, may_rename_table};
-use crate::engine::replay::{full_targets, may_make_index};
-use crate::engine::replay::{kept_indexes, named};
-use crate::engine::sql::admission::{
-    makes_index, may_explain_alteration, may_explain_definition, run_by,
-};
+use crate::engine::replay::claim::{claim_name, claim_renamed};
+use crate::engine::replay::index_work::IndexWork;
+use crate::engine::replay::rename::may_rename_table;
+use crate::engine::replay::{kept_indexes, may_make_index, named};
+use crate::engine::sql::admission::{may_explain_alteration, may_explain_definition};
+use crate::engine::sql::deed::{Asked, Deed, How, What};
 use crate::engine::sql::tokens::contains_word;
 use crate::error::{Error, Result};
 
@@ -27,26 +25,59 @@ impl<'a> Statement<'a> {
         self.text.unwrap_or(&self.sql.text)
     }
 
+    /// What it does, as far as its own words tell.
+    fn deed(&self) -> &Deed {
+        let read = || self.text.map_or(Deed::Doubt, Deed::of);
+        self.deed.get_or_init(read)
+    }
+
+    /// The statement, for those who must know what it does, where it is of this kind.
+    pub(super) fn asked(&self, kind: StatementKind) -> Asked<'_> {
+        Asked {
+            kind,
+            deed: self.deed(),
+            script: &self.sql.text,
+        }
+    }
+
     /// Whether it may define anything, alter or drop it.
     pub(super) fn defines(&self, kind: StatementKind) -> bool {
         match kind {
             StatementKind::Definition | StatementKind::Alteration => true,
             // With ANALYZE it runs the statement.
-            StatementKind::Explain => may_explain_definition(self.text()),
+            StatementKind::Explain => match self.deed() {
+                Deed::Nothing | Deed::Writes { .. } => false,
+                Deed::Doubt => may_explain_definition(self.text()),
+                _ => true,
+            },
             _ => false,
         }
     }
 
-    /// Whether it is an ALTER, or what DuckDB makes of one.
-    pub(super) fn is_of_alteration(&self) -> bool {
-        let text = self.text.and_then(run_by);
-        text.is_some_and(|mut text| text.accept(&["alter"]))
+    /// Whether it may alter anything.
+    fn alters(&self, kind: StatementKind) -> bool {
+        match kind {
+            StatementKind::Alteration => true,
+            // With ANALYZE it runs the statement.
+            StatementKind::Explain => match self.deed() {
+                Deed::Alters { .. } => true,
+                Deed::Doubt => may_explain_alteration(self.text()),
+                _ => false,
+            },
+            _ => false,
+        }
     }
 
     /// Whether it may make an index, or drop one.
     pub(super) fn may_make_index(&self) -> bool {
-        let in_script = || may_make_index(&self.sql.text);
-        self.text.map_or_else(in_script, makes_index)
+        match self.deed() {
+            Deed::MakesIndex { .. }
+            | Deed::Drops {
+                what: What::Index, ..
+            } => true,
+            Deed::Doubt => may_make_index(&self.sql.text),
+            _ => false,
+        }
     }
 
     /// Keeps others from committing anything where the statement may make an index or alter a table. DuckDB 1.5.5 reads the table
@@ -54,13 +85,9 @@ impl<'a> Statement<'a> {
     /// table and then puts a new one in its place (and locks the new one's `append_lock`, not the old one's): what is committed in
     /// between is lost, or makes it fail.
     pub(super) fn alone(&self, kind: StatementKind) -> Option<Alone<'a>> {
-        let leaves_out = match kind {
-            StatementKind::Alteration => true,
-            StatementKind::Definition => self.may_make_index(),
-            // With ANALYZE it runs the statement.
-            StatementKind::Explain => self.may_make_index() || may_explain_alteration(self.text()),
-            _ => false,
-        };
+        let may_make_index = matches!(kind, StatementKind::Definition | StatementKind::Explain)
+            && self.may_make_index();
+        let leaves_out = may_make_index || self.alters(kind);
         (leaves_out && !self.is_of_swap).then(|| self.connection.commits().alone())
     }
 
@@ -70,56 +97,41 @@ impl<'a> Statement<'a> {
     /// the statement's transaction begins; what is given back must live until after its commit.
     pub(super) fn hold_changed(&self) -> Result<Option<Hold>> {
         // While a swap runs nobody commits, so what waits here for others' commits would wait for ever.
-        if self.is_of_swap || !may_change_rows(self.text, &self.sql.text) {
+        if self.is_of_swap {
             return Ok(None);
         }
-        let Some(names) = full_targets(self.text()) else {
+        // DuckDB has not told yet what kind it is.
+        let Some((_, table)) = self.asked(StatementKind::Rows).change() else {
+            return Ok(None);
+        };
+        let Some(name) = table else {
             return self.connection.hold(Tables::All, self.cancel);
         };
-        let mut tables = Vec::new();
-        for name in names {
-            let found = named::tables(self.connection, &name)?.into_iter().next();
-            // Clients attach no databases: what is not temporary is in the server's own.
-            if let Some([database, schema, table]) = found
-                && database != TEMPORARY
-            {
-                let name = TableName {
-                    catalog: None,
-                    schema: Some(schema),
-                    table,
-                };
-                tables.push(TableKey::new(&name, &database));
-            }
-        }
-        match tables.is_empty() {
-            true => Ok(None),
-            false => self.connection.hold(Tables::These(tables), self.cancel),
-        }
-    }
-
-    /// The statement, as it is asked what it does to indexes.
-    pub(super) fn asked(&self, kind: StatementKind) -> Asked<'a> {
-        Asked {
-            kind,
-            text: self.text,
-            script: &self.sql.text,
-        }
+        let found = named::tables(self.connection, name)?.into_iter().next();
+        // Clients attach no databases: what is not temporary is in the server's own.
+        let Some([database, schema, table]) = found.filter(|[database, ..]| database != TEMPORARY)
+        else {
+            return Ok(None);
+        };
+        let name = TableName {
+            catalog: None,
+            schema: Some(schema),
+            table,
+        };
+        let tables = Tables::These(vec![TableKey::new(&name, &database)]);
+        self.connection.hold(tables, self.cancel)
     }
 
     /// Whether it may give a column of a table that others see, too, another type, in a client's transaction that has done this.
     pub(super) fn changes_type(&self, kind: StatementKind, work: &IndexWork) -> Result<bool> {
-        let text = self.text();
-        let alters = match kind {
-            StatementKind::Alteration => true,
-            // With ANALYZE it runs the statement.
-            StatementKind::Explain => may_explain_alteration(text),
-            _ => false,
-        };
-        if !alters || !may_change_type(text) {
+        let Deed::Alters {
+            table,
+            how: How::ChangesType | How::Any,
+        } = self.deed()
+        else {
             return Ok(false);
-        }
-        let table = self.text.and_then(altered);
-        Ok(!work.is_own(self.connection, table.as_deref())?)
+        };
+        Ok(self.alters(kind) && !work.is_own(self.connection, table.as_deref())?)
     }
 
     /// As [`alone`](Self::alone), inside a client's transaction; `work` is what it has done to indexes so far. Where the statement
@@ -161,27 +173,30 @@ impl<'a> Statement<'a> {
 
     /// Whether it may give a table another name.
     pub(super) fn renames_table(&self, kind: StatementKind) -> Result<bool> {
-        let text = self.text();
+        let renames = match self.deed() {
+            Deed::Alters { how, .. } => {
+                *how == How::Renames || *how == How::Any && may_rename_table(self.text())
+            }
+            Deed::Doubt => may_rename_table(self.text()),
+            _ => false,
+        };
         match kind {
-            StatementKind::Alteration => {
-                Ok(may_rename_table(text) && !self.text.is_some_and(alters_view))
-            }
-            StatementKind::Explain if may_explain_alteration(text) && may_rename_table(text) => {
-                Err(Error::Forbidden(EXPLAINS_RENAME))
-            }
-            _ => Ok(false),
+            _ if !renames || !self.alters(kind) => Ok(false),
+            StatementKind::Explain => Err(Error::Forbidden(EXPLAINS_RENAME)),
+            _ => Ok(true),
         }
     }
 
     /// Claims the table that it alters, or `renames`, where it does.
     pub(super) fn claim(&self, renames: bool, kind: StatementKind) -> Result<()> {
-        let alters = matches!(kind, StatementKind::Alteration | StatementKind::Explain);
-        match self.text {
+        match self.deed() {
             _ if renames => {
                 self.gate.admit(kind)?;
                 claim_renamed(self.connection, self.text)
             }
-            Some(text) if alters => claim_altered(self.connection, text),
+            Deed::Alters {
+                table: Some(name), ..
+            } if self.alters(kind) => claim_name(self.connection, name),
             _ => Ok(()),
         }
     }

@@ -53,8 +53,8 @@ impl<'a> Statement<'a> {
             is_refused = matches!(secured, Some(Err(_)));
             // Until the commit.
             let _secured = secured.transpose()?;
-            new_types::check(self.connection, kind, &self.sql.text, work.makes_schema)?;
             let asked = self.asked(kind);
+            new_types::check(self.connection, asked, work.makes_schema)?;
             let alone = self.alone_inside(kind, &work.indexes)?;
             work.indexes.check(self.connection, asked)?;
             runs = true;
@@ -80,8 +80,8 @@ impl<'a> Statement<'a> {
             work.rows_written = work.rows_written.saturating_add(written);
             if written > 0 {
                 let steady = self.connection.indexes().steady_since(work.seen_indexes);
-                let (sql, rows) = (&self.sql.text, work.rows_written);
-                replay::secure_statement(self.connection, sql, rows, false, &steady)?;
+                let rows = work.rows_written;
+                replay::secure_statement(self.connection, asked, rows, false, &steady)?;
             }
             if kind == StatementKind::Transaction {
                 *transaction = ClientTransaction::None;

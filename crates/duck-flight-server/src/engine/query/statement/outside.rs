@@ -192,7 +192,7 @@ impl<'a> Statement<'a> {
             }
             let renames = self.renames_table(kind)?;
             if self.defines(kind) {
-                new_types::check(connection, kind, &self.sql.text, false)?;
+                new_types::check(connection, self.asked(kind), false)?;
                 let may_make_for_others =
                     IndexWork::default().makes_for_others(connection, self.asked(kind))?;
                 let changes_type = self.changes_type(kind, &IndexWork::default())?;
@@ -233,7 +233,8 @@ impl<'a> Statement<'a> {
             let (kind, rows_changed) = self.run_prepared(&statement, dirty, consume)?;
             let written = self.rows_written(kind, rows_changed);
             let steady = steady.insert(self.connection.indexes().steady_since(seen));
-            replay::secure_statement(connection, &self.sql.text, written, self.is_alone, steady)?;
+            let asked = self.asked(kind);
+            replay::secure_statement(connection, asked, written, self.is_alone, steady)?;
             Ok(Some((kind, rows_changed)))
         };
         let changes = |outcome: &Option<(StatementKind, u64)>| {

@@ -30,16 +30,16 @@ const AFTER_QUERY: &[&str] = &["except", "intersect", "limit", "offset", "order"
 const ROWS: &[&str] = &["delete", "insert", "merge", "truncate", "update"];
 
 /// A statement that is explained.
-pub(super) struct Explained<'a> {
-    /// What kind of statement it is. `None` of one that is not to be explained.
-    pub(super) kind: Option<StatementKind>,
+pub(in crate::engine::sql) struct Explained<'a> {
+    /// What kind of statement it is. `None` of one that is not to be explained, and in doubt.
+    pub(in crate::engine::sql) kind: Option<StatementKind>,
     /// Whether it is run.
-    pub(super) is_run: bool,
-    pub(super) statement: Tokens<'a>,
+    pub(in crate::engine::sql) is_run: bool,
+    pub(in crate::engine::sql) statement: Tokens<'a>,
 }
 
 /// What a statement explains, if it is an EXPLAIN.
-pub(super) fn explained(mut statement: Tokens<'_>) -> Option<Explained<'_>> {
+pub(in crate::engine::sql) fn explained(mut statement: Tokens<'_>) -> Option<Explained<'_>> {
     if !statement.accept(&["explain"]) {
         return None;
     }

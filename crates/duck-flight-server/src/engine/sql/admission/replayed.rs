@@ -15,8 +15,10 @@
 mod altered;
 mod surroundings;
 
+use super::super::deed::Deed;
 use super::super::tokens::{
-    Token, contains_any_word, contains_word, is_certain, single_statements, stands_anywhere, tokens,
+    Token, contains_any_word, contains_word, is_certain, single_statements, stands_anywhere,
+    statements,
 };
 use crate::engine::ffi::{Connection, StatementKind};
 use crate::error::{Error, Result};
@@ -74,29 +76,29 @@ struct Logged<'a> {
 impl<'a> Logged<'a> {
     /// A statement, if it makes an index or alters a table, or may do so.
     fn new(text: &'a str) -> Option<Self> {
-        let mut statement = tokens(text);
-        if let Some(explained) = explained(statement.clone()) {
-            statement = explained.statement;
-        }
-        if statement.peek() == Some(Token::Doubt) {
-            return Some(Self::unknown(text));
-        }
-        if statement.accept(&["create"]) {
-            statement.accept(&["unique"]);
-            return statement.accept(&["index"]).then_some(Self {
+        match Deed::of(text) {
+            Deed::Doubt => Some(Self::unknown(text)),
+            Deed::MakesIndex { .. } => Some(Self {
                 text,
                 may_make_index: true,
                 may_alter: false,
                 altered: None,
-            });
+            }),
+            Deed::Alters { .. } => {
+                let mut statement = statements(text).next()?;
+                if let Some(explained) = explained(statement.clone()) {
+                    statement = explained.statement;
+                }
+                statement.accept_all(&["alter", "table"]);
+                Some(Self {
+                    text,
+                    may_make_index: false,
+                    may_alter: true,
+                    altered: is_certain(text).then(|| Altered::new(statement)),
+                })
+            }
+            _ => None,
         }
-        let alters = statement.accept(&["alter"]) && statement.accept(&["table"]);
-        alters.then(|| Self {
-            text,
-            may_make_index: false,
-            may_alter: true,
-            altered: is_certain(text).then(|| Altered::new(statement)),
-        })
     }
 
     /// Statements of which nothing is certain.

@@ -61,6 +61,8 @@ fn what_a_replay_may_find_otherwise_is_refused() {
         // In doubt.
         "CREATE INDEX größe ON t (lost(c))",
         "éCREATE INDEX i ON t (lost(c))",
+        "CREATE\u{a0}UNIQUE INDEX i ON t (lost(c))",
+        "ALTER\u{a0}TABLE t ALTER c TYPE own",
         "éALTER TABLE t ALTER c TYPE own",
         "ALTER TABLE t ALTER größe TYPE INTEGER USING lost(größe)",
         "ALTER TABLE t ALTER größe TYPE DOUBLE USING random()",
