@@ -5,9 +5,9 @@
 //! variables and the time zone of the session. Where something is missing there, the database cannot be opened any more;
 //! where something is another there, clients have read and been promised other values.
 //!
-//! Evaluated again are the USING and the cast of a new type, and the default of a column that is added IF NOT EXISTS. (Any
-//! other ADD COLUMN with a default that is no literal DuckDB makes an UPDATE, whose values are logged.) Bound again, whatever
-//! is altered, are all defaults, checks and generated columns of the table.
+//! Evaluated again are the USING and the cast of a new type, and the default of a column that is added IF NOT EXISTS, or of a field
+//! that is added to a struct. (Any other ADD COLUMN with a default that is no literal DuckDB makes an UPDATE, whose values are logged.)
+//! Bound again, whatever is altered, are all defaults, checks and generated columns of the table.
 //!
 //! So are the expressions of an index, when a table is first written to after a start. Where that fails, whoever writes to it
 //! next waits for ever (`TableIndexList::Bind`).
@@ -15,7 +15,7 @@
 mod altered;
 mod surroundings;
 
-use super::super::deed::Deed;
+use super::super::deed::{Deed, How};
 use super::super::tokens::{
     Token, contains_any_word, contains_word, is_certain, single_statements, stands_anywhere,
     statements,
@@ -69,6 +69,8 @@ struct Logged<'a> {
     text: &'a str,
     may_make_index: bool,
     may_alter: bool,
+    /// Whether what an ADD COLUMN adds is a field of a column, or may be one.
+    may_add_field: bool,
     /// What an ALTER TABLE says; `None` in doubt.
     altered: Option<Altered<'a>>,
 }
@@ -82,9 +84,10 @@ impl<'a> Logged<'a> {
                 text,
                 may_make_index: true,
                 may_alter: false,
+                may_add_field: false,
                 altered: None,
             }),
-            Deed::Alters { .. } => {
+            Deed::Alters { how, .. } => {
                 let mut statement = statements(text).next()?;
                 if let Some(explained) = explained(statement.clone()) {
                     statement = explained.statement;
@@ -94,6 +97,7 @@ impl<'a> Logged<'a> {
                     text,
                     may_make_index: false,
                     may_alter: true,
+                    may_add_field: matches!(how, How::ChangesType | How::Any),
                     altered: is_certain(text).then(|| Altered::new(statement)),
                 })
             }
@@ -107,6 +111,7 @@ impl<'a> Logged<'a> {
             text,
             may_make_index: stands_anywhere(text, "index"),
             may_alter: true,
+            may_add_field: false,
             altered: None,
         }
     }
@@ -163,7 +168,8 @@ impl<'a> Logged<'a> {
         let of_index = || self.index_refusal(around);
         let of_alteration = || {
             self.added()
-                .and_then(|added| added.refusal().map(str::to_owned))
+                .and_then(|added| added.refusal(self.may_add_field))
+                .map(str::to_owned)
                 .or_else(|| self.type_refusal(around))
                 .or_else(|| self.binding_refusal(around))
                 .or_else(|| self.zone_refusal(around))

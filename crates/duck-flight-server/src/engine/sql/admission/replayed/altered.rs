@@ -84,10 +84,18 @@ pub(super) fn added_in_doubt(text: &str) -> Option<Added<'_>> {
 }
 
 impl Added<'_> {
-    /// Why it is refused, whatever is around it.
-    pub(super) fn refusal(&self) -> Option<&'static str> {
-        let is_at_risk = self.is_if_not_exists && !self.is_literal();
-        is_at_risk.then_some(
+    /// Why it is refused, whatever is around it; `may_be_field` where it may be a field of a column.
+    pub(super) fn refusal(&self, may_be_field: bool) -> Option<&'static str> {
+        if self.is_literal() {
+            return None;
+        }
+        if may_be_field {
+            return Some(
+                "DuckDB 1.5.5 evaluates the default of a new field again when it replays its log, and may find other values: \
+                 add the field without it, and UPDATE the column",
+            );
+        }
+        self.is_if_not_exists.then_some(
             "with IF NOT EXISTS, DuckDB 1.5.5 evaluates the default again when it replays its log, and may find other values: \
              leave IF NOT EXISTS out",
         )

@@ -42,6 +42,9 @@ fn what_a_replay_may_find_otherwise_is_refused() {
         "ALTER TABLE t ADD COLUMN IF NOT EXISTS id UUID DEFAULT gen_random_uuid()",
         "ALTER TABLE t ADD IF NOT EXISTS c TIMESTAMP DEFAULT current_timestamp",
         "ALTER TABLE IF EXISTS ONLY (s.t) ADD COLUMN IF NOT EXISTS c INTEGER DEFAULT \"now\"()",
+        "ALTER TABLE t ADD COLUMN s.at TIMESTAMPTZ DEFAULT now()",
+        "ALTER TABLE t ADD \"s\" . \"a t\" UUID DEFAULT (gen_random_uuid())",
+        "ALTER TABLE t ADD COLUMN IF NOT EXISTS s.at DOUBLE DEFAULT random()",
         "ALTER TABLE t ADD COLUMN c INTEGER DEFAULT lost()",
         "ALTER TABLE t ADD COLUMN c own DEFAULT 'a'::own",
         "ALTER TABLE t ALTER c SET DEFAULT CAST('a' AS s.own)",
@@ -69,6 +72,8 @@ fn what_a_replay_may_find_otherwise_is_refused() {
         "ALTER TABLE t ALTER größe TYPE own",
         "ALTER TABLE größen DROP c",
         "ALTER TABLE t ADD COLUMN IF NOT EXISTS größe UUID DEFAULT uuid()",
+        "ALTER TABLE t ADD COLUMN größe.at TIMESTAMP DEFAULT now()",
+        "ALTER TABLE t ADD COLUMN s\u{a0}.at TIMESTAMP DEFAULT now()",
         "ALTER TABLE t ADD COLUMN IF NOT EXISTS größe VARCHAR DEFAULT 'default'",
     ] {
         assert!(refusal(sql).is_some(), "{sql}");
@@ -84,6 +89,8 @@ fn what_is_the_same_everywhere_is_let_through() {
         "ALTER TABLE t ADD COLUMN IF NOT EXISTS c DECIMAL(10, 2) DEFAULT -1.5",
         "ALTER TABLE t ADD COLUMN IF NOT EXISTS c DATE DEFAULT DATE '2020-01-01'",
         "ALTER TABLE t ADD COLUMN c.f VARCHAR DEFAULT 'random()'",
+        "ALTER TABLE t ADD COLUMN s.at TIMESTAMP DEFAULT TIMESTAMP '2020-01-01'",
+        "ALTER TABLE t ADD COLUMN \"s.at\" TIMESTAMP DEFAULT now()",
         "ALTER TABLE t ADD COLUMN m mood DEFAULT 'a'",
         "ALTER TABLE t ADD COLUMN \"if\" INTEGER DEFAULT kept()",
         "ALTER TABLE t ALTER c TYPE BIGINT",
