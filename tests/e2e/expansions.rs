@@ -32,7 +32,7 @@ async fn a_script_of_which_it_is_in_doubt_what_it_is_made_of_leaves_no_transacti
         "ALTER TABLE t ADD COLUMN \"größe\" BOOLEAN DEFAULT false; SELECT 1",
         "ALTER TABLE t ADD COLUMN breite VARCHAR DEFAULT concat('a;', 'b')",
         "ALTER TABLE t ADD COLUMN höhe VARCHAR DEFAULT concat('a', 'b')",
-        "SELECT größe FROM t LIMIT 1; ALTER TABLE t RENAME höhe TO tiefe",
+        "SELECT \"größe\" FROM t LIMIT 1; ALTER TABLE t RENAME \"höhe\" TO tiefe",
     ] {
         session.update(sql, None).await.expect(sql);
     }

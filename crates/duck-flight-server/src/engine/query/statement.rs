@@ -21,7 +21,7 @@ use crate::engine::ffi::{Connection, Pending, Prepared, QueryResult, StatementKi
 use crate::engine::replay::referred;
 use crate::engine::replay::rename;
 use crate::engine::sql::admission::{
-    Gate, check_before_planning, check_comment, check_replay, may_create_temporary,
+    Gate, check_altered, check_before_planning, check_comment, check_replay, may_create_temporary,
 };
 use crate::engine::sql::deed::{Asked, Deed, own_name};
 use crate::engine::sql::tokens::begins_with;
@@ -222,6 +222,7 @@ impl<'a> Statement<'a> {
             let asked = self.asked(kind);
             self.gate.admit(kind)?;
             check_comment(asked)?;
+            check_altered(asked)?;
             check_replay(self.connection, kind, &self.sql.text)?;
             referred::check(self.connection, asked)?;
         }

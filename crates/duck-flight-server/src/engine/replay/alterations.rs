@@ -257,6 +257,7 @@ impl<'a> Effect<'a> {
                 StatementKind::Alteration | StatementKind::Explain => Self::AtOnce(None),
                 _ => Self::Nothing,
             },
+            Deed::Disguised => Self::AtOnce(None),
             Deed::Alters { table, how } => match how {
                 How::Keeps => Self::Plain,
                 How::Renames => Self::AtCommit(table.as_deref()),

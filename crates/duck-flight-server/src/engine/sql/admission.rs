@@ -29,8 +29,12 @@ const RENAMES: &str = "ALTER DATABASE would rename it for every client";
 const COMMENTS_ON_INDEX: &str = "DuckDB 1.5.5 may take an index away with a comment on it, and could not open the database again: comment on its table, \
      or on a column";
 
-const FILES: &str = "COPY, EXPORT and IMPORT use files of the server, which clients cannot: save a result on your side \
-     (duck-query --format csv 'FROM t' > FILE), and load a file by a put (the README shows how)";
+const DISGUISED: &str = "DuckDB 1.5.5 takes this for an alteration of a table: write ALTER TABLE. Of a view there is RENAME TO only, and of a \
+     sequence OWNED BY";
+const UNREADABLE: &str = "it cannot be told which table is altered: send the ALTER alone, without white space beyond ASCII, and with names in double \
+     quotes where they are not ASCII";
+
+const FILES: &str = "COPY and EXPORT reach files of the server; send rows with a put (the README shows how to load a file)";
 const ATTACHES: &str = "ATTACH and DETACH would change every client's databases";
 const SEEDS: &str = "a definition that calls setseed() would set the seed of clients that do not know; call it in a query";
 const SECRETS: &str = "CREATE SECRET would keep it for every client, and there is nothing on the server to use it for";
@@ -227,6 +231,22 @@ fn may_comment_on_index(asked: Asked<'_>) -> bool {
     }
 }
 
+/// Refuses to alter a table where it cannot be told which one, for others must be kept from it, and to do so by the word for
+/// something else.
+pub(in crate::engine) fn check_altered(asked: Asked<'_>) -> Result<()> {
+    let is_unreadable = match asked.deed {
+        Deed::Disguised => return Err(Error::Unimplemented(DISGUISED.to_owned())),
+        Deed::Alters { table, .. } => table.is_none(),
+        Deed::Doubt if asked.kind == StatementKind::Explain => may_explain_alteration(asked.script),
+        Deed::Doubt => asked.kind == StatementKind::Alteration && asked.says("alter"),
+        _ => false,
+    };
+    match is_unreadable {
+        true => Err(Error::Forbidden(UNREADABLE)),
+        false => Ok(()),
+    }
+}
+
 /// Whether a script may give a database another name.
 fn may_rename_database(sql: &str) -> bool {
     match count_pairs(sql, "alter", "database") {
@@ -253,7 +273,7 @@ pub(in crate::engine) fn may_explain_definition(sql: &str) -> bool {
 }
 
 /// Whether a script explains a statement that alters something, or may do so.
-pub(in crate::engine) fn may_explain_alteration(sql: &str) -> bool {
+fn may_explain_alteration(sql: &str) -> bool {
     may_explain(sql, &[StatementKind::Alteration])
 }
 
@@ -461,6 +481,60 @@ mod tests {
             script: "COMMENT ON TABLE é IS 'x'; COMMENT ON INDEX i IS 'y'",
         };
         assert!(may_comment_on_index(in_doubt));
+    }
+
+    #[test]
+    fn an_alter_is_refused_where_it_cannot_be_told_of_which_table() {
+        use StatementKind::{Alteration, Explain};
+        for (kind, sql, is_let) in [
+            (
+                Alteration,
+                "ALTER TABLE größe ADD COLUMN länge INTEGER",
+                true,
+            ),
+            (Alteration, ";ALTER TABLE t\u{a0}ADD COLUMN i INTEGER", true),
+            (Alteration, "ALTER VIEW größe RENAME TO w", true),
+            (Alteration, "ALTER SEQUENCE s OWNED BY t", true),
+            (Alteration, "COMMENT ON TABLE größe IS 'alter'", true),
+            (Explain, "EXPLAIN ALTER TABLE 🦆 DROP i", true),
+            (
+                Explain,
+                "EXPLAIN ANALYZE WITH c AS (SELECT größe, \"alter\" FROM t) FROM c",
+                true,
+            ),
+            (
+                Alteration,
+                "\u{feff}ALTER TABLE t ADD COLUMN i INTEGER",
+                false,
+            ),
+            (Alteration, "ALTER TABLE 🦆 ADD COLUMN i INTEGER", false),
+            (
+                Alteration,
+                "ALTER TABLE s\u{a0}.t ADD COLUMN i INTEGER",
+                false,
+            ),
+            (Explain, "EXPLAIN ANALYZE ALTER TABLE 🦆 DROP i", false),
+            (Alteration, "ALTER VIEW t ALTER c SET NOT NULL", false),
+            (Alteration, "ALTER INDEX t ADD PRIMARY KEY (c)", false),
+        ] {
+            let asked = Asked {
+                kind,
+                deed: &Deed::of(sql),
+                script: sql,
+            };
+            assert_eq!(check_altered(asked).is_ok(), is_let, "{sql}");
+        }
+        for (script, is_let) in [
+            ("SELECT é; ALTER TABLE t ADD COLUMN i INTEGER", false),
+            ("SELECT é; COMMENT ON TABLE t IS 'x'", true),
+        ] {
+            let in_doubt = Asked {
+                kind: Alteration,
+                deed: &Deed::Doubt,
+                script,
+            };
+            assert_eq!(check_altered(in_doubt).is_ok(), is_let, "{script}");
+        }
     }
 
     #[test]

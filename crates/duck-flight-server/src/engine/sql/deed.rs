@@ -47,6 +47,8 @@ pub(in crate::engine) enum Deed {
     },
     /// Gives a view another name.
     AltersView,
+    /// Alters a table, called a view, an index or a sequence: DuckDB takes that for the table, too.
+    Disguised,
     Creates {
         what: What,
         name: Named,
@@ -361,8 +363,20 @@ fn alteration(rest: &mut Tokens<'_>) -> Deed {
     }
     match rest.next() {
         Some(Token::Doubt) => Deed::Doubt,
-        Some(word) if word.is("view") => Deed::AltersView,
+        Some(word) if word.is("view") => of_its_own(rest, &["rename", "to"], Deed::AltersView),
+        Some(word) if word.is("sequence") => of_its_own(rest, &["owned", "by"], Deed::Defines),
+        Some(word) if word.is("index") => Deed::Disguised,
         _ => Deed::Defines,
+    }
+}
+
+/// What is done to what is no table, of which DuckDB does only this.
+fn of_its_own(rest: &mut Tokens<'_>, action: &[&str], deed: Deed) -> Deed {
+    rest.altered_table();
+    match rest.accept_certain(action) {
+        Some(true) => deed,
+        Some(false) if in_doubt_or_moves(rest) == How::Moves => Deed::Disguised,
+        _ => Deed::Doubt,
     }
 }
 
@@ -655,7 +669,22 @@ mod tests {
             ("ALTER TABLE e't' DROP i", in_doubt(How::Moves)),
             ("ALTER VIEW v RENAME TO w", Deed::AltersView),
             (";ALTER VIEW IF EXISTS v RENAME TO w", Deed::AltersView),
+            ("ALTER VIEW größe RENAME TO w", Deed::AltersView),
             ("ALTER SEQUENCE s OWNED BY t", Deed::Defines),
+            (
+                "EXPLAIN ANALYZE ALTER SEQUENCE IF EXISTS db.s OWNED BY t",
+                Deed::Defines,
+            ),
+            ("ALTER VIEW t ALTER c SET NOT NULL", Deed::Disguised),
+            ("ALTER VIEW t ADD PRIMARY KEY (c)", Deed::Disguised),
+            (
+                "alter index if exists t alter c drop not null",
+                Deed::Disguised,
+            ),
+            ("ALTER SEQUENCE t ALTER c SET NOT NULL", Deed::Disguised),
+            ("ALTER VIEW 🦆 RENAME TO w", Deed::Doubt),
+            ("ALTER VIEW v RENAME\u{a0}TO w", Deed::Doubt),
+            ("ALTER VIEW v\u{a0}RENAME TO w", Deed::Doubt),
             ("ALTER DATABASE a SET ALIAS TO b", Deed::Defines),
             ("COMMENT ON TABLE t IS 'alter table t'", Deed::Defines),
             ("COMMENT ON COLUMN t.\"index\" IS 'x'", Deed::Defines),

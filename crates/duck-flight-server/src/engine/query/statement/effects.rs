@@ -11,7 +11,7 @@ use crate::engine::replay::claim::{claim_name, claim_renamed};
 use crate::engine::replay::index_work::IndexWork;
 use crate::engine::replay::rename::may_rename_table;
 use crate::engine::replay::{kept_indexes, may_make_index, named};
-use crate::engine::sql::admission::{may_explain_alteration, may_explain_definition};
+use crate::engine::sql::admission::may_explain_definition;
 use crate::engine::sql::deed::{Asked, Deed, How, What};
 use crate::engine::sql::tokens::contains_word;
 use crate::error::{Error, Result};
@@ -58,12 +58,8 @@ impl<'a> Statement<'a> {
     fn alters(&self, kind: StatementKind) -> bool {
         match kind {
             StatementKind::Alteration => true,
-            // With ANALYZE it runs the statement.
-            StatementKind::Explain => match self.deed() {
-                Deed::Alters { .. } => true,
-                Deed::Doubt => may_explain_alteration(self.text()),
-                _ => false,
-            },
+            // With ANALYZE it runs the statement. One in doubt is refused.
+            StatementKind::Explain => matches!(self.deed(), Deed::Alters { .. }),
             _ => false,
         }
     }
@@ -174,10 +170,10 @@ impl<'a> Statement<'a> {
     /// Whether it may give a table another name.
     pub(super) fn renames_table(&self, kind: StatementKind) -> Result<bool> {
         let renames = match self.deed() {
-            Deed::Alters { how, .. } => {
-                *how == How::Renames || *how == How::Any && may_rename_table(self.text())
-            }
-            Deed::Doubt => may_rename_table(self.text()),
+            Deed::Alters {
+                how: How::Renames, ..
+            } => true,
+            Deed::Alters { how: How::Any, .. } => may_rename_table(self.text()),
             _ => false,
         };
         match kind {
