@@ -3,7 +3,7 @@
 //! DuckDB 1.5.5 refuses to replace and to rename such a table for what depends on it, and forgets that once the table that
 //! refers to it was altered. Its log then drops a table, which the replay refuses for its foreign key, or renames one, and the
 //! database cannot be opened any more. Where the table that refers is renamed, the other one keeps its old name, by which it
-//! is looked for in vain.
+//! is looked for in vain. What such a table uses takes it with it by a CASCADE: a sequence for a default, a type, or the schema of one.
 //!
 //! So each of these is refused by the constraints that are there.
 
@@ -21,8 +21,14 @@ const FOREIGN_KEYS_SQL: &str = "
     SELECT database_name, schema_name, table_name, referenced_table FROM system.main.duckdb_constraints()
     WHERE constraint_type = 'FOREIGN KEY' AND database_name <> 'temp'";
 
-/// Refuses a statement that replaces or renames a table of a foreign key, or drops it with its schema. To be asked in its transaction,
-/// before it runs.
+/// The schemas that have something which tables of other schemas may use, and that takes them with it.
+const USED_SQL: &str = "
+    SELECT schema_name FROM system.main.duckdb_sequences() WHERE database_name <> 'temp'
+    UNION
+    SELECT schema_name FROM system.main.duckdb_types() WHERE NOT internal AND database_name <> 'temp'";
+
+/// Refuses a statement that replaces or renames a table of a foreign key, or may drop it with its schema or with what it uses. To be
+/// asked in its transaction, before it runs.
 pub(in crate::engine) fn check(connection: &Connection, asked: Asked<'_>) -> Result<()> {
     match Step::of(asked) {
         Some(step) => step.check(connection),
@@ -41,6 +47,8 @@ enum Step<'a> {
     Replaces(Option<&'a [String]>),
     Renames(Option<&'a [String]>),
     DropsSchema(Option<&'a [String]>),
+    /// Drops what tables may use, and the tables with it.
+    DropsUsed,
 }
 
 impl<'a> Step<'a> {
@@ -62,14 +70,19 @@ impl<'a> Step<'a> {
                 name,
                 cascades: true,
             } => Some(Self::DropsSchema(name.as_deref())),
+            Deed::Drops {
+                what: What::Sequence | What::Type,
+                cascades: true,
+                ..
+            } => Some(Self::DropsUsed),
             Deed::Doubt if asked.may_define() => {
                 // To rename a table in doubt is refused anyway.
                 if asked.says("replace") && asked.says("table") {
-                    Some(Self::Replaces(None))
-                } else {
-                    let drops = asked.says("cascade") && asked.says("schema");
-                    drops.then_some(Self::DropsSchema(None))
+                    return Some(Self::Replaces(None));
                 }
+                let mut used = ["schema", "sequence", "type"].iter();
+                let drops_used = asked.says("cascade") && used.any(|word| asked.says(word));
+                drops_used.then_some(Self::DropsUsed)
             }
             _ => None,
         }
@@ -77,7 +90,15 @@ impl<'a> Step<'a> {
 
     fn check(&self, connection: &Connection) -> Result<()> {
         let keys = texts::<4>(connection, FOREIGN_KEYS_SQL)?;
-        match keys.iter().find_map(|key| self.refusal(key)) {
+        let mut refusal = keys.iter().find_map(|key| self.refusal(key));
+        if let Self::DropsSchema(name) = self
+            && refusal.is_none()
+            && !keys.is_empty()
+            && has_used(connection, own_name(*name))?
+        {
+            refusal = keys.iter().find_map(|key| Self::DropsUsed.refusal(key));
+        }
+        match refusal {
             Some(message) => Err(SqlError::new(SqlErrorKind::Invalid, message).into()),
             None => Ok(()),
         }
@@ -115,8 +136,21 @@ impl<'a> Step<'a> {
                     )
                 })
             }
+            Self::DropsUsed => (!same_name(table, referenced)).then(|| {
+                format!(
+                    "Dependency Error: Cannot drop with CASCADE what tables may use while there are foreign keys: {depends}, and \
+                     DuckDB 1.5.5 may have forgotten that. DROP what uses it first, one by one, and then this without CASCADE"
+                )
+            }),
         }
     }
+}
+
+/// Whether a schema of this name has something that tables of other schemas may use; `None` is any.
+fn has_used(connection: &Connection, schema: Option<&str>) -> Result<bool> {
+    let schemas = texts::<1>(connection, USED_SQL)?;
+    let is_it = |[name]: &[String; 1]| schema.is_none_or(|schema| same_name(schema, name));
+    Ok(schemas.iter().any(is_it))
 }
 
 /// Whether a name with its qualifiers may be that of this table, which is where the key is; one that is not certain may be.
@@ -153,7 +187,7 @@ mod tests {
 
     #[test]
     fn what_takes_a_table_away_is_told_from_what_does_not() {
-        use Step::{DropsSchema, Renames, Replaces};
+        use Step::{DropsSchema, DropsUsed, Renames, Replaces};
         for (sql, parts) in [
             (
                 "CREATE OR REPLACE TABLE s.\"T x\" AS SELECT 1",
@@ -187,7 +221,14 @@ mod tests {
             ";DROP SCHEMA s CASCADE",
             Some(DropsSchema(Some(&name(&["s"])))),
         );
-        assert_step("DROP\u{a0}SCHEMA s CASCADE", Some(DropsSchema(None)));
+        for sql in [
+            "DROP SEQUENCE s CASCADE",
+            "; DROP TYPE IF EXISTS s.e CASCADE",
+            "DROP\u{a0}SCHEMA s CASCADE",
+            "DROP\u{a0}TYPE e CASCADE",
+        ] {
+            assert_step(sql, Some(DropsUsed));
+        }
         for sql in [
             "EXPLAIN CREATE OR REPLACE TABLE p (i INTEGER)",
             "CREATE OR REPLACE TEMP TABLE p (i INTEGER)",
@@ -195,7 +236,9 @@ mod tests {
             "CREATE OR REPLACE VIEW p AS SELECT 1",
             "ALTER TABLE p RENAME COLUMN i TO j",
             "DROP SCHEMA s",
+            "DROP SEQUENCE s",
             "DROP TABLE p CASCADE",
+            "DROP VIEW v CASCADE",
         ] {
             assert_step(sql, None);
         }
@@ -227,5 +270,7 @@ mod tests {
         assert!(refused(Step::Renames(Some(&name(&["p"]))), "p"));
         assert!(refused(Step::DropsSchema(Some(&name(&["S"]))), "p"));
         assert!(!refused(Step::DropsSchema(Some(&name(&["other"]))), "p"));
+        assert!(refused(Step::DropsUsed, "p"));
+        assert!(!refused(Step::DropsUsed, "C"));
     }
 }
