@@ -44,6 +44,8 @@ pub(super) struct Expansion {
     is_outside: bool,
     /// Whether all of it is to be done or nothing.
     is_whole: Cell<bool>,
+    /// Whether its UPDATE runs, or has run.
+    has_updated: Cell<bool>,
     end: u64,
 }
 
@@ -129,6 +131,7 @@ impl<'a> Expansions<'a> {
                     rows_before: if is_outside { 0 } else { rows_written },
                     is_outside,
                     is_whole: Cell::new(false),
+                    has_updated: Cell::new(false),
                     end: range.end,
                 }));
             }
@@ -218,5 +221,15 @@ impl Expansion {
     /// Whether it must not be committed in part.
     pub(super) fn is_whole(&self) -> bool {
         self.is_whole.get()
+    }
+
+    /// Records that its UPDATE runs.
+    pub(super) fn note_update(&self) {
+        self.has_updated.set(true);
+    }
+
+    /// Whether what comes next of it stands behind its UPDATE.
+    pub(super) fn has_updated(&self) -> bool {
+        self.has_updated.get()
     }
 }

@@ -45,6 +45,8 @@ pub(in crate::engine) struct IndexWork {
     deleted: Names,
     /// The tables of which it has updated rows, in their places or not.
     updated: Names,
+    /// The tables of which DuckDB has updated rows for the default of a new column. Nobody else alters those meanwhile.
+    expanded: Names,
     /// The tables that it has made. The rows of those are deleted before they are in any index.
     made: Vec<Table>,
 }
@@ -59,10 +61,16 @@ impl IndexWork {
         if let Some(step) = IndexStep::of(asked) {
             return self.check_index(connection, step);
         }
-        match asked.change() {
-            Some((change, table)) => self.check_rows(connection, change, own_name(table)),
-            None => Ok(()),
+        if let Some((change, table)) = asked.change() {
+            return self.check_rows(connection, change, own_name(table));
         }
+        if asked.kind == StatementKind::Rows
+            && let Deed::Alters { table, .. } = asked.deed
+        {
+            let table = own_name(table.as_deref());
+            self.expanded.add(table.map(str::to_owned));
+        }
+        Ok(())
     }
 
     /// Whether a statement makes an index, or a primary key, of a table that others also see, or may do so.
@@ -92,14 +100,23 @@ impl IndexWork {
     }
 
     /// Refuses to alter a table of which the transaction has deleted or changed rows: those are of its old storage then, and DuckDB
-    /// 1.5.5 would take that for another transaction's doing when it commits them.
-    pub(super) fn check_alteration(&self, connection: &Connection, asked: Asked<'_>) -> Result<()> {
+    /// 1.5.5 would take that for another transaction's doing when it commits them. `is_behind_own` where DuckDB has changed them for
+    /// the statement itself, which leaves them where they are.
+    pub(in crate::engine) fn check_alteration(
+        &self,
+        connection: &Connection,
+        asked: Asked<'_>,
+        is_behind_own: bool,
+    ) -> Result<()> {
         let Deed::Alters { table, how } = asked.deed else {
             return Ok(());
         };
-        let leaves_rows = matches!(how, How::Renames | How::Keeps);
+        // What DuckDB makes of it beside the ALTER itself alters nothing.
+        let moves_rows = asked.may_define() && !matches!(how, How::Renames | How::Keeps);
         let name = own_name(table.as_deref());
-        if leaves_rows || !connection.changes().may_have_changed(name) {
+        let has_changed = connection.changes().may_have_changed(name)
+            || !is_behind_own && self.expanded.has(name);
+        if !moves_rows || !has_changed {
             return Ok(());
         }
         let found = match table {

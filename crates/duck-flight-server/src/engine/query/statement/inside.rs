@@ -1,5 +1,6 @@
 //! A statement in the transaction of its client.
 
+use super::super::expansion::Expansion;
 use super::Statement;
 use crate::engine::connections::lease::Traces;
 use crate::engine::connections::pool::{ClientTransaction, Work};
@@ -31,14 +32,17 @@ impl<'a> Statement<'a> {
                 return Ok(0);
             }
             // What an expansion alters behind its own UPDATE is a default, which leaves the rows where they are.
-            let written_before = self
-                .expansion
-                .as_ref()
-                .map(|expansion| expansion.rows_before);
-            self.check_alteration(&statement, written_before.unwrap_or(work.rows_written))?;
-            if self.defines(kind) {
-                work.indexes
-                    .check_alteration(self.connection, self.asked(kind))?;
+            let expansion = self.expansion.as_deref();
+            let written_before = expansion.map_or(work.rows_written, |it| it.rows_before);
+            self.check_alteration(&statement, written_before)?;
+            let asked = self.asked(kind);
+            let is_behind_own = expansion.is_some_and(Expansion::has_updated);
+            work.indexes
+                .check_alteration(self.connection, asked, is_behind_own)?;
+            if let Some(expansion) = expansion
+                && kind == StatementKind::Rows
+            {
+                expansion.note_update();
             }
             let renames = self.renames_table(kind)?;
             if renames && !self.is_of_swap {
@@ -53,7 +57,6 @@ impl<'a> Statement<'a> {
             is_refused = matches!(secured, Some(Err(_)));
             // Until the commit.
             let _secured = secured.transpose()?;
-            let asked = self.asked(kind);
             new_types::check(self.connection, asked, work.makes_schema)?;
             let alone = self.alone_inside(kind, &work.indexes)?;
             work.indexes.check(self.connection, asked)?;
