@@ -201,10 +201,17 @@ impl<'a> Statement<'a> {
     /// of what runs another statement, or makes a table of a query.
     pub(super) fn rows_written(&self, kind: StatementKind, rows_changed: u64) -> u64 {
         let says = |word| contains_word(&self.sql.text, word);
+        let is_filled = match self.deed() {
+            Deed::Creates { is_filled, .. } => *is_filled,
+            Deed::Doubt => says("table") && says("as"),
+            _ => false,
+        };
         let is_untold = match kind {
-            StatementKind::Explain => says("analyze") || says("analyse"),
+            StatementKind::Explain => {
+                is_filled || matches!(self.deed(), Deed::Doubt | Deed::Writes { .. })
+            }
             StatementKind::Call | StatementKind::Other => says("execute") || says("copy"),
-            StatementKind::Definition => says("table") && says("as"),
+            StatementKind::Definition => is_filled,
             _ => false,
         };
         if is_untold { u64::MAX } else { rows_changed }
