@@ -16,6 +16,9 @@ use crate::engine::sql::deed::{Asked, Deed, How, What};
 use crate::engine::sql::tokens::contains_word;
 use crate::error::{Error, Result};
 
+/// The schema where a connection looks that is as new.
+const MAIN: &str = "main";
+
 const EXPLAINS_RENAME: &str =
     "EXPLAIN ANALYZE would rename the table, which is not explained: run the statement itself";
 
@@ -90,8 +93,9 @@ impl<'a> Statement<'a> {
     /// Keeps the units of loaders waiting that change rows of the tables of which the statement may change or delete some, and other
     /// such statements. DuckDB 1.5.5 takes it for no conflict where one transaction deletes a row that another one updates in its
     /// place: both are committed, and the row is gone, though a DELETE would not have found it after the update. To be called before
-    /// the statement's transaction begins; what is given back must live until after its commit.
-    pub(super) fn hold_changed(&self) -> Result<Option<Hold>> {
+    /// the statement's transaction begins; what is given back must live until after its commit. `is_as_new` where nothing was left
+    /// behind on the connection.
+    pub(super) fn hold_changed(&self, is_as_new: bool) -> Result<Option<Hold>> {
         // While a swap runs nobody commits, so what waits here for others' commits would wait for ever.
         if self.is_of_swap {
             return Ok(None);
@@ -103,19 +107,22 @@ impl<'a> Statement<'a> {
         let Some(name) = table else {
             return self.connection.hold(Tables::All, self.cancel);
         };
+        let tables = match is_as_new {
+            true => places(name),
+            false => self.place(name)?.into_iter().collect(),
+        };
+        match tables.is_empty() {
+            true => Ok(None),
+            false => self.connection.hold(Tables::These(tables), self.cancel),
+        }
+    }
+
+    /// The table of this name that DuckDB finds, unless it is a temporary one, or there is none.
+    fn place(&self, name: &[String]) -> Result<Option<TableKey>> {
         let found = named::tables(self.connection, name)?.into_iter().next();
+        let found = found.filter(|[database, ..]| database != TEMPORARY);
         // Clients attach no databases: what is not temporary is in the server's own.
-        let Some([database, schema, table]) = found.filter(|[database, ..]| database != TEMPORARY)
-        else {
-            return Ok(None);
-        };
-        let name = TableName {
-            catalog: None,
-            schema: Some(schema),
-            table,
-        };
-        let tables = Tables::These(vec![TableKey::new(&name, &database)]);
-        self.connection.hold(tables, self.cancel)
+        Ok(found.map(|[_, schema, table]| key(&schema, &table)))
     }
 
     /// Whether it may give a column of a table that others see, too, another type, in a client's transaction that has done this.
@@ -230,5 +237,73 @@ impl<'a> Statement<'a> {
             StatementKind::Call => !contains_word(&self.sql.text, "checkpoint"),
             _ => false,
         }
+    }
+}
+
+/// The tables of which one has this name, for a connection that is as new: it has no temporary tables, and looks in the server's own
+/// database, and there in `main`. The first of two parts is a schema or a database.
+fn places(name: &[String]) -> Vec<TableKey> {
+    match name {
+        [table] => vec![key(MAIN, table)],
+        [one, table] => vec![key(one, table), key(MAIN, table)],
+        [_, schema, table] => vec![key(schema, table)],
+        _ => Vec::new(),
+    }
+}
+
+fn key(schema: &str, table: &str) -> TableKey {
+    let name = TableName {
+        catalog: None,
+        schema: Some(schema.to_owned()),
+        table: table.to_owned(),
+    };
+    TableKey::new(&name, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::EngineOptions;
+    use crate::engine::catalog::texts;
+    use crate::engine::ffi::Connection;
+    use crate::engine::storage::open::open_database;
+
+    /// Makes a table whose only row says where it is.
+    fn make(connection: &Connection, schema: &str) {
+        let sql = format!("CREATE TABLE {schema}.t AS SELECT '{schema}' AS place");
+        connection.execute(&sql).unwrap();
+    }
+
+    #[test]
+    fn a_connection_that_is_as_new_finds_a_table_where_its_name_says() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = EngineOptions {
+            database: directory.path().join("test.db"),
+            ..EngineOptions::in_memory()
+        };
+        let database = open_database(&options).unwrap().database;
+        let connection = database.connect().unwrap();
+        connection.make_file_refusal().unwrap();
+        connection.execute("CREATE SCHEMA s").unwrap();
+        for schema in ["main", "s"] {
+            make(&connection, schema);
+        }
+        for (parts, place) in [
+            (&["t"][..], "main"),
+            (&["T"], "main"),
+            (&["main", "t"], "main"),
+            (&["S", "t"], "s"),
+            (&["test", "t"], "main"),
+            (&["test", "s", "T"], "s"),
+        ] {
+            let clients = database.connect_for_clients().unwrap();
+            let sql = format!("SELECT place FROM {}", parts.join("."));
+            let found = texts::<1>(&clients, &sql).unwrap();
+            assert_eq!(found, [[place.to_owned()]], "{parts:?}");
+            let name: Vec<_> = parts.iter().map(|&part| part.to_owned()).collect();
+            let places = places(&name);
+            assert!(places.contains(&key(place, "t")), "{parts:?}");
+        }
+        assert!(places(&["a", "b", "c", "d"].map(str::to_owned)).is_empty());
     }
 }

@@ -161,10 +161,15 @@ impl<'a> Statement<'a> {
     /// are, and has no parameters, for of other types than before DuckDB binds them as what they are not.
     fn may_have_plan(&self) -> bool {
         self.is_alone
-            && matches!(self.traces, Traces::Wiped | Traces::Refused)
+            && self.is_shared()
             && self.sql.parameters.rows() == 0
             && self.sql.progress.is_none()
             && self.sql.text.len() <= MAX_KEPT_SQL_BYTES
+    }
+
+    /// Whether the connection is no client's own.
+    fn is_shared(&self) -> bool {
+        matches!(self.traces, Traces::Wiped | Traces::Refused)
     }
 
     fn run_in_transaction(
@@ -174,7 +179,7 @@ impl<'a> Statement<'a> {
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<(StatementKind, u64)> {
         // Until after the commit.
-        let mut held = self.hold_changed()?;
+        let mut held = self.hold_changed(self.is_shared() && !*dirty)?;
         let seen = self.connection.indexes().seen();
         let (mut defining, mut steady) = (None, None);
         let work = |connection: &Connection| {
