@@ -18,6 +18,13 @@ const TAKING: &[&str] = &[
     "DROP TABLE p",
     "DROP TABLE p CASCADE",
     "DROP SCHEMA s CASCADE",
+    // The same, written otherwise.
+    ";CREATE OR REPLACE TABLE p AS SELECT 1 AS i",
+    "CREATE OR REPLACE UNLOGGED TABLE p AS SELECT 1 AS i",
+    "\u{feff}CREATE OR REPLACE TABLE p AS SELECT 1 AS i",
+    "CREATE\u{a0}OR REPLACE TABLE p AS SELECT 1 AS i",
+    ";DROP SCHEMA s CASCADE",
+    "DROP\u{a0}SCHEMA s CASCADE",
 ];
 
 async fn replace(sql: &mut SqlClient, transaction: Option<&bytes::Bytes>) -> Answer<i64> {
@@ -99,5 +106,49 @@ async fn a_table_that_a_foreign_key_refers_to_is_not_taken_away() {
         .await;
     let server = ServerProcess::start_in(server.kill(), &[]);
     assert_eq!(server.client().await.rows("FROM p").await, ["1"]);
+    server.stop();
+}
+
+/// A CASCADE takes a table with what it uses.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_a_foreign_key_refers_to_is_not_dropped_with_what_it_uses() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    client
+        .execute(
+            "CREATE SEQUENCE s; CREATE TYPE e AS ENUM ('a'); CREATE SCHEMA u; CREATE SEQUENCE u.s;
+             CREATE TABLE p (i BIGINT PRIMARY KEY DEFAULT nextval('s'), m e, n BIGINT DEFAULT nextval('u.s'));
+             CREATE TABLE c (i BIGINT REFERENCES p (i), j BIGINT);
+             INSERT INTO p VALUES (7, 'a', 1); INSERT INTO c VALUES (7, 1);
+             CREATE SCHEMA plain; CREATE TABLE plain.t (i BIGINT)",
+        )
+        .await;
+    client.execute("ALTER TABLE c RENAME COLUMN j TO k").await;
+    for sql in [
+        "DROP SEQUENCE s CASCADE",
+        ";DROP SEQUENCE IF EXISTS main.s CASCADE",
+        "DROP TYPE e CASCADE",
+        "DROP SCHEMA u CASCADE",
+        "EXPLAIN ANALYZE DROP TYPE e CASCADE",
+    ] {
+        let refused = client.try_execute(sql).await;
+        assert_refused(refused, Code::InvalidArgument, &["CASCADE", "depends on"]);
+    }
+    // Nothing that tables use is in there.
+    client.execute("DROP SCHEMA plain CASCADE").await;
+
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let client = server.client().await;
+    let found = "SELECT p.i, m, n, k FROM p JOIN c USING (i)";
+    assert_eq!(client.rows(found).await, ["7|a|1|1"]);
+    // What the errors say to do.
+    client
+        .execute(
+            "DROP TABLE c; DROP TABLE p; DROP SEQUENCE s; DROP TYPE e; DROP SEQUENCE u.s; DROP SCHEMA u",
+        )
+        .await;
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let types = "SELECT count(*) FROM duckdb_types() WHERE type_name = 'e'";
+    assert_eq!(server.client().await.rows(types).await, ["0"]);
     server.stop();
 }

@@ -81,6 +81,16 @@ const REFUSED: &[Refused] = &[
         instead: &["ALTER TABLE with_id ADD COLUMN id UUID DEFAULT gen_random_uuid()"],
     },
     Refused {
+        table: "with_field",
+        before: &["CREATE TABLE with_field AS SELECT {'a': range} AS s FROM range(3)"],
+        alter: "ALTER TABLE with_field ADD COLUMN s.at TIMESTAMPTZ DEFAULT now()",
+        words: &["new field", "UPDATE"],
+        instead: &[
+            "ALTER TABLE with_field ADD COLUMN s.at TIMESTAMPTZ",
+            "UPDATE with_field SET s = {'a': s.a, 'at': now()}",
+        ],
+    },
+    Refused {
         table: "with_index",
         before: &[
             "CREATE TABLE with_index AS SELECT range::INTEGER AS c FROM range(3)",

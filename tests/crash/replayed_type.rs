@@ -10,6 +10,8 @@ async fn a_type_is_made_in_a_schema_only_once_that_is_in_the_file() {
     client.execute("CREATE SCHEMA s").await;
     for sql in [
         "CREATE TYPE s.mood AS ENUM ('a')",
+        ";CREATE UNLOGGED TYPE s.mood AS ENUM ('a')",
+        "CREATE\u{a0}TYPE s.mood AS ENUM ('a')",
         "CREATE OR REPLACE TYPE test.s.mood AS INTEGER",
         "EXPLAIN ANALYZE CREATE TYPE s.mood AS ENUM ('a')",
         "USE s; CREATE TYPE mood AS ENUM ('a')",

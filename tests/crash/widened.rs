@@ -66,14 +66,18 @@ async fn widen_to_texts(client: &Client) {
     widen(client, "evolve_text", Arc::new(text)).await;
 }
 
-/// Changes the type by a statement: something that is older may be in its way for a moment, be it of the server's own.
-async fn change_type(client: &Client) {
-    soon(CHANGE, async {
-        while let Err(refused) = client.try_execute(CHANGE).await {
+/// Alters a column by a statement: something that is older may be in its way for a moment, be it of the server's own.
+async fn alter(client: &Client, sql: &'static str) {
+    soon(sql, async {
+        while let Err(refused) = client.try_execute(sql).await {
             assert_eq!(refused.code(), Code::Aborted, "{refused:?}");
         }
     })
     .await;
+}
+
+async fn change_type(client: &Client) {
+    alter(client, CHANGE).await;
 }
 
 /// Asserts that rows are as they were, and tells some that are not.
@@ -239,6 +243,44 @@ async fn no_type_is_changed_in_or_beside_a_transaction_that_is_older_than_change
     sql.commit(&transaction).await.unwrap();
     change_type(&client).await;
     assert_survives("changed", server, &expected).await;
+}
+
+/// DuckDB makes new values of the column for that, as for another type.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_field_is_added_dropped_or_renamed_beside_a_transaction_that_is_older_than_changed_rows()
+{
+    const ALTERATIONS: [&str; 3] = [
+        "ALTER TABLE t ADD COLUMN s.b INTEGER",
+        "ALTER TABLE t RENAME COLUMN s.a TO c",
+        "ALTER TABLE t DROP COLUMN s.z",
+    ];
+    let server = ServerProcess::start(&["--stall-timeout", "100ms"]);
+    let client = server.client().await;
+    client
+        .execute(
+            "CREATE TABLE other AS SELECT 1 AS i;
+             CREATE TABLE t AS SELECT range AS k, {'a': 1, 'z': 1} AS s FROM range(30000)",
+        )
+        .await;
+    let mut sql = client.sql();
+    let transaction = sql.begin().await.unwrap();
+    sql.rows("FROM other", Some(&transaction)).await;
+    client.execute("UPDATE t SET s = {'a': 2, 'z': 2}").await;
+    for alteration in ALTERATIONS {
+        let refused = client.try_execute(alteration).await;
+        assert_refused(refused, Code::Aborted, &["older than rows"]);
+    }
+    let found = "SELECT count(*), min(s.a), max(s.z) FROM t";
+    assert_eq!(client.rows(found).await, ["30000|2|2"]);
+    sql.roll_back(&transaction).await.unwrap();
+    for alteration in ALTERATIONS {
+        alter(&client, alteration).await;
+    }
+    let found = "SELECT count(*), min(s.c), count(s.b) FROM t";
+    assert_eq!(client.rows(found).await, ["30000|2|0"]);
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    assert_eq!(server.client().await.rows(found).await, ["30000|2|0"]);
+    server.stop();
 }
 
 /// What an open transaction has changed and not committed is nobody else's.

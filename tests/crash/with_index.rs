@@ -123,6 +123,7 @@ const APART: &[[&str; 2]] = &[
         "MERGE INTO t USING (SELECT 1 AS id) USING (id) WHEN MATCHED THEN DELETE",
     ],
     [UNIQUE, "TRUNCATE t"],
+    [DELETE, "; CREATE UNIQUE INDEX u ON t (id)"],
 ];
 
 /// Scripts of which DuckDB replays everything.

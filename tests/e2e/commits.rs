@@ -52,6 +52,9 @@ async fn a_table_is_renamed_outside_of_transactions_or_by_a_script_that_does_no_
         .execute("alter table if exists main.\"t X\" rename to t; SELECT 1")
         .await;
     assert_eq!(client.rows("FROM t").await, ["1"]);
+    client.execute("; ALTER TABLE t RENAME TO u").await;
+    client.execute(";;ALTER TABLE u RENAME TO t;").await;
+    assert_eq!(client.rows("FROM t").await, ["1"]);
     client
         .execute(
             "BEGIN TRANSACTION; ALTER TABLE t RENAME TO old; ALTER TABLE next RENAME TO t; DROP TABLE old; COMMIT;",
@@ -83,6 +86,8 @@ async fn a_table_is_renamed_outside_of_transactions_or_by_a_script_that_does_no_
 
     let explained = client.try_rows(&format!("EXPLAIN ANALYZE {rename}")).await;
     assert_refused(explained, Code::PermissionDenied, &["EXPLAIN"]);
+    // That one renames nothing.
+    client.rows(&format!("EXPLAIN {rename}")).await;
     client.execute("CREATE TABLE größe (i INTEGER)").await;
     let doubtful = client.try_execute("ALTER TABLE größe RENAME TO u").await;
     assert_refused(doubtful, Code::PermissionDenied, &["double quotes"]);

@@ -611,3 +611,31 @@ async fn tables_of_a_database_that_is_called_as_the_own_schema_can_be_changed() 
     server.signal("TERM");
     server.wait();
 }
+
+/// DuckDB takes each of these for an alteration of the table.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_altered_by_alter_table_alone() {
+    let (server, client) = start().await;
+    client
+        .execute(
+            "CREATE TABLE t AS SELECT 1 AS i; CREATE VIEW v AS SELECT 2 AS i; CREATE SEQUENCE s",
+        )
+        .await;
+    for sql in [
+        "ALTER VIEW t ALTER i SET NOT NULL",
+        ";ALTER VIEW IF EXISTS main.t ADD PRIMARY KEY (i)",
+        "ALTER INDEX t ALTER COLUMN i SET NOT NULL",
+        "ALTER SEQUENCE t ADD PRIMARY KEY (i)",
+        "EXPLAIN ANALYZE ALTER VIEW t ALTER i SET NOT NULL",
+        "BEGIN; ALTER VIEW t ALTER i SET NOT NULL; COMMIT",
+    ] {
+        let refused = client.try_execute(sql).await;
+        assert_refused(refused, Code::Unimplemented, &["write ALTER TABLE"]);
+    }
+    client.execute("INSERT INTO t VALUES (NULL), (1)").await;
+    client
+        .execute("ALTER VIEW v RENAME TO w; ALTER SEQUENCE s OWNED BY t")
+        .await;
+    assert_eq!(client.rows("FROM w").await, ["2"]);
+    server.shutdown().await;
+}

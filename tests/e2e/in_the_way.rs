@@ -55,7 +55,9 @@ async fn changes_of_a_table_that_another_client_has_defined_anew_are_aborted_and
         "ALTER TABLE other ADD COLUMN x INTEGER",
         "ALTER TABLE other RENAME TO renamed",
         "CREATE OR REPLACE TABLE other AS SELECT 1 AS k",
+        "CREATE OR REPLACE UNLOGGED TABLE other AS SELECT 1 AS k",
         "DROP TABLE other",
+        ";DROP TABLE other",
         "BEGIN; ALTER TABLE other RENAME TO renamed; DROP TABLE renamed; COMMIT",
     ] {
         for is_late in [false, true] {
@@ -202,6 +204,77 @@ async fn a_transaction_does_not_alter_a_table_of_which_it_has_changed_rows() {
     sql.commit(&transaction).await.unwrap();
     assert_value(&client, 2, "altered before").await;
     assert_eq!(client.count("made").await, 1);
+    server.stop();
+}
+
+/// DuckDB makes new values of a column for that, as for another type.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_does_not_alter_fields_of_a_table_of_which_it_has_changed_rows() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    let mut sql = client.sql();
+    for alter in [
+        "ALTER TABLE other RENAME COLUMN s.a TO c",
+        "ALTER TABLE other ADD COLUMN s.c INTEGER",
+        "ALTER TABLE other DROP COLUMN s.a",
+    ] {
+        client.execute(MAKE).await;
+        client
+            .execute(
+                "CREATE OR REPLACE TABLE other AS
+                 SELECT range AS k, {'a': range, 'b': range} AS s FROM range(10)",
+            )
+            .await;
+        let transaction = begin(&mut sql).await;
+        change(&mut sql, &transaction, "DELETE FROM other WHERE k = 1").await;
+        let altered = sql.update(alter, Some(&transaction)).await;
+        assert_refused(altered, Code::FailedPrecondition, &["commit in between"]);
+        sql.commit(&transaction).await.unwrap();
+        assert_value(&client, 2, alter).await;
+        client.execute(alter).await;
+        let found = "SELECT count(*), count(s.b) FROM other";
+        assert_eq!(client.rows(found).await, ["9|9"], "{alter}");
+    }
+    server.stop();
+}
+
+/// DuckDB makes an UPDATE of a default that is no literal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_does_not_alter_a_table_behind_a_new_column_with_a_computed_default() {
+    const ADD: &str = "ALTER TABLE other ADD COLUMN x DOUBLE DEFAULT random()";
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    let mut sql = client.sql();
+    client.execute(MAKE).await;
+    let transaction = begin(&mut sql).await;
+    change(&mut sql, &transaction, ADD).await;
+    for again in [
+        "ALTER TABLE other ADD COLUMN y INTEGER",
+        "ALTER TABLE other ADD COLUMN y DOUBLE DEFAULT random()",
+        "ALTER TABLE other DROP COLUMN v",
+    ] {
+        let altered = sql.update(again, Some(&transaction)).await;
+        assert_refused(altered, Code::FailedPrecondition, &["commit in between"]);
+    }
+    // What leaves the rows where they are may follow, and so may another table.
+    for statement in [
+        "ALTER TABLE other ALTER x SET DEFAULT 1",
+        "ALTER TABLE other RENAME COLUMN x TO z",
+        "CREATE TABLE made (k BIGINT)",
+        "ALTER TABLE made ADD COLUMN x DOUBLE DEFAULT random()",
+        "ALTER TABLE made ADD COLUMN y INTEGER",
+    ] {
+        sql.update(statement, Some(&transaction))
+            .await
+            .expect(statement);
+    }
+    sql.commit(&transaction).await.unwrap();
+    assert_value(&client, 2, ADD).await;
+    let found = "SELECT count(*), count(z) FROM other";
+    assert_eq!(client.rows(found).await, ["10|10"]);
+    client
+        .execute("ALTER TABLE other ADD COLUMN y INTEGER")
+        .await;
     server.stop();
 }
 

@@ -232,6 +232,8 @@ async fn what_a_client_without_a_session_would_lose_is_refused() {
         "USE main",
         "CREATE TEMP TABLE t AS SELECT 1",
         "create or replace temporary view v AS SELECT 1",
+        ";CREATE TEMP TABLE t AS SELECT 1",
+        "\u{a0}CREATE TEMP TABLE t AS SELECT 1",
     ] {
         let words = ["user name", "cookies"];
         assert_refused(

@@ -382,6 +382,24 @@ async fn a_table_is_altered_before_many_rows_are_written_and_not_after() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_altered_behind_a_query_that_is_analyzed_and_a_generated_column() {
+    let server = TestServer::start().await;
+    let mut sql = server.client().await.sql();
+    sql.update("CREATE TABLE t (i BIGINT)", None).await.unwrap();
+    in_one_transaction(
+        &mut sql,
+        &[
+            "EXPLAIN ANALYZE SELECT 1",
+            "CREATE TABLE made (i INTEGER, j INTEGER AS (i + 1))",
+            "ALTER TABLE t ADD COLUMN k INTEGER",
+        ],
+    )
+    .await;
+    assert_eq!(sql.rows("SELECT count(k) FROM t", None).await, ["0"]);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_ingest_that_makes_its_table_holds_up_no_checkpoint_while_it_comes_in() {
     let server = TestServer::start().await;
     let client = server.client().await;
