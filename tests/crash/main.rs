@@ -44,6 +44,7 @@ mod replayed_alter;
 mod replayed_script;
 mod replayed_type;
 mod resumed;
+mod schemas;
 mod shim;
 mod sources;
 mod steps;

@@ -45,6 +45,7 @@ mod session;
 mod shutdown;
 mod statement;
 mod storage;
+mod structs;
 mod superseded;
 mod ticket;
 mod transaction;

@@ -462,6 +462,11 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether the open transaction may have deleted rows, its own among them.
+    pub(super) fn may_have_deleted(&self) -> bool {
+        self.open_transaction.may_have_deleted()
+    }
+
     /// Where the open transaction may have deleted rows, waits for the checkpoint that runs, and keeps the next one from running until
     /// the transaction ends, as DuckDB does for one that updates rows. To be called before its commit.
     ///
@@ -469,9 +474,7 @@ impl Connection {
     /// database up where a commit has deleted rows with NULLs and rows without (`RowGroupCollection::RemoveFromIndexes`).
     pub(super) fn keep_checkpoints_out(&self) -> Result<()> {
         match self.database.0.update_nothing.get() {
-            Some(sql) if self.open_transaction.may_have_deleted() => {
-                self.run_often(sql, &self.update_nothing)
-            }
+            Some(sql) if self.may_have_deleted() => self.run_often(sql, &self.update_nothing),
             _ => Ok(()),
         }
     }

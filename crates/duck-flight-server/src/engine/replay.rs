@@ -6,7 +6,7 @@
 //! key leads nowhere. A transaction that deletes one of its own new rows is logged row by row instead, and replayed well.
 //!
 //! Beside it stand other things that must be refused, or done another way, before DuckDB commits them: [`index_work`],
-//! [`kept_indexes`], [`new_types`], [`rename`] and [`referred`] for what the next start could not replay; [`alterations`] for commits that
+//! [`kept_indexes`], [`new_types`], [`rename`], [`referred`] and [`schemas`] for what the next start could not replay; [`alterations`] for commits that
 //! DuckDB breaks off; [`widened`] and [`open_transactions`] for what older transactions would undo. [`claim`] holds a table against others, and
 //! [`named`] finds the one that a statement means.
 
@@ -19,6 +19,7 @@ pub(super) mod new_types;
 pub(super) mod open_transactions;
 pub(super) mod referred;
 pub(super) mod rename;
+pub(super) mod schemas;
 pub(super) mod widened;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,10 +29,11 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::catalog::texts;
 use super::connections::pool::Work;
-use super::ffi::Connection;
+use super::ffi::{ColumnShape, Connection};
 use super::rows::types::same_name;
 use super::sql::deed::{Asked, Change, Deed, own_name};
 use super::sql::tokens::{Token, contains_word, tokens};
+use super::storage::attach::VECTOR_ROWS;
 use crate::error::Result;
 
 /// The number of the first row that a transaction has not committed yet (DuckDB's `MAX_ROW_ID`).
@@ -54,9 +56,24 @@ const LOGGED_SQL: &str = "
     WHERE NOT internal AND database_name IN
         (SELECT database_name FROM system.main.duckdb_databases() WHERE path IS NOT NULL)";
 
+/// The tables with columns that DuckDB keeps as structs: STRUCT, UNION and VARIANT, by the numbers of its `LogicalTypeId`.
+const WITH_STRUCTS_SQL: &str = "
+    SELECT DISTINCT database_name, schema_name, table_name FROM system.main.duckdb_columns()
+    WHERE NOT internal AND data_type_id IN (100, 107, 109)";
+
 /// All tables.
 const ALL_SQL: &str = "
     SELECT database_name, schema_name, table_name FROM system.main.duckdb_tables() WHERE NOT internal";
+
+/// From one to the next of the new rows that are rewritten where a put has appended them: each vector of a row group has one.
+const STRIDE_OF_APPEND: u64 = VECTOR_ROWS / 2;
+
+/// The same for rows that DuckDB has inserted with several threads, whose row groups may end anywhere: a vector of a single row is never
+/// cut in two.
+const STRIDE: u64 = 2;
+
+/// How many new rows are looked through in one statement: DuckDB remembers those that it updates.
+const REWRITTEN_AT_ONCE: u64 = 1 << 20;
 
 /// What may stand before INDEX where one is made or dropped.
 const BEFORE_INDEX: &[&str] = &["create", "drop", "replace", "temp", "temporary", "unique"];
@@ -166,16 +183,32 @@ pub(super) fn secure_put(
     is_keyed: bool,
     steady: &Steady<'_>,
 ) -> Result<()> {
-    if rows < connection.row_group_rows() {
+    if !secure_rows(connection, table, rows, is_keyed, steady)? {
         return Ok(());
+    }
+    // Rows that change others come out of a temporary table.
+    let stride = if is_keyed { STRIDE } else { STRIDE_OF_APPEND };
+    rewrite_structs(connection, table, stride)
+}
+
+/// As [`secure_put`], but for structs. Answers whether the transaction is logged row by row.
+fn secure_rows(
+    connection: &Connection,
+    table: &TableName,
+    rows: u64,
+    is_keyed: bool,
+    steady: &Steady<'_>,
+) -> Result<bool> {
+    if rows < connection.row_group_rows() {
+        return Ok(false);
     }
     let is_at_risk = is_keyed
         || !steady.is_certain
         || connection.indexes().may_be() && is_among(table, &tables(connection, INDEXED_SQL)?);
-    match is_at_risk {
-        true => log_row_by_row(connection, table, steady.is_certain),
-        false => Ok(()),
+    if is_at_risk {
+        log_row_by_row(connection, table, steady.is_certain)?;
     }
+    Ok(is_at_risk)
 }
 
 /// As [`secure_put`], of an append that has written `rows` rows in a client's transaction, in which `rows_before` were written
@@ -191,7 +224,7 @@ pub(super) fn secure_append(
     let may_have_deleted_keys = rows_before > 0
         && rows >= connection.row_group_rows()
         && is_among(table, &tables(connection, KEYED_SQL)?);
-    secure_put(connection, table, rows, may_have_deleted_keys, steady)
+    secure_rows(connection, table, rows, may_have_deleted_keys, steady).map(drop)
 }
 
 /// Whether a table is one of these, or may be: the database is not compared.
@@ -243,6 +276,18 @@ pub(super) fn secure_statement(
     Ok(())
 }
 
+/// Makes sure that the structs stay as they are in the rows that a client's transaction has written, so many or fewer. To be called
+/// right before its commit.
+pub(super) fn secure_structs(connection: &Connection, rows: u64) -> Result<()> {
+    if rows < connection.row_group_rows() || !connection.may_have_deleted() {
+        return Ok(());
+    }
+    for table in tables(connection, WITH_STRUCTS_SQL)? {
+        rewrite_structs(connection, &table, STRIDE)?;
+    }
+    Ok(())
+}
+
 /// Makes sure that a client's transaction can be committed and replayed: indexes may have been made since its statements were
 /// looked at, by itself or beside it, and a checkpoint may run. What is given back must live until the commit.
 pub(super) fn secure_commit<'c>(
@@ -264,6 +309,7 @@ pub(super) fn secure_commit<'c>(
             log_row_by_row(connection, &table, false)?;
         }
     }
+    secure_structs(connection, work.rows_written)?;
     Ok((making, Some(steady)))
 }
 
@@ -290,16 +336,15 @@ fn log_row_by_row(connection: &Connection, table: &TableName, is_certain: bool) 
     };
     connection.mark_generated(table, &mut columns);
     let columns = columns.iter().filter(|column| !column.is_generated);
-    let columns: Vec<_> = columns.map(|column| quote(column.field.name())).collect();
     let may_update = is_certain
         || is_among(table, &tables(connection, INDEXED_SQL)?)
         || is_among(table, &tables(connection, KEYED_SQL)?);
     if may_update {
-        let values = columns.iter().map(|column| format!("{column} = {column}"));
-        let values = values.collect::<Vec<_>>().join(", ");
+        let values = unchanged(columns);
         connection.execute(&format!("UPDATE {name} SET {values} WHERE rowid = {row}"))?;
     } else {
-        let columns = columns.join(", ");
+        let columns = columns.map(|column| quote(column.field.name()));
+        let columns = columns.collect::<Vec<_>>().join(", ");
         connection.execute(&format!(
             "INSERT INTO {name} ({columns}) SELECT {columns} FROM {name} WHERE rowid = {row};
              DELETE FROM {name} WHERE rowid = {row}"
@@ -308,14 +353,61 @@ fn log_row_by_row(connection: &Connection, table: &TableName, is_certain: bool) 
     Ok(())
 }
 
+/// Updates the structs in new rows of a table to what they are, in so many rows that each vector has one, where the transaction may have
+/// written a row group of them and is logged row by row.
+///
+/// DuckDB 1.5.5 then appends the rows vector by vector (`LocalStorage::Flush`). It cuts a vector in two where a row group of the table
+/// ends, but has flattened the fields of its structs for the first part only (`StructColumnData::Append`): what a row group in the
+/// file keeps as a constant, such as a NULL, is whatever was in memory in the second part. A column with updates is read flat,
+/// and a vector without the row that an update has put elsewhere is copied first.
+fn rewrite_structs(connection: &Connection, table: &TableName, mut stride: u64) -> Result<()> {
+    let Some(columns) = connection.table_columns(table)? else {
+        return Ok(());
+    };
+    let structs = columns.iter().filter(|column| column.is_kept_as_struct());
+    let values = unchanged(structs);
+    if values.is_empty() {
+        return Ok(());
+    }
+    let name = table.to_sql();
+    let mut first = FIRST_NEW_ROW;
+    // Those that are put elsewhere are new rows, too, behind all others.
+    while let Some(last) = last_new_row(connection, &name)?
+        && first <= last
+    {
+        let mut from = first;
+        while from <= last {
+            let to = last.min(from + REWRITTEN_AT_ONCE - 1);
+            connection.execute(&format!(
+                "UPDATE {name} SET {values} WHERE rowid BETWEEN {from} AND {to} AND rowid % {stride} = 0"
+            ))?;
+            from = to + 1;
+        }
+        if (last - first) / stride < STRIDE_OF_APPEND {
+            // So few fill no vector.
+            break;
+        }
+        (first, stride) = (last + 1, STRIDE_OF_APPEND);
+    }
+    Ok(())
+}
+
+/// What UPDATE sets these columns to, to leave them as they are.
+fn unchanged<'c>(columns: impl Iterator<Item = &'c ColumnShape>) -> String {
+    let names = columns.map(|column| quote(column.field.name()));
+    let values = names.map(|name| format!("{name} = {name}"));
+    values.collect::<Vec<_>>().join(", ")
+}
+
 /// The last of the transaction's new rows of a table, where they may fill a row group.
-fn last_new_row(connection: &Connection, table: &str) -> Result<Option<String>> {
+fn last_new_row(connection: &Connection, table: &str) -> Result<Option<u64>> {
     let last_of_row_group = FIRST_NEW_ROW + connection.row_group_rows() - 1;
     let sql = format!(
         "SELECT CAST(system.main.max(rowid) AS VARCHAR) AS last FROM {table} \
          WHERE rowid >= {last_of_row_group} HAVING last IS NOT NULL"
     );
-    Ok(texts(connection, &sql)?.pop().map(|[row]| row))
+    let last = texts(connection, &sql)?.pop();
+    Ok(last.and_then(|[row]: [String; 1]| row.parse().ok()))
 }
 
 #[cfg(test)]

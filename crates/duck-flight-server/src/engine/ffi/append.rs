@@ -45,6 +45,14 @@ pub(crate) struct ColumnShape {
 }
 
 impl ColumnShape {
+    /// Whether DuckDB keeps its values as structs: those of unions too, and of `VARIANT`, for which Arrow has no type.
+    pub(crate) fn is_kept_as_struct(&self) -> bool {
+        matches!(
+            self.type_id,
+            ffi::DUCKDB_TYPE_DUCKDB_TYPE_STRUCT | ffi::DUCKDB_TYPE_DUCKDB_TYPE_UNION
+        ) || !self.has_arrow_type
+    }
+
     /// A column of truth values that is no table's: it goes with the rows for an appender's statement to read.
     pub(crate) fn flag(name: &str) -> Self {
         Self::of(

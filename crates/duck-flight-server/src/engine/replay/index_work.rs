@@ -130,7 +130,11 @@ impl IndexWork {
     }
 
     /// Records the table that a statement has made, and forgets all of them where one may have been dropped.
-    pub(super) fn note_made(&mut self, connection: &Connection, asked: Asked<'_>) -> Result<()> {
+    pub(in crate::engine) fn note_made(
+        &mut self,
+        connection: &Connection,
+        asked: Asked<'_>,
+    ) -> Result<()> {
         match asked.deed {
             _ if !asked.may_define() => {}
             Deed::Creates {

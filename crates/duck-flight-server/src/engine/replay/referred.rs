@@ -37,7 +37,7 @@ pub(in crate::engine) fn check(connection: &Connection, asked: Asked<'_>) -> Res
 }
 
 /// Refuses to replace a table that a foreign key refers to.
-pub(super) fn check_replaced(connection: &Connection, table: &TableName) -> Result<()> {
+pub(in crate::engine) fn check_replaced(connection: &Connection, table: &TableName) -> Result<()> {
     Step::Replaces(Some(&table.path())).check(connection)
 }
 

@@ -118,7 +118,7 @@ pub(in crate::engine) fn stands_anywhere(sql: &str, word: &str) -> bool {
 }
 
 /// Whether the first statement of a script begins with one of these words.
-pub(super) fn begins_with(sql: &str, words: &[&str]) -> bool {
+pub(in crate::engine) fn begins_with(sql: &str, words: &[&str]) -> bool {
     let first = tokens(sql).find(|token| *token != Token::Symbol(';'));
     first.is_some_and(|first| first.is_any(words))
 }

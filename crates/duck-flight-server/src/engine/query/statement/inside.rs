@@ -7,7 +7,7 @@ use crate::engine::connections::pool::{ClientTransaction, Work};
 use crate::engine::ffi::query::Script;
 use crate::engine::ffi::{Prepared, QueryResult, StatementKind};
 use crate::engine::replay;
-use crate::engine::replay::{alterations, new_types};
+use crate::engine::replay::{alterations, new_types, schemas};
 use crate::engine::sql::tokens::{Tokens, contains_word, count_pairs, statements};
 use crate::error::{Error, Result};
 
@@ -67,6 +67,7 @@ impl<'a> Statement<'a> {
             self.claim(renames, kind)?;
             if self.defines(kind) {
                 alterations::note(self.connection, asked)?;
+                schemas::clear(self.connection, asked)?;
             }
             let begun = commits.then(|| self.connection.begin_commit());
             is_refused = matches!(begun, Some(Err(_)));

@@ -1,0 +1,118 @@
+//! Fields of structs that are the same in all rows of a row group, such as NULLs. DuckDB 1.5.5 fills some of them with whatever is in its
+//! memory where a transaction has written a row group, has deleted one of its new rows, and its table does not end with a row group.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, StructArray};
+use arrow::datatypes::{DataType, Field};
+use duck_tests::{Client, options, start};
+
+/// More than two row groups of 20,480 rows.
+const ROWS: i64 = 60_000;
+
+/// Rows that are there before: not a whole vector.
+const ROWS_BEFORE: i64 = 5_000;
+
+/// How the tables are made: one with a primary key, one with an index, and one without either.
+const TABLES: [&str; 3] = [
+    "CREATE TABLE t (k BIGINT PRIMARY KEY, s STRUCT(a INTEGER, b VARCHAR), u UNION(x INTEGER, y VARCHAR))",
+    "CREATE TABLE t (k BIGINT, s STRUCT(a INTEGER, b VARCHAR), u UNION(x INTEGER, y VARCHAR)); CREATE INDEX i ON t (k)",
+    "CREATE TABLE t (k BIGINT, s STRUCT(a INTEGER, b VARCHAR), u UNION(x INTEGER, y VARCHAR))",
+];
+
+const TEXT: &str = "a text that is too long to be kept in its place";
+
+/// SQL that gives the rows from `first` to before `end`.
+fn select(first: i64, end: i64) -> String {
+    format!(
+        "SELECT range AS k, {{a: NULL::INTEGER, b: '{TEXT}'}} AS s, 7::UNION(x INTEGER, y VARCHAR) AS u FROM range({first}, {end})"
+    )
+}
+
+/// The new rows, as a put sends them: without the union.
+fn batch() -> RecordBatch {
+    let rows = usize::try_from(ROWS).unwrap();
+    let fields: Vec<(Arc<Field>, ArrayRef)> = vec![
+        (
+            Arc::new(Field::new("a", DataType::Int32, true)),
+            Arc::new(Int32Array::new_null(rows)),
+        ),
+        (
+            Arc::new(Field::new("b", DataType::Utf8, true)),
+            Arc::new(StringArray::from(vec![TEXT; rows])),
+        ),
+    ];
+    let columns: [(_, ArrayRef); 2] = [
+        (
+            "k",
+            Arc::new(Int64Array::from_iter_values(
+                ROWS_BEFORE..ROWS_BEFORE + ROWS,
+            )),
+        ),
+        ("s", Arc::new(StructArray::from(fields))),
+    ];
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+async fn make(client: &Client, table: &str) {
+    client
+        .execute(&format!("DROP TABLE IF EXISTS t; {table}"))
+        .await;
+    let before = format!("INSERT INTO t {}", select(0, ROWS_BEFORE));
+    client.execute(&before).await;
+}
+
+/// Asserts that there are so many rows, all of them as they were sent.
+async fn assert_whole(client: &Client, rows: i64, how: &str) {
+    let found = format!(
+        "SELECT count(*), count(DISTINCT k), count(s.a), count(*) FILTER (s.b = '{TEXT}'), min(coalesce(u.x, 7)), count(u.y) FROM t"
+    );
+    let expected = format!("{rows}|{rows}|0|{rows}|7|0");
+    assert_eq!(client.rows(&found).await, [expected], "{how}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn structs_of_a_large_put_stay_as_they_were_sent() {
+    let (server, client) = start().await;
+    for (table, put) in [
+        (TABLES[0], r#"{"table": "t", "mode": "upsert"}"#),
+        (TABLES[1], r#"{"table": "t"}"#),
+        (TABLES[2], r#"{"table": "t"}"#),
+        (
+            TABLES[2],
+            r#"{"table": "t", "mode": "upsert", "key": ["k"]}"#,
+        ),
+    ] {
+        make(&client, table).await;
+        client.put(&options(put), &[batch()]).await.unwrap();
+        assert_whole(&client, ROWS_BEFORE + ROWS, &format!("{put} {table}")).await;
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn structs_of_a_large_statement_stay_as_they_are() {
+    let (server, client) = start().await;
+    let new = select(ROWS_BEFORE, ROWS_BEFORE + ROWS);
+    let all = ROWS_BEFORE + ROWS;
+    for table in TABLES {
+        for (script, rows) in [
+            (format!("INSERT INTO t {new}"), all),
+            (format!("SELECT 1; INSERT INTO t {new}"), all),
+            (format!("BEGIN; INSERT INTO t {new}; COMMIT"), all),
+            (
+                format!("BEGIN; INSERT INTO t {new}; DELETE FROM t WHERE k = 6000; COMMIT"),
+                all - 1,
+            ),
+            (
+                format!("BEGIN; INSERT INTO t {new}; UPDATE t SET k = -k WHERE k % 5 = 0; COMMIT"),
+                all,
+            ),
+        ] {
+            make(&client, table).await;
+            client.execute(&script).await;
+            assert_whole(&client, rows, &format!("{script} {table}")).await;
+        }
+    }
+    server.shutdown().await;
+}
