@@ -39,7 +39,7 @@ async fn a_script_of_which_it_is_in_doubt_what_it_is_made_of_leaves_no_transacti
     // Nobody could be kept from the table.
     for sql in [
         "SELECT 1 AS größe; ALTER TABLE t RENAME tiefe TO weite",
-        "\u{feff}ALTER TABLE t DROP COLUMN tiefe",
+        "ALTER\u{a0}TABLE t DROP COLUMN tiefe",
     ] {
         let refused = session.update(sql, None).await;
         assert_refused(refused, Code::PermissionDenied, &["double quotes"]);

@@ -285,8 +285,7 @@ impl<'a> Effect<'a> {
                 ..
             }
             | Deed::Drops { cascades: true, .. } => Self::AtCommit(None),
-            Deed::AltersView
-            | Deed::Creates { .. }
+            Deed::Creates { .. }
             | Deed::MakesIndex { .. }
             | Deed::Drops { .. }
             | Deed::CommentsOnIndex
@@ -451,7 +450,7 @@ mod tests {
             ("ALTER TABLE t RENAME COLUMN c TO d", plain()),
             ("ALTER TABLE t RENAME COLUMN s.a TO b", at_once(&["t"])),
             ("; ALTER TABLE t RENAME TO u", at_commit(&["t"])),
-            ("ALTER TABLE 🦆 DROP i", ("at once", None)),
+            ("ALTER TABLE t\u{a0}u DROP i", ("at once", None)),
             ("ALTER VIEW v RENAME TO w", plain()),
             ("COMMENT ON TABLE t IS 'drop table t'", plain()),
             ("EXPLAIN ANALYZE ALTER TABLE t DROP i", at_once(&["t"])),

@@ -132,7 +132,7 @@ mod tests {
             ("EXPLAIN SELECT type FROM t", None),
             ("SELECT 'CREATE TYPE s.t AS INTEGER'", None),
             // In doubt.
-            ("CREATE TYPE 🦆 AS INTEGER", Some(Schema::Other)),
+            ("CREATE TYPE t\u{a0}u AS INTEGER", Some(Schema::Other)),
             ("éCREATE TYPE t AS INTEGER", Some(Schema::Other)),
             ("CREATE\u{a0}TYPE t AS INTEGER", Some(Schema::Other)),
             ("CREATE TABLE t (type INTEGER, größe INTEGER)", None),

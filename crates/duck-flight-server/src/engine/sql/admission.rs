@@ -34,7 +34,8 @@ const DISGUISED: &str = "DuckDB 1.5.5 takes this for an alteration of a table: w
 const UNREADABLE: &str = "it cannot be told which table is altered: send the ALTER alone, without white space beyond ASCII, and with names in double \
      quotes where they are not ASCII";
 
-const FILES: &str = "COPY and EXPORT reach files of the server; send rows with a put (the README shows how to load a file)";
+const FILES: &str = "COPY, EXPORT and IMPORT use files of the server, which clients cannot: save a result on your side \
+     (duck-query --format csv 'FROM t' > FILE), and load a file by a put (the README shows how)";
 const ATTACHES: &str = "ATTACH and DETACH would change every client's databases";
 const SEEDS: &str = "a definition that calls setseed() would set the seed of clients that do not know; call it in a query";
 const SECRETS: &str = "CREATE SECRET would keep it for every client, and there is nothing on the server to use it for";
@@ -492,28 +493,37 @@ mod tests {
                 "ALTER TABLE größe ADD COLUMN länge INTEGER",
                 true,
             ),
-            (Alteration, ";ALTER TABLE t\u{a0}ADD COLUMN i INTEGER", true),
+            (Alteration, ";ALTER TABLE t ADD\u{a0}COLUMN i INTEGER", true),
+            (
+                Alteration,
+                "\u{feff} ALTER TABLE t ADD COLUMN i INTEGER",
+                true,
+            ),
             (Alteration, "ALTER VIEW größe RENAME TO w", true),
             (Alteration, "ALTER SEQUENCE s OWNED BY t", true),
             (Alteration, "COMMENT ON TABLE größe IS 'alter'", true),
-            (Explain, "EXPLAIN ALTER TABLE 🦆 DROP i", true),
+            (Explain, "EXPLAIN ALTER TABLE t\u{a0}u DROP i", true),
             (
                 Explain,
                 "EXPLAIN ANALYZE WITH c AS (SELECT größe, \"alter\" FROM t) FROM c",
                 true,
             ),
+            (Alteration, "ALTER TABLE t\u{a0}ADD COLUMN i INTEGER", false),
             (
                 Alteration,
-                "\u{feff}ALTER TABLE t ADD COLUMN i INTEGER",
+                "ALTER TABLE t\u{a0}u ADD COLUMN i INTEGER",
                 false,
             ),
-            (Alteration, "ALTER TABLE 🦆 ADD COLUMN i INTEGER", false),
             (
                 Alteration,
                 "ALTER TABLE s\u{a0}.t ADD COLUMN i INTEGER",
                 false,
             ),
-            (Explain, "EXPLAIN ANALYZE ALTER TABLE 🦆 DROP i", false),
+            (
+                Explain,
+                "EXPLAIN ANALYZE ALTER TABLE t\u{a0}u DROP i",
+                false,
+            ),
             (Alteration, "ALTER VIEW t ALTER c SET NOT NULL", false),
             (Alteration, "ALTER INDEX t ADD PRIMARY KEY (c)", false),
         ] {

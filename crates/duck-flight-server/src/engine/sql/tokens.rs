@@ -89,8 +89,10 @@ pub(in crate::engine) fn is_certain(sql: &str) -> bool {
 
 /// The tokens of a script, without white space and comments.
 pub(in crate::engine) fn tokens(sql: &str) -> Tokens<'_> {
+    // In front of everything else it is certain that DuckDB takes that for white space, such as the byte order mark of a file.
+    let is_any_space = |c: char| c == ' ' || c.is_ascii_control() || names::is_space(c);
     Tokens {
-        rest: sql,
+        rest: sql.trim_start_matches(is_any_space),
         is_after_escapes: false,
     }
 }
@@ -240,6 +242,11 @@ impl<'a> Tokens<'a> {
             }
         }
         false
+    }
+
+    /// Whether a word stands anywhere in what is left of the script, be it in a text or a comment.
+    pub(super) fn may_say(&self, word: &str) -> bool {
+        stands_anywhere(self.rest, word)
     }
 
     /// The token that comes next.

@@ -58,7 +58,7 @@ impl<'a> Statement<'a> {
     }
 
     /// Whether it may alter anything.
-    fn alters(&self, kind: StatementKind) -> bool {
+    pub(super) fn alters(&self, kind: StatementKind) -> bool {
         match kind {
             StatementKind::Alteration => true,
             // With ANALYZE it runs the statement. One in doubt is refused.

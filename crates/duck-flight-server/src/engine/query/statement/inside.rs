@@ -178,14 +178,8 @@ impl<'a> Statement<'a> {
     /// checkpoint, ends the process, or finds other values.
     fn check_alteration(&self, statement: &Prepared<'_>, rows_written: u64) -> Result<()> {
         let rows = self.connection.row_group_rows();
-        let sql = &self.sql.text;
-        let alters = match statement.kind() {
-            StatementKind::Alteration => true,
-            // With ANALYZE it runs the statement.
-            StatementKind::Explain => contains_word(sql, "alter"),
-            _ => false,
-        };
-        if rows_written >= rows && alters && !renames_tables_only(sql) {
+        let alters = self.alters(statement.kind());
+        if rows_written >= rows && alters && !renames_tables_only(&self.sql.text) {
             return Err(Error::AlterationTooLate { rows });
         }
         Ok(())
