@@ -109,46 +109,109 @@ async fn a_table_that_a_foreign_key_refers_to_is_not_taken_away() {
     server.stop();
 }
 
-/// A CASCADE takes a table with what it uses.
+/// A CASCADE takes a table with what its expressions use.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_a_foreign_key_refers_to_is_not_dropped_with_what_it_uses() {
+async fn a_table_of_a_foreign_key_is_not_dropped_with_what_it_uses() {
     let server = ServerProcess::start(&[]);
     let client = server.client().await;
     client
         .execute(
-            "CREATE SEQUENCE s; CREATE TYPE e AS ENUM ('a'); CREATE SCHEMA u; CREATE SEQUENCE u.s;
-             CREATE TABLE p (i BIGINT PRIMARY KEY DEFAULT nextval('s'), m e, n BIGINT DEFAULT nextval('u.s'));
+            "CREATE SEQUENCE s; CREATE SEQUENCE owned; CREATE SEQUENCE other; CREATE SEQUENCE of_view;
+             CREATE TYPE e AS ENUM ('a'); CREATE TYPE plain AS ENUM ('a');
+             CREATE MACRO f() AS 7; CREATE MACRO g() AS f(); CREATE MACRO unused() AS 7;
+             CREATE SCHEMA u; CREATE SEQUENCE u.s; CREATE SCHEMA m; CREATE MACRO m.f() AS 1;
+             CREATE TABLE p (
+                 i BIGINT PRIMARY KEY DEFAULT nextval('s'), n BIGINT DEFAULT nextval('u.s'), o BIGINT DEFAULT nextval('owned'),
+                 t VARCHAR DEFAULT 'a'::e, m plain, x BIGINT DEFAULT m.f(), y BIGINT CHECK (y <> g() + 1),
+                 z BIGINT DEFAULT nextval('of_view'));
              CREATE TABLE c (i BIGINT REFERENCES p (i), j BIGINT);
-             INSERT INTO p VALUES (7, 'a', 1); INSERT INTO c VALUES (7, 1);
-             CREATE SCHEMA plain; CREATE TABLE plain.t (i BIGINT)",
+             INSERT INTO p (i, m, y) VALUES (7, 'a', 1); INSERT INTO c VALUES (7, 1);
+             CREATE TABLE owner (i BIGINT); ALTER SEQUENCE owned OWNED BY owner;
+             CREATE VIEW v AS SELECT 1; ALTER SEQUENCE of_view OWNED BY v;
+             CREATE TABLE t (i BIGINT); CREATE VIEW w AS SELECT 1;
+             CREATE SCHEMA unrelated; CREATE TABLE unrelated.t (i BIGINT); CREATE SEQUENCE unrelated.s;
+             CREATE MACRO unrelated.f() AS 7",
         )
         .await;
     client.execute("ALTER TABLE c RENAME COLUMN j TO k").await;
     for sql in [
         "DROP SEQUENCE s CASCADE",
         ";DROP SEQUENCE IF EXISTS main.s CASCADE",
+        "DROP SEQUENCE owned CASCADE",
         "DROP TYPE e CASCADE",
-        "DROP SCHEMA u CASCADE",
         "EXPLAIN ANALYZE DROP TYPE e CASCADE",
+        "DROP MACRO f CASCADE",
+        "DROP FUNCTION g CASCADE",
+        "DROP FUNCTION IF EXISTS main.\"F\" CASCADE",
+        "DROP MACRO m.f CASCADE",
+        "DROP\u{a0}MACRO f CASCADE",
+        "DROP SCHEMA u CASCADE",
+        "DROP SCHEMA m CASCADE",
+        "DROP TABLE owner CASCADE",
+        "DROP VIEW v CASCADE",
     ] {
         let refused = client.try_execute(sql).await;
         assert_refused(refused, Code::InvalidArgument, &["CASCADE", "depends on"]);
     }
-    // Nothing that tables use is in there.
-    client.execute("DROP SCHEMA plain CASCADE").await;
+    let mut session = client.session().await;
+    // What depends on what is not told there.
+    session
+        .update("SET search_path = 'temp'", None)
+        .await
+        .unwrap();
+    let refused = session.update("DROP MACRO test.m.f CASCADE", None).await;
+    assert_refused(refused, Code::InvalidArgument, &["CASCADE", "depends on"]);
+    // Nothing that tables of foreign keys need is in these, and the type of a column is only copied.
+    for sql in [
+        "DROP TYPE plain CASCADE",
+        "DROP SEQUENCE other CASCADE",
+        "DROP MACRO unused CASCADE",
+        "DROP TABLE t CASCADE",
+        "DROP VIEW w CASCADE",
+        "DROP SCHEMA unrelated CASCADE",
+    ] {
+        client.execute(sql).await;
+    }
 
     let server = ServerProcess::start_in(server.kill(), &[]);
     let client = server.client().await;
-    let found = "SELECT p.i, m, n, k FROM p JOIN c USING (i)";
-    assert_eq!(client.rows(found).await, ["7|a|1|1"]);
+    let found = "SELECT p.i, n, o, t, m, x, y, z, k FROM p JOIN c USING (i)";
+    assert_eq!(client.rows(found).await, ["7|1|1|a|a|1|1|1|1"]);
     // What the errors say to do.
     client
         .execute(
-            "DROP TABLE c; DROP TABLE p; DROP SEQUENCE s; DROP TYPE e; DROP SEQUENCE u.s; DROP SCHEMA u",
+            "DROP TABLE c; DROP TABLE p; DROP SEQUENCE s; DROP TYPE e; DROP MACRO g; DROP MACRO f; DROP SEQUENCE u.s; DROP SCHEMA u;
+             DROP SCHEMA m CASCADE; DROP TABLE owner; DROP VIEW v CASCADE",
         )
         .await;
     let server = ServerProcess::start_in(server.kill(), &[]);
     let types = "SELECT count(*) FROM duckdb_types() WHERE type_name = 'e'";
     assert_eq!(server.client().await.rows(types).await, ["0"]);
+    server.stop();
+}
+
+/// Once the table that refers is taken, DuckDB deletes nothing from the other one any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_refers_is_not_dropped_with_what_it_uses() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    client
+        .execute(
+            "CREATE SEQUENCE s; CREATE TABLE p (i BIGINT PRIMARY KEY);
+             CREATE TABLE c (i BIGINT REFERENCES p (i), j BIGINT DEFAULT nextval('s')); INSERT INTO p VALUES (7);
+             CREATE SEQUENCE own; ALTER SEQUENCE own OWNED BY c",
+        )
+        .await;
+    for sql in ["DROP SEQUENCE s CASCADE", "DROP SEQUENCE own CASCADE"] {
+        let refused = client.try_execute(sql).await;
+        assert_refused(refused, Code::InvalidArgument, &["CASCADE", "depends on"]);
+    }
+    // Its own drop frees the other one.
+    client
+        .execute("DROP TABLE c CASCADE; DROP SEQUENCE s CASCADE; DELETE FROM p; DROP TABLE p")
+        .await;
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let tables = "SELECT count(*) FROM duckdb_tables() WHERE schema_name = 'main'";
+    assert_eq!(server.client().await.rows(tables).await, ["0"]);
     server.stop();
 }

@@ -3,7 +3,9 @@
 //! DuckDB 1.5.5 refuses to replace and to rename such a table for what depends on it, and forgets that once the table that
 //! refers to it was altered. Its log then drops a table, which the replay refuses for its foreign key, or renames one, and the
 //! database cannot be opened any more. Where the table that refers is renamed, the other one keeps its old name, by which it
-//! is looked for in vain. What such a table uses takes it with it by a CASCADE: a sequence for a default, a type, or the schema of one.
+//! is looked for in vain. A CASCADE takes either table with what its expressions use, and asks for no foreign key then: a sequence, a
+//! macro or a type, in a default, a check or a generated column, or what owns such a sequence, or the schema of one of these. Where it takes
+//! the table that refers, the other one can be neither dropped nor deleted from any more. The type of a column takes nothing.
 //!
 //! So each of these is refused by the constraints that are there.
 
@@ -21,14 +23,55 @@ const FOREIGN_KEYS_SQL: &str = "
     SELECT database_name, schema_name, table_name, referenced_table FROM system.main.duckdb_constraints()
     WHERE constraint_type = 'FOREIGN KEY' AND database_name <> 'temp'";
 
-/// The schemas that have something which tables of other schemas may use, and that takes them with it.
-const USED_SQL: &str = "
-    SELECT schema_name FROM system.main.duckdb_sequences() WHERE database_name <> 'temp'
-    UNION
-    SELECT schema_name FROM system.main.duckdb_types() WHERE NOT internal AND database_name <> 'temp'";
+/// What takes a table of a foreign key with it where it is dropped with a CASCADE, and that table: where it is, its name, and what it is. A
+/// sequence and what owns it take each other. DuckDB tells what depends on what of the current database only: where that is another one, it
+/// may be anything, but tables and views only where there is a sequence to own.
+const TAKERS_SQL: &str = "
+    WITH RECURSIVE entries AS (
+        SELECT 'table' AS kind, table_oid AS oid, database_name, schema_name, table_name AS name
+        FROM system.main.duckdb_tables() WHERE NOT internal
+        UNION ALL
+        SELECT 'view', view_oid, database_name, schema_name, view_name
+        FROM system.main.duckdb_views() WHERE NOT internal
+        UNION ALL
+        SELECT 'sequence', sequence_oid, database_name, schema_name, sequence_name
+        FROM system.main.duckdb_sequences()
+        UNION ALL
+        SELECT 'type', type_oid, database_name, schema_name, type_name
+        FROM system.main.duckdb_types() WHERE NOT internal
+        UNION ALL
+        SELECT 'macro', function_oid, database_name, schema_name, function_name
+        FROM system.main.duckdb_functions() WHERE NOT internal
+    ), keyed AS (
+        SELECT DISTINCT e.oid, e.name
+        FROM system.main.duckdb_constraints() k JOIN entries e ON e.kind = 'table'
+            AND e.database_name = k.database_name AND e.schema_name = k.schema_name
+            AND system.main.lower(e.name) IN (system.main.lower(k.table_name), system.main.lower(k.referenced_table))
+        WHERE k.constraint_type = 'FOREIGN KEY' AND k.database_name <> 'temp'
+            AND system.main.lower(k.table_name) <> system.main.lower(k.referenced_table)
+    ), dependencies AS (
+        SELECT d.objid AS used, d.refobjid AS dependent, d.deptype FROM system.main.duckdb_dependencies() d
+        WHERE NOT (d.objid IN (SELECT oid FROM keyed) AND d.refobjid IN (SELECT oid FROM keyed))
+    ), steps AS (
+        SELECT used AS taker, dependent AS taken FROM dependencies
+        UNION ALL
+        SELECT dependent, used FROM dependencies
+        WHERE deptype = 'a' AND used IN (SELECT oid FROM entries WHERE kind = 'sequence')
+    ), takers AS (
+        SELECT s.taker, k.oid AS goes FROM steps s JOIN keyed k ON k.oid = s.taken
+        UNION
+        SELECT s.taker, t.goes FROM takers t JOIN steps s ON s.taken = t.taker
+    )
+    SELECT e.database_name, e.schema_name, e.name, e.kind, k.name
+    FROM entries e, keyed k
+    WHERE e.oid <> k.oid AND e.database_name <> 'temp' AND (
+        (e.oid, k.oid) IN (SELECT (taker, goes) FROM takers)
+        OR system.main.current_database() IN ('system', 'temp') AND (
+            e.kind NOT IN ('table', 'view') OR EXISTS (FROM entries WHERE kind = 'sequence')))
+    ORDER BY ALL";
 
-/// Refuses a statement that replaces or renames a table of a foreign key, or may drop it with its schema or with what it uses. To be
-/// asked in its transaction, before it runs.
+/// Refuses a statement that replaces or renames a table of a foreign key, or drops it with its schema or with what it uses. To be asked
+/// in its transaction, before it runs.
 pub(in crate::engine) fn check(connection: &Connection, asked: Asked<'_>) -> Result<()> {
     match Step::of(asked) {
         Some(step) => step.check(connection),
@@ -47,8 +90,8 @@ enum Step<'a> {
     Replaces(Option<&'a [String]>),
     Renames(Option<&'a [String]>),
     DropsSchema(Option<&'a [String]>),
-    /// Drops what tables may use, and the tables with it.
-    DropsUsed,
+    /// Drops this, and what uses it; of any kind where that is not certain.
+    Drops(Option<What>, Option<&'a [String]>),
 }
 
 impl<'a> Step<'a> {
@@ -71,18 +114,22 @@ impl<'a> Step<'a> {
                 cascades: true,
             } => Some(Self::DropsSchema(name.as_deref())),
             Deed::Drops {
-                what: What::Sequence | What::Type,
+                what,
+                name,
                 cascades: true,
-                ..
-            } => Some(Self::DropsUsed),
+            } => Some(Self::Drops(Some(*what), name.as_deref())),
             Deed::Doubt if asked.may_define() => {
                 // To rename a table in doubt is refused anyway.
                 if asked.says("replace") && asked.says("table") {
                     return Some(Self::Replaces(None));
                 }
-                let mut used = ["schema", "sequence", "type"].iter();
-                let drops_used = asked.says("cascade") && used.any(|word| asked.says(word));
-                drops_used.then_some(Self::DropsUsed)
+                if !asked.says("drop") || !asked.says("cascade") {
+                    return None;
+                }
+                Some(match asked.says("schema") {
+                    true => Self::DropsSchema(None),
+                    false => Self::Drops(None, None),
+                })
             }
             _ => None,
         }
@@ -90,13 +137,14 @@ impl<'a> Step<'a> {
 
     fn check(&self, connection: &Connection) -> Result<()> {
         let keys = texts::<4>(connection, FOREIGN_KEYS_SQL)?;
+        let is_of_two = |[_, _, table, referenced]: &[String; 4]| !same_name(table, referenced);
         let mut refusal = keys.iter().find_map(|key| self.refusal(key));
-        if let Self::DropsSchema(name) = self
+        if matches!(self, Self::DropsSchema(_) | Self::Drops(..))
             && refusal.is_none()
-            && !keys.is_empty()
-            && has_used(connection, own_name(*name))?
+            && keys.iter().any(is_of_two)
         {
-            refusal = keys.iter().find_map(|key| Self::DropsUsed.refusal(key));
+            let takers = texts::<5>(connection, TAKERS_SQL)?;
+            refusal = takers.iter().find_map(|taker| self.refusal_of(taker));
         }
         match refusal {
             Some(message) => Err(SqlError::new(SqlErrorKind::Invalid, message).into()),
@@ -106,11 +154,12 @@ impl<'a> Step<'a> {
 
     /// Why it is refused for a foreign key.
     fn refusal(&self, key: &[String; 4]) -> Option<String> {
-        let [_, schema, table, referenced] = key;
+        let [database, schema, table, referenced] = key;
         let depends = format!("table \"{table}\" depends on table \"{referenced}\"");
         match self {
             Self::Replaces(name) => {
-                let is_replaced = !same_name(table, referenced) && may_be(*name, key, referenced);
+                let is_replaced =
+                    !same_name(table, referenced) && may_be(*name, [database, schema], referenced);
                 is_replaced.then(|| {
                     format!(
                         "Dependency Error: Cannot drop entry \"{referenced}\" because there are entries that depend on it: \
@@ -120,7 +169,7 @@ impl<'a> Step<'a> {
             }
             Self::Renames(name) => {
                 let mut tables = [referenced, table].into_iter();
-                let renamed = tables.find(|table| may_be(*name, key, table))?;
+                let renamed = tables.find(|table| may_be(*name, [database, schema], table))?;
                 Some(format!(
                     "Dependency Error: Cannot alter entry \"{renamed}\" because of a foreign key: {depends}, and DuckDB 1.5.5 \
                      looks for it by its old name. Make a table of the new name, and DROP the old one"
@@ -136,25 +185,48 @@ impl<'a> Step<'a> {
                     )
                 })
             }
-            Self::DropsUsed => (!same_name(table, referenced)).then(|| {
-                format!(
-                    "Dependency Error: Cannot drop with CASCADE what tables may use while there are foreign keys: {depends}, and \
-                     DuckDB 1.5.5 may have forgotten that. DROP what uses it first, one by one, and then this without CASCADE"
-                )
-            }),
+            Self::Drops(..) => None,
         }
+    }
+
+    /// Why it is refused for what takes a table of a foreign key with it.
+    fn refusal_of(&self, taker: &[String; 5]) -> Option<String> {
+        let [database, schema, name, kind, table] = taker;
+        let drops_it = match self {
+            Self::Replaces(_) | Self::Renames(_) => false,
+            Self::DropsSchema(dropped) => {
+                own_name(*dropped).is_none_or(|dropped| same_name(dropped, schema))
+            }
+            Self::Drops(what, dropped) => {
+                what.is_none_or(|what| kind_of(what) == Some(kind.as_str()))
+                    && may_be(*dropped, [database, schema], name)
+            }
+        };
+        drops_it.then(|| {
+            format!(
+                "Dependency Error: Cannot drop {kind} \"{name}\" with CASCADE: table \"{table}\" depends on it, or may, and has a \
+                 foreign key, for which DuckDB 1.5.5 does not ask. DROP what uses it first, one by one, and then this without CASCADE"
+            )
+        })
     }
 }
 
-/// Whether a schema of this name has something that tables of other schemas may use; `None` is any.
-fn has_used(connection: &Connection, schema: Option<&str>) -> Result<bool> {
-    let schemas = texts::<1>(connection, USED_SQL)?;
-    let is_it = |[name]: &[String; 1]| schema.is_none_or(|schema| same_name(schema, name));
-    Ok(schemas.iter().any(is_it))
+/// The kind of what is dropped, as [`TAKERS_SQL`] has it; `None` for what takes no table with it.
+fn kind_of(what: What) -> Option<&'static str> {
+    match what {
+        What::Table => Some("table"),
+        What::Type => Some("type"),
+        What::Sequence => Some("sequence"),
+        What::Macro => Some("macro"),
+        // Of these, a view may own a sequence.
+        What::Other => Some("view"),
+        What::Schema | What::Index => None,
+    }
 }
 
-/// Whether a name with its qualifiers may be that of this table, which is where the key is; one that is not certain may be.
-fn may_be(name: Option<&[String]>, [database, schema, ..]: &[String; 4], table: &str) -> bool {
+/// Whether a name with its qualifiers may be that of a table, or of something else, in this database and schema; one that is not certain
+/// may be.
+fn may_be(name: Option<&[String]>, [database, schema]: [&str; 2], table: &str) -> bool {
     match name {
         None => true,
         Some([own]) => same_name(own, table),
@@ -187,7 +259,7 @@ mod tests {
 
     #[test]
     fn what_takes_a_table_away_is_told_from_what_does_not() {
-        use Step::{DropsSchema, DropsUsed, Renames, Replaces};
+        use Step::{Drops, DropsSchema, Renames, Replaces};
         for (sql, parts) in [
             (
                 "CREATE OR REPLACE TABLE s.\"T x\" AS SELECT 1",
@@ -220,13 +292,19 @@ mod tests {
             ";DROP SCHEMA s CASCADE",
             Some(DropsSchema(Some(&name(&["s"])))),
         );
-        for sql in [
-            "DROP SEQUENCE s CASCADE",
-            "; DROP TYPE IF EXISTS s.e CASCADE",
-            "DROP\u{a0}SCHEMA s CASCADE",
-            "DROP\u{a0}TYPE e CASCADE",
+        for (sql, what, parts) in [
+            ("DROP SEQUENCE s CASCADE", What::Sequence, &["s"][..]),
+            ("; DROP TYPE IF EXISTS s.e CASCADE", What::Type, &["s", "e"]),
+            ("DROP MACRO f CASCADE", What::Macro, &["f"]),
+            ("drop function if exists f cascade", What::Macro, &["f"]),
+            ("DROP TABLE p CASCADE", What::Table, &["p"]),
+            ("DROP VIEW v CASCADE", What::Other, &["v"]),
         ] {
-            assert_step(sql, Some(DropsUsed));
+            assert_step(sql, Some(Drops(Some(what), Some(&name(parts)))));
+        }
+        assert_step("DROP\u{a0}SCHEMA s CASCADE", Some(DropsSchema(None)));
+        for sql in ["DROP\u{a0}TYPE e CASCADE", "DROP\u{a0}MACRO f CASCADE"] {
+            assert_step(sql, Some(Drops(None, None)));
         }
         for sql in [
             "EXPLAIN CREATE OR REPLACE TABLE p (i INTEGER)",
@@ -236,8 +314,8 @@ mod tests {
             "ALTER TABLE p RENAME COLUMN i TO j",
             "DROP SCHEMA s",
             "DROP SEQUENCE s",
-            "DROP TABLE p CASCADE",
-            "DROP VIEW v CASCADE",
+            "DROP MACRO f",
+            "DROP TABLE p",
         ] {
             assert_step(sql, None);
         }
@@ -269,7 +347,23 @@ mod tests {
         assert!(refused(Step::Renames(Some(&name(&["p"]))), "p"));
         assert!(refused(Step::DropsSchema(Some(&name(&["S"]))), "p"));
         assert!(!refused(Step::DropsSchema(Some(&name(&["other"]))), "p"));
-        assert!(refused(Step::DropsUsed, "p"));
-        assert!(!refused(Step::DropsUsed, "C"));
+        assert!(!refused(Step::DropsSchema(Some(&name(&["s"]))), "C"));
+    }
+
+    #[test]
+    fn what_takes_a_table_with_it_is_told_by_its_kind_and_name() {
+        let taker = ["db", "u", "F", "macro", "p"].map(str::to_owned);
+        let refused = |step: Step<'_>| step.refusal_of(&taker).is_some();
+        let f = name(&["f"]);
+        assert!(refused(Step::Drops(Some(What::Macro), Some(&f))));
+        assert!(!refused(Step::Drops(Some(What::Sequence), Some(&f))));
+        assert!(!refused(Step::Drops(Some(What::Index), Some(&f))));
+        assert!(refused(Step::Drops(Some(What::Macro), None)));
+        assert!(refused(Step::Drops(None, None)));
+        let other = name(&["other", "f"]);
+        assert!(!refused(Step::Drops(Some(What::Macro), Some(&other))));
+        assert!(refused(Step::DropsSchema(Some(&name(&["db", "U"])))));
+        assert!(refused(Step::DropsSchema(None)));
+        assert!(!refused(Step::DropsSchema(Some(&name(&["other"])))));
     }
 }

@@ -101,6 +101,7 @@ pub(in crate::engine) enum What {
     Index,
     Type,
     Sequence,
+    Macro,
     Other,
 }
 
@@ -345,6 +346,7 @@ fn what(rest: &mut Tokens<'_>) -> Option<What> {
         word if word.is("index") => Some(What::Index),
         word if word.is("type") => Some(What::Type),
         word if word.is("sequence") => Some(What::Sequence),
+        word if word.is_any(&["macro", "function"]) => Some(What::Macro),
         Token::Word(_) => Some(What::Other),
         _ => None,
     }
@@ -702,7 +704,7 @@ mod tests {
 
     #[test]
     fn what_is_made_is_told_with_its_name() {
-        use What::{Other, Schema, Sequence, Table, Type};
+        use What::{Macro, Other, Schema, Sequence, Table, Type};
         let filled = |name, replaces| Deed::Creates {
             what: Table,
             name,
@@ -755,7 +757,8 @@ mod tests {
                 "CREATE RECURSIVE VIEW v (i) AS SELECT 1",
                 makes(Other, &["v"]),
             ),
-            ("CREATE MACRO f(x) AS x", makes(Other, &["f"])),
+            ("CREATE MACRO f(x) AS x", makes(Macro, &["f"])),
+            ("CREATE FUNCTION s.f(x) AS x", makes(Macro, &["s", "f"])),
         ]);
     }
 
@@ -827,7 +830,7 @@ mod tests {
 
     #[test]
     fn what_is_dropped_is_told_with_its_name() {
-        use What::{Index, Other, Schema, Sequence, Table, Type};
+        use What::{Index, Macro, Other, Schema, Sequence, Table, Type};
         let in_doubt = |what, cascades| Deed::Drops {
             what,
             name: None,
@@ -849,6 +852,11 @@ mod tests {
             ("DROP SCHEMA s -- cascade", drops(Schema, &["s"], false)),
             ("DROP SEQUENCE s CASCADE", drops(Sequence, &["s"], true)),
             ("DROP TYPE e", drops(Type, &["e"], false)),
+            ("DROP MACRO f CASCADE", drops(Macro, &["f"], true)),
+            (
+                "DROP FUNCTION IF EXISTS s.f",
+                drops(Macro, &["s", "f"], false),
+            ),
             (
                 "DROP INDEX IF EXISTS db.s.i",
                 drops(Index, &["db", "s", "i"], false),
