@@ -32,17 +32,9 @@ async fn a_script_of_which_it_is_in_doubt_what_it_is_made_of_leaves_no_transacti
         "ALTER TABLE t ADD COLUMN \"größe\" BOOLEAN DEFAULT false; SELECT 1",
         "ALTER TABLE t ADD COLUMN breite VARCHAR DEFAULT concat('a;', 'b')",
         "ALTER TABLE t ADD COLUMN höhe VARCHAR DEFAULT concat('a', 'b')",
-        "SELECT \"größe\" FROM t LIMIT 1; ALTER TABLE t RENAME \"höhe\" TO tiefe",
+        "SELECT größe FROM t LIMIT 1; ALTER TABLE t RENAME höhe TO tiefe",
     ] {
         session.update(sql, None).await.expect(sql);
-    }
-    // Nobody could be kept from the table.
-    for sql in [
-        "SELECT 1 AS größe; ALTER TABLE t RENAME tiefe TO weite",
-        "ALTER\u{a0}TABLE t DROP COLUMN tiefe",
-    ] {
-        let refused = session.update(sql, None).await;
-        assert_refused(refused, Code::PermissionDenied, &["double quotes"]);
     }
     let found = client.rows("SELECT DISTINCT * EXCLUDE (i) FROM t").await;
     assert_eq!(found, ["false|a;b|ab"]);

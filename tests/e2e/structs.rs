@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, StructArray};
 use arrow::datatypes::{DataType, Field};
-use duck_tests::{Client, options, start};
+use duck_tests::{Client, assert_refused, ints, options, start};
+use tonic::Code;
 
 /// More than two row groups of 20,480 rows.
 const ROWS: i64 = 60_000;
@@ -114,5 +115,48 @@ async fn structs_of_a_large_statement_stay_as_they_are() {
             assert_whole(&client, rows, &format!("{script} {table}")).await;
         }
     }
+    server.shutdown().await;
+}
+
+/// Which of its rows are new cannot be told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_with_a_column_called_rowid_takes_no_large_transaction_with_keys() {
+    let (server, client) = start().await;
+    client
+        .execute("CREATE TABLE t (i BIGINT PRIMARY KEY, \"RowID\" BIGINT)")
+        .await;
+    let put = options(r#"{"table": "t", "mode": "upsert"}"#);
+    let refused = client.put(&put, &[ints(0..30_000)]).await;
+    assert_refused(refused, Code::Unimplemented, &["rowid", "20480"]);
+    let script = "BEGIN; INSERT INTO t (i) FROM range(30000); DELETE FROM t WHERE i = 7; COMMIT";
+    let refused = client.try_execute(script).await;
+    assert_refused(refused, Code::Unimplemented, &["rowid", "20480"]);
+    assert_eq!(client.rows("SELECT count(*) FROM t").await, ["0"]);
+    client.put(&put, &[ints(0..20_000)]).await.unwrap();
+    client.execute("DELETE FROM t WHERE i >= 10").await;
+    assert_eq!(client.rows("SELECT count(*) FROM t").await, ["10"]);
+    server.shutdown().await;
+}
+
+/// To rewrite them is to delete them.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_rows_with_unions_are_committed_before_rows_that_refer_to_them() {
+    const PARENTS: &str =
+        "INSERT INTO p SELECT range, 7::UNION(x INTEGER, y VARCHAR) FROM range(30000)";
+    let (server, client) = start().await;
+    client
+        .execute(
+            "CREATE TABLE p (k BIGINT PRIMARY KEY, u UNION(x INTEGER, y VARCHAR)); CREATE TABLE c (k BIGINT REFERENCES p (k))",
+        )
+        .await;
+    let script = format!("BEGIN; {PARENTS}; INSERT INTO c SELECT k FROM p WHERE k < 10; COMMIT");
+    let refused = client.try_execute(script).await;
+    assert_refused(refused, Code::Unimplemented, &["commit them before"]);
+    let script = format!("BEGIN; {PARENTS}; COMMIT; INSERT INTO c SELECT k FROM p WHERE k < 10");
+    client.execute(&script).await;
+    assert_eq!(
+        client.rows("SELECT count(*) FROM p JOIN c USING (k)").await,
+        ["10"]
+    );
     server.shutdown().await;
 }

@@ -33,8 +33,9 @@ use super::ffi::{ColumnShape, Connection};
 use super::rows::types::same_name;
 use super::sql::deed::{Asked, Change, Deed, own_name};
 use super::sql::tokens::{Token, contains_word, tokens};
+use super::sql_error::SqlError;
 use super::storage::attach::VECTOR_ROWS;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The number of the first row that a transaction has not committed yet (DuckDB's `MAX_ROW_ID`).
 pub(super) const FIRST_NEW_ROW: u64 = 36_028_797_018_960_000;
@@ -74,6 +75,8 @@ const STRIDE: u64 = 2;
 
 /// How many new rows are looked through in one statement: DuckDB remembers those that it updates.
 const REWRITTEN_AT_ONCE: u64 = 1 << 20;
+
+const OTHERS_REFER: &str = "of which DuckDB 1.5.5 would not keep all values in this transaction, are referred to by foreign keys already";
 
 /// What may stand before INDEX where one is made or dropped.
 const BEFORE_INDEX: &[&str] = &["create", "drop", "replace", "temp", "temporary", "unique"];
@@ -330,6 +333,7 @@ fn log_row_by_row(connection: &Connection, table: &TableName, is_certain: bool) 
     let Some(mut columns) = connection.table_columns(table)? else {
         return Ok(());
     };
+    check_row_numbers(connection, table, &columns)?;
     let name = table.to_sql();
     let Some(row) = last_new_row(connection, &name)? else {
         return Ok(());
@@ -369,6 +373,7 @@ fn rewrite_structs(connection: &Connection, table: &TableName, mut stride: u64) 
     if values.is_empty() {
         return Ok(());
     }
+    check_row_numbers(connection, table, &columns)?;
     let name = table.to_sql();
     let mut first = FIRST_NEW_ROW;
     // Those that are put elsewhere are new rows, too, behind all others.
@@ -378,9 +383,12 @@ fn rewrite_structs(connection: &Connection, table: &TableName, mut stride: u64) 
         let mut from = first;
         while from <= last {
             let to = last.min(from + REWRITTEN_AT_ONCE - 1);
-            connection.execute(&format!(
+            let update = format!(
                 "UPDATE {name} SET {values} WHERE rowid BETWEEN {from} AND {to} AND rowid % {stride} = 0"
-            ))?;
+            );
+            connection
+                .execute(&update)
+                .map_err(|error| untold(error, &name))?;
             from = to + 1;
         }
         if (last - first) / stride < STRIDE_OF_APPEND {
@@ -390,6 +398,39 @@ fn rewrite_structs(connection: &Connection, table: &TableName, mut stride: u64) 
         (first, stride) = (last + 1, STRIDE_OF_APPEND);
     }
     Ok(())
+}
+
+/// What a client is to know of an update that it has not asked for.
+fn untold(error: SqlError, table: &str) -> Error {
+    match error.message.contains("foreign key") {
+        true => Error::Unimplemented(format!(
+            "rows of {table} with structs that hold a union or a list, {OTHERS_REFER}: commit them before rows that refer to them"
+        )),
+        false => error.into(),
+    }
+}
+
+/// Refuses a table in which DuckDB's own numbers of rows cannot be asked for.
+fn check_row_numbers(
+    connection: &Connection,
+    table: &TableName,
+    columns: &[ColumnShape],
+) -> Result<()> {
+    match hides_row_numbers(columns) {
+        true => Err(Error::Unimplemented(format!(
+            "table {} has a column called rowid, so DuckDB does not tell which of its rows are new: write fewer than {} of them in a \
+             transaction, or give the column another name",
+            table.to_sql(),
+            connection.row_group_rows()
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// Whether a column has the name by which DuckDB tells the numbers of rows.
+pub(super) fn hides_row_numbers(columns: &[ColumnShape]) -> bool {
+    let mut names = columns.iter().map(|column| column.field.name());
+    names.any(|name| same_name(name, "rowid"))
 }
 
 /// What UPDATE sets these columns to, to leave them as they are.

@@ -13,11 +13,11 @@
 //! In each case one of the two is refused, before it runs. So is one beside which its table [keeps](super::kept_indexes) others.
 //! What others have open beside it is for [`open_transactions`](super::open_transactions).
 
-use duck_flight_protocol::quote;
+use duck_flight_protocol::TableName;
 
 use super::kept_indexes::{self, Made, Shared};
 use super::named::{self, Table};
-use super::{FIRST_NEW_ROW, may_make_index};
+use super::{FIRST_NEW_ROW, hides_row_numbers, may_make_index};
 use crate::engine::catalog::texts;
 use crate::engine::ffi::{Connection, StatementKind};
 use crate::engine::ingest::unit::TEMPORARY;
@@ -261,8 +261,18 @@ pub(in crate::engine) fn may_delete(sql: &str) -> bool {
 
 /// Whether a table has rows that the open transaction has not committed yet, as it has where an UPDATE has deleted some.
 fn has_new_rows(connection: &Connection, table: &[String]) -> Result<bool> {
-    let name: Vec<_> = table.iter().map(|part| quote(part)).collect();
-    let name = name.join(".");
+    let mut parts = table.iter().rev().cloned();
+    let name = TableName {
+        table: parts.next().unwrap_or_default(),
+        schema: parts.next(),
+        catalog: parts.next(),
+    };
+    if let Some(columns) = connection.table_columns(&name)?
+        && hides_row_numbers(&columns)
+    {
+        return Ok(true);
+    }
+    let name = name.to_sql();
     let sql =
         format!("SELECT CAST(rowid AS VARCHAR) FROM {name} WHERE rowid >= {FIRST_NEW_ROW} LIMIT 1");
     Ok(!texts::<1>(connection, &sql)?.is_empty())

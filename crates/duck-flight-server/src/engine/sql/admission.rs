@@ -534,17 +534,6 @@ mod tests {
             };
             assert_eq!(check_altered(asked).is_ok(), is_let, "{sql}");
         }
-        for (script, is_let) in [
-            ("SELECT é; ALTER TABLE t ADD COLUMN i INTEGER", false),
-            ("SELECT é; COMMENT ON TABLE t IS 'x'", true),
-        ] {
-            let in_doubt = Asked {
-                kind: Alteration,
-                deed: &Deed::Doubt,
-                script,
-            };
-            assert_eq!(check_altered(in_doubt).is_ok(), is_let, "{script}");
-        }
     }
 
     #[test]
