@@ -6,8 +6,8 @@
 //! key leads nowhere. A transaction that deletes one of its own new rows is logged row by row instead, and replayed well.
 //!
 //! Beside it stand other things that must be refused, or done another way, before DuckDB commits them: [`index_work`],
-//! [`kept_indexes`], [`new_types`], [`rename`], [`referred`] and [`schemas`] for what the next start could not replay; [`alterations`] for commits that
-//! DuckDB breaks off; [`widened`] and [`open_transactions`] for what older transactions would undo. [`claim`] holds a table against others, and
+//! [`kept_indexes`], [`new_types`], [`rename`], [`referred`] and [`schemas`] for what the next start could not replay; [`structs`] for values
+//! that would not be kept; [`alterations`] for commits that DuckDB breaks off; [`widened`] and [`open_transactions`] for what older transactions would undo. [`claim`] holds a table against others, and
 //! [`named`] finds the one that a statement means.
 
 pub(super) mod alterations;
@@ -20,6 +20,7 @@ pub(super) mod open_transactions;
 pub(super) mod referred;
 pub(super) mod rename;
 pub(super) mod schemas;
+pub(super) mod structs;
 pub(super) mod widened;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,8 +34,6 @@ use super::ffi::{ColumnShape, Connection};
 use super::rows::types::same_name;
 use super::sql::deed::{Asked, Change, Deed, own_name};
 use super::sql::tokens::{Token, contains_word, tokens};
-use super::sql_error::SqlError;
-use super::storage::attach::VECTOR_ROWS;
 use crate::error::{Error, Result};
 
 /// The number of the first row that a transaction has not committed yet (DuckDB's `MAX_ROW_ID`).
@@ -57,26 +56,9 @@ const LOGGED_SQL: &str = "
     WHERE NOT internal AND database_name IN
         (SELECT database_name FROM system.main.duckdb_databases() WHERE path IS NOT NULL)";
 
-/// The tables with columns that DuckDB keeps as structs: STRUCT, UNION and VARIANT, by the numbers of its `LogicalTypeId`.
-const WITH_STRUCTS_SQL: &str = "
-    SELECT DISTINCT database_name, schema_name, table_name FROM system.main.duckdb_columns()
-    WHERE NOT internal AND data_type_id IN (100, 107, 109)";
-
 /// All tables.
 const ALL_SQL: &str = "
     SELECT database_name, schema_name, table_name FROM system.main.duckdb_tables() WHERE NOT internal";
-
-/// From one to the next of the new rows that are rewritten where a put has appended them: each vector of a row group has one.
-const STRIDE_OF_APPEND: u64 = VECTOR_ROWS / 2;
-
-/// The same for rows that DuckDB has inserted with several threads, whose row groups may end anywhere: a vector of a single row is never
-/// cut in two.
-const STRIDE: u64 = 2;
-
-/// How many new rows are looked through in one statement: DuckDB remembers those that it updates.
-const REWRITTEN_AT_ONCE: u64 = 1 << 20;
-
-const OTHERS_REFER: &str = "of which DuckDB 1.5.5 would not keep all values in this transaction, are referred to by foreign keys already";
 
 /// What may stand before INDEX where one is made or dropped.
 const BEFORE_INDEX: &[&str] = &["create", "drop", "replace", "temp", "temporary", "unique"];
@@ -190,8 +172,12 @@ pub(super) fn secure_put(
         return Ok(());
     }
     // Rows that change others come out of a temporary table.
-    let stride = if is_keyed { STRIDE } else { STRIDE_OF_APPEND };
-    rewrite_structs(connection, table, stride)
+    let stride = if is_keyed {
+        structs::STRIDE
+    } else {
+        structs::STRIDE_OF_APPEND
+    };
+    structs::rewrite(connection, table, stride)
 }
 
 /// As [`secure_put`], but for structs. Answers whether the transaction is logged row by row.
@@ -279,18 +265,6 @@ pub(super) fn secure_statement(
     Ok(())
 }
 
-/// Makes sure that the structs stay as they are in the rows that a client's transaction has written, so many or fewer. To be called
-/// right before its commit.
-pub(super) fn secure_structs(connection: &Connection, rows: u64) -> Result<()> {
-    if rows < connection.row_group_rows() || !connection.may_have_deleted() {
-        return Ok(());
-    }
-    for table in tables(connection, WITH_STRUCTS_SQL)? {
-        rewrite_structs(connection, &table, STRIDE)?;
-    }
-    Ok(())
-}
-
 /// Makes sure that a client's transaction can be committed and replayed: indexes may have been made since its statements were
 /// looked at, by itself or beside it, and a checkpoint may run. What is given back must live until the commit.
 pub(super) fn secure_commit<'c>(
@@ -312,7 +286,7 @@ pub(super) fn secure_commit<'c>(
             log_row_by_row(connection, &table, false)?;
         }
     }
-    secure_structs(connection, work.rows_written)?;
+    structs::secure(connection, work.rows_written)?;
     Ok((making, Some(steady)))
 }
 
@@ -355,59 +329,6 @@ fn log_row_by_row(connection: &Connection, table: &TableName, is_certain: bool) 
         ))?;
     }
     Ok(())
-}
-
-/// Updates the structs in new rows of a table to what they are, in so many rows that each vector has one, where the transaction may have
-/// written a row group of them and is logged row by row.
-///
-/// DuckDB 1.5.5 then appends the rows vector by vector (`LocalStorage::Flush`). It cuts a vector in two where a row group of the table
-/// ends, but has flattened the fields of its structs for the first part only (`StructColumnData::Append`): what a row group in the
-/// file keeps as a constant, such as a NULL, is whatever was in memory in the second part. A column with updates is read flat,
-/// and a vector without the row that an update has put elsewhere is copied first.
-fn rewrite_structs(connection: &Connection, table: &TableName, mut stride: u64) -> Result<()> {
-    let Some(columns) = connection.table_columns(table)? else {
-        return Ok(());
-    };
-    let structs = columns.iter().filter(|column| column.is_kept_as_struct());
-    let values = unchanged(structs);
-    if values.is_empty() {
-        return Ok(());
-    }
-    check_row_numbers(connection, table, &columns)?;
-    let name = table.to_sql();
-    let mut first = FIRST_NEW_ROW;
-    // Those that are put elsewhere are new rows, too, behind all others.
-    while let Some(last) = last_new_row(connection, &name)?
-        && first <= last
-    {
-        let mut from = first;
-        while from <= last {
-            let to = last.min(from + REWRITTEN_AT_ONCE - 1);
-            let update = format!(
-                "UPDATE {name} SET {values} WHERE rowid BETWEEN {from} AND {to} AND rowid % {stride} = 0"
-            );
-            connection
-                .execute(&update)
-                .map_err(|error| untold(error, &name))?;
-            from = to + 1;
-        }
-        if (last - first) / stride < STRIDE_OF_APPEND {
-            // So few fill no vector.
-            break;
-        }
-        (first, stride) = (last + 1, STRIDE_OF_APPEND);
-    }
-    Ok(())
-}
-
-/// What a client is to know of an update that it has not asked for.
-fn untold(error: SqlError, table: &str) -> Error {
-    match error.message.contains("foreign key") {
-        true => Error::Unimplemented(format!(
-            "rows of {table} with structs that hold a union or a list, {OTHERS_REFER}: commit them before rows that refer to them"
-        )),
-        false => error.into(),
-    }
 }
 
 /// Refuses a table in which DuckDB's own numbers of rows cannot be asked for.

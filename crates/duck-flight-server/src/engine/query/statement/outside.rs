@@ -8,7 +8,7 @@ use crate::engine::connections::lease::Traces;
 use crate::engine::ffi::query::{ALONE, Script};
 use crate::engine::ffi::{Connection, Prepared, QueryResult, StatementKind};
 use crate::engine::replay::index_work::IndexWork;
-use crate::engine::replay::{alterations, kept_indexes, new_types, schemas};
+use crate::engine::replay::{alterations, kept_indexes, new_types, schemas, structs};
 use crate::engine::sql::frozen::is_frozen_by_plan;
 use crate::engine::sql::tokens::contains_word;
 use crate::engine::{replay, transaction_that};
@@ -241,7 +241,7 @@ impl<'a> Statement<'a> {
             let steady = steady.insert(self.connection.indexes().steady_since(seen));
             let asked = self.asked(kind);
             replay::secure_statement(connection, asked, written, self.is_alone, steady)?;
-            replay::secure_structs(connection, written)?;
+            structs::secure(connection, written)?;
             Ok(Some((kind, rows_changed)))
         };
         let changes = |outcome: &Option<(StatementKind, u64)>| {
