@@ -71,7 +71,7 @@ QUICK = replace(
     limit_append_rows=1_000_000,
     limit_shape_rows=100_000,
     tpch_scale=0.1,
-    stall_seconds=10,
+    stall_seconds=8,
     table_rows=(1_000_000, 10_000_000),
     connections=(1, 100, 1_000),
 )

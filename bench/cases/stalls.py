@@ -133,7 +133,7 @@ DISK_COLUMNS = by_metric(
 
 CASE = Case(
     name="stalls",
-    about="the longest wait for an ack, in one load flat out for a minute (quick: 10 s)",
+    about="the longest wait for an ack, in one load flat out for a minute (quick: 8 s)",
     steps=steps,
     tables=(
         Table("stalls", "acks", named(LABELS), COLUMNS),

@@ -28,7 +28,6 @@ async fn a_schema_is_dropped_with_its_altered_tables_and_the_database_opens_agai
         "DROP SCHEMA kept",
         ";DROP SCHEMA IF EXISTS kept RESTRICT",
         "CREATE OR REPLACE SCHEMA kept",
-        "DROP\u{a0}SCHEMA kept CASCADE",
         "BEGIN; DROP SCHEMA kept; COMMIT",
     ] {
         let refused = client.try_execute(sql).await;
@@ -38,6 +37,12 @@ async fn a_schema_is_dropped_with_its_altered_tables_and_the_database_opens_agai
             &["depends on schema", "CASCADE"],
         );
     }
+    let refused = client.try_execute("DROP\u{a0}SCHEMA kept CASCADE").await;
+    assert_refused(
+        refused,
+        Code::InvalidArgument,
+        &["cannot be told", "double quotes"],
+    );
     client.execute("DROP SCHEMA s CASCADE").await;
     client
         .execute("BEGIN; INSERT INTO kept.t VALUES (8, 'b', 1); DROP SCHEMA IF EXISTS \"s 2\" CASCADE; COMMIT")
@@ -57,5 +62,26 @@ async fn a_schema_is_dropped_with_its_altered_tables_and_the_database_opens_agai
     );
     let schemas = "SELECT schema_name FROM duckdb_schemas() WHERE NOT internal AND schema_name ILIKE 's%' ORDER BY ALL";
     assert_eq!(client.rows(schemas).await, ["s"]);
+    server.stop();
+}
+
+/// What was in it has been dropped by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_is_not_dropped_keeps_what_is_in_it() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    client
+        .execute("CREATE SCHEMA s; CREATE TABLE s.t AS SELECT 7 AS i")
+        .await;
+    let mut sql = client.sql();
+    let transaction = sql.begin().await.unwrap();
+    let drop_it = "DROP SCHEMA s CASCADE".to_owned();
+    let prepared = sql.raw().prepare(drop_it, Some(transaction.clone())).await;
+    prepared.unwrap();
+    sql.commit(&transaction).await.unwrap();
+    client.execute("EXPLAIN DROP SCHEMA s CASCADE").await;
+    let script = "BEGIN; DROP SCHEMA s CASCADE; SELECT error('no'); COMMIT";
+    client.try_execute(script).await.unwrap_err();
+    assert_eq!(client.rows("FROM s.t").await, ["7"]);
     server.stop();
 }

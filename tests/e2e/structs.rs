@@ -111,6 +111,11 @@ async fn structs_of_a_large_statement_stay_as_they_are() {
                 format!("BEGIN; INSERT INTO t {new}; DELETE FROM t WHERE k = 6000; COMMIT"),
                 all - 1,
             ),
+            // The rest ends within the first row group.
+            (
+                format!("BEGIN; INSERT INTO t {new}; DELETE FROM t WHERE k >= 25000; COMMIT"),
+                25_000,
+            ),
             (
                 format!("BEGIN; INSERT INTO t {new}; UPDATE t SET k = -k WHERE k % 5 = 0; COMMIT"),
                 all,

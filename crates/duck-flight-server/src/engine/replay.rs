@@ -171,13 +171,7 @@ pub(super) fn secure_put(
     if !secure_rows(connection, table, rows, is_keyed, steady)? {
         return Ok(());
     }
-    // Rows that change others come out of a temporary table.
-    let stride = if is_keyed {
-        structs::STRIDE
-    } else {
-        structs::STRIDE_OF_APPEND
-    };
-    structs::rewrite(connection, table, stride)
+    structs::rewrite(connection, table, true)
 }
 
 /// As [`secure_put`], but for structs. Answers whether the transaction is logged row by row.
@@ -362,14 +356,13 @@ fn unchanged<'c>(columns: impl Iterator<Item = &'c ColumnShape>) -> String {
 }
 
 /// The last of the transaction's new rows of a table, where they may fill a row group.
-fn last_new_row(connection: &Connection, table: &str) -> Result<Option<u64>> {
+fn last_new_row(connection: &Connection, table: &str) -> Result<Option<String>> {
     let last_of_row_group = FIRST_NEW_ROW + connection.row_group_rows() - 1;
     let sql = format!(
         "SELECT CAST(system.main.max(rowid) AS VARCHAR) AS last FROM {table} \
          WHERE rowid >= {last_of_row_group} HAVING last IS NOT NULL"
     );
-    let last = texts(connection, &sql)?.pop();
-    Ok(last.and_then(|[row]: [String; 1]| row.parse().ok()))
+    Ok(texts(connection, &sql)?.pop().map(|[row]| row))
 }
 
 #[cfg(test)]

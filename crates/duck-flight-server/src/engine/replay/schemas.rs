@@ -22,11 +22,15 @@ const HELD_SQL: &str = "
         SELECT 'VIEW', database_name, schema_name, view_name FROM system.main.duckdb_views() WHERE NOT internal
     ) WHERE database_name <> 'temp' AND schema_name <> 'main'";
 
-/// Drops what is in a schema that a statement drops with all of it. To be called in its transaction, right before it runs.
+const UNREADABLE: &str = "it cannot be told which schema is dropped, and there are schemas with tables or views: write the statement without \
+     white space beyond ASCII, and the name in double quotes where it is not ASCII";
+
+/// Drops what is in a schema that a statement drops with all of it. To be called in its transaction, right before it runs. Answers
+/// whether anything was dropped: then the transaction must not be committed without the statement.
 ///
 /// # Errors
 /// Where it drops one that is not empty without saying CASCADE, and where it cannot be told which one it drops.
-pub(in crate::engine) fn clear(connection: &Connection, asked: Asked<'_>) -> Result<()> {
+pub(in crate::engine) fn clear(connection: &Connection, asked: Asked<'_>) -> Result<bool> {
     let (name, cascades) = match asked.deed {
         Deed::Drops {
             what: What::Schema,
@@ -41,11 +45,11 @@ pub(in crate::engine) fn clear(connection: &Connection, asked: Asked<'_>) -> Res
         } => (name.as_deref(), false),
         Deed::Doubt if asked.may_define() && asked.says("schema") => {
             if !asked.says("drop") && !asked.says("replace") {
-                return Ok(());
+                return Ok(false);
             }
             (None, false)
         }
-        _ => return Ok(()),
+        _ => return Ok(false),
     };
     let is_in_it = match name {
         Some([schema]) => format!(" AND {}", is_name("schema_name", schema)),
@@ -56,9 +60,15 @@ pub(in crate::engine) fn clear(connection: &Connection, asked: Asked<'_>) -> Res
         ),
         _ => String::new(),
     };
-    let held = texts::<4>(connection, &format!("{HELD_SQL}{is_in_it} ORDER BY ALL"))?;
+    let held = texts::<4>(
+        connection,
+        &format!("{HELD_SQL}{is_in_it} ORDER BY kind DESC, database_name, schema_name, table_name"),
+    )?;
+    if name.is_none() && !held.is_empty() {
+        return Err(SqlError::new(SqlErrorKind::Invalid, UNREADABLE).into());
+    }
     for [kind, database, schema, table] in &held {
-        if !cascades || name.is_none() {
+        if !cascades {
             let kind = kind.to_ascii_lowercase();
             let message = format!(
                 "Dependency Error: Cannot drop entry \"{schema}\" because there are entries that depend on it: {kind} \"{table}\" \
@@ -68,7 +78,8 @@ pub(in crate::engine) fn clear(connection: &Connection, asked: Asked<'_>) -> Res
             return Err(SqlError::new(SqlErrorKind::Invalid, message).into());
         }
         let path = [database, schema, table].map(|part| quote(part)).join(".");
-        connection.execute(&format!("DROP {kind} {path} CASCADE"))?;
+        // One may have gone with another.
+        connection.execute(&format!("DROP {kind} IF EXISTS {path} CASCADE"))?;
     }
-    Ok(())
+    Ok(!held.is_empty())
 }

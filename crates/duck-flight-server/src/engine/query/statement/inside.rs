@@ -22,7 +22,7 @@ impl<'a> Statement<'a> {
         consume: &mut dyn FnMut(QueryResult<'_>) -> Result<()>,
     ) -> Result<u64> {
         let watch = self.cancel.watch(self.connection);
-        let (mut kind, mut runs, mut is_refused) = (None, false, false);
+        let (mut kind, mut runs, mut is_refused, mut is_cleared) = (None, false, false, false);
         let outcome = self.prepare(script).and_then(|statement| {
             let kind = *kind.insert(statement.kind());
             if let Some(expansion) = &self.expansion
@@ -67,7 +67,7 @@ impl<'a> Statement<'a> {
             self.claim(renames, kind)?;
             if self.defines(kind) {
                 alterations::note(self.connection, asked)?;
-                schemas::clear(self.connection, asked)?;
+                is_cleared = schemas::clear(self.connection, asked)?;
             }
             let begun = commits.then(|| self.connection.begin_commit());
             is_refused = matches!(begun, Some(Err(_)));
@@ -99,6 +99,10 @@ impl<'a> Statement<'a> {
             self.connection.seen_columns().forget_all();
         }
         if let Err(error) = &outcome {
+            if is_cleared && self.executions.get() == 0 {
+                // What was in the schema has been dropped, and the schema has not.
+                self.connection.spoil_transaction();
+            }
             self.after_failure(error, kind, runs, is_refused, transaction, work);
         }
         outcome.map_err(|error| match error {
