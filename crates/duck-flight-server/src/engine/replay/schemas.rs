@@ -70,10 +70,11 @@ pub(in crate::engine) fn clear(connection: &Connection, asked: Asked<'_>) -> Res
     for [kind, database, schema, table] in &held {
         if !cascades {
             let kind = kind.to_ascii_lowercase();
+            // As DuckDB says it where it has not forgotten.
             let message = format!(
-                "Dependency Error: Cannot drop entry \"{schema}\" because there are entries that depend on it: {kind} \"{table}\" \
-                 depends on schema \"{schema}\". Use DROP SCHEMA {} CASCADE to drop all dependents",
-                quote(schema)
+                "Dependency Error: Cannot drop entry \"{schema}\" because there are entries that depend on it.\n\
+                 {kind} \"{table}\" depends on schema \"{schema}\".\n\
+                 Use DROP...CASCADE to drop all dependents."
             );
             return Err(SqlError::new(SqlErrorKind::Invalid, message).into());
         }
