@@ -2,6 +2,8 @@
 //! committed meanwhile into a second log, and puts the two together at the next start. The marks, and the second log,
 //! may outlive the start for which they were meant.
 
+use std::path::PathBuf;
+
 use duck_tests::{Client, ServerProcess, numbered, soon};
 use tempfile::TempDir;
 
@@ -14,7 +16,10 @@ pub(crate) const SECOND_LOG: &str = ".wal.checkpoint";
 const BULK_UNITS: i64 = 8;
 const BULK_ROWS: i64 = 100_000;
 
-/// How often a checkpoint is cut off at most until something was committed meanwhile.
+/// What a commit ends with in DuckDB's log: an entry of this kind, and nothing in it.
+const COMMIT_END: [u8; 5] = [100, 0, 100, 0xff, 0xff];
+
+/// How often a checkpoint is cut off at most until something was acknowledged meanwhile.
 const TRIES: usize = 20;
 
 async fn loaded(disk: &Disk, directory: TempDir, ledger: &mut Ledger) -> (ServerProcess, Client) {
@@ -61,18 +66,26 @@ pub(crate) async fn cut_off_by(
         server.wait();
         disk.heal();
         directory = server.kill();
-        if has_second_log(&directory) {
+        if holds_acknowledged(&directory) {
             return directory;
         }
     }
-    panic!("nothing is ever committed while a checkpoint runs");
+    panic!("nothing is ever acknowledged while a checkpoint runs");
+}
+
+fn second_log(directory: &TempDir) -> PathBuf {
+    directory.path().join(format!("{DATABASE}{SECOND_LOG}"))
 }
 
 fn has_second_log(directory: &TempDir) -> bool {
-    directory
-        .path()
-        .join(format!("{DATABASE}{SECOND_LOG}"))
-        .exists()
+    second_log(directory).exists()
+}
+
+/// Whether the second log has two whole commits: each unit is sent once the one before it is acknowledged.
+fn holds_acknowledged(directory: &TempDir) -> bool {
+    let log = std::fs::read(second_log(directory)).unwrap_or_default();
+    let commits = log.windows(COMMIT_END.len());
+    commits.filter(|bytes| *bytes == COMMIT_END).count() >= 2
 }
 
 #[tokio::test(flavor = "multi_thread")]
