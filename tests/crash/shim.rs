@@ -25,21 +25,24 @@ pub(crate) const LOG: &str = ".wal";
 pub(crate) const MARK: &str = ".mark";
 pub(crate) const SPILLED: &str = ".tmp";
 
-/// Compiles the shim, once.
+/// Compiles the shim, once; another process that runs tests never sees a part of it.
 pub(crate) fn shim() -> &'static Path {
     static SHIM: OnceLock<PathBuf> = OnceLock::new();
     SHIM.get_or_init(|| {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("crash/shim.c");
-        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join("duck_crash_shim.so");
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let draft = directory.join(format!("duck_crash_shim.{}.so", std::process::id()));
         let built = Command::new("cc")
             .args(["-shared", "-fPIC", "-O1", "-Wall", "-o"])
-            .args([&library, &source])
+            .args([&draft, &source])
             .status();
         assert!(
             built.expect("a C compiler").success(),
             "{}",
             source.display()
         );
+        let library = directory.join("duck_crash_shim.so");
+        std::fs::rename(draft, &library).expect("the tests' own directory");
         library
     })
 }
