@@ -7,10 +7,11 @@
  *   the number of an error: the call does nothing and fails with it;
  *   short: a write is half done and says so, and the next one fails as on a full disk, in turns;
  *   tear: a write is half done, and then the process is killed;
+ *   page: as tear, but of a write a page is done, which is where Linux looks whether to kill;
  *   hang: the call never returns;
  *   hold: the call waits until the rules say otherwise;
  *   kill: the process is killed before the call does anything;
- *   kill:N, tear:N: as kill and tear at the Nth call, and nothing at those before; tear kills at any kind of call.
+ *   kill:N, tear:N, page:N: as these at the Nth call, and nothing at those before; tear and page kill at any kind of call.
  * Each call that a rule is for adds a byte to the file DUCK_FAULTS.hits. The rules are read anew at each call, so that
  * they can change while the process runs. Nothing here allocates: an allocator may call it.
  */
@@ -35,6 +36,8 @@
 #define SHORT -3
 #define HANG -4
 #define HOLD -5
+#define PAGE -6
+#define PAGE_BYTES 4096
 #define PATH_BYTES 4096
 
 static int open_raw(const char *path, int flags) {
@@ -67,6 +70,7 @@ static int action_named(const char *action, const char *call) {
     if (strcmp(action, "hang") == 0) return HANG;
     if (strcmp(action, "hold") == 0) return HOLD;
     if (strncmp(action, "tear", 4) == 0) return !is_turn(action) ? 0 : strcmp(call, "write") == 0 ? TEAR : KILL;
+    if (strncmp(action, "page", 4) == 0) return !is_turn(action) ? 0 : strcmp(call, "write") == 0 ? PAGE : KILL;
     if (strncmp(action, "kill", 4) == 0) return is_turn(action) ? KILL : 0;
     return atoi(action);
 }
@@ -292,12 +296,17 @@ static int is_full(void) {
     return 1;
 }
 
+/* How much of a write is done by an action that does a part of it. */
+static size_t part_of(size_t bytes, int action) {
+    return action == PAGE && bytes > PAGE_BYTES ? PAGE_BYTES : bytes / 2;
+}
+
 ssize_t write(int file, const void *data, size_t bytes) {
     int action = action_for_file("write", file);
     if (fails(action) || (action == SHORT && is_full())) return -1;
     if (action < 0) {
-        ssize_t half = write_noted(file, data, bytes / 2);
-        if (action == SHORT) return half;
+        ssize_t part = write_noted(file, data, part_of(bytes, action));
+        if (action == SHORT) return part;
         syscall(SYS_kill, getpid(), SIGKILL);
     }
     return write_noted(file, data, bytes);
@@ -307,8 +316,8 @@ static ssize_t pwrite_or_fail(int file, const void *data, size_t bytes, off_t at
     int action = action_for_file("write", file);
     if (fails(action) || (action == SHORT && is_full())) return -1;
     if (action < 0) {
-        ssize_t half = pwrite_noted(file, data, bytes / 2, at);
-        if (action == SHORT) return half;
+        ssize_t part = pwrite_noted(file, data, part_of(bytes, action), at);
+        if (action == SHORT) return part;
         syscall(SYS_kill, getpid(), SIGKILL);
     }
     return pwrite_noted(file, data, bytes, at);

@@ -100,6 +100,24 @@ async fn a_kill_at_any_step_of_a_checkpoint_loses_nothing() {
     panic!("a checkpoint takes more than {MOST} calls");
 }
 
+/// Of the blocks that a checkpoint writes over, the database needs parts that stay as they are: with the checksum of what was not
+/// written any more they would be lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_in_the_first_page_of_any_write_of_a_checkpoint_loses_nothing() {
+    for number in 1..MOST {
+        let disk = Disk::new();
+        let (server, client, mut ledger) = start(&disk).await;
+        disk.fail("write", DATABASE, &format!("page:{number}"));
+        let is_over = client.try_execute("CHECKPOINT").await.is_ok();
+        disk.heal();
+        assert_kept(&disk, server.kill(), &mut ledger, number).await;
+        if is_over {
+            return assert_many(number);
+        }
+    }
+    panic!("a checkpoint takes more than {MOST} calls");
+}
+
 /// The start after a checkpoint that was cut off has more to do than to read the log.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_at_any_step_of_the_start_after_a_killed_checkpoint_loses_nothing() {

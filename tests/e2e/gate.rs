@@ -145,6 +145,7 @@ const REFUSED_CALLS: &[(&str, &str)] = &[
     ("disable_profiling()", "EXPLAIN ANALYZE"),
     ("enable_peg_parser()", "enable_peg_parser"),
     ("system.main.\"Disable_PEG_Parser\" ()", "peg_parser"),
+    ("checkpoint()", "CHECKPOINT"),
     ("force_checkpoint()", "CHECKPOINT"),
     ("query('SELECT 1')", "query()"),
     (
@@ -378,7 +379,6 @@ async fn no_client_keeps_a_secret_on_the_server() {
 
 /// The table functions that DuckDB offers, each thought about: what it reads, and whom else it might change.
 const TABLE_FUNCTIONS: &[&str] = &[
-    "checkpoint",
     "duck_flight_files",
     "duck_flight_handed_rows",
     "duckdb_approx_database_count",
@@ -440,6 +440,7 @@ const REFUSED_TABLE_FUNCTIONS: &[&str] = &[
     "arrow_scan",
     "arrow_scan_dumb",
     "check_peg_parser",
+    "checkpoint",
     "disable_logging",
     "disable_peg_parser",
     "disable_profiling",

@@ -71,6 +71,7 @@ use rows::constraints;
 use sql::{admission, frozen};
 use storage::bell::CheckpointBell;
 use storage::checkpoint::Checkpointer;
+use storage::images::{self, Images};
 use storage::mark::Mark;
 use storage::open::{lock_down, open_database, settle_logs};
 use storage::room::RoomWatch;
@@ -108,7 +109,7 @@ fn own_tables(connection: &Connection, lossless: &Lossless) -> Result<(Producers
 
 /// What an end without a checkpoint means for whoever copies the database.
 const LOG_LEFT: &str = "what was acknowledged last is in the log alone, which the next start replays: until then the database \
-                        file, its .wal* and its .mark belong together, in a backup, too";
+                        file, its .wal*, its .mark and its .metadata belong together, in a backup, too";
 
 /// How a database was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,9 +164,13 @@ impl Engine {
     pub fn open(options: &EngineOptions) -> Result<Self> {
         let mark = Mark::open(&options.database, options.salvage_log)?;
         remove_left_behind(&options.database);
+        images::mend(&options.database).inspect_err(|_| mark.restore())?;
         let opened = open_database(options).inspect_err(|_| mark.restore())?;
         mark.keep_locked();
         let (database, lossless) = (opened.database, Arc::new(opened.lossless));
+        if let Some(images) = Images::of(&options.database)? {
+            database.set_images(images);
+        }
         let set_up = database.connect()?;
         set_up.make_handover()?;
         set_up.make_file_refusal()?;
@@ -502,7 +507,7 @@ impl Engine {
             return Closed::LogLeft;
         }
         let database = self.0.database.lock().take();
-        let checkpoint = database.map(|database| database.connect()?.execute("CHECKPOINT"));
+        let checkpoint = database.map(|database| database.connect()?.checkpoint());
         if let Some(Err(error)) = checkpoint {
             tracing::warn!(%error, "no checkpoint at the end; {LOG_LEFT}");
             return Closed::LogLeft;

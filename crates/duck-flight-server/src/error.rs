@@ -201,6 +201,12 @@ pub enum Error {
          a result that is being read, that is older than where another did: try again once those have ended"
     )]
     IndexBesideWriters,
+    /// A checkpoint during which rows would go into the database file.
+    #[error(
+        "there is no checkpoint while another one runs, or while a statement writes to the database file: the server makes one by itself \
+         once that has ended"
+    )]
+    CheckpointBesideRows,
     /// What others have committed would be undone.
     #[error(
         "a column gets no other type beside a transaction, a put, or a result that is being read, that is older than rows which were \
@@ -474,6 +480,7 @@ impl Error {
             | Self::TableAltered(_)
             | Self::IndexBesideOlder
             | Self::IndexBesideWriters
+            | Self::CheckpointBesideRows
             | Self::TypeBesideOlder => Code::Aborted,
             Self::Busy { .. }
             | Self::NoRoom(_)
@@ -600,6 +607,7 @@ mod tests {
             (Error::IndexBesideIndex, Code::FailedPrecondition),
             (Error::IndexBesideOlder, Code::Aborted),
             (Error::IndexBesideWriters, Code::Aborted),
+            (Error::CheckpointBesideRows, Code::Aborted),
             (Error::TypeBesideOlder, Code::Aborted),
         ];
         for (error, code) in cases {

@@ -65,6 +65,7 @@ use super::sql_error::{SqlError, SqlErrorKind};
 use super::storage::attach::MAX_ROW_GROUP_ROWS;
 use super::storage::checkpoint::LOOK_SQL;
 use super::storage::health::Health;
+use super::storage::images::{Images, Kept};
 
 pub(crate) type Result<T> = std::result::Result<T, SqlError>;
 
@@ -88,6 +89,8 @@ struct DatabaseHandle {
     row_group_rows: OnceLock<u64>,
     zone: OnceLock<Vec<[String; 2]>>,
     update_nothing: OnceLock<CString>,
+    /// After `drop` has closed the database, so is the file that it reads.
+    images: OnceLock<Images>,
 }
 
 // SAFETY: DuckDB's database object is made for use from many threads; only opening and closing are
@@ -132,6 +135,7 @@ impl Database {
                 row_group_rows: OnceLock::new(),
                 zone: OnceLock::new(),
                 update_nothing: OnceLock::new(),
+                images: OnceLock::new(),
             })));
         }
         // SAFETY: a failed open leaves a NUL-terminated message, or null, allocated by DuckDB.
@@ -167,6 +171,11 @@ impl Database {
     pub(super) fn set_update_nothing(&self, sql: &str) -> Result<()> {
         self.0.update_nothing.set(c_string(sql)?).ok();
         Ok(())
+    }
+
+    /// Has images kept before checkpoints. To be called once.
+    pub(super) fn set_images(&self, images: Images) {
+        self.0.images.set(images).ok();
     }
 
     /// The commits that connections tell of.
@@ -216,6 +225,8 @@ impl Database {
             chunks_fetched: Cell::default(),
             rows_fetched: Cell::default(),
             commits_later: Cell::default(),
+            rows_written: Cell::default(),
+            makes_checkpoint: Cell::default(),
             open_transaction: self.0.open_transactions.of_connection(),
             database: self.clone(),
         })
@@ -265,9 +276,24 @@ pub(crate) struct Connection {
     rows_fetched: Cell<u64>,
     /// Whether a transaction is open whose end commits what runs here.
     commits_later: Cell<bool>,
+    /// How many rows the open transaction may have written.
+    rows_written: Cell<u64>,
+    makes_checkpoint: Cell<bool>,
     open_transaction: OpenTransaction,
     // After `raw`, so that the database outlives the connection.
     database: Database,
+}
+
+/// A checkpoint can be made by this connection, as long as this lives.
+pub(super) struct Ready<'a> {
+    connection: &'a Connection,
+    _kept: Kept<'a>,
+}
+
+impl Drop for Ready<'_> {
+    fn drop(&mut self) {
+        self.connection.makes_checkpoint.set(false);
+    }
 }
 
 // SAFETY: a connection may move between threads, and its statements with it; it is not Sync, so only one uses it at a time.
@@ -322,6 +348,33 @@ impl Connection {
     /// runs; the end of a checkpoint itself does not do it.
     pub(super) fn finish_deletions(&self) -> Result<()> {
         self.another()?.execute(LOOK_SQL)
+    }
+
+    /// Makes ready for a checkpoint here, until the answer is dropped. `None` of a database in memory.
+    ///
+    /// # Errors
+    /// When none is possible at present.
+    pub(super) fn ready_checkpoint(&self) -> crate::error::Result<Option<Ready<'_>>> {
+        let Some(images) = self.database.0.images.get() else {
+            return Ok(None);
+        };
+        let kept = images.keep(&self.another()?)?;
+        self.makes_checkpoint.set(true);
+        Ok(Some(Ready {
+            connection: self,
+            _kept: kept,
+        }))
+    }
+
+    /// Makes a checkpoint.
+    ///
+    /// # Errors
+    /// When none is possible at present.
+    pub(super) fn checkpoint(&self) -> crate::error::Result<()> {
+        // First of all: who waits here for somebody who is alone must not hold what that one waits for.
+        let _committing = self.committing();
+        let _ready = self.ready_checkpoint()?;
+        Ok(self.run("CHECKPOINT")?)
     }
 
     /// Another connection to the database, in the state of a new one.
@@ -408,6 +461,20 @@ impl Connection {
         (!self.commits_later.get()).then(|| self.commits().under_way())
     }
 
+    /// Takes note of rows that are about to be written in the open transaction.
+    pub(super) fn note_written(&self, rows: u64) {
+        let written = self.rows_written.get();
+        self.rows_written.set(written.saturating_add(rows));
+    }
+
+    /// Keeps checkpoints from running until the guard is dropped, and waits for the one that runs. `None` where the open transaction
+    /// has too few rows to write any to the database file before a checkpoint does. See [`Images`].
+    fn filling(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        let images = self.database.0.images.get()?;
+        let fills = self.rows_written.get() >= self.row_group_rows();
+        (fills && !self.makes_checkpoint.get()).then(|| images.filling())
+    }
+
     /// Records whether an outer transaction is open. Then a statement here is no commit of its own, and only the outer COMMIT is
     /// announced to others.
     pub(super) fn set_commits_later(&self, commits_later: bool) {
@@ -416,6 +483,7 @@ impl Connection {
 
     /// Begins a transaction. It sees what is committed when it first looks at the database.
     pub(crate) fn begin(&self) -> Result<()> {
+        self.rows_written.set(0);
         self.run_often(c"BEGIN TRANSACTION", &self.begin)?;
         self.open_transaction.begun();
         Ok(())
@@ -457,7 +525,10 @@ impl Connection {
     }
 
     fn run_commit(&self) -> Result<()> {
+        let filling = self.filling();
         self.run_often(c"COMMIT", &self.commit)?;
+        drop(filling);
+        self.rows_written.set(0);
         self.open_transaction.ended();
         Ok(())
     }
@@ -482,6 +553,7 @@ impl Connection {
     /// Rolls back the open transaction, or the statement that stopped halfway outside of one.
     pub(crate) fn roll_back(&self) {
         self.set_commits_later(false);
+        self.rows_written.set(0);
         // Without a transaction it fails, having closed the statement.
         self.run("ROLLBACK").ok();
         self.open_transaction.ended();
@@ -517,6 +589,7 @@ impl Connection {
 
     fn run(&self, sql: &str) -> Result<()> {
         let text = c_string(sql)?;
+        let _filling = self.filling();
         self.open_transaction.touch();
         // SAFETY: the connection is open and the text NUL-terminated.
         let outcome =

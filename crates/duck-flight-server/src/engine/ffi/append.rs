@@ -333,6 +333,10 @@ pub(crate) struct Appender<'a> {
 impl Appender<'_> {
     /// Adds the rows of a chunk, casting where types differ.
     pub(crate) fn append(&mut self, chunk: &DataChunk) -> Result<()> {
+        // SAFETY: the chunk is live.
+        let rows = unsafe { ffi::duckdb_data_chunk_get_size(chunk.0) };
+        self.connection.note_written(rows);
+        let _filling = self.connection.filling();
         // SAFETY: appender and chunk are live, and no chunk is longer than MAX_CHUNK_ROWS.
         let state = unsafe { ffi::duckdb_append_data_chunk(self.raw, chunk.0) };
         self.check(state)
@@ -341,6 +345,7 @@ impl Appender<'_> {
     /// Writes what was added into the transaction; without one, commits it.
     pub(crate) fn flush(&mut self) -> Result<()> {
         let _committing = self.connection.committing();
+        let _filling = self.connection.filling();
         let open_transaction = &self.connection.open_transaction;
         open_transaction.touch();
         if self.may_delete {

@@ -199,6 +199,9 @@ impl Insert<'_> {
     /// Of the kind [`SqlErrorKind::Conflict`] where something was defined since the statement was prepared.
     pub(crate) fn run(&mut self) -> Result<()> {
         let _committing = self.connection.committing();
+        self.connection
+            .note_written(self.handover.chunks.lock().rows);
+        let _filling = self.connection.filling();
         let open_transaction = &self.connection.open_transaction;
         open_transaction.touch();
         // SAFETY: the statement is live.

@@ -175,6 +175,14 @@ impl<'a> Prepared<'a> {
         }
     }
 
+    /// Whether it may write rows.
+    pub(crate) fn may_write(&self) -> bool {
+        !matches!(
+            self.kind(),
+            StatementKind::Select | StatementKind::Set | StatementKind::Transaction
+        )
+    }
+
     /// Whether it may take rows away that are there. What alters or drops a table leaves its rows to it; of an INSERT, and of what
     /// an EXPLAIN runs, only the words tell, see [`Connection::note_deletion`].
     pub(crate) fn may_delete(&self) -> bool {
@@ -321,6 +329,7 @@ impl<'a> Prepared<'a> {
             connection: self.connection,
             raw: ptr::null_mut(),
             is_of_transaction: self.kind() == StatementKind::Transaction,
+            may_write: self.may_write() || self.kind() == StatementKind::Transaction,
             is_finished: false,
         };
         // SAFETY: the statement is live, and the pending result shares what it needs of it; freed by `drop`, also
@@ -362,6 +371,8 @@ pub(crate) struct Pending<'a> {
     raw: ffi::duckdb_pending_result,
     /// Whether it begins a transaction, or ends it.
     is_of_transaction: bool,
+    /// Whether it may write rows, or commit some.
+    may_write: bool,
     is_finished: bool,
 }
 
@@ -369,6 +380,7 @@ impl<'a> Pending<'a> {
     /// Runs until the first rows, or the effect, are there.
     pub(crate) fn finish(mut self) -> Result<QueryResult<'a>> {
         self.is_finished = true;
+        let _filling = self.may_write.then(|| self.connection.filling());
         let start = Instant::now();
         self.run_tasks(|| {
             if start.elapsed() > ALONE {
@@ -406,6 +418,7 @@ impl<'a> Pending<'a> {
         let open_transaction = &self.connection.open_transaction;
         if self.is_of_transaction {
             open_transaction.begun_or_ended();
+            self.connection.rows_written.set(0);
         } else if !result.has_rows() {
             open_transaction.settle();
         }

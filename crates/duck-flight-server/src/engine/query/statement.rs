@@ -246,8 +246,12 @@ impl<'a> Statement<'a> {
             // done once there is a result: a client may take long to read that.
             let mut under_way =
                 (!self.belongs_in_transaction(kind)).then(|| self.connection.commits().under_way());
+            let mut ready = match self.may_checkpoint(kind) {
+                true => self.connection.ready_checkpoint()?,
+                false => None,
+            };
             let mut consume = |result: QueryResult<'_>| {
-                drop(under_way.take());
+                drop((under_way.take(), ready.take()));
                 consume(result)
             };
             let pending = self.start(statement, dirty)?;
@@ -279,6 +283,10 @@ impl<'a> Statement<'a> {
         *dirty |= leaves_traces;
         if kind != StatementKind::Select {
             self.note_changes(statement);
+        }
+        // How many rows it writes is known when it has written them. A checkpoint would wait for itself.
+        if statement.may_write() && !self.may_checkpoint(kind) {
+            self.connection.note_written(u64::MAX);
         }
         self.begin(statement)
     }

@@ -40,11 +40,16 @@ pub(in crate::engine) fn checkpoint(connection: &Connection, asked: Asked<'_>) -
     if !keeps_any(&step, &made(&other)?, &[]) {
         return Ok(());
     }
-    let outcome = other.execute("CHECKPOINT");
-    outcome.map_err(|error| match error.kind {
-        SqlErrorKind::Transaction => Error::IndexBesideWriters,
-        _ => error.into(),
-    })
+    match other.checkpoint() {
+        Err(
+            Error::CheckpointBesideRows
+            | Error::Sql(SqlError {
+                kind: SqlErrorKind::Transaction,
+                ..
+            }),
+        ) => Err(Error::IndexBesideWriters),
+        outcome => outcome,
+    }
 }
 
 /// Whether the index that a statement makes is there already, so that it makes none. To be asked while nobody else drops any.

@@ -17,15 +17,16 @@ use crate::engine::ffi::{Connection, Database};
 use crate::engine::ingest::writer::Shared;
 use crate::engine::sql_error::SqlError;
 use crate::engine::thread;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Without a ring the thread looks this often whether there is something to do: clients' statements and large units do
 /// not ring.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a checkpoint is not tried again that was not possible: each try takes a turn, in which nobody else commits, and
-/// what stands in the way may do so for long.
+/// How long a checkpoint is not tried again that was not possible: each try takes a turn, in which nobody else commits, or keeps rows
+/// from being written, and what stands in the way may do so for long. Twice as long after each try, up to the other.
 const PUT_OFF: Duration = Duration::from_millis(100);
+const LONGEST_PUT_OFF: Duration = Duration::from_millis(1600);
 
 /// A database that gets no commit for this long is left alone, and can be vacuumed.
 const QUIET: Duration = Duration::from_millis(100);
@@ -79,8 +80,8 @@ struct Work {
     log: PathBuf,
     shared: Arc<Shared>,
     last_vacuum: Instant,
-    /// When a checkpoint was not possible last.
-    put_off: Option<Instant>,
+    /// When a checkpoint was not possible last, and how long none is tried since.
+    put_off: Option<(Instant, Duration)>,
 }
 
 impl Work {
@@ -95,14 +96,17 @@ impl Work {
                 tracing::debug!(%error, "compaction of producers put off");
             }
             let wal_bytes = self.log.metadata().map_or(0, |metadata| metadata.len());
-            let is_put_off = self.put_off.is_some_and(|since| since.elapsed() < PUT_OFF);
+            let is_put_off = self
+                .put_off
+                .is_some_and(|(since, time)| since.elapsed() < time);
             if rings.is_due(wal_bytes) && !is_put_off {
                 let next = self.wait_for_commit(rings);
                 let logged = rings.start_anew();
-                self.put_off = None;
+                let before = self.put_off.take();
                 if !self.checkpoint(wal_bytes) {
                     rings.put_back(logged);
-                    self.put_off = Some(Instant::now());
+                    let time = before.map_or(PUT_OFF, |(_, time)| LONGEST_PUT_OFF.min(time * 2));
+                    self.put_off = Some((Instant::now(), time));
                 }
                 if let Ok(Signal::Stop) = next {
                     return;
@@ -134,14 +138,17 @@ impl Work {
     /// Checkpoints; answers whether that was possible.
     fn checkpoint(&self, wal_bytes: u64) -> bool {
         let start = Instant::now();
-        let outcome = self.connection.execute("CHECKPOINT").or_else(|error| {
+        let outcome = self.connection.checkpoint().or_else(|error| {
+            if !matches!(error, Error::Sql(_)) {
+                return Err(error);
+            }
             tracing::debug!(%error, "checkpoint in turn");
             // A transaction that changes rows stands in the way, or one whose changes are kept for ours: the writers'
             // are open in their turn only.
             self.old_data.roll_back();
             let turn = self.shared.queue.turn();
             turn.wait();
-            self.connection.execute("CHECKPOINT")
+            self.connection.checkpoint()
         });
         self.old_data.roll_back();
         match outcome {
@@ -150,9 +157,14 @@ impl Work {
                 tracing::debug!(wal_bytes, elapsed_ms, "checkpoint finished");
                 true
             }
+            // The disk is in the way.
+            Err(error @ Error::Io { .. }) => {
+                tracing::warn!(wal_bytes, %error, "checkpoint put off");
+                false
+            }
             // A client's transaction is in the way. The next commit rings the bell again.
             Err(error) => {
-                let error = self.shared.observe(error.into());
+                let error = self.shared.observe(error);
                 tracing::debug!(wal_bytes, %error, "checkpoint put off");
                 false
             }

@@ -21,7 +21,7 @@ use super::log_entries::{Entries, Entry, FLUSH, Header, start};
 use super::open::held_by_another;
 use super::room::log_path;
 use super::salvage::{Told, salvage};
-use super::torn;
+use super::{images, torn};
 use crate::engine::ffi::lock::keep_locked;
 use crate::error::{Error, Result};
 
@@ -225,9 +225,10 @@ impl Mark {
         files.is_some_and(|files| files.logs.iter().any(is_filled))
     }
 
-    /// Takes the mark away: the database was closed, with nothing left in its log.
+    /// Takes the mark away, and what else was kept beside the database: it was closed, with nothing left in its log.
     pub(in crate::engine) fn remove(&self) {
         if let Some(files) = &self.files {
+            images::remove(&files.database);
             std::fs::remove_file(&files.path).ok();
         }
     }

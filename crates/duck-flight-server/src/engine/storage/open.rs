@@ -102,7 +102,7 @@ pub(in crate::engine) fn settle_logs(connection: &Connection, database: &Path) -
     remove_second_log(database)?;
     let [log, _] = mark::logs(database);
     if log.metadata().is_ok_and(|log| log.len() > 0) {
-        connection.execute("CHECKPOINT")?;
+        connection.checkpoint()?;
     }
     Ok(())
 }

@@ -234,9 +234,14 @@ impl<'a> Statement<'a> {
             | StatementKind::Definition
             | StatementKind::Alteration
             | StatementKind::Set => true,
-            StatementKind::Call => !contains_word(&self.sql.text, "checkpoint"),
+            StatementKind::Call => !self.may_checkpoint(kind),
             _ => false,
         }
+    }
+
+    /// Whether it may be a CHECKPOINT.
+    pub(super) fn may_checkpoint(&self, kind: StatementKind) -> bool {
+        kind == StatementKind::Call && contains_word(&self.sql.text, "checkpoint")
     }
 }
 

@@ -29,6 +29,11 @@ const UNCOVERS: &str =
     "macros that are called as DuckDB's functions that read files are the server's, and stay";
 pub(super) const FORCED_CHECKPOINT: &str = "a forced checkpoint would make every client wait until the last transaction has ended; use CHECKPOINT";
 
+/// Before a checkpoint the server keeps what one that is cut off may leave half written. It knows the statement, not what a view or a
+/// query calls.
+const CHECKPOINT: &str = "checkpoint() is refused: what the server keeps in case that a checkpoint is cut off, it keeps for the statement; use \
+     CHECKPOINT";
+
 /// Functions that change all clients at once, or run SQL that nobody has seen, each with why it is refused.
 const REFUSED: &[(&str, &str)] = &[
     ("enable_logging", LOGGING),
@@ -40,6 +45,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("disable_profiling", PROFILING),
     ("enable_peg_parser", PARSER),
     ("disable_peg_parser", PARSER),
+    ("checkpoint", CHECKPOINT),
     ("force_checkpoint", FORCED_CHECKPOINT),
     ("sql_auto_complete", BOTTOMLESS),
     ("check_peg_parser", BOTTOMLESS),
@@ -213,11 +219,16 @@ impl<'a> Iterator for Calls<'a> {
 impl Calls<'_> {
     /// Whether the parenthesis behind this name can begin what a function is given.
     fn may_be_called(&self, name: &str) -> bool {
+        let is_table = || match self.before_name {
+            Token::Symbol(symbol) => !")]}?".contains(symbol),
+            before => before.is_any(BEFORE_TABLE),
+        };
         if name.eq_ignore_ascii_case(GLOB) {
-            return match self.before_name {
-                Token::Symbol(symbol) => !")]}?".contains(symbol),
-                before => before.is_any(BEFORE_TABLE),
-            };
+            return is_table();
+        }
+        // A table may have that name, and a CALL is as good as the statement.
+        if name.eq_ignore_ascii_case("checkpoint") {
+            return is_table() && !self.before_name.is_any(&["call"]);
         }
         !self.before_name.is_any(BEFORE_COLUMNS)
     }
@@ -288,6 +299,7 @@ mod tests {
             "CALL disable_profiling()",
             "FROM Enable_PEG_parser(), disable_peg_parser()",
             "FROM t, LATERAL \"force_checkpoint\" ()",
+            "FROM system.main.checkpoint()",
             "FROM check_peg_parser(repeat('(', 100000))",
             "SELECT json_serialize_plan('FROM read_blob(''x'')')",
             "SELECT json_deserialize_sql(j) FROM t",
@@ -334,6 +346,8 @@ mod tests {
             "SELECT * FROM t WHERE name GLOB ('a*') AND lower(name) NOT GLOB (SELECT p FROM x)",
             "SELECT 'a' GLOB ('a*'), t.a[1] glob (b)",
             "CREATE TABLE glob (read_text VARCHAR)",
+            "CREATE INDEX i ON checkpoint (step)",
+            "CALL checkpoint()",
         ] {
             assert_eq!(refusal(sql), None, "{sql}");
         }
