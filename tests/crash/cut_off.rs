@@ -4,8 +4,9 @@
 
 use std::path::Path;
 
-use duck_tests::{Client, ServerProcess, soon};
+use duck_tests::{Answer, Client, ServerProcess, numbered, soon};
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
 use crate::shim::{DATABASE, Disk, EIO, Ledger};
 
@@ -38,19 +39,18 @@ async fn cut_off_with_units(disk: &Disk, directory: TempDir, ledger: &mut Ledger
     cut_off_by(&[("sync", DATABASE, "kill")], disk, directory, ledger).await
 }
 
-/// As [`cut_off_with_units`], by these rules of the disk, one of which ends every checkpoint.
-pub(crate) async fn cut_off_by(
-    rules: &[(&str, &str, &str)],
+/// Begins a checkpoint, which the disk holds where it has written all but its header.
+async fn held_checkpoint(
     disk: &Disk,
-    directory: TempDir,
+    server: &ServerProcess,
+    client: &Client,
     ledger: &mut Ledger,
-) -> TempDir {
-    let (mut server, client) = loaded(disk, directory, ledger).await;
+) -> JoinHandle<Answer<u64>> {
     // Otherwise the checkpoint would vacuum, and nothing could be committed meanwhile.
     let mut old = client.session().await;
     old.rows("BEGIN", None).await;
     old.rows("FROM t LIMIT 0", None).await;
-    ledger.append_all(&client, 1, 10).await;
+    ledger.append_all(client, 1, 10).await;
     let failures = disk.failures();
     disk.fail("sync", DATABASE, "hold");
     let other = server.client().await;
@@ -61,6 +61,18 @@ pub(crate) async fn cut_off_by(
         }
     };
     soon("the checkpoint", begins).await;
+    checkpoint
+}
+
+/// As [`cut_off_with_units`], by these rules of the disk, one of which ends every checkpoint.
+pub(crate) async fn cut_off_by(
+    rules: &[(&str, &str, &str)],
+    disk: &Disk,
+    directory: TempDir,
+    ledger: &mut Ledger,
+) -> TempDir {
+    let (mut server, client) = loaded(disk, directory, ledger).await;
+    let checkpoint = held_checkpoint(disk, &server, &client, ledger).await;
     ledger.append_all(&client, UNITS_BESIDE, 10).await;
     disk.fail_all(rules);
     soon("the kill", checkpoint).await.expect("no panic").ok();
@@ -126,4 +138,51 @@ async fn a_start_that_fails_once_the_logs_are_one_does_not_stop_the_next_one() {
     disk.heal();
     let (_server, client) = loaded(&disk, directory, &mut ledger).await;
     ledger.assert_kept(&client).await;
+}
+
+/// By the time it syncs the file for its header, a checkpoint has given away the blocks that it has replaced. The header before still
+/// needs them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_checkpoint_has_replaced_is_there_until_it_is_done() {
+    let disk = Disk::new();
+    let mut ledger = Ledger::default();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (server, client) = loaded(&disk, directory, &mut ledger).await;
+    client
+        .execute(
+            "CREATE TABLE u AS SELECT range AS i, hash(range) AS h FROM range(400_000); \
+             CREATE TABLE v AS FROM u LIMIT 0",
+        )
+        .await;
+    let one = [numbered(0, 1)];
+    client.append("w", &one).await.expect("a good disk");
+    client.checkpoint().await;
+    client
+        .execute("UPDATE u SET h = hash(h) WHERE i % 2 = 0")
+        .await;
+    let sum = "SELECT bit_xor(h), count(*) FROM u";
+    let before = client.rows(sum).await;
+    let checkpoint = held_checkpoint(&disk, &server, &client, &mut ledger).await;
+    let (first, second) = (server.client().await, server.client().await);
+    let by_sql = tokio::spawn(async move {
+        let sql = "INSERT INTO v SELECT range, 7 * range FROM range(1_000_000)";
+        first.try_execute(sql).await.ok();
+    });
+    // Time enough for it to write all of its rows, if it does not wait; and for the other one, behind which units wait, too.
+    ledger.append_all(&client, 300, 10).await;
+    let by_put = tokio::spawn(async move {
+        let many = [numbered(1, 1_000_000)];
+        second.append("w", &many).await.ok();
+    });
+    for _ in 0..1000 {
+        client.ping().await;
+    }
+    let directory = server.kill();
+    disk.heal();
+    for load in [by_sql, by_put] {
+        soon("the end of the server", load).await.expect("no panic");
+    }
+    checkpoint.await.expect("no panic").ok();
+    let (_server, client) = loaded(&disk, directory, &mut ledger).await;
+    assert_eq!(client.rows(sum).await, before);
 }
