@@ -118,7 +118,7 @@ async fn a_table_of_a_foreign_key_is_not_dropped_with_what_it_uses() {
         .execute(
             "CREATE SEQUENCE s; CREATE SEQUENCE owned; CREATE SEQUENCE other; CREATE SEQUENCE of_view;
              CREATE TYPE e AS ENUM ('a'); CREATE TYPE plain AS ENUM ('a');
-             CREATE MACRO f() AS 7; CREATE MACRO g() AS f(); CREATE MACRO unused() AS 7;
+             CREATE MACRO f() AS 7; CREATE MACRO g() AS f(); CREATE MACRO unused() AS 7; CREATE MACRO \"row\"(one, other) AS NULL;
              CREATE SCHEMA u; CREATE SEQUENCE u.s; CREATE SCHEMA m; CREATE MACRO m.f() AS 1;
              CREATE TABLE p (
                  i BIGINT PRIMARY KEY DEFAULT nextval('s'), n BIGINT DEFAULT nextval('u.s'), o BIGINT DEFAULT nextval('owned'),

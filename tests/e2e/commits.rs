@@ -97,3 +97,45 @@ async fn a_table_is_renamed_outside_of_transactions_or_by_a_script_that_does_no_
         .await;
     server.shutdown().await;
 }
+
+/// Which table it alters cannot be told.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alter_in_a_script_that_is_in_doubt_does_no_more_than_one_in_another_script() {
+    let (server, client) = start().await;
+    client
+        .execute(
+            "CREATE TABLE x AS SELECT 1 AS \"größe\"; CREATE TABLE t AS SELECT 1 AS i, {'a': 1, 'z': 1} AS s",
+        )
+        .await;
+    let in_doubt = |alter: &str| format!("SELECT größe FROM x; {alter}");
+    let rename = in_doubt("ALTER TABLE t RENAME TO u");
+    let refused = client.try_execute(rename).await;
+    assert_refused(refused, Code::PermissionDenied, &["alone", "quotes"]);
+
+    let mut sql = client.sql();
+    let drop_field = in_doubt("ALTER TABLE t DROP COLUMN s.z");
+    // Of a table of which it has changed rows.
+    let transaction = sql.begin().await.unwrap();
+    sql.update("UPDATE t SET i = 3", Some(&transaction))
+        .await
+        .unwrap();
+    let refused = sql.update(&drop_field, Some(&transaction)).await;
+    assert_refused(refused, Code::FailedPrecondition, &["commit in between"]);
+    sql.roll_back(&transaction).await.unwrap();
+    // Older than changed rows.
+    let transaction = sql.begin().await.unwrap();
+    sql.rows("FROM x", Some(&transaction)).await;
+    client.execute("UPDATE t SET i = 4").await;
+    let refused = sql.update(&drop_field, Some(&transaction)).await;
+    assert_refused(refused, Code::Aborted, &["older than rows"]);
+    sql.roll_back(&transaction).await.unwrap();
+
+    assert_eq!(client.rows("SELECT i, s.z FROM t").await, ["4|1"]);
+    // Nobody is in its way.
+    client.execute(&drop_field).await;
+    assert_eq!(
+        client.rows("SELECT i, typeof(s) FROM t").await,
+        ["4|STRUCT(a INTEGER)"]
+    );
+    server.shutdown().await;
+}

@@ -153,6 +153,56 @@ async fn a_table_with_a_column_called_rowid_takes_no_large_transaction_with_keys
     server.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_called_rowid_is_in_the_way_of_no_other_table() {
+    let (server, client) = start().await;
+    client
+        .execute(
+            "CREATE TABLE t (i BIGINT PRIMARY KEY); INSERT INTO t FROM range(30000);
+             CREATE TABLE other (rowid BIGINT, s STRUCT(a INTEGER)); INSERT INTO other VALUES (1, {a: 1})",
+        )
+        .await;
+    client.execute("DELETE FROM t WHERE i >= 10").await;
+    // Nor where it only gets some rows.
+    client
+        .execute(
+            "BEGIN; INSERT INTO t SELECT range + 50000 FROM range(30000); INSERT INTO other VALUES (2, {a: 2});
+             DELETE FROM t WHERE i < 50100; COMMIT",
+        )
+        .await;
+    assert_eq!(client.count("t").await, 29_900);
+    // Nor where it is not certain which tables have indexes: this may make one beside the transaction.
+    client
+        .execute("CREATE TABLE indexed (i BIGINT); CREATE INDEX by_i ON indexed (i)")
+        .await;
+    let mut sql = client.sql();
+    let transaction = sql.begin().await.unwrap();
+    let insert = "INSERT INTO t SELECT range + 100000 FROM range(30000)";
+    sql.update(insert, Some(&transaction)).await.unwrap();
+    client
+        .execute("CREATE INDEX IF NOT EXISTS by_i ON indexed (i)")
+        .await;
+    sql.commit(&transaction).await.unwrap();
+    assert_eq!(client.count("t").await, 59_900);
+    assert_eq!(
+        client.rows("SELECT rowid, s.a FROM other ORDER BY 1").await,
+        ["1|1", "2|2"]
+    );
+    server.shutdown().await;
+}
+
+/// A macro may have the name of an operator.
+#[tokio::test(flavor = "multi_thread")]
+async fn structs_stay_as_they_were_sent_whatever_macros_there_are() {
+    let (server, client) = start().await;
+    client.execute("CREATE MACRO \"%\"(one, other) AS 1").await;
+    make(&client, TABLES[2]).await;
+    let put = options(r#"{"table": "t", "mode": "upsert", "key": ["k"]}"#);
+    client.put(&put, &[batch()]).await.unwrap();
+    assert_whole(&client, ROWS_BEFORE + ROWS, "with a macro").await;
+    server.shutdown().await;
+}
+
 /// To rewrite them is to delete them.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_rows_with_unions_are_committed_before_rows_that_refer_to_them() {

@@ -189,6 +189,7 @@ fn secure_rows(
         || !steady.is_certain
         || connection.indexes().may_be() && is_among(table, &tables(connection, INDEXED_SQL)?);
     if is_at_risk {
+        note_put(connection, table);
         log_row_by_row(connection, table, steady.is_certain)?;
     }
     Ok(is_at_risk)
@@ -203,11 +204,19 @@ pub(super) fn secure_append(
     rows: u64,
     steady: &Steady<'_>,
 ) -> Result<()> {
+    // Statements that follow may look for its new rows.
+    note_put(connection, table);
     let rows = rows_before.saturating_add(rows);
     let may_have_deleted_keys = rows_before > 0
         && rows >= connection.row_group_rows()
         && is_among(table, &tables(connection, KEYED_SQL)?);
     secure_rows(connection, table, rows, may_have_deleted_keys, steady).map(drop)
+}
+
+/// Takes note of the table that a put has written rows to: of statements it is told before they run.
+fn note_put(connection: &Connection, table: &TableName) {
+    let changes = connection.changes();
+    changes.note_new_rows(Some(table.table.clone()));
 }
 
 /// Whether a table is one of these, or may be: the database is not compared.
@@ -301,6 +310,10 @@ fn log_row_by_row(connection: &Connection, table: &TableName, is_certain: bool) 
     let Some(mut columns) = connection.table_columns(table)? else {
         return Ok(());
     };
+    if hides_row_numbers(&columns) && !connection.changes().may_have_written(&table.table) {
+        // None of its rows is new.
+        return Ok(());
+    }
     check_row_numbers(connection, table, &columns)?;
     let name = table.to_sql();
     let Some(row) = last_new_row(connection, &name)? else {

@@ -23,7 +23,7 @@ use crate::engine::replay::rename;
 use crate::engine::sql::admission::{
     Gate, check_altered, check_before_planning, check_comment, check_replay, may_create_temporary,
 };
-use crate::engine::sql::deed::{Asked, Deed, own_name};
+use crate::engine::sql::deed::{Asked, Deed, What, own_name};
 use crate::engine::sql::tokens::begins_with;
 use crate::error::{Error, Result};
 
@@ -287,8 +287,33 @@ impl<'a> Statement<'a> {
         // How many rows it writes is known when it has written them. A checkpoint would wait for itself.
         if statement.may_write() && !self.may_checkpoint(kind) {
             self.connection.note_written(u64::MAX);
+            self.note_new_rows(kind);
         }
         self.begin(statement)
+    }
+
+    /// Takes note of the table to which what runs next may write rows.
+    fn note_new_rows(&self, kind: StatementKind) {
+        let asked = self.asked(kind);
+        let table = match asked.deed {
+            Deed::Writes { table, .. }
+            | Deed::Alters { table, .. }
+            | Deed::Creates {
+                what: What::Table,
+                name: table,
+                ..
+            } => own_name(table.as_deref()),
+            Deed::Creates { .. }
+            | Deed::MakesIndex { .. }
+            | Deed::Drops { .. }
+            | Deed::CommentsOnIndex
+            | Deed::Defines => return,
+            // A query that is explained, or the type of a PIVOT.
+            Deed::Nothing if asked.may_define() => return,
+            Deed::Nothing | Deed::Doubt | Deed::Disguised => None,
+        };
+        let changes = self.connection.changes();
+        changes.note_new_rows(table.map(str::to_owned));
     }
 
     /// Takes note of the rows that may be changed or deleted by what runs next.

@@ -68,6 +68,8 @@ pub(in crate::engine) struct Changes {
     since: Cell<u64>,
     /// The tables of which it may have deleted or updated rows.
     rows: RefCell<Names>,
+    /// The tables to which it may have written rows.
+    written: RefCell<Names>,
     /// What counts for others from its commit on.
     defined: RefCell<Vec<Definition>>,
     /// Whether anything counts already.
@@ -82,6 +84,7 @@ impl Alterations {
             connection: self.connections.fetch_add(1, Ordering::Relaxed),
             since: Cell::default(),
             rows: RefCell::default(),
+            written: RefCell::default(),
             defined: RefCell::default(),
             is_open: Cell::default(),
         }
@@ -124,6 +127,16 @@ impl Changes {
     /// Whether the transaction may have deleted or updated rows of this table; `None` is any.
     pub(super) fn may_have_changed(&self, table: Option<&str>) -> bool {
         self.rows.borrow().has(table)
+    }
+
+    /// Records that the transaction may write rows to this table; `None` is any.
+    pub(in crate::engine) fn note_new_rows(&self, table: Option<String>) {
+        self.written.borrow_mut().add(table);
+    }
+
+    /// Whether the transaction may have written rows to a table of this name.
+    pub(super) fn may_have_written(&self, table: &str) -> bool {
+        self.written.borrow().has(Some(table))
     }
 
     /// Records that the transaction defines something.
@@ -169,6 +182,7 @@ impl Changes {
     /// Records that the transaction has ended.
     pub(super) fn end(&self) {
         self.rows.take();
+        self.written.take();
         self.defined.take();
         if !self.is_open.take() {
             return;

@@ -108,12 +108,21 @@ impl IndexWork {
         asked: Asked<'_>,
         is_behind_own: bool,
     ) -> Result<()> {
-        let Deed::Alters { table, how } = asked.deed else {
-            return Ok(());
+        let (table, how) = match asked.deed {
+            Deed::Alters { table, how } => (table.as_deref(), *how),
+            Deed::Doubt
+                if matches!(
+                    asked.kind,
+                    StatementKind::Alteration | StatementKind::Explain
+                ) && asked.says("alter") =>
+            {
+                (None, How::Any)
+            }
+            _ => return Ok(()),
         };
         // What DuckDB makes of it beside the ALTER itself alters nothing.
         let moves_rows = asked.may_define() && !matches!(how, How::Renames | How::Keeps);
-        let name = own_name(table.as_deref());
+        let name = own_name(table);
         let has_changed = connection.changes().may_have_changed(name)
             || !is_behind_own && self.expanded.has(name);
         if !moves_rows || !has_changed {

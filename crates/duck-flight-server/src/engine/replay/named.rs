@@ -8,6 +8,9 @@ use crate::engine::ffi::Connection;
 use crate::engine::ingest::unit::TEMPORARY;
 use crate::error::Result;
 
+/// The schema that DuckDB finds in each database, and where a connection looks that is as new.
+pub(in crate::engine) const MAIN: &str = "main";
+
 /// A table: its database, its schema and its own name.
 pub(super) type Table = [String; 3];
 

@@ -7,15 +7,13 @@
 use std::fs::File;
 use std::path::Path;
 
+use super::named::MAIN;
 use crate::engine::catalog::texts;
 use crate::engine::ffi::Connection;
 use crate::engine::sql::deed::{Asked, Deed, What};
 use crate::engine::storage::log_entries::{CREATE_SCHEMA, Entries, Header, start};
 use crate::engine::storage::mark;
 use crate::error::{Error, Result};
-
-/// The schema that DuckDB finds in each database.
-const MAIN: &str = "main";
 
 const PATHS_SQL: &str = "
     SELECT path FROM system.main.duckdb_databases() WHERE NOT internal AND path IS NOT NULL";

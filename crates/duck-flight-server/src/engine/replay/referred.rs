@@ -63,9 +63,9 @@ const TAKERS_SQL: &str = "
         SELECT s.taker, t.goes FROM takers t JOIN steps s ON s.taken = t.taker
     )
     SELECT e.database_name, e.schema_name, e.name, e.kind, k.name
-    FROM entries e, keyed k
+    FROM entries e CROSS JOIN keyed k LEFT JOIN takers t ON t.taker = e.oid AND t.goes = k.oid
     WHERE e.oid <> k.oid AND e.database_name <> 'temp' AND (
-        (e.oid, k.oid) IN (SELECT (taker, goes) FROM takers)
+        t.taker IS NOT NULL
         OR system.main.current_database() IN ('system', 'temp') AND (
             e.kind NOT IN ('table', 'view') OR EXISTS (FROM entries WHERE kind = 'sequence')))
     ORDER BY ALL";

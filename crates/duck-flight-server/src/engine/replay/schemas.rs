@@ -10,11 +10,12 @@ use duck_flight_protocol::quote;
 
 use crate::engine::catalog::{is_name, texts};
 use crate::engine::ffi::Connection;
+use crate::engine::ingest::producers::OWN_SCHEMA;
 use crate::engine::sql::deed::{Asked, Deed, What};
 use crate::engine::sql_error::{SqlError, SqlErrorKind};
 use crate::error::Result;
 
-/// The tables and views that others also see, but for those in `main`, which cannot be dropped.
+/// The tables and views that others also see, but for those in `main`, which cannot be dropped. Nor can clients drop the server's own schema.
 const HELD_SQL: &str = "
     FROM (
         SELECT 'TABLE' AS kind, database_name, schema_name, table_name FROM system.main.duckdb_tables() WHERE NOT internal
@@ -52,17 +53,26 @@ pub(in crate::engine) fn clear(connection: &Connection, asked: Asked<'_>) -> Res
         _ => return Ok(false),
     };
     let is_in_it = match name {
-        Some([schema]) => format!(" AND {}", is_name("schema_name", schema)),
+        // DuckDB looks for it where the session looks first, and nowhere else.
+        Some([schema]) => format!(
+            " AND database_name = system.main.current_database() AND {}",
+            is_name("schema_name", schema)
+        ),
         Some([database, schema]) => format!(
             " AND {} AND {}",
             is_name("database_name", database),
             is_name("schema_name", schema)
         ),
-        _ => String::new(),
+        // DuckDB refuses that.
+        Some(_) => " AND false".to_owned(),
+        None => String::new(),
     };
     let held = texts::<4>(
         connection,
-        &format!("{HELD_SQL}{is_in_it} ORDER BY kind DESC, database_name, schema_name, table_name"),
+        &format!(
+            "{HELD_SQL} AND schema_name <> '{OWN_SCHEMA}'{is_in_it}
+             ORDER BY kind DESC, database_name, schema_name, table_name"
+        ),
     )?;
     if name.is_none() && !held.is_empty() {
         return Err(SqlError::new(SqlErrorKind::Invalid, UNREADABLE).into());
@@ -83,4 +93,54 @@ pub(in crate::engine) fn clear(connection: &Connection, asked: Asked<'_>) -> Res
         connection.execute(&format!("DROP {kind} IF EXISTS {path} CASCADE"))?;
     }
     Ok(!held.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::ffi::{Database, StatementKind};
+
+    fn connect(sql: &str) -> Connection {
+        let database = Database::open(":memory:", &[]).unwrap();
+        let connection = database.connect().unwrap();
+        connection.execute(sql).unwrap();
+        connection
+    }
+
+    /// What becomes of the tables in a schema that a statement drops.
+    fn clear_for(connection: &Connection, deed: &Deed, script: &str) -> Result<bool> {
+        let asked = Asked {
+            kind: StatementKind::Definition,
+            deed,
+            script,
+        };
+        clear(connection, asked)
+    }
+
+    #[test]
+    fn a_schema_of_another_database_than_the_current_one_is_left_alone() {
+        let connection = connect("CREATE SCHEMA s; CREATE TABLE s.t (i INTEGER)");
+        let sql = "DROP SCHEMA IF EXISTS s CASCADE";
+        let deed = Deed::of(sql);
+        for path in ["temp", "system"] {
+            let set = format!("SET search_path = '{path}'");
+            connection.execute(&set).unwrap();
+            assert!(!clear_for(&connection, &deed, sql).unwrap(), "{path}");
+        }
+        connection.execute("RESET search_path").unwrap();
+        let of_three = "DROP SCHEMA IF EXISTS memory.main.s CASCADE";
+        assert!(!clear_for(&connection, &Deed::of(of_three), of_three).unwrap());
+        assert!(clear_for(&connection, &deed, sql).unwrap());
+    }
+
+    #[test]
+    fn the_servers_own_schema_is_in_no_ones_way_in_doubt() {
+        let own = format!("CREATE SCHEMA {OWN_SCHEMA}; CREATE TABLE {OWN_SCHEMA}.t (i INTEGER)");
+        let connection = connect(&own);
+        let script = "SELECT é; CREATE SCHEMA s; DROP TABLE t";
+        assert!(!clear_for(&connection, &Deed::Doubt, script).unwrap());
+        let others = "CREATE SCHEMA s; CREATE TABLE s.t (i INTEGER)";
+        connection.execute(others).unwrap();
+        clear_for(&connection, &Deed::Doubt, script).unwrap_err();
+    }
 }

@@ -10,9 +10,9 @@
 
 use duck_flight_protocol::TableName;
 
+use super::hides_row_numbers;
 use crate::engine::ffi::Connection;
 use crate::engine::rows::evolve::{Alteration, Widened};
-use crate::engine::rows::types::same_name;
 use crate::error::{Error, Result};
 
 /// The temporary table for values as they are to be, and the numbers of their rows.
@@ -34,7 +34,10 @@ pub(in crate::engine) fn alter(
     let widened: Vec<_> = widened.collect();
     // Those that begin from here on are not the oldest one.
     let is_at_risk = !widened.is_empty() && connection.is_beside_others();
-    let can_keep = is_at_risk && has_row_numbers(connection, table)?;
+    let can_keep = is_at_risk && {
+        let columns = connection.table_columns(table)?.unwrap_or_default();
+        !hides_row_numbers(&columns)
+    };
     if is_at_risk && !can_keep && connection.older_transactions().others {
         return Err(Error::TypeBesideOlder);
     }
@@ -49,12 +52,6 @@ pub(in crate::engine) fn alter(
         connection.execute(&format!("DROP TABLE {KEPT}"))?;
     }
     Ok(())
-}
-
-fn has_row_numbers(connection: &Connection, table: &TableName) -> Result<bool> {
-    let columns = connection.table_columns(table)?.unwrap_or_default();
-    let mut names = columns.iter().map(|column| column.field.name());
-    Ok(!names.any(|name| same_name(name, ROW_NUMBER)))
 }
 
 fn keep_sql(table: &TableName, widened: &[&Widened]) -> String {

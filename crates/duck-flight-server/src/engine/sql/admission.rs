@@ -274,7 +274,7 @@ pub(in crate::engine) fn may_explain_definition(sql: &str) -> bool {
 }
 
 /// Whether a script explains a statement that alters something, or may do so.
-fn may_explain_alteration(sql: &str) -> bool {
+pub(in crate::engine) fn may_explain_alteration(sql: &str) -> bool {
     may_explain(sql, &[StatementKind::Alteration])
 }
 

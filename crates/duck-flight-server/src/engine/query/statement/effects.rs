@@ -9,15 +9,13 @@ use crate::engine::ingest::queue::{Hold, Tables};
 use crate::engine::ingest::unit::{TEMPORARY, TableKey};
 use crate::engine::replay::claim::{claim_name, claim_renamed};
 use crate::engine::replay::index_work::IndexWork;
+use crate::engine::replay::named::MAIN;
 use crate::engine::replay::rename::may_rename_table;
 use crate::engine::replay::{kept_indexes, may_make_index, named};
-use crate::engine::sql::admission::may_explain_definition;
+use crate::engine::sql::admission::{may_explain_alteration, may_explain_definition};
 use crate::engine::sql::deed::{Asked, Deed, How, What};
 use crate::engine::sql::tokens::contains_word;
 use crate::error::{Error, Result};
-
-/// The schema where a connection looks that is as new.
-const MAIN: &str = "main";
 
 const EXPLAINS_RENAME: &str =
     "EXPLAIN ANALYZE would rename the table, which is not explained: run the statement itself";
@@ -61,8 +59,24 @@ impl<'a> Statement<'a> {
     pub(super) fn alters(&self, kind: StatementKind) -> bool {
         match kind {
             StatementKind::Alteration => true,
-            // With ANALYZE it runs the statement. One in doubt is refused.
-            StatementKind::Explain => matches!(self.deed(), Deed::Alters { .. }),
+            // With ANALYZE it runs the statement.
+            StatementKind::Explain => match self.deed() {
+                Deed::Alters { .. } => true,
+                Deed::Doubt => may_explain_alteration(self.text()),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// Whether it may make a schema.
+    pub(super) fn makes_schema(&self, kind: StatementKind) -> bool {
+        let asked = self.asked(kind);
+        match asked.deed {
+            Deed::Creates {
+                what: What::Schema, ..
+            } => true,
+            Deed::Doubt => asked.may_define() && asked.says("schema"),
             _ => false,
         }
     }
@@ -127,14 +141,19 @@ impl<'a> Statement<'a> {
 
     /// Whether it may give a column of a table that others see, too, another type, in a client's transaction that has done this.
     pub(super) fn changes_type(&self, kind: StatementKind, work: &IndexWork) -> Result<bool> {
-        let Deed::Alters {
-            table,
-            how: How::ChangesType | How::Any,
-        } = self.deed()
-        else {
+        if !self.alters(kind) {
             return Ok(false);
+        }
+        let table = match self.deed() {
+            Deed::Alters {
+                table,
+                how: How::ChangesType | How::Any,
+            } => table.as_deref(),
+            // Of a field, no word tells.
+            Deed::Doubt if self.asked(kind).says("alter") => None,
+            _ => return Ok(false),
         };
-        Ok(self.alters(kind) && !work.is_own(self.connection, table.as_deref())?)
+        Ok(!work.is_own(self.connection, table)?)
     }
 
     /// As [`alone`](Self::alone), inside a client's transaction; `work` is what it has done to indexes so far. Where the statement
@@ -176,15 +195,20 @@ impl<'a> Statement<'a> {
 
     /// Whether it may give a table another name.
     pub(super) fn renames_table(&self, kind: StatementKind) -> Result<bool> {
+        if !self.alters(kind) {
+            return Ok(false);
+        }
         let renames = match self.deed() {
             Deed::Alters {
                 how: How::Renames, ..
             } => true,
             Deed::Alters { how: How::Any, .. } => may_rename_table(self.text()),
+            // What is no ALTER may be a COMMENT.
+            Deed::Doubt => self.asked(kind).says("alter") && may_rename_table(self.text()),
             _ => false,
         };
         match kind {
-            _ if !renames || !self.alters(kind) => Ok(false),
+            _ if !renames => Ok(false),
             StatementKind::Explain => Err(Error::Forbidden(EXPLAINS_RENAME)),
             _ => Ok(true),
         }
@@ -208,17 +232,14 @@ impl<'a> Statement<'a> {
     /// of what runs another statement, or makes a table of a query.
     pub(super) fn rows_written(&self, kind: StatementKind, rows_changed: u64) -> u64 {
         let says = |word| contains_word(&self.sql.text, word);
-        let is_filled = match self.deed() {
-            Deed::Creates { is_filled, .. } => *is_filled,
-            Deed::Doubt => says("table") && says("as"),
-            _ => false,
-        };
-        let is_untold = match kind {
-            StatementKind::Explain => {
-                is_filled || matches!(self.deed(), Deed::Doubt | Deed::Writes { .. })
-            }
-            StatementKind::Call | StatementKind::Other => says("execute") || says("copy"),
-            StatementKind::Definition => is_filled,
+        let is_untold = match (kind, self.deed()) {
+            (StatementKind::Explain, Deed::Doubt | Deed::Writes { .. }) => true,
+            (
+                StatementKind::Explain | StatementKind::Definition,
+                Deed::Creates { is_filled, .. },
+            ) => *is_filled,
+            (StatementKind::Definition, Deed::Doubt) => says("table") && says("as"),
+            (StatementKind::Call | StatementKind::Other, _) => says("execute") || says("copy"),
             _ => false,
         };
         if is_untold { u64::MAX } else { rows_changed }

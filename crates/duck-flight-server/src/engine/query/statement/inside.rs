@@ -61,7 +61,7 @@ impl<'a> Statement<'a> {
             let alone = self.alone_inside(kind, &work.indexes)?;
             work.indexes.check(self.connection, asked)?;
             runs = true;
-            work.makes_schema |= contains_word(&self.sql.text, "schema");
+            work.makes_schema |= self.makes_schema(kind);
             work.makes_index |= self.may_make_index();
             work.defines |= self.defines(kind);
             self.claim(renames, kind)?;
