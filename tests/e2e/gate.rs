@@ -145,7 +145,6 @@ const REFUSED_CALLS: &[(&str, &str)] = &[
     ("disable_profiling()", "EXPLAIN ANALYZE"),
     ("enable_peg_parser()", "enable_peg_parser"),
     ("system.main.\"Disable_PEG_Parser\" ()", "peg_parser"),
-    ("checkpoint()", "CHECKPOINT"),
     ("force_checkpoint()", "CHECKPOINT"),
     ("query('SELECT 1')", "query()"),
     (
@@ -232,6 +231,8 @@ async fn no_client_forces_a_checkpoint_that_all_others_wait_for() {
     for statement in [
         "FORCE CHECKPOINT",
         "FROM force_checkpoint()",
+        "FROM checkpoint()",
+        "CREATE VIEW v AS SELECT 1 FROM t, system.main.\"Checkpoint\" ()",
         "PRAGMA force_checkpoint",
         "SELECT 1; force /* */ checkpoint test",
     ] {
