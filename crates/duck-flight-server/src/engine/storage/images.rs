@@ -351,13 +351,17 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::engine::DEFAULT_STORAGE_VERSION;
     use crate::engine::ffi::Database;
 
     /// A database that is not open, with images of its metadata, and what its file is like.
     fn closed() -> (TempDir, PathBuf, Vec<u8>) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("test.db");
-        let database = Database::open(path.to_str().unwrap(), &[]).unwrap();
+        // Older formats do not number their databases.
+        let version = DEFAULT_STORAGE_VERSION.to_owned();
+        let settings = [("storage_compatibility_version", version)];
+        let database = Database::open(path.to_str().unwrap(), &settings).unwrap();
         let connection = database.connect().unwrap();
         let made = "CREATE TABLE t AS FROM range(9); CHECKPOINT";
         connection.execute(made).unwrap();
