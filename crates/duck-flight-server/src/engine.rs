@@ -71,7 +71,7 @@ use rows::constraints;
 use sql::{admission, frozen};
 use storage::bell::CheckpointBell;
 use storage::checkpoint::Checkpointer;
-use storage::images::{self, Images};
+use storage::images::{self, Images, PATIENCE};
 use storage::mark::Mark;
 use storage::open::{lock_down, open_database, settle_logs};
 use storage::room::RoomWatch;
@@ -507,7 +507,7 @@ impl Engine {
             return Closed::LogLeft;
         }
         let database = self.0.database.lock().take();
-        let checkpoint = database.map(|database| database.connect()?.checkpoint());
+        let checkpoint = database.map(|database| database.connect()?.checkpoint(PATIENCE));
         if let Some(Err(error)) = checkpoint {
             tracing::warn!(%error, "no checkpoint at the end; {LOG_LEFT}");
             return Closed::LogLeft;

@@ -36,6 +36,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use duckdb::ffi;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -350,15 +351,19 @@ impl Connection {
         self.another()?.execute(LOOK_SQL)
     }
 
-    /// Makes ready for a checkpoint here, until the answer is dropped. `None` of a database in memory.
+    /// Makes ready for a checkpoint here, until the answer is dropped, having waited so long at most for what writes rows. `None` of a
+    /// database in memory.
     ///
     /// # Errors
     /// When none is possible at present.
-    pub(super) fn ready_checkpoint(&self) -> crate::error::Result<Option<Ready<'_>>> {
+    pub(super) fn ready_checkpoint(
+        &self,
+        patience: Duration,
+    ) -> crate::error::Result<Option<Ready<'_>>> {
         let Some(images) = self.database.0.images.get() else {
             return Ok(None);
         };
-        let kept = images.keep(&self.another()?)?;
+        let kept = images.keep(&self.another()?, patience)?;
         self.makes_checkpoint.set(true);
         Ok(Some(Ready {
             connection: self,
@@ -366,14 +371,14 @@ impl Connection {
         }))
     }
 
-    /// Makes a checkpoint.
+    /// Makes a checkpoint, having waited so long at most for what writes rows.
     ///
     /// # Errors
     /// When none is possible at present.
-    pub(super) fn checkpoint(&self) -> crate::error::Result<()> {
+    pub(super) fn checkpoint(&self, patience: Duration) -> crate::error::Result<()> {
         // First of all: who waits here for somebody who is alone must not hold what that one waits for.
         let _committing = self.committing();
-        let _ready = self.ready_checkpoint()?;
+        let _ready = self.ready_checkpoint(patience)?;
         Ok(self.run("CHECKPOINT")?)
     }
 

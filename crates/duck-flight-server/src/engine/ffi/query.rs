@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arrow::datatypes::{FieldRef, SchemaRef};
 use duckdb::ffi;
+use parking_lot::RwLockReadGuard;
 
 use super::result::{Column, QueryResult, export_schema, is_lossy, type_names};
 use super::value::Value;
@@ -329,8 +330,12 @@ impl<'a> Prepared<'a> {
             connection: self.connection,
             raw: ptr::null_mut(),
             is_of_transaction: self.kind() == StatementKind::Transaction,
-            may_write: self.may_write() || self.kind() == StatementKind::Transaction,
             is_finished: false,
+            // Before it is given to DuckDB, whose helpers may begin with it at once.
+            _filling: match self.kind() {
+                StatementKind::Select | StatementKind::Set => None,
+                _ => self.connection.filling(),
+            },
         };
         // SAFETY: the statement is live, and the pending result shares what it needs of it; freed by `drop`, also
         // after a failure.
@@ -371,16 +376,15 @@ pub(crate) struct Pending<'a> {
     raw: ffi::duckdb_pending_result,
     /// Whether it begins a transaction, or ends it.
     is_of_transaction: bool,
-    /// Whether it may write rows, or commit some.
-    may_write: bool,
     is_finished: bool,
+    /// Where it may write rows, or commit some. Until `drop` has ended it.
+    _filling: Option<RwLockReadGuard<'a, ()>>,
 }
 
 impl<'a> Pending<'a> {
     /// Runs until the first rows, or the effect, are there.
     pub(crate) fn finish(mut self) -> Result<QueryResult<'a>> {
         self.is_finished = true;
-        let _filling = self.may_write.then(|| self.connection.filling());
         let start = Instant::now();
         self.run_tasks(|| {
             if start.elapsed() > ALONE {

@@ -25,6 +25,7 @@ use crate::engine::sql::admission::{
 };
 use crate::engine::sql::deed::{Asked, Deed, What, own_name};
 use crate::engine::sql::tokens::begins_with;
+use crate::engine::storage::images::PATIENCE;
 use crate::error::{Error, Result};
 
 /// Runs every statement of a script in order; the results of the last one go to `last`.
@@ -246,8 +247,8 @@ impl<'a> Statement<'a> {
             // done once there is a result: a client may take long to read that.
             let mut under_way =
                 (!self.belongs_in_transaction(kind)).then(|| self.connection.commits().under_way());
-            let mut ready = match self.may_checkpoint(kind) {
-                true => self.connection.ready_checkpoint()?,
+            let mut ready = match self.is_checkpoint(kind) {
+                true => self.connection.ready_checkpoint(PATIENCE)?,
                 false => None,
             };
             let mut consume = |result: QueryResult<'_>| {
@@ -285,7 +286,7 @@ impl<'a> Statement<'a> {
             self.note_changes(statement);
         }
         // How many rows it writes is known when it has written them. A checkpoint would wait for itself.
-        if statement.may_write() && !self.may_checkpoint(kind) {
+        if statement.may_write() && !self.is_checkpoint(kind) {
             self.connection.note_written(u64::MAX);
             self.note_new_rows(kind);
         }

@@ -34,7 +34,7 @@ const MAX_DEFINITIONS: usize = 256;
 #[derive(Default)]
 pub(super) struct Alterations {
     /// Shared by whoever commits changed rows, from the look at what others define to the end of the commit. Nobody waits for
-    /// anything of ours meanwhile.
+    /// anything of ours meanwhile, but for a checkpoint.
     commits: RwLock<()>,
     /// How many transactions have ended that have defined something.
     ended: AtomicU64,

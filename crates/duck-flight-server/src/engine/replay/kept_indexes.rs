@@ -8,6 +8,8 @@
 //! So a CREATE INDEX or a DROP INDEX beside which others stay runs right behind a checkpoint, and in no client's transaction. The indexes of
 //! constraints are never given anything in this way, and DuckDB alters no columns of a table that has others.
 
+use std::time::Duration;
+
 use super::index_work::IndexStep;
 use super::named::tables;
 use crate::engine::catalog::texts;
@@ -17,6 +19,9 @@ use crate::engine::rows::types::same_name;
 use crate::engine::sql::deed::Asked;
 use crate::engine::sql_error::{SqlError, SqlErrorKind};
 use crate::error::{Error, Result};
+
+/// How long the checkpoint waits for what writes rows: nobody else commits meanwhile.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// An index that CREATE INDEX has made: the names of its schema and of its table, and its own.
 pub(super) type Made = [String; 3];
@@ -40,7 +45,7 @@ pub(in crate::engine) fn checkpoint(connection: &Connection, asked: Asked<'_>) -
     if !keeps_any(&step, &made(&other)?, &[]) {
         return Ok(());
     }
-    match other.checkpoint() {
+    match other.checkpoint(PATIENCE) {
         Err(
             Error::CheckpointBesideRows
             | Error::Sql(SqlError {

@@ -20,8 +20,10 @@ use super::alterations::{Alterations, Changes};
 use crate::engine::connections::cancel::Cancel;
 use crate::error::Result;
 
-/// How often whoever waits for the end of older transactions looks for them.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// After how long whoever waits for the end of older transactions looks for them again. Twice as long each time, up to the other: a look
+/// may keep others from committing.
+const LOOK_AFTER: Duration = Duration::from_millis(10);
+const LONGEST_LOOK_AFTER: Duration = Duration::from_millis(320);
 
 /// The open transactions of a database.
 #[derive(Default)]
@@ -60,6 +62,7 @@ pub(in crate::engine) struct Older {
 pub(in crate::engine) struct WaitForOlder {
     begun: Instant,
     patience: Duration,
+    next: Cell<Duration>,
 }
 
 impl OpenTransactions {
@@ -88,6 +91,7 @@ impl OpenTransactions {
         WaitForOlder {
             begun: Instant::now(),
             patience: self.patience.get().copied().unwrap_or_default(),
+            next: Cell::new(LOOK_AFTER),
         }
     }
 }
@@ -98,7 +102,9 @@ impl WaitForOlder {
         cancel.check()?;
         let goes_on = self.begun.elapsed() < self.patience;
         if goes_on {
-            std::thread::sleep(LOOK_EVERY);
+            let time = self.next.get();
+            std::thread::sleep(time);
+            self.next.set(LONGEST_LOOK_AFTER.min(time * 2));
         }
         Ok(goes_on)
     }

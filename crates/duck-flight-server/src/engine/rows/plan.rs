@@ -209,6 +209,8 @@ impl Plan {
             true => STAGED.to_owned(),
             false => format!("{STAGED} ORDER BY {ORDINAL}"),
         };
+        // They may have been gathered before the transaction began.
+        connection.note_written(rows);
         for sql in self.statements(connection, table, &source, rows) {
             connection.execute(&sql)?;
         }

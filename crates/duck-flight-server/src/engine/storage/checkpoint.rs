@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::RecvTimeoutError;
 
 use super::bell::{CheckpointBell, Rings, Signal};
+use super::images::PATIENCE;
 use super::room::log_path;
 use crate::engine::ffi::{Connection, Database};
 use crate::engine::ingest::writer::Shared;
@@ -138,7 +139,7 @@ impl Work {
     /// Checkpoints; answers whether that was possible.
     fn checkpoint(&self, wal_bytes: u64) -> bool {
         let start = Instant::now();
-        let outcome = self.connection.checkpoint().or_else(|error| {
+        let outcome = self.connection.checkpoint(PATIENCE).or_else(|error| {
             if !matches!(error, Error::Sql(_)) {
                 return Err(error);
             }
@@ -148,7 +149,7 @@ impl Work {
             self.old_data.roll_back();
             let turn = self.shared.queue.turn();
             turn.wait();
-            self.connection.checkpoint()
+            self.connection.checkpoint(PATIENCE)
         });
         self.old_data.roll_back();
         match outcome {

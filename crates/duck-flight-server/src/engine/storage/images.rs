@@ -30,7 +30,7 @@ use crate::engine::sql_error::SqlError;
 use crate::error::{Error, Result};
 
 /// A checksum comes first in each block, in each header, and in the file of images: of the rest of it.
-const WORD_BYTES: u64 = 8;
+const WORD_BYTES: u64 = size_of::<u64>() as u64;
 
 /// The words of the file before those of each image: the checksum, [`KIND`], and the numbers of [`Contents`].
 const HEAD_WORDS: u64 = 5;
@@ -53,8 +53,8 @@ const OLD_BLOCK_BYTES: u64 = 262_144;
 const BLOCKS_SQL: &str =
     "SELECT block_id::VARCHAR FROM system.main.pragma_metadata_info() WHERE free_blocks > 0";
 
-/// How long a checkpoint waits for what writes rows. Others that would write some wait as long.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// How long a checkpoint waits for what writes rows: others that would write some wait as long.
+pub(in crate::engine) const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Keeps the images of one database, which is open, and its checkpoints apart from what writes rows.
 pub(in crate::engine) struct Images {
@@ -146,15 +146,19 @@ impl Images {
     }
 
     /// Keeps images of all blocks that a checkpoint may write over, and whatever may write row groups waiting. The connection is one to
-    /// this database, in no transaction.
+    /// this database, in no transaction. Waits so long for what writes any.
     ///
     /// # Errors
-    /// When somebody else makes a checkpoint, or writes rows for longer than it waits, and when the images cannot be written.
-    pub(in crate::engine) fn keep(&self, connection: &Connection) -> Result<Kept<'_>> {
+    /// When somebody else makes a checkpoint, or writes rows for longer than that, and when the images cannot be written.
+    pub(in crate::engine) fn keep(
+        &self,
+        connection: &Connection,
+        patience: Duration,
+    ) -> Result<Kept<'_>> {
         let written = self.written.try_lock();
         let mut written = written.ok_or(Error::CheckpointBesideRows)?;
         self.write(&mut written, connection)?;
-        let row_groups = self.row_groups.try_write_for(PATIENCE);
+        let row_groups = self.row_groups.try_write_for(patience);
         Ok(Kept {
             _row_groups: row_groups.ok_or(Error::CheckpointBesideRows)?,
             _written: written,
@@ -330,7 +334,7 @@ fn block_bytes(database: &File) -> io::Result<u64> {
 }
 
 fn word_at(file: &File, at: u64) -> io::Result<u64> {
-    let mut word = [0; WORD_BYTES as usize];
+    let mut word = [0; size_of::<u64>()];
     file.read_exact_at(&mut word, at)?;
     Ok(u64::from_le_bytes(word))
 }
@@ -343,7 +347,8 @@ fn checksum_within(block: &[u8]) -> u64 {
 
 /// Whether the checksum that a block tells is its own.
 fn is_whole(block: &[u8]) -> bool {
-    checksum::of_bytes(&block[WORD_BYTES as usize..]) == checksum_within(block)
+    let rest = block.get(size_of::<u64>()..);
+    rest.is_some_and(|rest| checksum::of_bytes(rest) == checksum_within(block))
 }
 
 #[cfg(test)]
@@ -366,7 +371,7 @@ mod tests {
         let made = "CREATE TABLE t AS FROM range(9); CHECKPOINT";
         connection.execute(made).unwrap();
         let images = Images::of(&path).unwrap().unwrap();
-        drop(images.keep(&connection).unwrap());
+        drop(images.keep(&connection, PATIENCE).unwrap());
         drop((connection, database, images));
         let bytes = std::fs::read(&path).unwrap();
         (directory, path, bytes)

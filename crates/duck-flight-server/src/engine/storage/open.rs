@@ -6,6 +6,7 @@ use std::path::Path;
 use parking_lot::Mutex;
 
 use super::attach::attach;
+use super::images::PATIENCE;
 use super::mark;
 use super::spilled::spill_directory;
 use crate::engine::catalog::literal;
@@ -23,8 +24,8 @@ const PROGRESS_SETTINGS: &[&str] = &["enable_progress_bar", "enable_progress_bar
 /// DuckDB's name for a database without a file.
 const IN_MEMORY: &str = ":memory:";
 
-/// Checkpoints have a thread of their own; only a log that has grown to this size makes a commit do one.
-const LAST_RESORT_WAL: &str = "4GB";
+/// Checkpoints have a thread of their own: no log is so long that a commit makes one, for which nothing would be ready.
+const NO_SUCH_LOG: &str = "1000TB";
 
 /// An open database, and the options by which results are exported without loss.
 pub(in crate::engine) struct Opened {
@@ -47,7 +48,7 @@ pub(in crate::engine) fn open_database(options: &EngineOptions) -> Result<Opened
         ("autoload_known_extensions", "false".to_owned()),
         ("allow_community_extensions", "false".to_owned()),
         ("allow_persistent_secrets", "false".to_owned()),
-        ("checkpoint_threshold", LAST_RESORT_WAL.to_owned()),
+        ("checkpoint_threshold", NO_SUCH_LOG.to_owned()),
         // Above it a commit would write a checkpoint under the lock that all commits need.
         (
             "auto_checkpoint_skip_wal_threshold",
@@ -81,8 +82,11 @@ pub(in crate::engine) fn open_database(options: &EngineOptions) -> Result<Opened
     }
     let database = Database::open(IN_MEMORY, &settings)?;
     database.start_helpers(threads - 1)?;
+    let connection = database.connect()?;
     // DuckDB takes no notice of it before it is open.
-    database.connect()?.execute(DISABLE_COMPRESSION_SQL)?;
+    connection.execute(DISABLE_COMPRESSION_SQL)?;
+    // The one at the end is ours, too.
+    connection.execute("PRAGMA disable_checkpoint_on_shutdown")?;
     let lossless = lossless(&database)?;
     if path != IN_MEMORY {
         let rows = attach(&database.connect()?, options, path)
@@ -102,7 +106,7 @@ pub(in crate::engine) fn settle_logs(connection: &Connection, database: &Path) -
     remove_second_log(database)?;
     let [log, _] = mark::logs(database);
     if log.metadata().is_ok_and(|log| log.len() > 0) {
-        connection.checkpoint()?;
+        connection.checkpoint(PATIENCE)?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::engine::replay::rename::may_rename_table;
 use crate::engine::replay::{kept_indexes, may_make_index, named};
 use crate::engine::sql::admission::{may_explain_alteration, may_explain_definition};
 use crate::engine::sql::deed::{Asked, Deed, How, What};
-use crate::engine::sql::tokens::contains_word;
+use crate::engine::sql::tokens::{Token, contains_word, statements};
 use crate::error::{Error, Result};
 
 const EXPLAINS_RENAME: &str =
@@ -255,15 +255,38 @@ impl<'a> Statement<'a> {
             | StatementKind::Definition
             | StatementKind::Alteration
             | StatementKind::Set => true,
-            StatementKind::Call => !self.may_checkpoint(kind),
+            StatementKind::Call => !contains_word(&self.sql.text, "checkpoint"),
             _ => false,
         }
     }
 
-    /// Whether it may be a CHECKPOINT.
-    pub(super) fn may_checkpoint(&self, kind: StatementKind) -> bool {
-        kind == StatementKind::Call && contains_word(&self.sql.text, "checkpoint")
+    /// Whether it is a CHECKPOINT, or in doubt may be one.
+    pub(super) fn is_checkpoint(&self, kind: StatementKind) -> bool {
+        kind == StatementKind::Call
+            && match self.text {
+                Some(text) => calls_checkpoint(text),
+                None => contains_word(&self.sql.text, "checkpoint"),
+            }
     }
+}
+
+/// Whether a statement is a CHECKPOINT, or a CALL of its function.
+fn calls_checkpoint(text: &str) -> bool {
+    let Some(mut statement) = statements(text).next() else {
+        return false;
+    };
+    if !statement.accept(&["call"]) {
+        return statement.accept(&["checkpoint"]);
+    }
+    let mut called = None;
+    for token in statement {
+        match token.name() {
+            Some(name) => called = Some(name),
+            None if token == Token::Symbol('.') => {}
+            None => break,
+        }
+    }
+    called.is_some_and(|name| name.eq_ignore_ascii_case("checkpoint"))
 }
 
 /// The tables of which one has this name, for a connection that is as new: it has no temporary tables, and looks in the server's own
@@ -331,5 +354,23 @@ mod tests {
             assert!(places.contains(&key(place, "t")), "{parts:?}");
         }
         assert!(places(&["a", "b", "c", "d"].map(str::to_owned)).is_empty());
+    }
+
+    #[test]
+    fn a_checkpoint_is_told_by_what_is_called() {
+        for text in [
+            "CHECKPOINT",
+            "/* now */ checkpoint a",
+            ";CALL system.main.\"Checkpoint\"()",
+        ] {
+            assert!(calls_checkpoint(text), "{text}");
+        }
+        for text in [
+            "CALL m((SELECT max(step) FROM checkpoint))",
+            "CALL report()",
+            "SELECT checkpoint",
+        ] {
+            assert!(!calls_checkpoint(text), "{text}");
+        }
     }
 }
