@@ -69,8 +69,8 @@ static int action_named(const char *action, const char *call) {
     if (strcmp(action, "short") == 0) return SHORT;
     if (strcmp(action, "hang") == 0) return HANG;
     if (strcmp(action, "hold") == 0) return HOLD;
-    if (strncmp(action, "tear", 4) == 0) return !is_turn(action) ? 0 : strcmp(call, "write") == 0 ? TEAR : KILL;
-    if (strncmp(action, "page", 4) == 0) return !is_turn(action) ? 0 : strcmp(call, "write") == 0 ? PAGE : KILL;
+    int part = strncmp(action, "tear", 4) == 0 ? TEAR : strncmp(action, "page", 4) == 0 ? PAGE : 0;
+    if (part != 0) return !is_turn(action) ? 0 : strcmp(call, "write") == 0 ? part : KILL;
     if (strncmp(action, "kill", 4) == 0) return is_turn(action) ? KILL : 0;
     return atoi(action);
 }

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::mark::HEADER_OFFSETS;
 use super::{checksum, torn};
 use crate::engine::catalog::texts;
 use crate::engine::ffi::Connection;
@@ -41,9 +42,9 @@ const KIND: u64 = u64::from_le_bytes(*b"duckmeta");
 /// Where the blocks begin in a database file, behind its three headers.
 const BLOCKS_BEGIN: u64 = 3 * 4096;
 
-/// Where a header tells how many bytes a block has: in the second one of the file, behind its checksum, the count of checkpoints, two
-/// places and the number of blocks (`DatabaseHeader` in DuckDB's `storage/storage_info.hpp`).
-const BLOCK_BYTES_AT: u64 = 4096 + 40;
+/// Where a header tells how many bytes a block has: behind its checksum, the count of checkpoints, two places and the number of blocks
+/// (`DatabaseHeader` in DuckDB's `storage/storage_info.hpp`).
+const BLOCK_BYTES_AT: u64 = HEADER_OFFSETS[0] + 40;
 
 /// The sizes that blocks have, and the one where the header does not tell it.
 const BLOCK_SIZES: RangeInclusive<u64> = 16_384..=262_144;

@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 /// Where DuckDB keeps the two headers of a database, after the main one; the one with the larger count is valid.
 /// Each begins with a checksum and the count, eight bytes each (`DatabaseHeader` in DuckDB's
 /// `storage/storage_info.hpp`).
-const HEADER_OFFSETS: [u64; 2] = [4096, 8192];
+pub(super) const HEADER_OFFSETS: [u64; 2] = [4096, 8192];
 
 /// A mark is always as long as this, so that a shorter one leaves nothing of a longer one behind.
 const MARK_BYTES: usize = 2048;
