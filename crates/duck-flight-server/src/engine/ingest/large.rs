@@ -199,8 +199,10 @@ impl LargeUnit {
         drop(appending);
         // Still in its turn: what others commit behind half an entry of the log is never read again.
         let outcome = outcome.map_err(|error| self.shared.observe(error).of_put());
-        if outcome.is_ok() {
-            self.shared.mark.write(before);
+        if let Ok(committed) = &outcome {
+            let log_bytes = self.shared.mark.write(before);
+            let commit = std::iter::once((&put.key, committed.rows));
+            self.shared.bell.ring(log_bytes, commit);
             Producers::advance(self.identity());
         }
         drop(turn);

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -19,6 +19,15 @@ const LOG_BYTES: u64 = 16 << 20;
 /// (checkpoints at 8 instead of 16 MiB load long texts, of which two row groups come to 16 MiB, 0.67 times as fast).
 const LOG_BYTES_OF_MANY_ROWS: u64 = 4 << 20;
 const MANY_ROW_GROUPS: u64 = 8;
+
+/// A checkpoint is due after so many row groups that were written to the database file itself, of which the log has but a
+/// few hundred bytes each. It writes the metadata of the new ones, and goes over all of the others: about 35 and 10 µs for each,
+/// with five columns. Whatever fills row groups waits for it.
+const ROW_GROUPS: u64 = 1024;
+
+/// Where the last checkpoint took long, more row groups are waited for, this many for each of its milliseconds: otherwise a table of very
+/// many would be gone over again and again. To write as many takes some thirty times as long as the checkpoint does.
+const ROW_GROUPS_PER_MS: u64 = 8;
 
 /// Tells the checkpoint thread of commits, where it wants to know: to wake a thread costs about a twentieth of a small
 /// commit.
@@ -43,15 +52,21 @@ pub(in crate::engine) struct Rings {
 struct Watch {
     row_group_rows: u64,
     logged: Mutex<Logged>,
+    /// How many row groups in the database file a checkpoint is due after.
+    row_groups_due: AtomicU64,
     /// Whether any commit is to ring.
     is_awaited: AtomicBool,
 }
 
-/// What was put into the log since the last checkpoint.
+/// What was written since the last checkpoint.
 #[derive(Default)]
 pub(super) struct Logged {
+    /// Rows that are in the log.
     rows: u64,
+    /// The tables of these rows.
     tables: HashSet<TableKey>,
+    /// Row groups that are in the database file.
+    row_groups: u64,
 }
 
 impl CheckpointBell {
@@ -62,6 +77,7 @@ impl CheckpointBell {
         let watch = Arc::new(Watch {
             row_group_rows,
             logged: Mutex::default(),
+            row_groups_due: AtomicU64::new(ROW_GROUPS),
             is_awaited: AtomicBool::new(false),
         });
         let bell = Self {
@@ -121,6 +137,16 @@ impl Rings {
         self.watch.is_due(log_bytes)
     }
 
+    /// Takes note of how long a checkpoint took.
+    pub(super) fn note_checkpoint(&self, took: Duration) {
+        let row_groups = u64::try_from(took.as_millis())
+            .map_or(u64::MAX, |ms| ms.saturating_mul(ROW_GROUPS_PER_MS));
+        let row_groups = row_groups.max(ROW_GROUPS);
+        self.watch
+            .row_groups_due
+            .store(row_groups, Ordering::Relaxed);
+    }
+
     /// Counts from here on, for a checkpoint begins; answers with what was counted before.
     pub(super) fn start_anew(&self) -> Logged {
         std::mem::take(&mut *self.watch.logged.lock())
@@ -130,6 +156,7 @@ impl Rings {
     pub(super) fn put_back(&self, before: Logged) {
         let mut logged = self.watch.logged.lock();
         logged.rows += before.rows;
+        logged.row_groups += before.row_groups;
         logged.tables.extend(before.tables);
     }
 }
@@ -152,6 +179,8 @@ impl Watch {
                 if !logged.tables.contains(table) {
                     logged.tables.insert(table.clone());
                 }
+            } else {
+                logged.row_groups += rows / self.row_group_rows;
             }
         }
     }
@@ -164,7 +193,7 @@ impl Watch {
         } else {
             LOG_BYTES
         };
-        log_bytes >= least
+        log_bytes >= least || logged.row_groups >= self.row_groups_due.load(Ordering::Relaxed)
     }
 }
 
@@ -217,6 +246,32 @@ mod tests {
     #[test]
     fn rows_that_fill_row_groups_are_not_in_the_log() {
         assert!(!is_due_early(&["t"], 100, ROW_GROUP_ROWS));
+    }
+
+    #[test]
+    fn many_row_groups_in_the_file_are_checkpointed_and_more_after_a_long_checkpoint() {
+        let (bell, rings) = CheckpointBell::new(ROW_GROUP_ROWS);
+        let key = table("t");
+        let write = |row_groups| {
+            bell.ring(Some(1), [(&key, row_groups * ROW_GROUP_ROWS)].into_iter());
+        };
+        write(ROW_GROUPS - 1);
+        assert!(!rings.is_due(1));
+        write(1);
+        assert!(rings.is_due(1));
+        let before = rings.start_anew();
+        assert!(!rings.is_due(1));
+        rings.put_back(before);
+        assert!(rings.is_due(1));
+
+        rings.note_checkpoint(Duration::from_millis(ROW_GROUPS));
+        assert!(!rings.is_due(1));
+        write(ROW_GROUPS * ROW_GROUPS_PER_MS - ROW_GROUPS);
+        assert!(rings.is_due(1));
+        rings.note_checkpoint(Duration::from_millis(1));
+        rings.start_anew();
+        write(ROW_GROUPS);
+        assert!(rings.is_due(1));
     }
 
     #[test]

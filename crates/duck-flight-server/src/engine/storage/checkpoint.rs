@@ -20,8 +20,7 @@ use crate::engine::sql_error::SqlError;
 use crate::engine::thread;
 use crate::error::{Error, Result};
 
-/// Without a ring the thread looks this often whether there is something to do: clients' statements and large units do
-/// not ring.
+/// Without a ring the thread looks this often whether there is something to do: clients' statements do not ring.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a checkpoint is not tried again that was not possible: each try takes a turn, in which nobody else commits, or keeps rows
@@ -104,7 +103,9 @@ impl Work {
                 let next = self.wait_for_commit(rings);
                 let logged = rings.start_anew();
                 let before = self.put_off.take();
-                if !self.checkpoint(wal_bytes) {
+                if let Some(took) = self.checkpoint(wal_bytes) {
+                    rings.note_checkpoint(took);
+                } else {
                     rings.put_back(logged);
                     let time = before.map_or(PUT_OFF, |(_, time)| LONGEST_PUT_OFF.min(time * 2));
                     self.put_off = Some((Instant::now(), time));
@@ -136,8 +137,8 @@ impl Work {
         self.connection.execute(LOOK_SQL)
     }
 
-    /// Checkpoints; answers whether that was possible.
-    fn checkpoint(&self, wal_bytes: u64) -> bool {
+    /// Checkpoints; answers how long that took where it was possible.
+    fn checkpoint(&self, wal_bytes: u64) -> Option<Duration> {
         let start = Instant::now();
         let outcome = self.connection.checkpoint(PATIENCE).or_else(|error| {
             if !matches!(error, Error::Sql(_)) {
@@ -154,20 +155,21 @@ impl Work {
         self.old_data.roll_back();
         match outcome {
             Ok(()) => {
-                let elapsed_ms = start.elapsed().as_millis();
+                let took = start.elapsed();
+                let elapsed_ms = took.as_millis();
                 tracing::debug!(wal_bytes, elapsed_ms, "checkpoint finished");
-                true
+                Some(took)
             }
             // The disk is in the way.
             Err(error @ Error::Io { .. }) => {
                 tracing::warn!(wal_bytes, %error, "checkpoint put off");
-                false
+                None
             }
             // A client's transaction is in the way. The next commit rings the bell again.
             Err(error) => {
                 let error = self.shared.observe(error);
                 tracing::debug!(wal_bytes, %error, "checkpoint put off");
-                false
+                None
             }
         }
     }
