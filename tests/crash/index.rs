@@ -624,3 +624,33 @@ async fn an_index_beside_another_one_is_not_made_where_there_is_no_checkpoint() 
     assert_eq!(client.count("t").await, 99);
     server.stop();
 }
+
+/// Of what it reads from a table DuckDB writes batches to the file that are no whole row group, from nine tenths of one on; where the
+/// table was empty they stay there.
+#[tokio::test(flavor = "multi_thread")]
+async fn nearly_a_row_group_that_is_inserted_from_a_table_is_found_after_a_kill() {
+    for rows in [18_432_i64, 19_000, 20_479] {
+        let server = ServerProcess::start(&[]);
+        let client = server.client().await;
+        client
+            .execute("CREATE TABLE source AS SELECT range AS id, 's' || range AS c, -range AS n FROM range(200000)")
+            .await;
+        for sql in [PLAIN, "CREATE INDEX i ON t (n)"] {
+            client.execute(sql).await;
+        }
+        let insert = format!("INSERT INTO t FROM source WHERE id < {rows}");
+        client.execute(&insert).await;
+        let one = batch(rows, 1, 1_000_000);
+        client.put(&PutOptions::new("t"), &[one]).await.unwrap();
+        let server = ServerProcess::start_in(server.kill(), &[]);
+        let client = server.client().await;
+        let found = client
+            .rows("SELECT count(*), count(DISTINCT id), count(DISTINCT n) FROM t")
+            .await;
+        let all = rows + 1;
+        assert_eq!(found, [format!("{all}|{all}|{all}")], "{rows}");
+        let by_index = client.rows("SELECT c FROM t WHERE n = -77").await;
+        assert_eq!(by_index, ["s77"], "{rows}");
+        server.stop();
+    }
+}

@@ -225,3 +225,32 @@ async fn many_rows_with_unions_are_committed_before_rows_that_refer_to_them() {
     );
     server.shutdown().await;
 }
+
+/// Of what it reads from a table DuckDB writes batches to the file that are no whole row group, from nine tenths of one on.
+#[tokio::test(flavor = "multi_thread")]
+async fn structs_stay_as_they_are_where_nearly_a_row_group_is_inserted() {
+    let (server, client) = start().await;
+    let source = format!("CREATE TABLE source AS {}", select(0, 200_000));
+    client.execute(&source).await;
+    client
+        .execute("CREATE TABLE other AS FROM source LIMIT 0")
+        .await;
+    for table in TABLES {
+        for rows in [18_431, 18_432, 19_000, 20_479, 20_480] {
+            let insert = format!(
+                "INSERT INTO t SELECT k + {ROWS_BEFORE}, s, u FROM source WHERE k < {rows}"
+            );
+            for script in [
+                insert.clone(),
+                format!("{insert} ORDER BY k"),
+                format!("SELECT 1; {insert}"),
+                format!("BEGIN; INSERT INTO other FROM source LIMIT 60000; {insert}; COMMIT"),
+            ] {
+                make(&client, table).await;
+                client.execute(&script).await;
+                assert_whole(&client, ROWS_BEFORE + rows, &format!("{script} {table}")).await;
+            }
+        }
+    }
+    server.shutdown().await;
+}

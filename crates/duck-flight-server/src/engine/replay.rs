@@ -182,7 +182,7 @@ fn secure_rows(
     is_keyed: bool,
     steady: &Steady<'_>,
 ) -> Result<bool> {
-    if rows < connection.row_group_rows() {
+    if rows < connection.fewest_filed_rows() {
         return Ok(false);
     }
     let is_at_risk = is_keyed
@@ -208,7 +208,7 @@ pub(super) fn secure_append(
     note_put(connection, table);
     let rows = rows_before.saturating_add(rows);
     let may_have_deleted_keys = rows_before > 0
-        && rows >= connection.row_group_rows()
+        && rows >= connection.fewest_filed_rows()
         && is_among(table, &tables(connection, KEYED_SQL)?);
     secure_rows(connection, table, rows, may_have_deleted_keys, steady).map(drop)
 }
@@ -237,7 +237,7 @@ pub(super) fn secure_statement(
     is_alone: bool,
     steady: &Steady<'_>,
 ) -> Result<()> {
-    if rows < connection.row_group_rows() {
+    if rows < connection.fewest_filed_rows() {
         return Ok(());
     }
     let only_adds = is_alone
@@ -280,7 +280,7 @@ pub(super) fn secure_commit<'c>(
     if making.is_some() {
         work.indexes.check_commit(connection)?;
     }
-    if work.rows_written < connection.row_group_rows() {
+    if work.rows_written < connection.fewest_filed_rows() {
         return Ok((making, None));
     }
     let steady = indexes.steady_since(work.seen_indexes);
@@ -349,7 +349,7 @@ fn check_row_numbers(
             "table {} has a column called rowid, so DuckDB does not tell which of its rows are new: write fewer than {} of them in a \
              transaction, or give the column another name",
             table.to_sql(),
-            connection.row_group_rows()
+            connection.fewest_filed_rows()
         ))),
         false => Ok(()),
     }
@@ -368,12 +368,12 @@ fn unchanged<'c>(columns: impl Iterator<Item = &'c ColumnShape>) -> String {
     values.collect::<Vec<_>>().join(", ")
 }
 
-/// The last of the transaction's new rows of a table, where they may fill a row group.
+/// The last of the transaction's new rows of a table, where some of them may be in the database file.
 fn last_new_row(connection: &Connection, table: &str) -> Result<Option<String>> {
-    let last_of_row_group = FIRST_NEW_ROW + connection.row_group_rows() - 1;
+    let fewest = FIRST_NEW_ROW + connection.fewest_filed_rows() - 1;
     let sql = format!(
         "SELECT CAST(system.main.max(rowid) AS VARCHAR) AS last FROM {table} \
-         WHERE rowid >= {last_of_row_group} HAVING last IS NOT NULL"
+         WHERE rowid >= {fewest} HAVING last IS NOT NULL"
     );
     Ok(texts(connection, &sql)?.pop().map(|[row]| row))
 }

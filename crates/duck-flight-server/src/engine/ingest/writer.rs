@@ -189,7 +189,7 @@ impl Writer {
     /// Makes sure that a group's transaction can be replayed.
     fn secure(&self, connection: &Connection, group: &[Unit], steady: &Steady<'_>) -> Result<()> {
         let all: u64 = group.iter().map(|unit| unit.rows).sum();
-        if all < connection.row_group_rows() {
+        if all < connection.fewest_filed_rows() {
             return Ok(());
         }
         // By their keys, for what DuckDB logs are the rows of a table, however each put spells its name.
@@ -241,8 +241,8 @@ impl Writer {
             return Ok(false);
         }
         let mut identities = group.iter().filter_map(Unit::identity).peekable();
-        let fills_row_group = rows >= inserts.connection.row_group_rows();
-        if identities.peek().is_none() && rows < SECOND_WRITER_ROWS && !fills_row_group {
+        let may_be_filed = rows >= inserts.connection.fewest_filed_rows();
+        if identities.peek().is_none() && rows < SECOND_WRITER_ROWS && !may_be_filed {
             // The INSERT alone is a transaction in itself, and cheaper than one that is begun and committed.
             turn.wait();
             self.check(group).inspect_err(|_| inserts.unload(table))?;

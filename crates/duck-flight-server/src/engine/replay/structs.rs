@@ -1,7 +1,8 @@
 //! Structs in the new rows of a large transaction.
 //!
 //! Where a transaction has deleted one of its own new rows, DuckDB 1.5.5 appends the rest to their table vector by vector
-//! (`LocalStorage::Flush`). It cuts a vector in two where a row group of the table ends, but to append the first part it has flattened
+//! (`LocalStorage::Flush`), and so it does where they are fewer than a row group, of which some are in the file already
+//! ([`Connection::fewest_filed_rows`]). It cuts a vector in two where a row group of the table ends, but to append the first part it has flattened
 //! the fields of its structs, to the length of that part (`StructColumnData::Append`, by the column of NULLs). So what a row group in
 //! the file keeps as a constant, such as a NULL, or as a dictionary, is whatever was in memory in the second part. That goes for unions
 //! too, whose tags are fields.
@@ -32,18 +33,41 @@ const OTHERS_REFER: &str = "of which DuckDB 1.5.5 would not keep all values in t
 /// Makes sure that the structs stay as they are in the rows that a client's transaction has written, so many or fewer. To be called
 /// right before its commit.
 pub(in crate::engine) fn secure(connection: &Connection, rows: u64) -> Result<()> {
-    if rows < connection.row_group_rows() || !connection.may_have_deleted() {
+    if rows < connection.fewest_filed_rows() {
         return Ok(());
     }
+    let is_part = is_part_of_row_group(connection, rows);
     for table in tables(connection, WITH_STRUCTS_SQL)? {
-        rewrite(connection, &table, false)?;
+        let is_by_vector = is_part && connection.changes().may_have_written(&table.table);
+        rewrite(connection, &table, is_by_vector)?;
     }
     Ok(())
 }
 
-/// Updates the structs in new rows of a table to what they are. `has_deleted` where the transaction has deleted some of them for certain;
-/// otherwise it is found out.
-pub(super) fn rewrite(connection: &Connection, table: &TableName, has_deleted: bool) -> Result<()> {
+/// As [`secure`], of so many rows that the server has inserted from another table, all of them at once.
+pub(in crate::engine) fn secure_inserted(
+    connection: &Connection,
+    table: &TableName,
+    rows: u64,
+) -> Result<()> {
+    match is_part_of_row_group(connection, rows) {
+        true => rewrite(connection, table, true),
+        false => Ok(()),
+    }
+}
+
+/// Whether so many rows may be in the file, though they are not a whole row group.
+fn is_part_of_row_group(connection: &Connection, rows: u64) -> bool {
+    (connection.fewest_filed_rows()..connection.row_group_rows()).contains(&rows)
+}
+
+/// Updates the structs in new rows of a table to what they are. `is_by_vector` where DuckDB will append them to it vector by vector for
+/// certain; otherwise it is found out.
+pub(super) fn rewrite(
+    connection: &Connection,
+    table: &TableName,
+    is_by_vector: bool,
+) -> Result<()> {
     let Some(mut columns) = connection.table_columns(table)? else {
         return Ok(());
     };
@@ -53,10 +77,11 @@ pub(super) fn rewrite(connection: &Connection, table: &TableName, has_deleted: b
     if values.is_empty() {
         return Ok(());
     }
-    let changes = connection.changes();
-    let may_have_deleted = has_deleted || changes.may_have_changed(Some(&table.table));
-    if !may_have_deleted && hides_row_numbers(&columns) {
-        // The server itself deletes no row of such a table, so there is no gap to look for.
+    let may_have_deleted =
+        connection.may_have_deleted() && connection.changes().may_have_changed(Some(&table.table));
+    if !is_by_vector && !may_have_deleted && hides_row_numbers(&columns) {
+        // The server itself deletes no row of such a table, so there is no gap to look for. That its rows are a part of a row group, and
+        // those of other tables the rest, cannot be told.
         return Ok(());
     }
     check_row_numbers(connection, table, &columns)?;
@@ -64,8 +89,10 @@ pub(super) fn rewrite(connection: &Connection, table: &TableName, has_deleted: b
     let Some((rows, last)) = new_rows(connection, &name)? else {
         return Ok(());
     };
-    // Those behind the last one leave no gap.
-    if !may_have_deleted && rows == last - FIRST_NEW_ROW + 1 {
+    let all = last - FIRST_NEW_ROW + 1;
+    // Where some are deleted those behind the last one leave no gap.
+    let are_all_there = !may_have_deleted && rows == all;
+    if !is_by_vector && are_all_there && !is_part_of_row_group(connection, all) {
         return Ok(());
     }
     let mut from = FIRST_NEW_ROW;

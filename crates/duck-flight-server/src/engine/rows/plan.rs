@@ -15,6 +15,7 @@ use super::row_bytes::width;
 use super::types::{ColumnCast, Names, is_text};
 use crate::engine::ffi::ColumnShape;
 use crate::engine::ffi::Connection;
+use crate::engine::replay::structs;
 use crate::error::{Error, Result};
 
 /// What a value of no fixed width takes at most beside its bytes.
@@ -214,7 +215,7 @@ impl Plan {
         for sql in self.statements(connection, table, &source, rows) {
             connection.execute(&sql)?;
         }
-        Ok(())
+        structs::secure_inserted(connection, table, rows)
     }
 
     /// Whether rows that this has cast may be refused by their table, for a value or for a constraint.

@@ -181,7 +181,7 @@ impl<'a> Statement<'a> {
     /// (`RowGroupCollection::AddColumn`, `OptimisticWriteCollection`): what comes next in the transaction, or the next
     /// checkpoint, ends the process, or finds other values.
     fn check_alteration(&self, statement: &Prepared<'_>, rows_written: u64) -> Result<()> {
-        let rows = self.connection.row_group_rows();
+        let rows = self.connection.fewest_filed_rows();
         let alters = self.alters(statement.kind());
         if rows_written >= rows && alters && !renames_tables_only(&self.sql.text) {
             return Err(Error::AlterationTooLate { rows });
