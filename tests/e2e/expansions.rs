@@ -11,10 +11,12 @@ async fn a_script_of_which_it_is_in_doubt_what_it_is_made_of_leaves_no_transacti
         .await;
     let mut session = client.session().await;
     for sql in [
-        "ALTER TABLE t ADD COLUMN größe BOOLEAN DEFAULT false; SELECT 1",
-        "ALTER TABLE t ADD COLUMN größe VARCHAR DEFAULT concat('a;', 'b')",
-        "ALTER TABLE t ADD COLUMN größe INTEGER DEFAULT ('x'::INTEGER) /* ; */",
-        "SELECT 1 AS größe; CREATE TABLE wide AS PIVOT t ON i USING count(*)",
+        "ALTER TABLE t ADD COLUMN größe\u{a0}BOOLEAN DEFAULT false; SELECT 1",
+        "ALTER TABLE t ADD COLUMN größe\u{a0}VARCHAR DEFAULT concat('a;', 'b')",
+        "ALTER TABLE t ADD COLUMN größe\u{a0}INTEGER DEFAULT ('x'::INTEGER) /* ; */",
+        "SELECT 1 AS größe\u{a0}; CREATE TABLE wide AS PIVOT t ON i USING count(*)",
+        // A letter that DuckDB may drop.
+        "SELECT 1 AS é; CREATE TABLE wide AS PIVOT t ON i USING count(*)",
     ] {
         let refused = session.update(sql, None).await;
         assert_refused(refused, Code::Unimplemented, &["alone", "quotes"]);
@@ -29,8 +31,8 @@ async fn a_script_of_which_it_is_in_doubt_what_it_is_made_of_leaves_no_transacti
         );
     }
     for sql in [
-        "ALTER TABLE t ADD COLUMN \"größe\" BOOLEAN DEFAULT false; SELECT 1",
-        "ALTER TABLE t ADD COLUMN breite VARCHAR DEFAULT concat('a;', 'b')",
+        "ALTER TABLE t ADD COLUMN größe BOOLEAN DEFAULT false; SELECT 1",
+        "ALTER TABLE t ADD COLUMN länge VARCHAR DEFAULT concat('a;', 'b')",
         "ALTER TABLE t ADD COLUMN höhe VARCHAR DEFAULT concat('a', 'b')",
         "SELECT größe FROM t LIMIT 1; ALTER TABLE t RENAME höhe TO tiefe",
     ] {

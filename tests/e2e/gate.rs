@@ -200,7 +200,7 @@ async fn functions_that_change_all_clients_are_refused() {
         for sql in [
             format!("FROM {call}"),
             format!("CALL {call}"),
-            format!("SELECT é FROM t, {call}"),
+            format!("SELECT \u{a0}é FROM t, {call}"),
             format!("CREATE MACRO m() AS TABLE FROM {call}"),
             format!("EXPLAIN ANALYZE FROM {call}"),
         ] {

@@ -178,8 +178,8 @@ impl<'a> Expansions<'a> {
 
 fn in_doubt() -> Error {
     Error::Unimplemented(
-        "it cannot be told what DuckDB makes of this script: send the ALTER or PIVOT alone and without a semicolon, or put names \
-         with letters beyond ASCII in quotes"
+        "it cannot be told what DuckDB makes of this script: send the ALTER or PIVOT alone and without a semicolon, or write the \
+         script without white space beyond ASCII, and put names in quotes that end a statement with a letter beyond ASCII"
             .to_owned(),
     )
 }

@@ -444,7 +444,7 @@ mod tests {
             ),
             (Definition, "DROP INDEX IF EXISTS db.s.i", drops(Some("i"))),
             (Definition, "DROP INDEX t\u{a0}u", drops(None)),
-            (Definition, "é DROP INDEX i", Some(IndexStep::any())),
+            (Definition, ";\u{a0}DROP INDEX i", Some(IndexStep::any())),
             (
                 Definition,
                 "CREATE TABLE t (index INTEGER PRIMARY KEY)",

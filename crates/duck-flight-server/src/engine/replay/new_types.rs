@@ -131,7 +131,7 @@ mod tests {
             ("SELECT 'CREATE TYPE s.t AS INTEGER'", None),
             // In doubt.
             ("CREATE TYPE t\u{a0}u AS INTEGER", Some(Schema::Other)),
-            ("éCREATE TYPE t AS INTEGER", Some(Schema::Other)),
+            (";\u{a0}CREATE TYPE t AS INTEGER", Some(Schema::Other)),
             ("CREATE\u{a0}TYPE t AS INTEGER", Some(Schema::Other)),
             ("CREATE TABLE t (type INTEGER, größe INTEGER)", None),
         ] {

@@ -116,7 +116,8 @@ mod tests {
             ("ALTER TABLE ONLY (s.t) RENAME TO u", Some("\"s\".\"t\"")),
             ("ALTER TABLE t RENAME TO u, ADD COLUMN i INTEGER", None),
             ("ALTER TABLE (t) RENAME TO u", None),
-            ("ALTER TABLE größe RENAME TO u", None),
+            ("ALTER TABLE größe RENAME TO u", Some("\"größe\"")),
+            ("ALTER TABLE t\u{a0}u RENAME TO v", None),
             ("ALTER TABLE t ADD COLUMN rename TO", None),
         ] {
             let found = renamed(sql).map(|parts| parts.join("."));
@@ -141,7 +142,8 @@ mod tests {
             ("BEGIN; ALTER TABLE t RENAME TO u; ROLLBACK", false),
             ("BEGIN; ALTER TABLE t RENAME TO u; COMMIT; SELECT 1", false),
             ("BEGIN; ALTER TABLE t RENAME TO u; SELECT 1; COMMIT", false),
-            ("BEGIN; ALTER TABLE größe RENAME TO u; COMMIT", false),
+            ("BEGIN; ALTER TABLE größe RENAME TO u; COMMIT", true),
+            ("BEGIN; ALTER TABLE t\u{a0}u RENAME TO v; COMMIT", false),
             ("ALTER TABLE t RENAME TO u", false),
             ("BEGIN; DROP TABLE t; COMMIT", false),
         ] {
@@ -158,7 +160,7 @@ mod tests {
             "a.",
             "begin; drop table ",
         ] {
-            for end in ["", "é rename"] {
+            for end in ["", "\u{a0} rename"] {
                 let sql = format!("begin; {}{end}", part.repeat(1 << 12));
                 let reads = reads_of_each(&sql, || {
                     may_rename_table(&sql);

@@ -441,7 +441,7 @@ mod tests {
         ];
         for part in REPEATED {
             // With the doubt, and without it.
-            for end in ["", "é force checkpoint"] {
+            for end in ["", "\u{a0} force checkpoint"] {
                 let sql = format!("{}{end}", part.repeat(1 << 12));
                 let reads = reads_of_each(&sql, || {
                     check_before_planning(&sql).ok();
@@ -463,7 +463,7 @@ mod tests {
             ("COMMENT ON INDEX i IS 'x'", true),
             ("comment /* */ on\nIndex s.i is null", true),
             ("COMMENT ON INDEX größe IS 'x'", true),
-            ("é COMMENT ON INDEX i IS 'x'", true),
+            (";\u{a0}COMMENT ON INDEX i IS 'x'", true),
             ("COMMENT ON TABLE index IS 'comment on index i'", false),
             ("COMMENT ON COLUMN t.größe IS 'of an index'", false),
             ("ALTER TABLE comment RENAME COLUMN on TO index", false),

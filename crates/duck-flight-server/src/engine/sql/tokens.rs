@@ -198,8 +198,8 @@ impl<'a> Iterator for Tokens<'a> {
             '$' => self.dollar(),
             '0'..='9' => self.number(),
             _ if is_name(first) => self.word(),
-            // Others stand in names, and for white space; DuckDB also drops them at both ends of a statement.
-            _ if !first.is_ascii() => None,
+            // DuckDB takes it for white space, unless a quote in a comment before keeps it from that.
+            _ if names::is_space(first) => None,
             _ => {
                 self.take(first.len_utf8());
                 Some(Token::Symbol(first))
@@ -306,6 +306,12 @@ impl<'a> Tokens<'a> {
 
     fn word(&mut self) -> Option<Token<'a>> {
         let word = self.take(self.end_of_name());
+        // What is beyond ASCII DuckDB drops at the end of a statement, where the script as a whole is not understood (`StringUtil::RTrim`).
+        let is_dropped = |c: char| c.is_ascii_control() || c == ' ' || !c.is_ascii();
+        let rest = self.rest.trim_start_matches(is_dropped);
+        if !word.ends_with(|c: char| c.is_ascii()) && (rest.is_empty() || rest.starts_with(';')) {
+            return None;
+        }
         if word.eq_ignore_ascii_case("e") && self.rest.starts_with('\'') {
             return self.text_with_escapes();
         }
@@ -341,9 +347,12 @@ impl<'a> Tokens<'a> {
     }
 }
 
-/// Whether a character can be part of a name without quotes, and is certain to be.
+/// Whether a character can be part of a name without quotes, and is certain to be: whatever is beyond ASCII can, to DuckDB's scanner.
 fn is_name(c: char) -> bool {
-    c.is_ascii_alphanumeric() || c == '_' || c == '$'
+    match c.is_ascii() {
+        true => c.is_ascii_alphanumeric() || c == '_' || c == '$',
+        false => !names::is_space(c),
+    }
 }
 
 #[cfg(test)]
@@ -391,6 +400,10 @@ mod tests {
             ("\"a b\" \"c\"\"d\"", vec!["a b", "c\"\"d"]),
             ("_x$1 \"é\"", vec!["_x$1", "é"]),
             (
+                "éSELECT größe, a😀$$ 🦆",
+                vec!["éSELECT", "größe", "a😀$$", "🦆"],
+            ),
+            (
                 "WHERE i = 1RETURNING i",
                 vec!["WHERE", "i", "RETURNING", "i"],
             ),
@@ -426,9 +439,11 @@ mod tests {
             ("1$$ b $$", vec!["?"]),
             // White space for DuckDB, or a part of a name.
             ("a\u{a0}b", vec!["a", "?"]),
-            // DuckDB takes the first for `SELECT` where it does not know the name.
-            ("éSELECT 1", vec!["?"]),
-            ("a😀$$ b", vec!["a", "?"]),
+            ("\u{a0}a", vec!["a"]),
+            (",\u{2003}", vec!["?"]),
+            // Dropped at the end of a statement.
+            ("a é", vec!["a", "?"]),
+            ("dropé 😀\n; b", vec!["?"]),
             // Escapes of Unicode.
             ("a, U&\"\\0061\"", vec!["a", "?"]),
             ("u&'\\0061'", vec!["?"]),
@@ -469,8 +484,8 @@ mod tests {
             ("t \"as\" 'as' -- as", false),
             ("t; u AS v", false),
             // In doubt.
-            ("t (é, j INTEGER AS (i))", true),
-            ("t (é, 'ask')", false),
+            ("t (\u{a0}e, j INTEGER AS (i))", true),
+            ("t (\u{a0}e, 'ask')", false),
         ] {
             assert_eq!(tokens(sql).says("as"), says, "{sql}");
         }
@@ -479,11 +494,12 @@ mod tests {
     #[test]
     fn a_statement_ends_where_the_next_one_begins() {
         let firsts = |sql: &'static str| statements(sql).map(|mut tokens| tokens.next().unwrap());
-        let found: Vec<_> = firsts(";; a b ; 'x;' -- ;\n; \"c\"; é").collect();
+        let found: Vec<_> = firsts(";; a b ; 'x;' -- ;\n; \"c\"; é b; \u{a0}").collect();
         let expected = [
             Token::Word("a"),
             Token::Text("x;"),
             Token::Name("c"),
+            Token::Word("é"),
             Token::Doubt,
         ];
         assert_eq!(found, expected);
@@ -508,7 +524,7 @@ mod tests {
     /// Pieces of SQL that open, close and hide others.
     const PIECES: &[&str] = &[
         ";", " ", "\n", "'", "''", "\"", "\\", "e'", "1e", "x'", "$", "$$", "$a$", "$1", "--",
-        "/*", "*/", "/", "*", "-", "a", "_", "1", ",", "é", "\u{a0}", "😀",
+        "/*", "*/", "/", "*", "-", "a", "_", "1", ",", "é", "\u{a0}", "😀", "$é$",
     ];
 
     /// What begins and ends a literal, a name or a comment.
@@ -554,10 +570,12 @@ mod tests {
             ("; /* ; */ SELECT 1", &[" /* ; */ SELECT 1"][..]),
             ("a ';' ; b;;", &["a ';' ;", " b;;"]),
             ("a; SELECT é ;\n", &["a;", " SELECT é ;\n"]),
+            ("ä a; é b; c", &["ä a;", " é b;", " c"]),
+            ("a; SELECT \u{a0}e ;\n", &["a;", " SELECT \u{a0}e ;\n"]),
         ] {
             assert_eq!(single_statements(sql).unwrap(), texts, "{sql}");
         }
-        assert_eq!(single_statements("a; é; b"), None);
+        assert_eq!(single_statements("a; \u{a0}e; b"), None);
     }
 
     fn connection() -> Connection {

@@ -205,9 +205,9 @@ mod tests {
             "EXPLAIN",
             "EXPLAIN SELECT 1; EXPLAIN ANALYZE SET x = 1",
             // In doubt.
-            "é EXPLAIN SELECT 1",
-            "EXPLAIN é SELECT 1",
-            "EXPLAIN (ANALYZE, é) SET x = 1",
+            ";\u{a0}EXPLAIN SELECT 1",
+            "EXPLAIN \u{a0}SELECT 1",
+            "EXPLAIN (ANALYZE, \u{a0}e) SET x = 1",
             "EXPLAIN (SELECT 'a",
             "EXPLAIN ANALYZE SELECT é; EXPLAIN ANALYZE SET x = 1",
         ] {

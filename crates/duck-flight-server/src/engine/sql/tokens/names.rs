@@ -35,17 +35,6 @@ impl Tokens<'_> {
         Some(true)
     }
 
-    /// Takes the next token where it is this keyword, and not the beginning of a name that has letters beyond ASCII.
-    pub(in crate::engine) fn accept_whole(&mut self, keyword: &str) -> bool {
-        let mut ahead = self.clone();
-        let goes_on = |c: char| !c.is_ascii() && !is_space(c);
-        let is_it = ahead.accept(&[keyword]) && !ahead.rest.starts_with(goes_on);
-        if is_it {
-            *self = ahead;
-        }
-        is_it
-    }
-
     /// Takes what follows ALTER TABLE up to what is done to it, and answers with the table's name and its qualifiers, as DuckDB
     /// knows them. `None` where that is not certain.
     pub(in crate::engine) fn altered_table(&mut self) -> Option<Vec<String>> {
@@ -56,7 +45,7 @@ impl Tokens<'_> {
     /// Takes what names a table that a statement changes, and answers with its name and its qualifiers, as DuckDB knows them. `None`
     /// where that is not certain: then as much is taken as can be told.
     pub(in crate::engine) fn relation(&mut self) -> Option<Vec<String>> {
-        if self.accept_whole("only") {
+        if self.accept(&["only"]) {
             self.accept_symbol('(');
         }
         let mut behind = self.clone();
@@ -98,7 +87,6 @@ impl Tokens<'_> {
         }
     }
 
-    /// What is beyond ASCII is a part of it, as to DuckDB's scanner, unlike in a [`Token::Word`], but for white space: in doubt.
     fn name_part(&mut self) -> Option<String> {
         self.rest = skip_space(self.rest);
         if self.rest.starts_with('$') {
@@ -108,13 +96,7 @@ impl Tokens<'_> {
                 _ => None,
             };
         }
-        let end = self
-            .rest
-            .find(|c: char| match c.is_ascii() {
-                true => !(c.is_alphanumeric() || c == '_' || c == '$'),
-                false => is_space(c),
-            })
-            .unwrap_or(self.rest.len());
+        let end = self.end_of_name();
         if end == 0 {
             return match self.next()? {
                 Token::Name(name) => Some(name.replace("\"\"", "\"")),
@@ -234,19 +216,6 @@ mod tests {
                 is_there,
                 "{sql}"
             );
-        }
-    }
-
-    #[test]
-    fn the_beginning_of_a_name_is_no_keyword() {
-        for (sql, is_one) in [
-            ("Table t", true),
-            ("table", true),
-            ("table\u{a0}t", true),
-            ("tableé", false),
-            ("\"table\" t", false),
-        ] {
-            assert_eq!(tokens(sql).accept_whole("table"), is_one, "{sql}");
         }
     }
 }
