@@ -479,6 +479,13 @@ impl Connection {
         self.rows_written.set(written.saturating_add(rows));
     }
 
+    /// Counts anew where no transaction is open that lasts: what ran is committed by now, or undone. To be called once it has ended.
+    fn forget_written(&self) {
+        if !self.open_transaction.lasts() {
+            self.rows_written.set(0);
+        }
+    }
+
     /// Keeps checkpoints from running until the guard is dropped, and waits for the one that runs. `None` where the open transaction
     /// has too few rows to write any to the database file before a checkpoint does. See [`Images`].
     fn filling(&self) -> Option<RwLockReadGuard<'_, ()>> {

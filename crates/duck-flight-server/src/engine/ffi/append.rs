@@ -221,6 +221,7 @@ impl Connection {
             raw: ptr::null_mut(),
             connection: self,
             may_delete: may_delete(sql),
+            is_temporary: false,
         };
         // SAFETY: the connection is open, all texts are NUL-terminated and outlive the call, both arrays have
         // the length given; the appender is freed by `drop`, also after a failure.
@@ -328,14 +329,24 @@ pub(crate) struct Appender<'a> {
     connection: &'a Connection,
     /// Whether its statement may delete rows.
     may_delete: bool,
+    /// Whether its statement writes into temporary tables only.
+    is_temporary: bool,
 }
 
 impl Appender<'_> {
+    /// Says that its statement writes into temporary tables only: nothing of that goes into the database file.
+    pub(crate) fn temporary(mut self) -> Self {
+        self.is_temporary = true;
+        self
+    }
+
     /// Adds the rows of a chunk, casting where types differ.
     pub(crate) fn append(&mut self, chunk: &DataChunk) -> Result<()> {
         // SAFETY: the chunk is live.
         let rows = unsafe { ffi::duckdb_data_chunk_get_size(chunk.0) };
-        self.connection.note_written(rows);
+        if !self.is_temporary {
+            self.connection.note_written(rows);
+        }
         let _filling = self.connection.filling();
         // SAFETY: appender and chunk are live, and no chunk is longer than MAX_CHUNK_ROWS.
         let state = unsafe { ffi::duckdb_append_data_chunk(self.raw, chunk.0) };
@@ -345,7 +356,7 @@ impl Appender<'_> {
     /// Writes what was added into the transaction; without one, commits it.
     pub(crate) fn flush(&mut self) -> Result<()> {
         let _committing = self.connection.committing();
-        let _filling = self.connection.filling();
+        let filling = self.connection.filling();
         let open_transaction = &self.connection.open_transaction;
         open_transaction.touch();
         if self.may_delete {
@@ -354,6 +365,8 @@ impl Appender<'_> {
         // SAFETY: the appender is live.
         let state = unsafe { ffi::duckdb_appender_flush(self.raw) };
         open_transaction.settle();
+        drop(filling);
+        self.connection.forget_written();
         self.check(state)
     }
 
@@ -450,5 +463,49 @@ impl Drop for DataChunk {
     fn drop(&mut self) {
         // SAFETY: made by duckdb_data_chunk_from_arrow, freed only here; null is allowed.
         unsafe { ffi::duckdb_destroy_data_chunk(&raw mut self.0) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array};
+
+    use super::*;
+    use crate::engine::ffi::Database;
+
+    #[test]
+    fn rows_count_as_written_until_they_are_committed_and_not_at_all_in_a_temporary_table() {
+        let database = Database::open(":memory:", &[]).unwrap();
+        let connection = database.connect().unwrap();
+        let create = "CREATE TABLE t (i BIGINT); CREATE TEMP TABLE scratch (i BIGINT)";
+        connection.execute(create).unwrap();
+        let columns = connection.table_columns(&TableName::from("t"));
+        let columns = columns.unwrap().unwrap();
+        let columns: Vec<_> = columns.iter().collect();
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1000));
+        let rows = RecordBatch::try_from_iter([("i", ids)]).unwrap();
+        let mut importer = connection.importer(&rows.schema()).unwrap();
+        let chunk = importer.import(&rows).unwrap();
+        let written = || connection.rows_written.get();
+        let appender = |table: &str| {
+            let sql = format!("INSERT INTO {table} FROM {ROWS}");
+            connection.appender(&sql, &columns).unwrap()
+        };
+        let (mut kept, mut gathered) = (appender("t"), appender("scratch").temporary());
+        connection.begin().unwrap();
+        for appender in [&mut kept, &mut gathered] {
+            appender.append(&chunk).unwrap();
+            appender.flush().unwrap();
+        }
+        assert_eq!(written(), 1000);
+        connection.commit().unwrap();
+        assert_eq!(written(), 0);
+        gathered.append(&chunk).unwrap();
+        assert_eq!(written(), 0);
+        gathered.flush().unwrap();
+        kept.append(&chunk).unwrap();
+        assert_eq!(written(), 1000);
+        kept.flush().unwrap();
+        assert_eq!(written(), 0);
     }
 }

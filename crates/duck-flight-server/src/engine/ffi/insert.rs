@@ -201,7 +201,7 @@ impl Insert<'_> {
         let _committing = self.connection.committing();
         self.connection
             .note_written(self.handover.chunks.lock().rows);
-        let _filling = self.connection.filling();
+        let filling = self.connection.filling();
         let open_transaction = &self.connection.open_transaction;
         open_transaction.touch();
         // SAFETY: the statement is live.
@@ -209,6 +209,8 @@ impl Insert<'_> {
             .connection
             .outcome(|result| unsafe { ffi::duckdb_execute_prepared(self.raw, result) });
         open_transaction.settle();
+        drop(filling);
+        self.connection.forget_written();
         let has_begun = self.handover.chunks.lock().next > 0;
         self.unload();
         outcome.map_err(|error| {
@@ -295,5 +297,61 @@ extern "C" fn hand_out(info: ffi::duckdb_function_info, output: ffi::duckdb_data
             );
         }
         ffi::duckdb_data_chunk_set_size(output, rows);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array};
+    use duck_flight_protocol::TableName;
+
+    use super::*;
+    use crate::engine::ffi::Database;
+    use crate::engine::storage::images::{Images, PATIENCE};
+
+    fn rows(count: i64) -> RecordBatch {
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..count));
+        RecordBatch::try_from_iter([("i", ids)]).unwrap()
+    }
+
+    fn run(insert: &mut Insert<'_>, count: i64) {
+        let rows = rows(count);
+        let all = rows.num_rows() as u64;
+        insert.load(std::slice::from_ref(&rows), all).unwrap();
+        insert.run().unwrap();
+    }
+
+    #[test]
+    fn rows_that_are_committed_do_not_keep_later_ones_waiting_for_a_checkpoint() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.db");
+        let database = Database::open(path.to_str().unwrap(), &[]).unwrap();
+        database.set_row_group_rows(20_480);
+        let (connection, other) = (database.connect().unwrap(), database.connect().unwrap());
+        connection.make_handover().unwrap();
+        let create = "CREATE TABLE t (i BIGINT); CHECKPOINT";
+        connection.execute(create).unwrap();
+        database.set_images(Images::of(&path).unwrap().unwrap());
+        let table = TableName::from("t");
+        let columns = connection.table_columns(&table).unwrap().unwrap();
+        let columns: Vec<_> = columns.iter().collect();
+        let sql = format!("INSERT INTO t FROM {HANDED_ROWS}");
+        let insert = connection.insert(&sql, &rows(0).schema(), &columns);
+        let mut insert = insert.unwrap().unwrap();
+        for _ in 0..30 {
+            run(&mut insert, 1000);
+        }
+        assert_eq!(connection.rows_written.get(), 0);
+        let images = database.0.images.get().unwrap();
+        let kept = images.keep(&other, PATIENCE).unwrap();
+        // It does not wait for what is held by this very thread.
+        run(&mut insert, 1);
+        drop(kept);
+        connection.begin().unwrap();
+        run(&mut insert, 1000);
+        run(&mut insert, 1000);
+        assert_eq!(connection.rows_written.get(), 2000);
+        connection.commit().unwrap();
+        assert_eq!(connection.rows_written.get(), 0);
     }
 }

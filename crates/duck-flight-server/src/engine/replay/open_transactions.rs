@@ -146,6 +146,11 @@ impl OpenTransaction {
         outcome
     }
 
+    /// Whether one is open that lasts until a COMMIT or a ROLLBACK.
+    pub(in crate::engine) fn lasts(&self) -> bool {
+        self.lasts.get()
+    }
+
     /// Says that a statement has ended, and with it the transaction that DuckDB has begun for it.
     pub(in crate::engine) fn settle(&self) {
         if !self.lasts.get() {

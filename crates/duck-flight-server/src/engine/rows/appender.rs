@@ -136,7 +136,7 @@ impl<'a> TableWriter<'a> {
             connection,
             table,
             plan: plan.clone(),
-            appenders: vec![open_appender(connection, &sql, plan, true)?],
+            appenders: vec![open_appender(connection, &sql, plan, true)?.temporary()],
             importer: connection.importer(&schema)?,
             gathered: Some(Gathered::default()),
             ordinals: Some(schema),

@@ -210,7 +210,8 @@ impl Search<'_> {
     fn set_at_fault(&self, offences: &[Offence]) -> Result<()> {
         let column = ColumnShape::number(ORDINAL);
         let sql = format!("INSERT INTO {AT_FAULT} FROM {ROWS}");
-        let mut appender = self.connection.appender(&sql, &[&column])?;
+        let appender = self.connection.appender(&sql, &[&column])?;
+        let mut appender = appender.temporary();
         let schema = Arc::new(Schema::new(vec![column.field.clone()]));
         let mut importer = self.connection.importer(&schema)?;
         for chunk in offences.chunks(MAX_CHUNK_ROWS) {
