@@ -447,6 +447,36 @@ async fn a_put_is_refused_where_a_transaction_keeps_the_log_too_long_and_taken_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_put_is_refused_by_what_keeps_the_server_itself_from_a_checkpoint() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    // Where the server keeps images of metadata before its first checkpoint.
+    let images = server.directory().join("test.db.metadata");
+    std::fs::create_dir(&images).unwrap();
+    lengthen_log(&server);
+    let put = async || client.append("t", &[numbered(0, 1)]).await;
+    let told = async {
+        loop {
+            let error = put().await.expect_err("no room");
+            assert_eq!(error.code(), Code::ResourceExhausted, "{error:?}");
+            if error.message().contains("test.db.metadata") {
+                break error;
+            }
+        }
+    };
+    let error = soon("the reason", told).await;
+    assert!(!error.message().contains("transaction"), "{error:?}");
+    std::fs::remove_dir(&images).unwrap();
+    let taken = async {
+        while let Err(error) = put().await {
+            assert_eq!(error.code(), Code::ResourceExhausted, "{error:?}");
+        }
+    };
+    soon("a checkpoint, and a put taken", taken).await;
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_would_spill_more_than_may_be_fails_alone() {
     let flags = ["--memory-limit", "100MiB", "--spill-limit", "1MiB"];
     let server = ServerProcess::start(&flags);

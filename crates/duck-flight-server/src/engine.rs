@@ -74,7 +74,7 @@ use storage::checkpoint::Checkpointer;
 use storage::images::{self, Images, PATIENCE};
 use storage::mark::Mark;
 use storage::open::{lock_down, open_database, settle_logs};
-use storage::room::RoomWatch;
+use storage::room::{HeldUp, RoomWatch};
 use storage::spilled::{limit_spilling, remove_left_behind};
 
 /// How many statements may wait for each connection.
@@ -198,6 +198,7 @@ impl Engine {
             mark,
             bell,
             commits: database.commits(),
+            held_up: HeldUp::default(),
         });
         let checkpointer = Checkpointer::start(&database, &options.database, &shared, rings)?;
         let writers = Writers::start(WRITERS, &database, &shared)?;
@@ -219,7 +220,11 @@ impl Engine {
             sieves: Sieves::default(),
             holdings: Holdings::default(),
             running: Gauge::default(),
-            room: RoomWatch::new(&options.database, options.min_free_disk_bytes),
+            room: RoomWatch::new(
+                &options.database,
+                options.min_free_disk_bytes,
+                &shared.held_up,
+            ),
             catalog,
             facts: Facts::read(&set_up)?,
             commits: database.commits(),

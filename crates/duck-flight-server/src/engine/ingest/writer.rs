@@ -42,6 +42,7 @@ use crate::engine::rows::sql_type::create_table_sql;
 use crate::engine::storage::bell::CheckpointBell;
 use crate::engine::storage::health::Health;
 use crate::engine::storage::mark::{Before, Mark};
+use crate::engine::storage::room::HeldUp;
 use crate::engine::thread;
 use crate::engine::{Lossless, transaction};
 use crate::error::{Error, Result};
@@ -65,6 +66,7 @@ pub(in crate::engine) struct Shared {
     pub(in crate::engine) mark: Mark,
     pub(in crate::engine) bell: CheckpointBell,
     pub(in crate::engine) commits: Arc<Commits>,
+    pub(in crate::engine) held_up: HeldUp,
 }
 
 impl Shared {

@@ -153,6 +153,7 @@ impl Work {
             self.connection.checkpoint(PATIENCE)
         });
         self.old_data.roll_back();
+        self.shared.held_up.note(&outcome);
         match outcome {
             Ok(()) => {
                 let took = start.elapsed();

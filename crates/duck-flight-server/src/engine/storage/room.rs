@@ -4,6 +4,7 @@
 //! still room for one: what is waiting in the log, and a margin.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
@@ -28,6 +29,33 @@ pub(super) struct Room {
     directory: PathBuf,
     log: PathBuf,
     min_free_bytes: u64,
+    held_up: HeldUp,
+}
+
+/// Why the server itself can make no checkpoint, where it is not what somebody runs. Clones tell of the same.
+#[derive(Debug, Clone, Default)]
+pub(in crate::engine) struct HeldUp(Arc<Mutex<Option<String>>>);
+
+impl HeldUp {
+    /// Takes note of what has become of a checkpoint.
+    pub(super) fn note<T>(&self, outcome: &Result<T>) {
+        *self.0.lock() = match outcome {
+            Err(error @ Error::Io { .. }) => Some(error.to_string()),
+            _ => None,
+        };
+    }
+
+    /// What is in the way, and who is to do what.
+    fn advice(&self) -> String {
+        match &*self.0.lock() {
+            Some(error) => format!(
+                "the server cannot make one: {error}; whoever runs it must mend that, then try again"
+            ),
+            None => {
+                "end the transaction, or the statement that writes, that is open for so long, and try again".to_owned()
+            }
+        }
+    }
 }
 
 /// Looks at the disk now and then.
@@ -47,13 +75,15 @@ enum Level {
 }
 
 impl RoomWatch {
-    /// Watches the disk of the database at `path`, of which `min_free_bytes` are to stay free.
-    pub(in crate::engine) fn new(path: &Path, min_free_bytes: u64) -> Self {
+    /// Watches the disk of the database at `path`, of which `min_free_bytes` are to stay free. `held_up` is noted by whoever makes its
+    /// checkpoints.
+    pub(in crate::engine) fn new(path: &Path, min_free_bytes: u64, held_up: &HeldUp) -> Self {
         let in_memory = path.as_os_str() == ":memory:";
         let room = (!in_memory).then(|| Room {
             directory: directory_of(path),
             log: log_path(path),
             min_free_bytes,
+            held_up: held_up.clone(),
         });
         Self {
             room,
@@ -106,11 +136,11 @@ impl Room {
         let log_bytes = self.log.metadata().map_or(0, |metadata| metadata.len());
         // A disk that cannot be asked is no reason to refuse.
         let free_bytes = free_bytes(&self.directory).unwrap_or(u64::MAX);
-        level(free_bytes, log_bytes, self.min_free_bytes)
+        level(free_bytes, log_bytes, self.min_free_bytes, &self.held_up)
     }
 }
 
-fn level(free_bytes: u64, log_bytes: u64, min_free_bytes: u64) -> Level {
+fn level(free_bytes: u64, log_bytes: u64, min_free_bytes: u64, held_up: &HeldUp) -> Level {
     // A checkpoint writes the rows of the log once more.
     let needed = min_free_bytes.saturating_add(log_bytes);
     if free_bytes < needed {
@@ -123,8 +153,9 @@ fn level(free_bytes: u64, log_bytes: u64, min_free_bytes: u64) -> Level {
     }
     if log_bytes >= MAX_LOG_BYTES {
         return Level::None(format!(
-            "the log has grown to {} because no checkpoint was possible: end the transaction that is open for so long, and try again",
-            ByteSize(log_bytes)
+            "the log has grown to {} because no checkpoint was possible: {}",
+            ByteSize(log_bytes),
+            held_up.advice()
         ));
     }
     let scarcity = |have: u64, plenty: u64, none: u64| {
@@ -166,6 +197,10 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
+    fn level(free_bytes: u64, log_bytes: u64, min_free_bytes: u64) -> Level {
+        super::level(free_bytes, log_bytes, min_free_bytes, &HeldUp::default())
+    }
+
     #[test]
     fn loaders_are_slowed_before_they_are_refused() {
         assert_eq!(level(1000 * MIB, 0, 100 * MIB), Level::Plenty);
@@ -181,5 +216,25 @@ mod tests {
         ));
         assert_eq!(level(u64::MAX, 2 << 30, MIB), Level::Scarce(0.5));
         assert!(matches!(level(u64::MAX, 3 << 30, MIB), Level::None(_)));
+    }
+
+    #[test]
+    fn a_log_that_is_too_long_is_blamed_on_what_is_in_the_way_last() {
+        let held_up = HeldUp::default();
+        let is_blamed_on = |word: &str| match super::level(u64::MAX, 3 << 30, MIB, &held_up) {
+            Level::None(reason) => reason.contains(word),
+            _ => false,
+        };
+        assert!(is_blamed_on("end the transaction"));
+        held_up.note(&Err::<(), _>(Error::Io {
+            doing: "keep images",
+            source: std::io::Error::other("test.db.metadata: Is a directory"),
+        }));
+        assert!(is_blamed_on("test.db.metadata"));
+        assert!(!is_blamed_on("transaction"));
+        for other in [Err(Error::CheckpointBesideRows), Ok(())] {
+            held_up.note(&other);
+            assert!(is_blamed_on("end the transaction"));
+        }
     }
 }
