@@ -358,3 +358,26 @@ async fn upserts_into_two_tables_go_on_beside_a_client_that_alters_one_of_them()
     }
     server.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_beside_rows_that_are_updated_is_refused_with_advice_that_can_be_followed() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    client.execute("CREATE TABLE t AS SELECT 1 AS i").await;
+    let mut sql = server.client().await.sql();
+    let transaction = sql.begin().await.unwrap();
+    let update = sql.update("UPDATE t SET i = 2", Some(&transaction));
+    assert_eq!(update.await.unwrap(), 1);
+    let refused = client.try_execute("CHECKPOINT").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    let message = refused.message();
+    let says = |words: &str| message.contains(words);
+    assert!(
+        says("write transactions active") && says("by itself"),
+        "{message}"
+    );
+    assert!(!says("FORCE"), "{message}");
+    sql.commit(&transaction).await.unwrap();
+    client.checkpoint().await;
+    server.stop();
+}

@@ -50,6 +50,11 @@ pub(super) const UNSUPPORTED_TYPE: &str = "Unsupported Arrow type";
 /// clients cannot change.
 const SPILL_LIMIT_REACHED: &str = "failed to offload data block";
 
+/// What DuckDB advises where others keep it from a checkpoint, which is nothing for clients of a server, and what they are told instead.
+const FORCE_ADVICE: &str =
+    "Try using FORCE CHECKPOINT to wait until all active transactions are finished";
+const WAIT_ADVICE: &str = "The server makes one by itself once they have ended";
+
 /// What a statement is told that reads a file by another way than a call.
 pub(crate) const NO_FILES: &CStr =
     c"the files of the server are not for reading: name a table, or send rows with a put (the README shows how to load a file)";
@@ -61,6 +66,9 @@ impl SqlError {
             message.push_str("; cast it, for example to VARCHAR");
         }
         let kind = refine(kind, &message);
+        if kind == SqlErrorKind::Transaction {
+            message = message.replace(FORCE_ADVICE, WAIT_ADVICE);
+        }
         if kind == SqlErrorKind::Exhausted && message.contains(SPILL_LIMIT_REACHED) {
             message.push_str(
                 "\n\nOf this server that is --spill-limit: have it raised, or --memory-limit",
@@ -384,6 +392,14 @@ mod tests {
             assert_eq!(error.kind, SqlErrorKind::Exhausted);
             assert!(error.message.contains("--spill-limit"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_checkpoint_that_others_are_in_the_way_of_is_not_to_be_forced() {
+        let told = "TransactionContext Error: Cannot CHECKPOINT: there are other write transactions active. ";
+        let error = SqlError::from_message(&format!("{told}{FORCE_ADVICE}"));
+        assert_eq!(error.kind, SqlErrorKind::Transaction);
+        assert_eq!(error.message, format!("{told}{WAIT_ADVICE}"));
     }
 
     #[test]
