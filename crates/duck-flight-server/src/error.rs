@@ -492,6 +492,7 @@ impl Error {
             | Self::TooMuchHeld(_)
             | Self::TooManyParameters(_)
             | Self::ResultTooLarge(_) => Code::ResourceExhausted,
+            Self::Io { source, .. } if is_disk_full(source) => Code::ResourceExhausted,
             Self::Unimplemented(_) => Code::Unimplemented,
             Self::ShuttingDown => Code::Unavailable,
             Self::ReasonLost | Self::Undecided(_) => Code::Unknown,
@@ -499,6 +500,12 @@ impl Error {
             Self::Transport(code, _) | Self::Again(code, _) => *code,
         }
     }
+}
+
+/// Whether it is for want of disk that something could not be written, as DuckDB's own errors tell it.
+fn is_disk_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 fn sql_code(kind: SqlErrorKind) -> Code {
@@ -708,6 +715,20 @@ mod tests {
         for (error, code) in cases {
             assert_eq!(error.code(), code, "{error}");
         }
+    }
+
+    #[test]
+    fn a_disk_that_is_full_is_told_from_one_that_fails() {
+        use std::io::ErrorKind::{FileTooLarge, PermissionDenied, QuotaExceeded, StorageFull};
+        let code = |kind| {
+            let source = std::io::Error::new(kind, "FILE.metadata");
+            let doing = "keep images";
+            Error::Io { doing, source }.code()
+        };
+        for kind in [StorageFull, QuotaExceeded, FileTooLarge] {
+            assert_eq!(code(kind), Code::ResourceExhausted, "{kind}");
+        }
+        assert_eq!(code(PermissionDenied), Code::Internal);
     }
 
     #[test]
