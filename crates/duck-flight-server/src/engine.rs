@@ -56,7 +56,7 @@ use crate::gauge::Gauge;
 use catalog::Columns;
 use connections::commits::Commits;
 use connections::patience::{Others, Patience};
-use connections::pool::Pool;
+use connections::pool::{Jobs, Pool};
 use ffi::{ArrowOptions, Connection, Database};
 use holdings::Holdings;
 use ingest::budget::Budget;
@@ -79,6 +79,11 @@ use storage::spilled::{limit_spilling, remove_left_behind};
 
 /// How many statements may wait for each connection.
 const WAITING_PER_CONNECTION: usize = 64;
+const STATEMENTS: Jobs = Jobs {
+    name: "query",
+    what: "statements",
+    remedy: "try again, or have the server's --max-queries raised",
+};
 
 /// How long statements that were cancelled may take to end before the server ends without them: DuckDB does not look
 /// everywhere whether it was interrupted.
@@ -90,12 +95,22 @@ const WRITERS: usize = 2;
 /// How many units too large for memory are written at a time, and how many may wait.
 const LARGE_UNITS: usize = 4;
 const LARGE_UNITS_WAITING: usize = 1024;
+const LARGE_PUTS: Jobs = Jobs {
+    name: "large-unit",
+    what: "puts that are too large for memory",
+    remedy: "try again once some of them have ended",
+};
 
 /// Texts of statements up to this size count nowhere: as many as may wait take little.
 const SHORT_TEXT_BYTES: usize = 16 << 10;
 
 /// How many look-ups of tables may wait for the catalog thread.
 const LOOKUPS_WAITING: usize = 65_536;
+const LOOKUPS: Jobs = Jobs {
+    name: "catalog",
+    what: "look-ups of tables",
+    remedy: "try again",
+};
 
 /// What the engine keeps in the database, made where it is not there.
 fn own_tables(connection: &Connection, lossless: &Lossless) -> Result<(Producers, Rejects)> {
@@ -203,14 +218,14 @@ impl Engine {
         let checkpointer = Checkpointer::start(&database, &options.database, &shared, rings)?;
         let writers = Writers::start(WRITERS, &database, &shared)?;
         let waiting = options.max_queries.saturating_mul(WAITING_PER_CONNECTION);
-        let queries = Pool::start("query", options.max_queries, waiting, &database)?;
-        let large_units = Pool::start("large-unit", LARGE_UNITS, LARGE_UNITS_WAITING, &database)?;
+        let queries = Pool::start(STATEMENTS, options.max_queries, waiting, &database)?;
+        let large_units = Pool::start(LARGE_PUTS, LARGE_UNITS, LARGE_UNITS_WAITING, &database)?;
         let budget = Budget::new(options.ingest_buffer_bytes);
         let inner = Inner {
             patience: Patience::new(Others::Jobs(queries.waits()), options.stall_timeout),
             queries,
             express: Express::start()?,
-            lookups: Pool::start("catalog", 1, LOOKUPS_WAITING, &database)?,
+            lookups: Pool::start(LOOKUPS, 1, LOOKUPS_WAITING, &database)?,
             large_patience: Patience::new(Others::Jobs(large_units.waits()), options.stall_timeout),
             budget_patience: Patience::new(Others::Units(budget.clone()), options.stall_timeout),
             large_units,

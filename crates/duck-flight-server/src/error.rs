@@ -299,10 +299,12 @@ pub enum Error {
     #[error("{1}")]
     Transport(Code, String),
     /// Too many requests are waiting.
-    #[error(
-        "{limit} statements are waiting already, the limit: try again, or have the server's --max-queries raised"
-    )]
+    #[error("{limit} {what} are waiting already, the limit: {remedy}")]
     Busy {
+        /// What waits.
+        what: &'static str,
+        /// What to do.
+        remedy: &'static str,
         /// How many may wait.
         limit: usize,
     },
@@ -697,7 +699,14 @@ mod tests {
             (Error::EarlierBatchFailed, Code::Cancelled),
             (Error::MessageTooLarge("m".into()), Code::ResourceExhausted),
             (Error::Transport(Code::Aborted, "m".into()), Code::Aborted),
-            (Error::Busy { limit: 1 }, Code::ResourceExhausted),
+            (
+                Error::Busy {
+                    what: "w",
+                    remedy: "r",
+                    limit: 1,
+                },
+                Code::ResourceExhausted,
+            ),
             (Error::Unimplemented("u".into()), Code::Unimplemented),
             (Error::Cancelled, Code::Cancelled),
             (Error::ReasonLost, Code::Unknown),

@@ -27,6 +27,16 @@ const CROWDED_FOR: Duration = Duration::from_millis(10);
 /// How often threads that are to end are looked at.
 const STOP_LOOK: Duration = Duration::from_millis(1);
 
+/// What a pool runs.
+#[derive(Clone, Copy)]
+pub(in crate::engine) struct Jobs {
+    /// What its threads are called.
+    pub(in crate::engine) name: &'static str,
+    /// What waits for them, and what to do where too much does.
+    pub(in crate::engine) what: &'static str,
+    pub(in crate::engine) remedy: &'static str,
+}
+
 type Job = Box<dyn FnOnce(&mut Session) + Send>;
 
 /// A fixed set of threads, one connection more, and the requests that wait for a thread. Whoever runs something takes
@@ -44,6 +54,7 @@ struct Queue {
     wake: Vec<Condvar>,
     /// Whoever had the connections to itself has given its own back.
     alone_ended: Condvar,
+    jobs: Jobs,
     max_waiting: usize,
 }
 
@@ -84,7 +95,10 @@ impl Queue {
             return Err(Error::ShuttingDown);
         }
         if state.jobs.len() >= self.max_waiting {
+            let Jobs { what, remedy, .. } = self.jobs;
             return Err(Error::Busy {
+                what,
+                remedy,
                 limit: self.max_waiting,
             });
         }
@@ -266,7 +280,7 @@ pub(in crate::engine) enum ClientTransaction {
 impl Pool {
     /// Starts `size` threads; `max_waiting` requests may wait for one.
     pub(in crate::engine) fn start(
-        name: &str,
+        jobs: Jobs,
         size: usize,
         max_waiting: usize,
         database: &Database,
@@ -279,13 +293,14 @@ impl Pool {
             }),
             wake: (0..size).map(|_| Condvar::new()).collect(),
             alone_ended: Condvar::new(),
+            jobs,
             max_waiting,
         });
         let mut threads = Vec::with_capacity(size);
         for index in 0..size {
             let queue = queue.clone();
             let work = move || work(&queue, index);
-            threads.push(thread::start(format!("{name}-{index}"), work)?);
+            threads.push(thread::start(format!("{}-{index}", jobs.name), work)?);
         }
         Ok(Self {
             queue,
@@ -475,10 +490,17 @@ mod tests {
 
     use super::*;
 
+    const MAX_WAITING: usize = 8;
+
     fn pool(size: usize) -> Pool {
         let database = Database::open(":memory:", &[]).unwrap();
         database.connect().unwrap().make_file_refusal().unwrap();
-        Pool::start("test", size, 8, &database).unwrap()
+        let jobs = Jobs {
+            name: "test",
+            what: "jobs",
+            remedy: "let one end",
+        };
+        Pool::start(jobs, size, MAX_WAITING, &database).unwrap()
     }
 
     /// Waits until nothing runs.
@@ -561,6 +583,20 @@ mod tests {
         drop(jobs);
         settle(&pool);
         assert!(came.elapsed() >= CROWDED_FOR);
+        assert!(pool.stop(None));
+    }
+
+    #[test]
+    fn a_job_that_finds_too_many_waiting_is_refused_with_what_they_are_and_what_to_do() {
+        let pool = pool(1);
+        let end = begin(&pool);
+        for _ in 0..MAX_WAITING {
+            pool.submit(|_| ()).unwrap();
+        }
+        let refused = pool.submit(|_| ()).unwrap_err().to_string();
+        let told = "8 jobs are waiting already, the limit: let one end";
+        assert_eq!(refused, told);
+        drop(end);
         assert!(pool.stop(None));
     }
 
