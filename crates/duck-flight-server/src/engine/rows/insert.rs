@@ -13,6 +13,7 @@ use super::plan::Plan;
 use crate::engine::ffi::Connection;
 use crate::engine::ffi::append::MAX_CHUNK_ROWS;
 use crate::engine::ffi::insert::{HANDED_ROWS, Insert};
+use crate::engine::sql_error::SqlError;
 use crate::error::Result;
 
 /// How many tables have a prepared INSERT at a time.
@@ -76,13 +77,10 @@ impl<'c> Inserts<'c> {
     /// Inserts the rows that were loaded; without an open transaction, commits them. An INSERT that fails is not used
     /// again, since it fails where its table has changed.
     pub(in crate::engine) fn run(&mut self, table: &TableName) -> Result<()> {
-        let Some(known) = self.tables.get_mut(table) else {
-            return Ok(());
-        };
-        let Some(insert) = known.insert.as_mut() else {
-            return Ok(());
-        };
-        let outcome = insert.run();
+        // Whoever runs it acknowledges the rows afterwards.
+        let lost = || SqlError::internal(format!("no rows of a put are loaded for `{table}`"));
+        let known = self.tables.get_mut(table).ok_or_else(lost)?;
+        let outcome = known.insert.as_mut().ok_or_else(lost)?.run();
         if outcome.is_ok() {
             known.has_run = true;
         } else if known.has_run {
@@ -278,6 +276,18 @@ mod tests {
         inserts.unload(&table());
         inserts.run(&table()).unwrap();
         assert_rows(&connection, 2, 1);
+    }
+
+    #[test]
+    fn nothing_runs_for_a_table_without_an_insert() {
+        let (_database, connection) = database("CREATE TABLE t (i UUID)");
+        let mut inserts = Inserts::new(&connection);
+        assert!(inserts.run(&table()).is_err());
+        let texts = StringArray::from(vec!["no uuid"]);
+        let (plan, rows) = plan(&connection, &batch(Arc::new(texts) as ArrayRef));
+        // DuckDB would have to cast.
+        assert!(!load(&mut inserts, &plan, &[&rows]));
+        assert!(inserts.run(&table()).is_err());
     }
 
     #[test]
