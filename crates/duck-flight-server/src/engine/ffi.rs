@@ -70,6 +70,9 @@ use super::storage::images::{Images, Kept};
 
 pub(crate) type Result<T> = std::result::Result<T, SqlError>;
 
+/// How often whoever waits for a checkpoint looks whether it was cancelled.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// An open database. Clones share it; it closes, and checkpoints, when the last clone and connection are gone.
 #[derive(Clone)]
 pub(crate) struct Database(Arc<DatabaseHandle>);
@@ -489,9 +492,31 @@ impl Connection {
     /// Keeps checkpoints from running until the guard is dropped, and waits for the one that runs. `None` where the open transaction
     /// has too few rows to write any to the database file before a checkpoint does. See [`Images`].
     fn filling(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        self.to_fill().map(Images::filling)
+    }
+
+    /// As [`filling`](Self::filling), but waits no longer once it is cancelled.
+    fn filling_unless(
+        &self,
+        cancel: &Cancel,
+    ) -> crate::error::Result<Option<RwLockReadGuard<'_, ()>>> {
+        let Some(images) = self.to_fill() else {
+            return Ok(None);
+        };
+        loop {
+            cancel.check()?;
+            let filling = images.try_filling(LOOK_EVERY);
+            if filling.is_some() {
+                return Ok(filling);
+            }
+        }
+    }
+
+    /// What keeps checkpoints apart from what runs here, where that may write row groups.
+    fn to_fill(&self) -> Option<&Images> {
         let images = self.database.0.images.get()?;
         let fills = self.rows_written.get() >= self.fewest_filed_rows();
-        (fills && !self.makes_checkpoint.get()).then(|| images.filling())
+        (fills && !self.makes_checkpoint.get()).then_some(images)
     }
 
     /// Records whether an outer transaction is open. Then a statement here is no commit of its own, and only the outer COMMIT is
@@ -794,4 +819,24 @@ fn c_string(text: &str) -> Result<CString> {
             "the character NUL (0x00) cannot stand in SQL",
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A database of whose file images are kept, with row groups of 20,480 rows and a table `t` of numbers.
+    pub(super) fn with_images() -> (TempDir, Database, Connection) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.db");
+        let database = Database::open(path.to_str().unwrap(), &[]).unwrap();
+        database.set_row_group_rows(20_480);
+        let connection = database.connect().unwrap();
+        let made = "CREATE TABLE t (i BIGINT); CHECKPOINT";
+        connection.execute(made).unwrap();
+        database.set_images(Images::of(&path).unwrap().unwrap());
+        (directory, database, connection)
+    }
 }

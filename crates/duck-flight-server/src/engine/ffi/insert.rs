@@ -306,8 +306,8 @@ mod tests {
     use duck_flight_protocol::TableName;
 
     use super::*;
-    use crate::engine::ffi::Database;
-    use crate::engine::storage::images::{Images, PATIENCE};
+    use crate::engine::ffi::tests::with_images;
+    use crate::engine::storage::images::PATIENCE;
 
     fn rows(count: i64) -> RecordBatch {
         let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..count));
@@ -323,15 +323,8 @@ mod tests {
 
     #[test]
     fn rows_that_are_committed_do_not_keep_later_ones_waiting_for_a_checkpoint() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("test.db");
-        let database = Database::open(path.to_str().unwrap(), &[]).unwrap();
-        database.set_row_group_rows(20_480);
-        let (connection, other) = (database.connect().unwrap(), database.connect().unwrap());
+        let (_directory, database, connection) = with_images();
         connection.make_handover().unwrap();
-        let create = "CREATE TABLE t (i BIGINT); CHECKPOINT";
-        connection.execute(create).unwrap();
-        database.set_images(Images::of(&path).unwrap().unwrap());
         let table = TableName::from("t");
         let columns = connection.table_columns(&table).unwrap().unwrap();
         let columns: Vec<_> = columns.iter().collect();
@@ -342,11 +335,11 @@ mod tests {
             run(&mut insert, 1000);
         }
         assert_eq!(connection.rows_written.get(), 0);
-        let images = database.0.images.get().unwrap();
-        let kept = images.keep(&other, PATIENCE).unwrap();
+        let other = database.connect().unwrap();
+        let ready = other.ready_checkpoint(PATIENCE).unwrap();
         // It does not wait for what is held by this very thread.
         run(&mut insert, 1);
-        drop(kept);
+        drop(ready);
         connection.begin().unwrap();
         run(&mut insert, 1000);
         run(&mut insert, 1000);

@@ -11,6 +11,7 @@ use parking_lot::RwLockReadGuard;
 use super::result::{Column, QueryResult, export_schema, is_lossy, type_names};
 use super::value::Value;
 use super::{ArrowOptions, Connection, LogicalType, Result, SqlError, take_text, text};
+use crate::engine::connections::cancel::Cancel;
 
 /// The kinds of statement the engine treats apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -319,6 +320,30 @@ impl<'a> Prepared<'a> {
 
     /// Starts the statement. From here on an interrupt reaches it; one before is lost.
     pub(crate) fn start(&self) -> Result<Pending<'a>> {
+        let filling = match self.may_fill() {
+            true => self.connection.filling(),
+            false => None,
+        };
+        self.start_beside(filling)
+    }
+
+    /// As [`start`](Self::start), but does not wait for a checkpoint once it is cancelled.
+    pub(crate) fn start_unless(&self, cancel: &Cancel) -> crate::error::Result<Pending<'a>> {
+        let filling = match self.may_fill() {
+            true => self.connection.filling_unless(cancel)?,
+            false => None,
+        };
+        Ok(self.start_beside(filling)?)
+    }
+
+    /// Whether it may write rows, or commit some.
+    fn may_fill(&self) -> bool {
+        !matches!(self.kind(), StatementKind::Select | StatementKind::Set)
+    }
+
+    /// Starts the statement, with what keeps checkpoints from running until it has ended. That is there before the statement is given to
+    /// DuckDB, whose helpers may begin with it at once.
+    fn start_beside(&self, filling: Option<RwLockReadGuard<'a, ()>>) -> Result<Pending<'a>> {
         self.connection.chunks_fetched.set(0);
         self.connection.rows_fetched.set(0);
         let open_transaction = &self.connection.open_transaction;
@@ -331,11 +356,7 @@ impl<'a> Prepared<'a> {
             raw: ptr::null_mut(),
             is_of_transaction: self.kind() == StatementKind::Transaction,
             is_finished: false,
-            // Before it is given to DuckDB, whose helpers may begin with it at once.
-            _filling: match self.kind() {
-                StatementKind::Select | StatementKind::Set => None,
-                _ => self.connection.filling(),
-            },
+            _filling: filling,
         };
         // SAFETY: the statement is live, and the pending result shares what it needs of it; freed by `drop`, also
         // after a failure.
@@ -467,5 +488,32 @@ impl Drop for Pending<'_> {
         }
         // SAFETY: made by duckdb_pending_prepared_streaming, freed only here.
         unsafe { ffi::duckdb_destroy_pending(&raw mut self.raw) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::ffi::tests::with_images;
+    use crate::engine::storage::images::PATIENCE;
+    use crate::error::Error;
+
+    #[test]
+    fn a_statement_that_waits_for_a_checkpoint_is_given_up_when_it_is_cancelled() {
+        let (_directory, database, connection) = with_images();
+        connection.note_written(u64::MAX);
+        let script = connection.parse("INSERT INTO t VALUES (1)").unwrap();
+        let statement = script.last_statement().unwrap().unwrap();
+        let other = database.connect().unwrap();
+        let ready = other.ready_checkpoint(PATIENCE).unwrap();
+        let cancel = Cancel::default();
+        std::thread::scope(|scope| {
+            scope.spawn(|| cancel.cancel());
+            let refused = statement.start_unless(&cancel).err();
+            assert!(matches!(refused, Some(Error::Cancelled)), "{refused:?}");
+        });
+        drop(ready);
+        let pending = statement.start_unless(&Cancel::default()).unwrap();
+        assert_eq!(pending.finish().unwrap().rows_changed(), 1);
     }
 }

@@ -335,7 +335,7 @@ impl<'a> Statement<'a> {
     }
 
     fn begin(&self, statement: &Prepared<'a>) -> Result<Pending<'a>> {
-        let pending = statement.start()?;
+        let pending = statement.start_unless(self.cancel)?;
         // An interrupt sent before the start was lost; the flag was not.
         self.cancel.check()?;
         Ok(pending)

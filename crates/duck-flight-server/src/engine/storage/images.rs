@@ -146,6 +146,14 @@ impl Images {
         self.row_groups.read()
     }
 
+    /// As [`filling`](Self::filling), but waits so long at most. `None` where a checkpoint runs for longer, or waits.
+    pub(in crate::engine) fn try_filling(
+        &self,
+        patience: Duration,
+    ) -> Option<RwLockReadGuard<'_, ()>> {
+        self.row_groups.try_read_for(patience)
+    }
+
     /// Keeps images of all blocks that a checkpoint may write over, and whatever may write row groups waiting. The connection is one to
     /// this database, in no transaction. Waits so long for what writes any.
     ///
