@@ -36,7 +36,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use duckdb::ffi;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -374,15 +374,17 @@ impl Connection {
         }))
     }
 
-    /// Makes a checkpoint, having waited so long at most for what writes rows.
+    /// Makes a checkpoint, having waited so long at most for what writes rows. Answers with how long it took, without that wait.
     ///
     /// # Errors
     /// When none is possible at present.
-    pub(super) fn checkpoint(&self, patience: Duration) -> crate::error::Result<()> {
+    pub(super) fn checkpoint(&self, patience: Duration) -> crate::error::Result<Duration> {
         // First of all: who waits here for somebody who is alone must not hold what that one waits for.
         let _committing = self.committing();
         let _ready = self.ready_checkpoint(patience)?;
-        Ok(self.run("CHECKPOINT")?)
+        let start = Instant::now();
+        self.run("CHECKPOINT")?;
+        Ok(start.elapsed())
     }
 
     /// Another connection to the database, in the state of a new one.
@@ -838,5 +840,24 @@ mod tests {
         connection.execute(made).unwrap();
         database.set_images(Images::of(&path).unwrap().unwrap());
         (directory, database, connection)
+    }
+
+    #[test]
+    fn a_checkpoint_takes_as_long_as_duckdb_does_and_not_as_what_it_waits_for() {
+        let (_directory, database, connection) = with_images();
+        let images = database.0.images.get().unwrap();
+        let filling = images.filling();
+        std::thread::scope(|scope| {
+            let long = Duration::from_secs(600);
+            let checkpoint = scope.spawn(move || connection.checkpoint(long).unwrap());
+            // Until it waits.
+            while images.try_filling(Duration::ZERO).is_some() {
+                std::thread::yield_now();
+            }
+            let freed = Instant::now();
+            drop(filling);
+            let took = checkpoint.join().unwrap();
+            assert!(took <= freed.elapsed());
+        });
     }
 }

@@ -53,7 +53,7 @@ pub(in crate::engine) fn checkpoint(connection: &Connection, asked: Asked<'_>) -
                 ..
             }),
         ) => Err(Error::IndexBesideWriters),
-        outcome => outcome,
+        outcome => outcome.map(drop),
     }
 }
 
