@@ -231,6 +231,7 @@ impl Database {
             commits_later: Cell::default(),
             rows_written: Cell::default(),
             makes_checkpoint: Cell::default(),
+            is_filling: Cell::default(),
             open_transaction: self.0.open_transactions.of_connection(),
             database: self.clone(),
         })
@@ -283,6 +284,8 @@ pub(crate) struct Connection {
     /// How many rows the open transaction may have written.
     rows_written: Cell<u64>,
     makes_checkpoint: Cell<bool>,
+    /// Whether a [`Filling`] of its own keeps checkpoints out.
+    is_filling: Cell<bool>,
     open_transaction: OpenTransaction,
     // After `raw`, so that the database outlives the connection.
     database: Database,
@@ -297,6 +300,21 @@ pub(super) struct Ready<'a> {
 impl Drop for Ready<'_> {
     fn drop(&mut self) {
         self.connection.makes_checkpoint.set(false);
+    }
+}
+
+/// No checkpoint runs, and nothing on this connection waits for one, as long as this lives.
+pub(super) struct Filling<'a> {
+    connection: &'a Connection,
+    /// `None` where nothing there would wait for one.
+    guard: Option<RwLockReadGuard<'a, ()>>,
+}
+
+impl Drop for Filling<'_> {
+    fn drop(&mut self) {
+        if self.guard.is_some() {
+            self.connection.is_filling.set(false);
+        }
     }
 }
 
@@ -514,11 +532,34 @@ impl Connection {
         }
     }
 
-    /// What keeps checkpoints apart from what runs here, where that may write row groups.
+    /// As [`filling`](Self::filling), for all that runs here until the answer is dropped, and without a wait. `None` where a checkpoint runs,
+    /// or waits.
+    pub(super) fn try_fill(&self) -> Option<Filling<'_>> {
+        let guard = match self.to_fill() {
+            Some(images) => Some(images.try_filling(Duration::ZERO)?),
+            None => None,
+        };
+        if guard.is_some() {
+            self.is_filling.set(true);
+        }
+        Some(Filling {
+            connection: self,
+            guard,
+        })
+    }
+
+    /// Waits for the checkpoint that runs, or waits, where what runs here would do so.
+    pub(super) fn wait_for_checkpoint(&self) {
+        drop(self.filling());
+    }
+
+    /// What keeps checkpoints apart from what runs here, where that may write row groups. `None` also for the connection that has it: it would
+    /// wait for itself.
     fn to_fill(&self) -> Option<&Images> {
         let images = self.database.0.images.get()?;
         let fills = self.rows_written.get() >= self.fewest_filed_rows();
-        (fills && !self.makes_checkpoint.get()).then_some(images)
+        let is_kept_apart = self.makes_checkpoint.get() || self.is_filling.get();
+        (fills && !is_kept_apart).then_some(images)
     }
 
     /// Records whether an outer transaction is open. Then a statement here is no commit of its own, and only the outer COMMIT is

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::Committing;
 use super::producers::{Claim, Producers, Standing};
-use super::queue::{Others, Turn};
+use super::queue::{Others, TurnToFill};
 use super::rejects::{MAX_REJECTS, RejectedBytes, Sifted};
 use super::staged::StagedRows;
 use super::unit::{Answer, Committed, TableKey, Target};
@@ -412,12 +412,12 @@ impl LargeUnit {
     }
 
     /// Gathers the rows as they come; applies them, without those at fault, once all are there.
-    fn gather_and_apply(
+    fn gather_and_apply<'c>(
         &mut self,
-        connection: &Connection,
+        connection: &'c Connection,
         plan: Arc<Plan>,
         makes_anew: bool,
-        turn: &mut Option<Turn>,
+        turn: &mut Option<TurnToFill<'c>>,
     ) -> Result<Committed> {
         let put = self.put.clone();
         let like = match makes_anew {
@@ -468,8 +468,14 @@ impl LargeUnit {
     }
 
     /// The end of the transaction, up to its commit: in its turn, if the unit is to be committed at all.
-    fn finish(&self, connection: &Connection, turn: &mut Option<Turn>) -> Result<()> {
-        turn.insert(self.shared.queue.turn()).wait();
+    fn finish<'c>(
+        &self,
+        connection: &'c Connection,
+        turn: &mut Option<TurnToFill<'c>>,
+    ) -> Result<()> {
+        // That of a try before would keep this one waiting.
+        *turn = None;
+        *turn = Some(self.shared.queue.turn_to_fill(connection));
         self.shared.health.check()?;
         if let Some((claim, sequence)) = self.identity() {
             match claim.standing(sequence) {

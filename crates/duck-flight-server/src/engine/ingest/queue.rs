@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::unit::{PutId, TableKey, Unit};
 use crate::engine::connections::cancel::Cancel;
+use crate::engine::ffi::{Connection, Filling};
 use crate::error::{Error, Result};
 
 /// A group is full at this many rows: DuckDB's own row group, or several of the smaller ones of new files. Larger
@@ -24,6 +25,9 @@ pub(super) const SECOND_WRITER_ROWS: u64 = 30_720;
 
 /// How often writers look whether a unit has waited for large ones for long enough, and statements whether they were cancelled.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How many turns a large unit gives away, at most, because a checkpoint runs in them.
+const TURNS_BESIDE_CHECKPOINTS: usize = 3;
 
 /// The units that wait, and whose turn it is to commit.
 pub(in crate::engine) struct Queue {
@@ -129,6 +133,30 @@ impl Queue {
     /// Takes a place in the order of commits, behind all groups that were taken before.
     pub(in crate::engine) fn turn(self: &Arc<Self>) -> Turn {
         self.enter(&mut self.state.lock(), false)
+    }
+
+    /// Takes a turn to commit row groups, and waits for it. Where a checkpoint runs by then it takes another one behind that, for in the turn
+    /// all others would wait for it, too; but not for ever.
+    pub(super) fn turn_to_fill<'c>(self: &Arc<Self>, connection: &'c Connection) -> TurnToFill<'c> {
+        for _ in 0..TURNS_BESIDE_CHECKPOINTS {
+            let turn = self.turn();
+            turn.wait();
+            let filling = connection.try_fill();
+            if filling.is_some() {
+                return TurnToFill {
+                    _filling: filling,
+                    _turn: turn,
+                };
+            }
+            drop(turn);
+            connection.wait_for_checkpoint();
+        }
+        let turn = self.turn();
+        turn.wait();
+        TurnToFill {
+            _filling: None,
+            _turn: turn,
+        }
     }
 
     fn enter(self: &Arc<Self>, state: &mut State, is_group: bool) -> Turn {
@@ -376,6 +404,12 @@ impl Drop for Turn {
     }
 }
 
+/// A turn in which row groups are committed. It ends when this is dropped, and before that what keeps checkpoints out.
+pub(super) struct TurnToFill<'c> {
+    _filling: Option<Filling<'c>>,
+    _turn: Turn,
+}
+
 /// Tables, by their keys.
 #[derive(Debug)]
 pub(in crate::engine) enum Tables {
@@ -458,6 +492,8 @@ mod tests {
     use duck_flight_protocol::TableName;
 
     use super::*;
+    use crate::engine::ffi::Database;
+    use crate::engine::storage::images::{Images, PATIENCE};
 
     fn queue() -> Arc<Queue> {
         Arc::new(Queue::new(Duration::MAX))
@@ -531,6 +567,41 @@ mod tests {
         });
         drop(queue.hold_for_statement(Tables::All, &cancel).unwrap());
         assert!(is_free(&queue));
+    }
+
+    #[test]
+    fn a_turn_to_commit_row_groups_is_given_away_while_a_checkpoint_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.db");
+        let database = Database::open(path.to_str().unwrap(), &[]).unwrap();
+        let (writing, other) = (database.connect().unwrap(), database.connect().unwrap());
+        let made = "CREATE TABLE t (i BIGINT); CHECKPOINT";
+        other.execute(made).unwrap();
+        database.set_images(Images::of(&path).unwrap().unwrap());
+        writing.note_written(u64::MAX);
+        let queue = queue();
+        let own = queue.clone();
+        let checkpoint = other.ready_checkpoint(PATIENCE).unwrap();
+        let writing = thread::scope(|scope| {
+            let waits = scope.spawn(move || {
+                drop(own.turn_to_fill(&writing));
+                writing
+            });
+            // It has had a turn, and given it away.
+            while queue.state.lock().turn == 0 {
+                thread::yield_now();
+            }
+            queue.turn().wait();
+            assert!(!waits.is_finished());
+            drop(checkpoint);
+            waits.join().unwrap()
+        });
+        // Once it has one, no checkpoint comes until it ends.
+        let turn = queue.turn_to_fill(&writing);
+        assert!(other.ready_checkpoint(Duration::ZERO).is_err());
+        writing.wait_for_checkpoint();
+        drop(turn);
+        assert!(other.ready_checkpoint(PATIENCE).is_ok());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use duck_flight_protocol::quote;
 
-use super::queue::Turn;
+use super::queue::TurnToFill;
 use super::rejects::{MAX_REJECTS, Reject, RejectedBytes, Sifted};
 use super::unit::{Committed, Target, offence_error, places};
 use crate::engine::catalog::{literal, prepare};
@@ -98,13 +98,13 @@ impl StagedRows {
     /// Applies the rows; where some break a constraint, again without them, if the put says so. What others have committed
     /// meanwhile does not fail it, for then they are applied again, to what is there now. `turn` is that of the try which
     /// succeeds.
-    pub(super) fn apply(
+    pub(super) fn apply<'c>(
         &mut self,
-        connection: &Connection,
+        connection: &'c Connection,
         lossless: &Lossless,
         put: &Target,
-        turn: &mut Option<Turn>,
-        mut apply: impl FnMut(&Connection, &Self, &mut Option<Turn>) -> Result<()>,
+        turn: &mut Option<TurnToFill<'c>>,
+        mut apply: impl FnMut(&'c Connection, &Self, &mut Option<TurnToFill<'c>>) -> Result<()>,
     ) -> Result<()> {
         for _ in 0..MAX_TRIES {
             self.rejects.sort_by_key(|reject| reject.row);
@@ -266,7 +266,7 @@ mod tests {
             .unwrap();
         let (put, mut rows) = staged(&connection);
         let mut tries = 0;
-        let apply = |connection: &Connection, _: &StagedRows, _: &mut Option<Turn>| {
+        let apply = |connection: &Connection, _: &StagedRows, _: &mut Option<_>| {
             tries += 1;
             connection.execute("INSERT INTO t VALUES (1, 7) ON CONFLICT DO UPDATE SET n = 8")?;
             if tries == 1 {
