@@ -570,8 +570,9 @@ impl Connection {
 
     /// Begins a transaction. It sees what is committed when it first looks at the database.
     pub(crate) fn begin(&self) -> Result<()> {
-        self.rows_written.set(0);
         self.run_often(c"BEGIN TRANSACTION", &self.begin)?;
+        // Not where it is refused, for another one is open: that has written them.
+        self.rows_written.set(0);
         self.open_transaction.begun();
         Ok(())
     }
@@ -881,6 +882,18 @@ mod tests {
         connection.execute(made).unwrap();
         database.set_images(Images::of(&path).unwrap().unwrap());
         (directory, database, connection)
+    }
+
+    #[test]
+    fn a_begin_that_is_refused_forgets_nothing_of_what_the_open_transaction_has_written() {
+        let database = Database::open(":memory:", &[]).unwrap();
+        let connection = database.connect().unwrap();
+        connection.begin().unwrap();
+        connection.note_written(7);
+        assert!(connection.begin().is_err());
+        assert_eq!(connection.rows_written.get(), 7);
+        connection.roll_back();
+        assert_eq!(connection.rows_written.get(), 0);
     }
 
     #[test]
