@@ -17,7 +17,7 @@ use arrow_flight::sql::{CommandGetSqlInfo, CommandGetTables, ProstMessageExt};
 use bytes::Bytes;
 use duck_flight_protocol::{Commit, PutOptions, SchemaMode};
 use duck_tests::{
-    Client, ServerProcess, assert_refused, eventually, numbered, options, soon, status,
+    Client, OpenPut, ServerProcess, assert_refused, eventually, numbered, options, soon, status,
 };
 use futures::StreamExt;
 use futures::future::{join_all, select_all};
@@ -542,5 +542,66 @@ async fn large_puts_of_a_dictionarys_long_text_keep_memory_bounded() {
     let put = client.append("t", &vec![batch; BATCHES]).await;
     assert_eq!(put.unwrap(), 2000 * BATCHES as u64);
     server.assert_peak_below(LIMIT_BYTES + BESIDE_BYTES + BATCHES_BYTES);
+    server.stop();
+}
+
+/// Sends batches until the server takes none for the time of some round trips of another client, or all are sent.
+async fn send_while_taken(put: &OpenPut, batch: &RecordBatch, times: usize, other: &Client) {
+    for _ in 0..times {
+        let round_trips = async {
+            for _ in 0..20 {
+                other.ping().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = put.send_batch(batch) => {}
+            () = round_trips => return,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn puts_that_grow_large_while_none_can_be_written_keep_memory_bounded_and_hinder_nobody() {
+    const PUTS: u64 = 60;
+    let flags = [
+        "--memory-limit",
+        LIMIT,
+        "--ingest-buffer",
+        "32MiB",
+        "--stall-timeout",
+        "300s",
+    ];
+    let server = ServerProcess::start(&flags);
+    let other = server.client().await;
+    let appending = PutOptions::new("t");
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![7; 375]));
+    let columns = (0..20).map(|column| (format!("c{column}"), numbers.clone()));
+    // 60 KB.
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let mut open = Vec::new();
+    // As many as are written at a time: they have sent more than is gathered in memory, and stand still.
+    for _ in 0..4 {
+        let client = server.client().await;
+        let put = client.open_put(&appending, &batch.schema()).await;
+        for _ in 0..750 {
+            soon("a batch taken", put.send_batch(&batch)).await;
+        }
+        open.push((client, put));
+    }
+    for _ in 0..PUTS {
+        let client = server.client().await;
+        let put = client.open_put(&appending, &batch.schema()).await;
+        send_while_taken(&put, &batch, 750, &other).await;
+        open.push((client, put));
+    }
+    // What HTTP/2 holds of a stream that is not read.
+    server.assert_peak_below(LIMIT_BYTES + BESIDE_BYTES + (PUTS + 4) * 4 * MIB);
+    let small = [numbered(1, 1000)];
+    let put = other.append("u", &small);
+    assert_eq!(soon("a small put", put).await.unwrap(), 1000);
+    for (_, put) in open {
+        put.cancel().await;
+    }
     server.stop();
 }

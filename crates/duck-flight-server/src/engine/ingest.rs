@@ -2,7 +2,7 @@
 //!
 //! A unit is what is committed as a whole: a record batch, or a whole put. Small units wait in memory,
 //! within one budget for all puts, and go to the [writers](writer), where they share commits. A unit that
-//! grows large, or that finds the budget spent, moves to a transaction and a connection of its own and is
+//! grows large, or that finds half of the budget taken, moves to a transaction and a connection of its own and is
 //! written [while it comes in](large); so memory stays bounded and no unit waits for another one's budget.
 
 pub(super) mod budget;
@@ -337,8 +337,9 @@ impl UnitBuilder<'_> {
         let State::Small(small) = &mut self.state else {
             return Ok(());
         };
-        // What it has of the budget is free again.
-        let Small { sent, .. } = std::mem::replace(small, Small::new(&self.put.engine));
+        // It keeps its part of the budget until its rows are handed over, for until then they are in memory. Nobody with a
+        // thread waits for it: units that are written take none.
+        let Small { sent, share, .. } = std::mem::replace(small, Small::new(&self.put.engine));
         if !(self.is_first && self.put.target.makes_anew()) {
             // A client may have dropped or altered the table since its first rows came in.
             self.put.resolve().await?;
@@ -353,6 +354,7 @@ impl UnitBuilder<'_> {
         for batch in sent {
             large.push(batch).await?;
         }
+        drop(share);
         self.state = State::Large(large);
         Ok(())
     }

@@ -65,6 +65,12 @@ impl Budget {
             .ok()
     }
 
+    /// Whether more than half of it is taken. The rest is for units that begin, and can be committed soon: others that keep what they
+    /// have for long, for they wait for a thread, must not take all.
+    pub(super) fn is_scarce(&self) -> bool {
+        self.grains.available_permits() < self.total as usize / 2
+    }
+
     /// A part for one unit, nothing yet.
     pub(super) fn share(&self) -> Share {
         Share {
@@ -109,11 +115,11 @@ impl Share {
     }
 
     /// Takes more, for rows and for what they become when they are cast; false where there is not as much. A unit that holds
-    /// nothing waits for others; one that holds some must not.
+    /// nothing waits for others; one that holds some must not, and leaves half of the budget to those that begin.
     pub(super) async fn take(&mut self, bytes: usize, cast_bytes: usize) -> bool {
         let all = bytes.saturating_add(cast_bytes);
         let is_taken = if self.permit.is_some() {
-            self.take_now(all)
+            !self.budget.is_scarce() && self.take_now(all)
         } else {
             self.permit = self.budget.take(all).await;
             self.permit.is_some()
@@ -163,4 +169,20 @@ impl Drop for Waiter {
 
 fn grains(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(GRAIN_BYTES).max(1)).unwrap_or(u32::MAX >> 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_unit_that_grows_leaves_half_of_the_budget_to_those_that_begin() {
+        let budget = Budget::new(8 * GRAIN_BYTES);
+        let mut growing = budget.share();
+        assert!(growing.take(4 * GRAIN_BYTES, 0).await);
+        assert!(growing.take(GRAIN_BYTES, 0).await);
+        assert!(!growing.take(GRAIN_BYTES, 0).await);
+        let mut beginning = budget.share();
+        assert!(beginning.take(3 * GRAIN_BYTES, 0).await);
+    }
 }
