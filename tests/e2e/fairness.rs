@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
 use duck_flight_protocol::PutOptions;
-use duck_tests::{Client, TRIES, TestServer, ints, messages, numbered, soon};
+use duck_tests::{Client, Setup, TRIES, TestServer, eventually, ints, messages, numbered, soon};
 use futures::{StreamExt, stream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -181,4 +181,64 @@ async fn puts_do_not_wait_for_a_listing() {
         }
     }
     panic!("no five puts were acknowledged before the listing")
+}
+
+/// Waits until a sequence has been drawn from: then a statement runs that holds its table.
+async fn drawn(client: &Client, sequence: &str) {
+    let drawn = format!(
+        "SELECT count(last_value) FROM duckdb_sequences() WHERE sequence_name = '{sequence}'"
+    );
+    soon("a number drawn", async {
+        while client.rows(&drawn).await != ["1"] {}
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_into_a_table_whose_rows_a_statement_changes_leaves_memory_to_other_tables() {
+    let setup = Setup {
+        ingest_buffer_bytes: 4 << 20,
+        ..Setup::default()
+    };
+    let server = setup.start().await;
+    let client = server.client().await;
+    client
+        .execute(
+            "CREATE TABLE t (batch BIGINT, \"row\" BIGINT PRIMARY KEY);
+             CREATE TABLE u (batch BIGINT, \"row\" BIGINT);
+             CREATE SEQUENCE s;
+             INSERT INTO t VALUES (0, -1)",
+        )
+        .await;
+    let updating = client.clone();
+    let update = tokio::spawn(async move {
+        let endless = "UPDATE t SET batch = (SELECT sum(a + s) FROM (SELECT nextval('s') AS s), range(1000000) AS r(a),
+            range(1000000) AS q(b) WHERE a + b < 3)";
+        updating.try_execute(endless).await
+    });
+    drawn(&client, "s").await;
+    // 160 KB each: half of the buffer is taken by thirteen.
+    let options = r#"{"table":"t","commit":"batch","mode":"upsert"}"#;
+    let flood = Flood::start(server.client().await, options, &numbered(1, 10_000), 200);
+    for round in 0..100 {
+        let rows = [numbered(round, 1)];
+        let put = client.append("u", &rows);
+        assert_eq!(soon("a put into another table", put).await.unwrap(), 1);
+    }
+    // The buffer was not free all the time.
+    soon("half of the buffer taken", async {
+        while flood.sent.load(Ordering::Relaxed) < 16 {
+            client.ping().await;
+        }
+    })
+    .await;
+    let rows = [numbered(100, 1)];
+    let put = client.append("u", &rows);
+    assert_eq!(soon("one more", put).await.unwrap(), 1);
+    assert_eq!(flood.acknowledged(), 0);
+    assert!(!update.is_finished());
+    update.abort();
+    eventually("the flood", flood.end).await.unwrap();
+    assert_eq!(client.count("t").await, 10_001);
+    server.shutdown().await;
 }

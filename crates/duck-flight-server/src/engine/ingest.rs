@@ -295,7 +295,7 @@ impl Committing {
 }
 
 impl UnitBuilder<'_> {
-    /// Adds a batch. Waits while the budget is spent, which holds back the client.
+    /// Adds a batch. Waits while the budget is spent, which holds back the client; and where it is scarce, for a table that is held.
     pub(crate) async fn push(&mut self, batch: SentBatch) -> Result<()> {
         let rows_before = self.rows;
         let rows = batch.rows.num_rows();
@@ -307,7 +307,7 @@ impl UnitBuilder<'_> {
             let plan = self.put.plan.as_ref();
             let cast_bytes = plan.map_or(0, |plan| plan.expected_bytes(rows, batch.bytes));
             let is_small = self.rows < LARGE_UNIT_ROWS;
-            if is_small && small.make_room(batch.bytes, cast_bytes).await {
+            if is_small && small.make_room(self.put, batch.bytes, cast_bytes).await {
                 self.add(batch.rows, rows_before).await?;
                 return self.cover().await;
             }
@@ -529,9 +529,14 @@ impl Small {
     }
 
     /// Takes budget for `bytes` more, and for what they become; false when the unit must go on in a transaction of its own.
-    async fn make_room(&mut self, bytes: usize, cast_bytes: usize) -> bool {
+    async fn make_room(&mut self, put: &Put, bytes: usize, cast_bytes: usize) -> bool {
         if self.bytes + bytes > LARGE_UNIT_BYTES {
             return false;
+        }
+        if self.share.is_empty() {
+            let Put { engine, target, .. } = put;
+            let budget = engine.budget();
+            engine.shared().queue.await_table(target, &budget).await;
         }
         let is_taken = self.share.take(bytes, cast_bytes).await;
         if is_taken {

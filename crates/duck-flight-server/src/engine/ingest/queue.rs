@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use duck_flight_protocol::Create;
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use tokio::sync::Notify;
 
-use super::unit::{PutId, TableKey, Unit};
+use super::budget::Budget;
+use super::unit::{PutId, TableKey, Target, Unit};
 use crate::engine::connections::cancel::Cancel;
 use crate::engine::ffi::{Connection, Filling};
 use crate::error::{Error, Result};
@@ -23,7 +25,8 @@ const GROUP_ROWS: u64 = 122_880;
 /// compresses one and writes it into the file while the group before it commits.
 pub(super) const SECOND_WRITER_ROWS: u64 = 30_720;
 
-/// How often writers look whether a unit has waited for large ones for long enough, and statements whether they were cancelled.
+/// How often writers look whether a unit has waited for large ones for long enough, statements whether they were cancelled, and units
+/// without memory whether there is more of it.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// How many turns a large unit gives away, at most, because a checkpoint runs in them.
@@ -36,6 +39,8 @@ pub(in crate::engine) struct Queue {
     ready: Condvar,
     /// Whoever waits for a turn, or for the end of a hold.
     changed: Condvar,
+    /// Units that wait for the end of a hold before they take memory.
+    let_go: Notify,
 }
 
 #[derive(Default)]
@@ -79,6 +84,7 @@ impl Queue {
             state: Mutex::new(state),
             ready: Condvar::new(),
             changed: Condvar::new(),
+            let_go: Notify::new(),
         }
     }
 
@@ -206,7 +212,13 @@ impl Queue {
         state.held.retain(|held| !held.is_for_statement);
         self.tell_if_ready(&state);
         drop(state);
+        self.tell_of_end();
+    }
+
+    /// Tells all who wait for the end of a hold.
+    fn tell_of_end(&self) {
         self.changed.notify_all();
+        self.let_go.notify_waiters();
     }
 
     fn keep(
@@ -258,6 +270,19 @@ impl Queue {
         }
     }
 
+    /// Waits while units of a put would wait for a table that is held, and memory is scarce: what they took of it until then, the
+    /// units of all other tables would lack.
+    pub(super) async fn await_table(&self, put: &Target, budget: &Budget) {
+        loop {
+            // Before it looks, so that no end of a hold is missed.
+            let let_go = self.let_go.notified();
+            if !budget.is_scarce() || !self.state.lock().is_kept(put) {
+                return;
+            }
+            tokio::time::timeout(LOOK, let_go).await.ok();
+        }
+    }
+
     /// Waits until all have finished that have a place in the order of commits. Takes none.
     pub(in crate::engine) fn catch_up(&self) {
         self.await_turns(&mut self.state.lock());
@@ -306,12 +331,16 @@ impl State {
         }
         let lane = &self.lanes[&id];
         lane.units.front().is_some_and(|unit| {
-            let put = &unit.put;
-            let must_wait = |others: Others| others == Others::All || put.effect.is_keyed();
-            let mut held = self.held.iter();
-            held.any(|held| must_wait(held.others) && held.tables.have(&put.key))
+            self.is_kept(&unit.put)
                 || self.may_alter_appended(unit) && lane.since.elapsed() < self.patience
         })
+    }
+
+    /// Whether units of a put must wait for whoever holds their table.
+    fn is_kept(&self, put: &Target) -> bool {
+        let must_wait = |others: Others| others == Others::All || put.effect.is_keyed();
+        let mut held = self.held.iter();
+        held.any(|held| must_wait(held.others) && held.tables.have(&put.key))
     }
 
     /// Whether a unit may alter a table to which large units append.
@@ -464,7 +493,7 @@ impl Drop for Hold {
         state.held.retain(|held| held.number != self.number);
         self.queue.tell_if_ready(&state);
         drop(state);
-        self.queue.changed.notify_all();
+        self.queue.tell_of_end();
     }
 }
 
