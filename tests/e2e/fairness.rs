@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
 use duck_flight_protocol::PutOptions;
-use duck_tests::{Client, Setup, TRIES, TestServer, eventually, ints, messages, numbered, soon};
+use duck_tests::{
+    Answer, Client, Setup, TRIES, TestServer, eventually, ints, messages, numbered, options, soon,
+};
 use futures::{StreamExt, stream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -183,23 +185,9 @@ async fn puts_do_not_wait_for_a_listing() {
     panic!("no five puts were acknowledged before the listing")
 }
 
-/// Waits until a sequence has been drawn from: then a statement runs that holds its table.
-async fn drawn(client: &Client, sequence: &str) {
-    let drawn = format!(
-        "SELECT count(last_value) FROM duckdb_sequences() WHERE sequence_name = '{sequence}'"
-    );
-    soon("a number drawn", async {
-        while client.rows(&drawn).await != ["1"] {}
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_flood_into_a_table_whose_rows_a_statement_changes_leaves_memory_to_other_tables() {
-    let setup = Setup {
-        ingest_buffer_bytes: 4 << 20,
-        ..Setup::default()
-    };
+/// A server with a table `t` of which a statement changes rows until it is aborted: rows `batch`, and `row`, the key. Another one
+/// is `u`, without a key.
+async fn start_with_endless_update(setup: Setup) -> (TestServer, Client, JoinHandle<Answer<u64>>) {
     let server = setup.start().await;
     let client = server.client().await;
     client
@@ -216,7 +204,21 @@ async fn a_flood_into_a_table_whose_rows_a_statement_changes_leaves_memory_to_ot
             range(1000000) AS q(b) WHERE a + b < 3)";
         updating.try_execute(endless).await
     });
-    drawn(&client, "s").await;
+    let drawn = "SELECT count(last_value) FROM duckdb_sequences() WHERE sequence_name = 's'";
+    soon("a number drawn", async {
+        while client.rows(drawn).await != ["1"] {}
+    })
+    .await;
+    (server, client, update)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_into_a_table_whose_rows_a_statement_changes_leaves_memory_to_other_tables() {
+    let (server, client, update) = start_with_endless_update(Setup {
+        ingest_buffer_bytes: 4 << 20,
+        ..Setup::default()
+    })
+    .await;
     // 160 KB each: half of the buffer is taken by thirteen.
     let options = r#"{"table":"t","commit":"batch","mode":"upsert"}"#;
     let flood = Flood::start(server.client().await, options, &numbered(1, 10_000), 200);
@@ -240,5 +242,35 @@ async fn a_flood_into_a_table_whose_rows_a_statement_changes_leaves_memory_to_ot
     update.abort();
     eventually("the flood", flood.end).await.unwrap();
     assert_eq!(client.count("t").await, 10_001);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_units_that_wait_for_their_table_are_not_in_the_way_of_others() {
+    // So many are a large unit.
+    const ROWS: i64 = 1 << 20;
+    let (server, client, update) = start_with_endless_update(Setup::default()).await;
+    let mut upserts = Vec::new();
+    for number in 0..4 {
+        let client = server.client().await;
+        upserts.push(tokio::spawn(async move {
+            let upsert = options(r#"{"table":"t","mode":"upsert"}"#);
+            client.put(&upsert, &[numbered(number, ROWS)]).await
+        }));
+    }
+    // Until they have the threads.
+    for number in 0..4 {
+        let rows = [numbered(number, ROWS)];
+        let put = client.append("u", &rows);
+        let acknowledged = eventually("a large put into another table", put).await;
+        assert_eq!(acknowledged.unwrap(), ROWS.cast_unsigned());
+    }
+    assert!(!update.is_finished() && !upserts.iter().any(JoinHandle::is_finished));
+    update.abort();
+    for upsert in upserts {
+        let acks = eventually("a large upsert", upsert).await.unwrap();
+        assert_eq!(acks.unwrap()[0].rows, ROWS.cast_unsigned());
+    }
+    assert_eq!(client.count("t").await, ROWS.cast_unsigned() + 1);
     server.shutdown().await;
 }

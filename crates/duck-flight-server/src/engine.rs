@@ -92,15 +92,6 @@ pub(crate) const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// How many writers share the commits: one appends while another waits for the disk.
 const WRITERS: usize = 2;
 
-/// How many units too large for memory are written at a time, and how many may wait.
-const LARGE_UNITS: usize = 4;
-const LARGE_UNITS_WAITING: usize = 1024;
-const LARGE_PUTS: Jobs = Jobs {
-    name: "large-unit",
-    what: "puts that are too large for memory",
-    remedy: "try again once some of them have ended",
-};
-
 /// Texts of statements up to this size count nowhere: as many as may wait take little.
 const SHORT_TEXT_BYTES: usize = 16 << 10;
 
@@ -146,7 +137,6 @@ struct Inner {
     patience: Patience,
     lookups: Pool,
     large_units: LargeUnits,
-    large_patience: Patience,
     budget_patience: Patience,
     holdings: Holdings,
     /// Statements that run, those included that wait for their turn.
@@ -219,14 +209,13 @@ impl Engine {
         let writers = Writers::start(WRITERS, &database, &shared)?;
         let waiting = options.max_queries.saturating_mul(WAITING_PER_CONNECTION);
         let queries = Pool::start(STATEMENTS, options.max_queries, waiting, &database)?;
-        let large_units = Pool::start(LARGE_PUTS, LARGE_UNITS, LARGE_UNITS_WAITING, &database)?;
+        let large_units = LargeUnits::start(&database, options.stall_timeout)?;
         let budget = Budget::new(options.ingest_buffer_bytes);
         let inner = Inner {
             patience: Patience::new(Others::Jobs(queries.waits()), options.stall_timeout),
             queries,
             express: Express::start()?,
             lookups: Pool::start(LOOKUPS, 1, LOOKUPS_WAITING, &database)?,
-            large_patience: Patience::new(Others::Jobs(large_units.waits()), options.stall_timeout),
             budget_patience: Patience::new(Others::Units(budget.clone()), options.stall_timeout),
             large_units,
             writers,
@@ -366,16 +355,6 @@ impl Engine {
         }
     }
 
-    /// Waits for the client of a put on its own connection. Gives it up when its session is closed, and when it keeps
-    /// others waiting for too long.
-    pub(crate) async fn wait_for_client<T>(
-        &self,
-        place: &Place,
-        next: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        self.0.patience.bear(place, next).await
-    }
-
     /// Opens a put on a client's own connection: in its transaction, or as one of its own.
     pub(crate) fn put_on(
         &self,
@@ -485,6 +464,7 @@ impl Engine {
         let own_catalog = self.own_catalog().to_owned();
         self.0
             .large_units
+            .appends
             .run(move |session, _| {
                 let turn = shared.queue.turn();
                 turn.wait();
@@ -513,7 +493,7 @@ impl Engine {
             // Units that wait for one would keep the writers from ending.
             self.0.shared.queue.leave_statements();
         }
-        self.0.large_units.stop(None);
+        self.0.large_units.stop();
         self.0.lookups.stop(None);
         self.0.writers.stop();
         let checkpointer = self.0.checkpointer.lock().take();
@@ -626,8 +606,8 @@ impl Engine {
         &self.0.queries
     }
 
-    fn large_patience(&self) -> &Patience {
-        &self.0.large_patience
+    fn patience(&self) -> &Patience {
+        &self.0.patience
     }
 
     fn budget_patience(&self) -> &Patience {

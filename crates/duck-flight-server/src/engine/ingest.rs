@@ -414,7 +414,7 @@ impl UnitBuilder<'_> {
         let patience = match &self.state {
             State::Small(small) if small.share.is_empty() => return next.await,
             State::Small(_) => engine.budget_patience(),
-            State::Large(_) => engine.large_patience(),
+            State::Large(large) => return large.wait_for_client(&Place::Any, next).await,
         };
         patience.bear(&Place::Any, next).await
     }

@@ -1,6 +1,7 @@
 //! Large units: each in a transaction of its own, written while it comes in.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -15,10 +16,11 @@ use super::staged::StagedRows;
 use super::unit::{Answer, Committed, TableKey, Target};
 use super::writer::{Shared, resolve};
 use crate::engine::catalog::Columns;
-use crate::engine::connections::lease::Held;
-use crate::engine::connections::pool::{ClientTransaction, Pool, Session};
-use crate::engine::ffi::Connection;
+use crate::engine::connections::lease::{Held, Place};
+use crate::engine::connections::patience::{self, Patience};
+use crate::engine::connections::pool::{ClientTransaction, Jobs, Pool, Session};
 use crate::engine::ffi::append::MAX_CHUNK_ROWS;
+use crate::engine::ffi::{Connection, Database};
 use crate::engine::replay::{self, Steady};
 use crate::engine::rows::appender::{STAGED, TableWriter, staged_table};
 use crate::engine::rows::effect::{Effect, check_names};
@@ -34,12 +36,59 @@ const BATCHES_WAITING: usize = 2;
 /// How many values of a large unit are cast at once: as many as take 32 MiB where each takes eight bytes.
 const VALUES_AT_ONCE: usize = 4 << 20;
 
+/// How many large units are written at a time that only append rows, and how many others.
+const APPENDS: usize = 4;
+const CHANGES: usize = 2;
+
+/// How many of either may wait.
+const UNITS_WAITING: usize = 1024;
+
+const fn jobs(name: &'static str) -> Jobs {
+    Jobs {
+        name,
+        what: "puts that are too large for memory",
+        remedy: "try again once some of them have ended",
+    }
+}
+
 /// Where large units are written: few at a time, for each has a transaction that may take long.
-pub(in crate::engine) type LargeUnits = Pool;
+pub(in crate::engine) struct LargeUnits {
+    /// For those that only append rows: they wait for no table.
+    pub(in crate::engine) appends: Pool,
+    /// For those that may wait for their table: as long as somebody holds it they would keep the threads of all others.
+    changes: Pool,
+    stall_timeout: Duration,
+}
+
+impl LargeUnits {
+    /// Starts the threads. A client that stands still for longer than `stall_timeout` while others wait for one is given up.
+    pub(in crate::engine) fn start(database: &Database, stall_timeout: Duration) -> Result<Self> {
+        Ok(Self {
+            appends: Pool::start(jobs("large-append"), APPENDS, UNITS_WAITING, database)?,
+            changes: Pool::start(jobs("large-change"), CHANGES, UNITS_WAITING, database)?,
+            stall_timeout,
+        })
+    }
+
+    /// Finishes what was begun and ends the threads. Blocks.
+    pub(in crate::engine) fn stop(&self) {
+        self.appends.stop(None);
+        self.changes.stop(None);
+    }
+
+    fn threads_for(&self, unit: &LargeUnit) -> &Pool {
+        match unit.may_hold() {
+            true => &self.changes,
+            false => &self.appends,
+        }
+    }
+}
 
 /// A unit that is being written in a transaction of its own, or in a client's.
 pub(crate) struct Large {
     engine: Engine,
+    /// With its client, where that keeps others waiting.
+    patience: Patience,
     started: oneshot::Receiver<()>,
     steps: mpsc::Sender<Step>,
     answer: oneshot::Receiver<Result<Committed>>,
@@ -71,13 +120,16 @@ impl Large {
             steps: receiver,
         };
         let (start, started) = oneshot::channel();
-        engine.large_units().submit(move |session| {
+        let units = engine.large_units();
+        let threads = units.threads_for(&unit);
+        threads.submit(move |session| {
             start.send(()).ok();
             let outcome = unit.write(&session.connection);
             giving.give(outcome.map_err(|error| unit.shared.observe(error)));
         })?;
         Ok(Self {
             engine: engine.clone(),
+            patience: Patience::new(patience::Others::Jobs(threads.waits()), units.stall_timeout),
             started,
             steps,
             answer,
@@ -121,6 +173,7 @@ impl Large {
         })?;
         Ok(Self {
             engine: engine.clone(),
+            patience: engine.patience().clone(),
             started,
             steps,
             answer,
@@ -131,6 +184,16 @@ impl Large {
     pub(crate) async fn started(&mut self) {
         // One that never starts has an answer that says why.
         (&mut self.started).await.ok();
+    }
+
+    /// Waits for the client to go on. Gives it up when it keeps others waiting for too long, and when the session of `place` is
+    /// closed.
+    pub(crate) async fn wait_for_client<T>(
+        &self,
+        place: &Place,
+        next: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.patience.bear(place, next).await
     }
 
     /// Adds a batch; fails where no room is left on the disk, or when the transaction has failed.
@@ -323,6 +386,11 @@ impl LargeUnit {
         self.is_first && self.put.makes_anew()
     }
 
+    /// Whether it holds its table at its end, for which it waits until nobody else does.
+    fn may_hold(&self) -> bool {
+        self.put.effect.is_keyed() || self.makes_anew()
+    }
+
     /// How rows are gathered that may be in the way of others, or at fault; `None` where they are written as they come.
     fn gathering_plan(
         &self,
@@ -501,8 +569,8 @@ mod tests {
     use duck_flight_protocol::Mode;
 
     use super::*;
+    use crate::engine::EngineOptions;
     use crate::engine::ingest::SentBatch;
-    use crate::engine::{EngineOptions, Place};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_unit_is_committed_although_what_it_gathered_cannot_be_dropped() {
@@ -517,6 +585,7 @@ mod tests {
         // No DROP TABLE drops a view. The connection that was used last is the next one's.
         engine
             .large_units()
+            .changes
             .run(|session, _| {
                 let sql = "CREATE TEMP VIEW duck_flight_at_fault AS SELECT 1";
                 Ok(session.connection.execute(sql)?)

@@ -44,7 +44,7 @@ pub(super) async fn ingest(
     if let Some(held) = engine.own_connection(&place, is_temporary).await? {
         let mut put = engine.put_on(held, options, rows.schema().clone())?;
         put.started().await;
-        while let Some((batch, _)) = engine
+        while let Some((batch, _)) = put
             .wait_for_client(&place, rows.next(Standing::Writing))
             .await?
         {
