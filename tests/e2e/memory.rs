@@ -14,10 +14,12 @@ use arrow::array::{
 use arrow_flight::FlightDescriptor;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::sql::{CommandGetSqlInfo, CommandGetTables, ProstMessageExt};
+use arrow_ipc::CompressionType;
 use bytes::Bytes;
 use duck_flight_protocol::{Commit, PutOptions, SchemaMode};
 use duck_tests::{
-    Client, OpenPut, ServerProcess, assert_refused, eventually, numbered, options, soon, status,
+    Client, OpenPut, ServerProcess, assert_refused, eventually, messages, numbered, options, soon,
+    status,
 };
 use futures::StreamExt;
 use futures::future::{join_all, select_all};
@@ -603,5 +605,42 @@ async fn puts_that_grow_large_while_none_can_be_written_keep_memory_bounded_and_
     for (_, put) in open {
         put.cancel().await;
     }
+    server.stop();
+}
+
+/// Some kilobytes become 40 MB.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_small_compressed_messages_that_become_large_keeps_memory_bounded() {
+    const PUTS: u64 = 24;
+    const ROWS: u64 = 100_000;
+    let flags = [
+        "--memory-limit",
+        LIMIT,
+        "--max-message-size",
+        "8MiB",
+        "--ingest-buffer",
+        "8MiB",
+    ];
+    let server = ServerProcess::start(&flags);
+    let zeros: ArrayRef = Arc::new(Int64Array::from(vec![0; usize::try_from(ROWS).unwrap()]));
+    let columns = (0..50).map(|column| (format!("c{column}"), zeros.clone()));
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let put = messages(
+        PutOptions::new("t").descriptor(),
+        &batch.schema(),
+        &[batch],
+        Some(CompressionType::ZSTD),
+    );
+    let puts = (0..PUTS).map(|_| {
+        let (address, put) = (server.address().to_owned(), put.clone());
+        tokio::spawn(async move { Client::connect(&address).await.put_messages(put).await })
+    });
+    let puts: Vec<_> = puts.collect();
+    for put in puts {
+        let acks = eventually("an ack", put).await.unwrap().unwrap();
+        assert_eq!(acks[0].rows, ROWS);
+    }
+    assert_eq!(server.client().await.count("t").await, PUTS * ROWS);
+    server.assert_peak_below(LIMIT_BYTES + BESIDE_BYTES);
     server.stop();
 }

@@ -29,7 +29,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, stream};
 use tonic::{Request, Response, Status, Streaming};
 
-use self::decode::Upload;
+use self::decode::{MAX_EXPANSION, Upload};
 use self::messages::Messages;
 pub(crate) use self::messages::RequestBytes;
 use self::sql::FlightSql;
@@ -38,6 +38,7 @@ use crate::drain::{Drain, Stage};
 use crate::engine::Place;
 use crate::error::Error;
 use crate::session::Sessions;
+use crate::unpacking::Unpacking;
 
 /// What a call streams to its client.
 type Answers<T> = BoxStream<'static, Result<T, Status>>;
@@ -47,6 +48,7 @@ pub(crate) struct FrontDoor {
     sessions: Sessions,
     sql: FlightSql,
     max_message_bytes: usize,
+    unpacking: Unpacking,
     drain: Drain,
 }
 
@@ -56,6 +58,7 @@ impl FrontDoor {
             sql: FlightSql::new(sessions.clone()),
             sessions,
             max_message_bytes,
+            unpacking: Unpacking::new(max_message_bytes.saturating_mul(MAX_EXPANSION)),
             drain,
         }
     }
@@ -125,7 +128,7 @@ impl FlightService for FrontDoor {
     ) -> Result<Response<Self::DoPutStream>, Status> {
         let visit = self.visit(&request)?;
         let messages = Messages::of(request, self.max_message_bytes, &self.drain);
-        let (descriptor, upload) = Upload::open(messages).await?;
+        let (descriptor, upload) = Upload::open(messages, &self.unpacking).await?;
         let Some(command) = sql::command(&descriptor.cmd)? else {
             let acks = put::put(self.sessions.engine(), descriptor, upload).await?;
             return Ok(Response::new(acks));

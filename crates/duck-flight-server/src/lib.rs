@@ -40,6 +40,7 @@ mod grpc;
 mod intake;
 mod server;
 mod session;
+mod unpacking;
 
 pub use args::{Args, LogFormat};
 pub use config::{Config, ConfigError};

@@ -31,6 +31,7 @@ use super::rows::plan::Plan;
 use super::rows::sql_type::create_table_sql;
 use crate::error::{Error, Result};
 use crate::intake::Standing;
+use crate::unpacking::Room;
 use budget::Share;
 use large::Large;
 use producers::{Claim, Standing as UnitStanding};
@@ -69,6 +70,8 @@ pub(crate) struct SentBatch {
     pub(crate) rows: RecordBatch,
     /// The memory they hold: what they weigh against the budget.
     pub(crate) bytes: usize,
+    /// The room they have while they count nowhere else.
+    pub(crate) room: Option<Room>,
 }
 
 impl Put {
@@ -308,13 +311,15 @@ impl UnitBuilder<'_> {
             let cast_bytes = plan.map_or(0, |plan| plan.expected_bytes(rows, batch.bytes));
             let is_small = self.rows < LARGE_UNIT_ROWS;
             if is_small && small.make_room(self.put, batch.bytes, cast_bytes).await {
+                // They count in the budget now.
+                drop(batch.room);
                 self.add(batch.rows, rows_before).await?;
                 return self.cover().await;
             }
             self.grow_large().await?;
         }
         match &mut self.state {
-            State::Large(large) => large.push(batch.rows).await,
+            State::Large(large) => large.push(batch.rows, batch.room).await,
             State::Small(_) => Err(Error::WorkerLost),
         }
     }
@@ -352,7 +357,7 @@ impl UnitBuilder<'_> {
         let mut large = Large::start(engine, target, self.sequence, self.is_first, places)?;
         large.started().await;
         for batch in sent {
-            large.push(batch).await?;
+            large.push(batch, None).await?;
         }
         drop(share);
         self.state = State::Large(large);
@@ -582,7 +587,12 @@ mod tests {
             };
             let mut put = engine.put(&options, rows.schema()).await.unwrap();
             let mut unit = put.unit(None).await.unwrap();
-            unit.push(SentBatch { rows, bytes: 100 }).await.unwrap();
+            let batch = SentBatch {
+                rows,
+                bytes: 100,
+                room: None,
+            };
+            unit.push(batch).await.unwrap();
             let State::Small(small) = &unit.state else {
                 panic!("so few rows are a small unit");
             };

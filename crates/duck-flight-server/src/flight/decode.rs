@@ -24,9 +24,10 @@ use crate::drain::Stage;
 use crate::engine::{HeldBytes, Parameters, SentBatch};
 use crate::error::{Error, Result};
 use crate::intake::Standing;
+use crate::unpacking::Unpacking;
 
 /// How much larger than the largest message a message may become when it is decompressed.
-const MAX_EXPANSION: usize = 8;
+pub(super) const MAX_EXPANSION: usize = 8;
 
 /// Values that take no bytes (nulls, runs) may outnumber the message's bits by this many.
 const FREE_VALUES: usize = 1 << 20;
@@ -54,6 +55,7 @@ const LITTLE: usize = 64 << 10;
 /// The record batches of a put.
 pub(super) struct PutStream {
     messages: Messages,
+    unpacking: Unpacking,
     decoder: Decoder,
 }
 
@@ -71,11 +73,15 @@ pub(super) struct Upload {
     /// How long the descriptor was: what it says is kept for as long as the put is open.
     descriptor_bytes: usize,
     messages: Messages,
+    unpacking: Unpacking,
 }
 
 impl Upload {
-    /// Reads the first message, which holds the descriptor.
-    pub(super) async fn open(mut messages: Messages) -> Result<(FlightDescriptor, Self)> {
+    /// Reads the first message, which holds the descriptor. Those with rows need room of `unpacking` for what they become.
+    pub(super) async fn open(
+        mut messages: Messages,
+        unpacking: &Unpacking,
+    ) -> Result<(FlightDescriptor, Self)> {
         let Some(PutMessage {
             data: mut first, ..
         }) = messages.next().await?
@@ -91,6 +97,7 @@ impl Upload {
             first,
             descriptor_bytes: descriptor.encoded_len(),
             messages,
+            unpacking: unpacking.clone(),
         };
         Ok((descriptor, upload))
     }
@@ -112,6 +119,7 @@ impl Upload {
         };
         Ok(PutStream {
             messages: self.messages,
+            unpacking: self.unpacking,
             decoder,
         })
     }
@@ -166,7 +174,10 @@ impl PutStream {
     pub(super) async fn next(&mut self, standing: Standing) -> Result<Option<(SentBatch, Bytes)>> {
         self.messages.tell(standing);
         while let Some(message) = self.messages.next().await? {
+            let claimed = guarded(|| claimed_bytes(&message.data))?;
+            let room = self.unpacking.take(standing, claimed).await;
             if let Some(batch) = guarded(|| self.decoder.decode(&message))? {
+                let batch = SentBatch { room, ..batch };
                 return Ok(Some((batch, message.data.app_metadata)));
             }
         }
@@ -237,6 +248,45 @@ fn limits_of(header: &[u8]) -> VerifierOptions {
     }
 }
 
+/// How many bytes a compressed buffer claims to become, and those it has for that in the body of its message; `None` for one without a
+/// claim.
+fn claim<'b>(buffer: &arrow_ipc::Buffer, body: &'b [u8]) -> Result<Option<(usize, &'b [u8])>> {
+    let start = usize::try_from(buffer.offset()).unwrap_or(usize::MAX);
+    let len = usize::try_from(buffer.length()).unwrap_or(usize::MAX);
+    let bytes = start.checked_add(len).and_then(|end| body.get(start..end));
+    let bytes = bytes.ok_or_else(|| malformed("a buffer lies outside of its message"))?;
+    let Some((claim, compressed)) = bytes.split_first_chunk::<8>() else {
+        return Ok(None);
+    };
+    // -1 says that the buffer is not compressed after all.
+    let claim = usize::try_from(i64::from_le_bytes(*claim)).unwrap_or(0);
+    Ok(Some((claim, compressed)))
+}
+
+/// How many bytes the compressed buffers of a message claim to become together.
+fn claimed_bytes(data: &FlightData) -> Result<usize> {
+    if data.data_header.is_empty() {
+        return Ok(0);
+    }
+    let message = root(&data.data_header)?;
+    let batch = match message.header_type() {
+        MessageHeader::RecordBatch => message.header_as_record_batch(),
+        MessageHeader::DictionaryBatch => message
+            .header_as_dictionary_batch()
+            .and_then(|dictionary| dictionary.data()),
+        _ => None,
+    };
+    let Some(batch) = batch.filter(|batch| batch.compression().is_some()) else {
+        return Ok(0);
+    };
+    let mut total: usize = 0;
+    for buffer in batch.buffers().iter().flatten() {
+        let claim = claim(buffer, &data.data_body)?;
+        total = total.saturating_add(claim.map_or(0, |(bytes, _)| bytes));
+    }
+    Ok(total)
+}
+
 impl Decoder {
     /// Decodes a message; `None` where it holds no rows.
     fn decode(&mut self, sent: &PutMessage) -> Result<Option<SentBatch>> {
@@ -275,7 +325,11 @@ impl Decoder {
                     .max(sent.bytes)
                     .saturating_add(arrays)
                     .saturating_add(self.dictionaries.take_new_bytes());
-                Ok(Some(SentBatch { rows, bytes }))
+                Ok(Some(SentBatch {
+                    rows,
+                    bytes,
+                    room: None,
+                }))
             }
             MessageHeader::DictionaryBatch => {
                 let dictionary = message
@@ -327,15 +381,9 @@ impl Decoder {
         };
         let mut total = body.len();
         for buffer in batch.buffers().iter().flatten() {
-            let start = usize::try_from(buffer.offset()).unwrap_or(usize::MAX);
-            let len = usize::try_from(buffer.length()).unwrap_or(usize::MAX);
-            let bytes = start.checked_add(len).and_then(|end| body.get(start..end));
-            let bytes = bytes.ok_or_else(|| malformed("a buffer lies outside of its message"))?;
-            let Some((claim, compressed)) = bytes.split_first_chunk::<8>() else {
+            let Some((claim, compressed)) = claim(buffer, body)? else {
                 continue;
             };
-            // -1 says that the buffer is not compressed after all.
-            let claim = usize::try_from(i64::from_le_bytes(*claim)).unwrap_or(0);
             total = total.saturating_add(claim);
             if total > self.max_expanded_bytes {
                 return Err(malformed(format!(

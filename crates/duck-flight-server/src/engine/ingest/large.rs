@@ -29,6 +29,7 @@ use crate::engine::rows::sql_type::create_table_sql;
 use crate::engine::rows::stored::AT_FAULT;
 use crate::engine::{Engine, transaction};
 use crate::error::{Error, Result};
+use crate::unpacking::Room;
 
 /// How many batches of a large unit may wait for its transaction.
 const BATCHES_WAITING: usize = 2;
@@ -95,7 +96,8 @@ pub(crate) struct Large {
 }
 
 enum Step {
-    Append(RecordBatch),
+    /// Rows, and the room that they have until they are written.
+    Append(RecordBatch, Option<Room>),
     /// All rows are there. A channel that closes without it rolls back.
     Commit,
 }
@@ -197,9 +199,9 @@ impl Large {
     }
 
     /// Adds a batch; fails where no room is left on the disk, or when the transaction has failed.
-    pub(crate) async fn push(&mut self, batch: RecordBatch) -> Result<()> {
+    pub(crate) async fn push(&mut self, batch: RecordBatch, room: Option<Room>) -> Result<()> {
         self.engine.room().check()?;
-        if self.steps.send(Step::Append(batch)).await.is_ok() {
+        if self.steps.send(Step::Append(batch, room)).await.is_ok() {
             return Ok(());
         }
         // The transaction has failed, and its answer says why.
@@ -326,7 +328,7 @@ impl LargeUnit {
         let mut rows = 0;
         loop {
             match self.steps.blocking_recv() {
-                Some(Step::Append(batch)) => {
+                Some(Step::Append(batch, _room)) => {
                     let at_once = VALUES_AT_ONCE / batch.num_columns().max(1);
                     let at_once = at_once.max(MAX_CHUNK_ROWS);
                     // One without rows, too.
@@ -603,7 +605,8 @@ mod tests {
         let mut unit = put.unit(Some(7)).await.unwrap();
         // What weighs so much is a large unit.
         let bytes = 1 << 30;
-        unit.push(SentBatch { rows, bytes }).await.unwrap();
+        let room = None;
+        unit.push(SentBatch { rows, bytes, room }).await.unwrap();
         let committed = unit.commit().await.unwrap().done().await.unwrap();
         assert_eq!(committed.rows, 1000);
         assert_eq!(put.last_sequence(), Some(7));

@@ -48,7 +48,7 @@ pub(super) async fn ingest(
             .wait_for_client(&place, rows.next(Standing::Writing))
             .await?
         {
-            put.push(batch.rows).await?;
+            put.push(batch.rows, batch.room).await?;
         }
         return Ok(put.commit().await.done().await?.rows);
     }
