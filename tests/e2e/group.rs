@@ -78,6 +78,32 @@ async fn a_put_that_fails_fails_alone() {
     server.shutdown().await;
 }
 
+/// The server commits the batches of a put in their order and none behind one that it refused, so that a loader may send those
+/// again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_behind_a_refused_batch_of_a_put_is_loaded_all_the_same() {
+    let (server, client) = start().await;
+    for round in 0..5 {
+        client
+            .execute(
+                "CREATE OR REPLACE TABLE t (batch_id BIGINT CHECK (batch_id <> 105), timestamp TIMESTAMP, value DOUBLE, \
+                 category VARCHAR)",
+            )
+            .await;
+        let plan = Plan {
+            first_batch_id: Some(100),
+            verify: true,
+            ..plan("t", 1, 12, Commit::Batch)
+        };
+        let report = run(&server, plan).await;
+        assert_eq!((report.batches, report.errors), (11, 1), "{round} {report}");
+        assert_eq!(report.unknown, 0, "{report}");
+        assert!(report.verification.unwrap().verified);
+        assert_eq!(client.count("t").await, 11 * ROWS);
+    }
+    server.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_units_of_one_group_with_the_same_key_do_not_both_succeed() {
     let (server, client) = start().await;

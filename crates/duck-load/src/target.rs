@@ -89,7 +89,8 @@ pub enum Outcome {
 ///   committed and are retriable; `INVALID_ARGUMENT` and the other codes by which a server turns a request down are
 ///   refused, and so is a batch that is larger than a message may be; `INTERNAL`, `UNKNOWN`, `CANCELLED`,
 ///   `DEADLINE_EXCEEDED` and `DATA_LOSS` promise nothing, hence unknown.
-///   Batches behind the oldest were on their way and may share a commit with other loaders': unknown.
+///   It commits the batches of a put in their order, and none behind one that it turned down: where nothing of the oldest was
+///   committed, nothing of those behind it was, and they are retriable. Otherwise they are unknown, too.
 /// - An `ABORTED` by which the server says that this producer was fenced is [`Outcome::Fenced`] for everything without
 ///   an answer.
 /// - Everything else (a connection that broke, a proxy's answer, a stream that ended without acks, no answer
@@ -114,6 +115,19 @@ impl Failure {
         }
     }
 
+    /// A failure that answers the oldest batch. Those behind it were not looked at where it was turned down.
+    pub(crate) fn of_oldest(oldest: Outcome, message: impl Into<String>) -> Self {
+        let later = match oldest {
+            Outcome::Retriable | Outcome::Refused => Outcome::Retriable,
+            Outcome::Unknown | Outcome::Fenced => oldest,
+        };
+        Self {
+            oldest,
+            later,
+            message: message.into(),
+        }
+    }
+
     /// What the error of a call to `server` says.
     pub(crate) fn of_call(error: impl Into<FlightError>, server: &str) -> Self {
         let error = error.into();
@@ -132,11 +146,7 @@ impl Failure {
         if status.code() == Code::Aborted && status.message().starts_with(FENCED) {
             return Self::of_all(Outcome::Fenced, message);
         }
-        Self {
-            oldest: answered(&status),
-            later: Outcome::Unknown,
-            message,
-        }
+        Self::of_oldest(answered(&status), message)
     }
 }
 
@@ -230,7 +240,7 @@ mod tests {
             Status::aborted("Catalog write-write conflict on alter with \"fenced: areas\""),
         ] {
             let found = outcomes(status.clone());
-            assert_eq!(found, (Outcome::Retriable, Outcome::Unknown), "{status}");
+            assert_eq!(found, (Outcome::Retriable, Outcome::Retriable), "{status}");
         }
     }
 
@@ -239,14 +249,14 @@ mod tests {
         let status = Status::resource_exhausted(
             "40 MB, the limit is 16 MB: send it in smaller parts, or have the server's --max-message-size raised",
         );
-        assert_eq!(outcomes(status), (Outcome::Refused, Outcome::Unknown));
+        assert_eq!(outcomes(status), (Outcome::Refused, Outcome::Retriable));
     }
 
     #[test]
-    fn what_the_server_refused_is_not_sent_again() {
+    fn what_the_server_refused_is_not_sent_again_but_what_is_behind_it() {
         for code in [Code::InvalidArgument, Code::NotFound, Code::OutOfRange] {
             let found = outcomes(Status::new(code, "no such column"));
-            assert_eq!(found, (Outcome::Refused, Outcome::Unknown), "{code}");
+            assert_eq!(found, (Outcome::Refused, Outcome::Retriable), "{code}");
         }
     }
 

@@ -74,6 +74,7 @@ struct Sent {
     due: Instant,
     /// When it was last sent.
     at: Instant,
+    /// How often it was sent, but for those times when one before it failed.
     attempts: u32,
     /// Whether a sending of it ended without a word on what became of it.
     uncertain: bool,

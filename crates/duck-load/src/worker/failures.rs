@@ -42,7 +42,11 @@ impl<T: Target> Worker<T> {
         for (position, mut sent) in failed.into_iter().enumerate() {
             let outcome = match position {
                 0 => failure.oldest,
-                _ => failure.later,
+                _ => {
+                    // What stands behind others that fail has its own retries still before it.
+                    sent.attempts = sent.attempts.saturating_sub(1);
+                    failure.later
+                }
             };
             sent.uncertain |= outcome == Outcome::Unknown;
             let may_help = match outcome {
@@ -66,7 +70,7 @@ impl<T: Target> Worker<T> {
         self.abandon(&abandoned, &reason(failure, ends_a_producer));
         if is_final || self.failures_in_a_row >= MAX_FAILURES_IN_A_ROW {
             self.give_up();
-        } else if is_again {
+        } else if is_again && failure.oldest != Outcome::Refused {
             self.back_off(setback, &failure.message);
         }
     }

@@ -1,10 +1,8 @@
-use std::sync::{Arc, Mutex};
-
 use tokio::time::sleep;
 
-use super::tests::{ROWS, failure, millis, pipelined, plan, run, run_until};
+use super::tests::{ROWS, failure, millis, pipelined, plan, run, run_until, sequences};
 use super::*;
-use crate::target::fake::{Answer, FakeTarget, Seen};
+use crate::target::fake::{Answer, FakeTarget};
 
 fn producer(plan: Plan) -> Plan {
     Plan {
@@ -22,10 +20,6 @@ fn resuming(plan: Plan) -> Plan {
 
 fn lost(outcome: Outcome) -> Failure {
     Failure::of_all(outcome, "lost")
-}
-
-fn sequences(seen: &Arc<Mutex<Seen>>) -> Vec<u64> {
-    seen.lock().unwrap().sequences.clone()
 }
 
 #[tokio::test(start_paused = true)]
@@ -285,14 +279,16 @@ async fn a_pipeline_goes_on_after_the_last_durable_batch() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_batch_ends_a_producer_for_nothing_may_overtake_it() {
-    for plan in [producer(plan(9)), resuming(pipelined(9, 3))] {
+    // Of those behind it nothing is committed either.
+    for (plan, errors) in [(producer(plan(9)), 1), (resuming(pipelined(9, 3)), 3)] {
         let script = vec![
             (millis(1), Answer::Ack),
             (millis(1), failure(Outcome::Refused)),
         ];
         let (report, seen) = run(&plan, FakeTarget::new(script)).await;
         assert!(!report.is_success());
-        assert_eq!((report.batches, report.errors), (1, 1));
+        assert_eq!((report.batches, report.errors), (1, errors));
+        assert_eq!(report.unknown, 0);
         assert_eq!(report.first_error.as_deref(), Some("oops"));
         assert!(sequences(&seen).is_sorted(), "{:?}", sequences(&seen));
     }

@@ -31,11 +31,7 @@ pub(super) fn millis(millis: u64) -> Duration {
 }
 
 pub(super) fn failure(oldest: Outcome) -> Answer {
-    Answer::Fail(Failure {
-        oldest,
-        later: Outcome::Unknown,
-        message: "oops".into(),
-    })
+    Answer::Fail(Failure::of_oldest(oldest, "oops"))
 }
 
 pub(super) async fn run(plan: &Plan, target: FakeTarget) -> (Report, Arc<Mutex<Seen>>) {
@@ -50,6 +46,10 @@ pub(super) async fn run_until(
     let seen = target.seen();
     let report = crate::run(plan, vec![target], Progress::silent(), stop).await;
     (report, seen)
+}
+
+pub(super) fn sequences(seen: &Arc<Mutex<Seen>>) -> Vec<u64> {
+    seen.lock().unwrap().sequences.clone()
 }
 
 fn assert_close(found: Option<f64>, expected: f64) {
@@ -168,20 +168,71 @@ async fn an_unknown_batch_is_never_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn batches_behind_a_failed_one_are_unknown() {
-    let script = vec![
-        (millis(1), Answer::Ack),
-        (millis(1), failure(Outcome::Retriable)),
-        (millis(1), Answer::Ack),
-        (millis(1), Answer::Ack),
-        (millis(1), Answer::Ack),
-    ];
+async fn batches_behind_one_that_was_turned_down_are_sent_again_in_order() {
+    let mut script = vec![(millis(1), Answer::Ack); 10];
+    script[1].1 = failure(Outcome::Retriable);
+    let (report, seen) = run(&pipelined(4, 4), FakeTarget::new(script.clone())).await;
+    assert!(report.is_success(), "{report}");
+    assert_eq!((report.batches, report.retries), (4, 3));
+    let ids = seen.lock().unwrap().ids.clone();
+    assert_eq!(ids.len(), 7);
+    assert_eq!(ids[1..4], ids[4..]);
+    // What was refused is not.
+    script[1].1 = failure(Outcome::Refused);
     let (report, seen) = run(&pipelined(4, 4), FakeTarget::new(script)).await;
-    // The second is sent again, the third and fourth were behind it.
-    assert_eq!((report.batches, report.unknown, report.retries), (2, 2, 1));
-    let ids = &seen.lock().unwrap().ids;
-    assert_eq!(ids.len(), 5);
-    assert_eq!(ids[1], ids[4]);
+    assert_eq!((report.batches, report.errors, report.unknown), (3, 1, 0));
+    let ids = seen.lock().unwrap().ids.clone();
+    assert_eq!(ids.len(), 6);
+    assert_eq!(ids[2..4], ids[4..]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn batches_behind_an_unknown_one_are_unknown() {
+    let mut script = vec![(millis(1), Answer::Ack); 10];
+    script[1].1 = failure(Outcome::Unknown);
+    let (report, seen) = run(&pipelined(4, 4), FakeTarget::new(script)).await;
+    assert_eq!((report.batches, report.unknown, report.retries), (1, 3, 0));
+    assert_eq!(seen.lock().unwrap().ids.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_behind_others_that_fail_keeps_its_retries() {
+    let plan = Plan {
+        retries: 1,
+        ..pipelined(4, 4)
+    };
+    for (outcome, failing, sent, batches) in [
+        (
+            Outcome::Refused,
+            vec![0, 4, 7],
+            vec![1, 2, 3, 4, 2, 3, 4, 3, 4, 4],
+            1,
+        ),
+        (
+            Outcome::Retriable,
+            vec![0, 5, 9, 12],
+            vec![1, 2, 3, 4, 1, 2, 3, 4, 2, 3, 4, 3, 4, 4],
+            4,
+        ),
+    ] {
+        let mut script = vec![(millis(1), Answer::Ack); 14];
+        for position in failing {
+            script[position].1 = failure(outcome);
+        }
+        let (report, seen) = run(&plan, FakeTarget::new(script)).await;
+        assert_eq!(sequences(&seen), sent);
+        assert_eq!((report.batches, report.unknown), (batches, 0));
+        assert_eq!(report.errors, 4 - batches);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pipeline_that_is_always_refused_gives_up_and_nothing_is_unknown() {
+    let script = vec![(millis(1), failure(Outcome::Refused))];
+    let (report, _) = run(&pipelined(1000, 32), FakeTarget::new(script)).await;
+    assert_eq!((report.batches, report.unknown), (0, 0));
+    assert_eq!(report.errors + report.unsent, 1000);
+    assert_eq!(report.first_error.as_deref(), Some("oops"));
 }
 
 #[tokio::test(start_paused = true)]
