@@ -15,6 +15,12 @@ use crate::engine::{
 /// The versions of DuckDB that changed the format of its files.
 const STORAGE_VERSIONS: [&str; 6] = ["v1.0.0", "v1.1.0", "v1.2.0", "v1.3.0", "v1.4.0", "v1.5.0"];
 
+/// Each is a thread of the system; many times the cores of the largest machines.
+const MAX_THREADS: usize = 1024;
+
+/// Each has a connection and a thread, which are made at the start.
+const MAX_QUERIES: usize = 4096;
+
 /// Share one DuckDB database over Apache Arrow Flight: many loaders write and many clients query it at the
 /// same time.
 #[derive(Debug, clap::Parser)]
@@ -43,8 +49,14 @@ pub struct Args {
     #[arg(long, env = "DUCK_FLIGHT_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
 
-    /// DuckDB's threads [default: one for each core]
-    #[arg(long, value_name = "N", env = "DUCK_FLIGHT_THREADS", value_parser = count)]
+    /// DuckDB's threads, at most 1024 [default: one for each core]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "DUCK_FLIGHT_THREADS",
+        value_parser = threads,
+        allow_negative_numbers = true
+    )]
     pub threads: Option<NonZeroUsize>,
 
     /// DuckDB's memory limit, such as 4GB [default: 80% of the machine's memory]
@@ -67,6 +79,7 @@ pub struct Args {
         value_name = "ROWS",
         env = "DUCK_FLIGHT_ROW_GROUP_SIZE",
         value_parser = row_group_rows,
+        allow_negative_numbers = true,
         default_value_t = DEFAULT_ROW_GROUP_ROWS
     )]
     pub row_group_size: u64,
@@ -76,12 +89,13 @@ pub struct Args {
     #[arg(long, env = "DUCK_FLIGHT_SALVAGE_LOG", value_parser = BoolishValueParser::new())]
     pub salvage_log: bool,
 
-    /// How many statements run at the same time; 64 times as many may wait
+    /// How many statements run at the same time, at most 4096; 64 times as many may wait
     #[arg(
         long,
         value_name = "N",
         env = "DUCK_FLIGHT_MAX_QUERIES",
-        value_parser = count,
+        value_parser = queries,
+        allow_negative_numbers = true,
         default_value = "32"
     )]
     pub max_queries: NonZeroUsize,
@@ -191,8 +205,19 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         })
 }
 
-fn count(text: &str) -> Result<NonZeroUsize, &'static str> {
-    text.parse().map_err(|_| "give a whole number, 1 or more")
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    count(text, MAX_THREADS)
+}
+
+fn queries(text: &str) -> Result<NonZeroUsize, String> {
+    count(text, MAX_QUERIES)
+}
+
+fn count(text: &str, most: usize) -> Result<NonZeroUsize, String> {
+    let count: Option<NonZeroUsize> = text.parse().ok();
+    count
+        .filter(|count| count.get() <= most)
+        .ok_or_else(|| format!("give a whole number from 1 to {most}"))
 }
 
 fn row_group_rows(text: &str) -> Result<u64, String> {

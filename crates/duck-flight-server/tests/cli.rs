@@ -195,7 +195,7 @@ fn version_tells_the_name_and_the_version() {
 
 #[test]
 fn flags_that_are_wrong_are_a_usage_error() {
-    let cases: [(&[&str], &str); 18] = [
+    let cases: [(&[&str], &str); 22] = [
         (&["--listen", "0.0.0.0:0"], "--insecure"),
         (&["--database", "d/q?x.db"], "--database d/q?x.db"),
         (&["--memory-limit", "1KiB"], "--memory-limit"),
@@ -208,7 +208,11 @@ fn flags_that_are_wrong_are_a_usage_error() {
         (&["--listen", "nowhere"], "such as 127.0.0.1:8815"),
         (&["--listen", "localhost:0"], "give 127.0.0.1:0"),
         (&["--threads", "0"], "--threads"),
-        (&["--max-queries", "0"], "1 or more"),
+        (&["--threads", "1025"], "from 1 to 1024"),
+        (&["--threads", "-1"], "from 1 to 1024"),
+        (&["--max-queries", "0"], "from 1 to 4096"),
+        (&["--max-queries", "1000000000"], "from 1 to 4096"),
+        (&["--row-group-size", "-1"], "multiple of 2048"),
         (&["--memory-limit", "much"], "such as 512MB"),
         (&["--memory-limit", "80%"], "no percentage"),
         (&["--log-format", "xml"], "--log-format"),
