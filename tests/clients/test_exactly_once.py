@@ -396,8 +396,9 @@ def test_idle_producers_are_forgotten_unless_they_have_a_stream_open(client, tab
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"producer":1}', b'{"idle_seconds":-1}', b'{"name":"p"}'])
 def test_forgetting_says_what_it_wants_to_know(client, body):
-    with pytest.raises(pa.ArrowInvalid, match="producer.*idle_seconds"):
+    with pytest.raises(pa.ArrowInvalid, match="producer.*idle_seconds") as refusal:
         list(client.do_action(("forget_producers", body)))
+    assert "untagged" not in str(refusal.value)
 
 
 def test_what_the_server_keeps_of_producers_is_not_for_puts(client):

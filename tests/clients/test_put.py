@@ -142,3 +142,21 @@ def test_a_message_above_the_limit_is_refused_with_the_right_code(start_server):
         assert query(client, "SELECT * FROM t") == []
         put(client, "t", numbers(*range(1000)))
         assert query(client, "SELECT count(*) AS n FROM t") == [{"n": 1000}]
+
+
+def test_a_column_without_a_name_is_told_in_words(client, table):
+    nameless = pa.table({"": [1]})
+    inside = pa.table({"s": pa.array([{"": 1}])})
+    with pytest.raises(pa.ArrowInvalid, match="no name"):
+        put_with(client, command(table=table), nameless)
+    with pytest.raises(pa.ArrowInvalid, match="`s`.*without a name"):
+        put_with(client, command(table=table), inside)
+    put_with(client, command(table=table), numbers(1))
+    with pytest.raises(pa.ArrowInvalid, match="no name"):
+        put_with(client, command(table=table, schema="evolve"), nameless)
+
+
+def test_a_bare_name_as_the_command_is_told_what_a_command_is(client, table):
+    for bare in [table, f'["{table}"]']:
+        with pytest.raises(pa.ArrowInvalid, match='JSON object such as {"table":"events"}'):
+            put_with(client, flight.FlightDescriptor.for_command(bare), numbers(1))

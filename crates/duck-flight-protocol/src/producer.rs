@@ -26,7 +26,11 @@ pub struct ProducerState {
 
 /// Which producers to forget: what they send from then on counts as new.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, deny_unknown_fields)]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "`producer` must be a name, which a `table` may go with, or else `idle_seconds` a whole number, and there is no other key"
+)]
 pub enum ForgetProducers {
     /// One producer. A stream it has open is fenced.
     Named {
@@ -85,7 +89,11 @@ mod tests {
             r#"["p"]"#,
             "{}",
         ] {
-            assert!(read(json).is_err(), "{json}");
+            let error = read(json).unwrap_err().to_string();
+            assert!(
+                error.contains("`producer` must be a name"),
+                "{json}: {error}"
+            );
         }
     }
 }

@@ -139,6 +139,10 @@ impl PutOptions {
         match descriptor.r#type() {
             DescriptorType::Path => TableName::from_path(&descriptor.path).map(Self::new),
             DescriptorType::Cmd => {
+                // An array would be read as the values of all keys.
+                if !descriptor.cmd.trim_ascii_start().starts_with(b"{") {
+                    return Err(OptionsError::NoObject);
+                }
                 let options: Self = serde_json::from_slice(&descriptor.cmd)?;
                 options.check()?;
                 Ok(options)
@@ -221,6 +225,11 @@ impl PutOptions {
 /// Why the options of a put, or an ack, cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum OptionsError {
+    /// The command is something else, such as a table's bare name.
+    #[error(
+        "a put's command is a JSON object such as {{\"table\":\"events\"}}; or name the table by a path"
+    )]
+    NoObject,
     /// The JSON is malformed, has an unknown key, or a value of the wrong kind.
     #[error("bad put options: {0}")]
     Json(#[from] serde_json::Error),
@@ -234,7 +243,7 @@ pub enum OptionsError {
     #[error("bad answer to a put: {0}")]
     Ack(serde_json::Error),
     /// The path names no table.
-    #[error("a put's path is [table], [schema, table] or [catalog, schema, table], not {0} parts")]
+    #[error("a path is [table], [schema, table] or [catalog, schema, table], not {0} parts")]
     PathLength(usize),
     /// A part of the table's name is empty.
     #[error("a part of the table's name is empty")]
@@ -315,6 +324,20 @@ mod tests {
                 .to_string();
             assert!(error.contains(expected), "{json}: {error}");
         }
+    }
+
+    #[test]
+    fn a_command_that_is_no_object_is_told_what_to_be() {
+        for command in ["events", "", "[]", r#"["t","append"]"#, "\"t\"", "null"] {
+            let descriptor = FlightDescriptor::new_cmd(command);
+            let error = PutOptions::from_descriptor(&descriptor).unwrap_err();
+            assert!(
+                error.to_string().contains(r#"{"table":"events"}"#),
+                "{command}: {error}"
+            );
+        }
+        let descriptor = FlightDescriptor::new_cmd(" \n{\"table\":\"t\"}");
+        assert!(PutOptions::from_descriptor(&descriptor).is_ok());
     }
 
     #[test]

@@ -159,8 +159,12 @@ mod tests {
             TableName::from_path(&path.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
         assert_eq!(parts(&["c", "s", "t"]).unwrap().to_string(), "c.s.t");
-        assert!(parts(&[]).is_err());
-        assert!(parts(&["a", "b", "c", "d"]).is_err());
+        // A query names tables by paths, too.
+        for wrong in ["", "a b c d"] {
+            let path: Vec<_> = wrong.split_whitespace().collect();
+            let error = parts(&path).unwrap_err().to_string();
+            assert!(error.starts_with("a path is [table]"), "{error}");
+        }
         assert!(parts(&["", "t"]).is_err());
     }
 

@@ -229,7 +229,7 @@ pub enum Error {
     NoTableNorKey(TableName),
     /// A table that is there already.
     #[error(
-        "table `{0}` already exists; put with create: if_missing to append, or create: replace"
+        "table `{0}` already exists; put with create: if_missing to append, or create: replace (ADBC's mode create_append, or replace)"
     )]
     TableExists(TableName),
     /// A table is not as it was when the rows of a large unit were cast for it.

@@ -194,6 +194,9 @@ fn pairs(key: &[String]) -> impl Iterator<Item = (&String, &String)> {
         .flat_map(|(index, one)| key[index + 1..].iter().map(move |other| (one, other)))
 }
 
+/// The values of the `op` column, for people.
+pub(super) const OPS: &str = "I, C, R, U, D, i, c, r, u, d";
+
 /// Whether a value of the `op` column deletes: `None` where it is none of those that change-data tools write.
 pub(super) fn deletes(op: &str) -> Option<bool> {
     match op {

@@ -8,7 +8,7 @@ use duck_flight_protocol::{SchemaMode, TableName, quote};
 use duckdb::ffi;
 
 use super::effect::Effect;
-use super::sql_type::sql_type;
+use super::sql_type::column_definition;
 use super::types::{Names, is_text, plain};
 use crate::engine::ffi::ColumnShape;
 use crate::error::{Error, Result};
@@ -50,11 +50,9 @@ pub(in crate::engine) fn alterations(
         match column {
             None if has_no_type_yet(field, mode) => {}
             None => {
-                let sql_type = sql_type(field).map_err(|reason| {
-                    Error::Columns(format!("column `{}`: {reason}", field.name()))
-                })?;
+                let column = column_definition(field)?;
                 alterations.push(Alteration {
-                    sql: format!("ALTER TABLE {table} ADD COLUMN {name} {sql_type}"),
+                    sql: format!("ALTER TABLE {table} ADD COLUMN {column}"),
                     widened: None,
                 });
             }

@@ -330,8 +330,9 @@ fn check_op(field: &Field) -> Result<()> {
         return Ok(());
     }
     Err(Error::Columns(format!(
-        "column `{}` says what each row is as text (I, U, D or c, r, u, d), not as {}",
+        "column `{}` says what each row is as text ({}), not as {}",
         field.name(),
+        effect::OPS,
         field.data_type()
     )))
 }
@@ -344,7 +345,7 @@ fn deletions(ops: &ArrayRef, name: &str, rows_before: u64) -> Result<ArrayRef> {
         let delete = op.and_then(effect::deletes).ok_or_else(|| Error::Value {
             row: rows_before + row as u64 + 1,
             column: name.to_owned(),
-            reason: format!("`{}` is none of I, U, D, c, r, u, d", op.unwrap_or("NULL")),
+            reason: format!("`{}` is none of {}", op.unwrap_or("NULL"), effect::OPS),
         })?;
         flags.append_value(delete);
     }

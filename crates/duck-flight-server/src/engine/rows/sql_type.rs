@@ -42,9 +42,7 @@ pub(in crate::engine) fn create_table_sql(
         if has_no_type_yet(field, mode) && !is_key() {
             continue;
         }
-        let sql_type = sql_type(field)
-            .map_err(|reason| Error::Columns(format!("column `{}`: {reason}", field.name())))?;
-        columns.push(format!("{} {sql_type}", quote(field.name())));
+        columns.push(column_definition(field)?);
     }
     if columns.is_empty() {
         return Err(no_columns(stream));
@@ -54,6 +52,18 @@ pub(in crate::engine) fn create_table_sql(
         columns.push(format!("PRIMARY KEY ({})", key.join(", ")));
     }
     Ok(format!("{create} {table} ({})", columns.join(", ")))
+}
+
+/// The name and the type of a column made from a stream's field, as SQL.
+pub(super) fn column_definition(field: &Field) -> Result<String> {
+    if field.name().is_empty() {
+        let message =
+            "a column of the stream has no name, by which it could go into the table: give it one";
+        return Err(Error::Columns(message.into()));
+    }
+    let sql_type = sql_type(field)
+        .map_err(|reason| Error::Columns(format!("column `{}`: {reason}", field.name())))?;
+    Ok(format!("{} {sql_type}", quote(field.name())))
 }
 
 /// The SQL type of a column made from a stream's field.
@@ -148,7 +158,10 @@ fn members<'a>(
     fields: impl Iterator<Item = &'a FieldRef>,
 ) -> std::result::Result<String, String> {
     let members = fields
-        .map(|field| Ok(format!("{} {}", quote(field.name()), sql_type(field)?)))
+        .map(|field| match field.name().as_str() {
+            "" => Err(format!("a {kind} has a field without a name: give it one")),
+            name => Ok(format!("{} {}", quote(name), sql_type(field)?)),
+        })
         .collect::<std::result::Result<Vec<_>, String>>()?;
     Ok(format!("{kind}({})", members.join(", ")))
 }
