@@ -1,7 +1,7 @@
 //! Flags as meant: checked values.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -27,6 +27,9 @@ const MAX_MESSAGE_SIZE: ByteSize = ByteSize::gib(1);
 
 /// The most of a size that has no other limit: what a process can address.
 const NO_LIMIT: ByteSize = ByteSize::b(isize::MAX as u64);
+
+/// The database without a file.
+const IN_MEMORY: &str = ":memory:";
 
 /// What a server needs to know.
 #[derive(Debug, Clone)]
@@ -58,6 +61,21 @@ pub enum ConfigError {
         .0.display()
     )]
     QuestionMark(PathBuf),
+    /// DuckDB would take what is before the colon for the name of an extension, a protocol or a database without a file.
+    #[error(
+        "--database {file} begins with {prefix}, which DuckDB does not take for a part of a file's name: write \
+         ./{file} for the file of that name, or :memory: for a database without a file",
+        file = .path.display()
+    )]
+    Prefix {
+        /// The path as given.
+        path: PathBuf,
+        /// What it begins with.
+        prefix: String,
+    },
+    /// What is there can hold no database, and a pipe would be waited for.
+    #[error("--database {} is no file, but something else of that name: use another name", .0.display())]
+    NoFile(PathBuf),
     /// A size is outside its range.
     #[error(
         "--{flag} is {value}, and {needed} is needed; a number without a unit counts bytes",
@@ -85,6 +103,7 @@ impl TryFrom<Args> for Config {
         if args.database.to_string_lossy().contains('?') {
             return Err(ConfigError::QuestionMark(args.database));
         }
+        check_file(&args.database)?;
         let memory_limit = args
             .memory_limit
             .map(|value| within("memory-limit", value, MIN_MEMORY_LIMIT, NO_LIMIT))
@@ -128,6 +147,35 @@ impl TryFrom<Args> for Config {
             shutdown_grace: args.shutdown_grace,
         })
     }
+}
+
+/// Sees that the path of a database is that of a file, there or not.
+fn check_file(path: &Path) -> Result<(), ConfigError> {
+    let text = path.to_string_lossy();
+    if text == IN_MEMORY {
+        return Ok(());
+    }
+    if let Some(prefix) = prefix(&text) {
+        return Err(ConfigError::Prefix {
+            path: path.to_owned(),
+            prefix: prefix.to_owned(),
+        });
+    }
+    match path.metadata() {
+        Ok(metadata) if !metadata.is_file() => Err(ConfigError::NoFile(path.to_owned())),
+        // Where it cannot be asked, opening it says why.
+        _ => Ok(()),
+    }
+}
+
+/// What a path begins with that DuckDB does not take for a part of it.
+fn prefix(path: &str) -> Option<&str> {
+    if path.starts_with(IN_MEMORY) {
+        return Some(IN_MEMORY);
+    }
+    let (name, _) = path.split_once(':')?;
+    let is_word = |char: char| char.is_ascii_alphanumeric() || char == '_';
+    (!name.is_empty() && name.chars().all(is_word)).then(|| &path[..=name.len()])
 }
 
 /// What a size has to be, in words.
@@ -189,6 +237,45 @@ mod tests {
     fn a_file_whose_log_duckdb_would_not_find_is_refused() {
         let error = config(&["--database", "d/q?x.db"]).unwrap_err().to_string();
         assert!(error.contains("--database d/q?x.db"), "{error}");
+    }
+
+    #[test]
+    fn a_path_that_duckdb_would_not_take_for_a_file_is_refused() {
+        for (path, prefix) in [
+            ("md:foo", "md:"),
+            ("file:abc.db", "file:"),
+            ("s3://bucket/x.db", "s3:"),
+            ("duckdb:x.db", "duckdb:"),
+            (":memory:x", ":memory:"),
+        ] {
+            let error = config(&["--database", path]).unwrap_err().to_string();
+            let expected = format!("--database {path} begins with {prefix},");
+            assert!(error.starts_with(&expected), "{error}");
+            let file = format!("./{path}");
+            assert!(error.contains(&file), "{error}");
+            assert!(config(&["--database", &file]).is_ok(), "{file}");
+        }
+        for path in [":memory:", "d/x:y.db", "a-b:c.db", "x.db", ":x"] {
+            assert!(config(&["--database", path]).is_ok(), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_there_and_is_no_file_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe.db");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        for path in [directory.path(), pipe.as_path()] {
+            let path = path.to_str().unwrap();
+            let error = config(&["--database", path]).unwrap_err().to_string();
+            assert!(error.contains("is no file"), "{error}");
+        }
+        let file = directory.path().join("x.db");
+        let file = file.to_str().unwrap();
+        assert!(config(&["--database", file]).is_ok());
+        std::fs::write(file, "").unwrap();
+        assert!(config(&["--database", file]).is_ok());
     }
 
     #[test]

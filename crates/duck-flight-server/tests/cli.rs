@@ -195,9 +195,10 @@ fn version_tells_the_name_and_the_version() {
 
 #[test]
 fn flags_that_are_wrong_are_a_usage_error() {
-    let cases: [(&[&str], &str); 22] = [
+    let cases: [(&[&str], &str); 23] = [
         (&["--listen", "0.0.0.0:0"], "--insecure"),
         (&["--database", "d/q?x.db"], "--database d/q?x.db"),
+        (&["--database", "duckdb:x.db"], "./duckdb:x.db"),
         (&["--memory-limit", "1KiB"], "--memory-limit"),
         (&["--ingest-buffer", "1KiB"], "--ingest-buffer"),
         (&["--spill-limit", "1KiB"], "--spill-limit"),
@@ -392,6 +393,23 @@ fn a_database_in_memory_leaves_no_file() {
     assert!(is_ready_line(&running.ready_line()));
     assert_eq!(running.stop().0, Some(0));
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_path_behind_a_dot_is_that_of_a_file_whatever_its_name() {
+    for name in ["duckdb:x.db", ":memory:x"] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = format!("./{name}");
+        // Made, and then opened.
+        for _ in 0..2 {
+            let mut command = server(&["--listen", "127.0.0.1:0", "--database", &path]);
+            let mut running = Running::start(command.current_dir(directory.path()));
+            assert!(is_ready_line(&running.ready_line()), "{path}");
+            let (code, said) = running.stop();
+            assert_eq!(code, Some(0), "{path}: {said}");
+            assert!(directory.path().join(name).is_file(), "{path}");
+        }
+    }
 }
 
 #[test]
