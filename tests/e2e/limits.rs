@@ -401,12 +401,30 @@ async fn what_belongs_to_a_session_may_be_set() {
 #[tokio::test(flavor = "multi_thread")]
 async fn puts_are_refused_before_the_disk_is_full_and_queries_go_on() {
     let server = ServerProcess::start(&["--min-free-disk", "1000TB"]);
+    // Before anybody puts.
+    until_told(&server, REFUSED).await;
     let client = server.client().await;
-    let error = client.append("t", &[numbered(0, 1)]).await.unwrap_err();
-    assert_eq!(error.code(), Code::ResourceExhausted, "{error:?}");
-    assert!(error.message().contains("--min-free-disk"), "{error:?}");
+    for _ in 0..3 {
+        let error = client.append("t", &[numbered(0, 1)]).await.unwrap_err();
+        assert_eq!(error.code(), Code::ResourceExhausted, "{error:?}");
+        assert!(error.message().contains("--min-free-disk"), "{error:?}");
+    }
     assert_eq!(client.rows("SELECT 42").await, ["42"]);
+    assert_eq!(server.stderr().matches(REFUSED).count(), 1);
     server.stop();
+}
+
+/// What the log says once of puts that are refused for want of room.
+const REFUSED: &str = "puts are refused";
+
+/// Waits until the server has said something on stderr.
+async fn until_told(server: &ServerProcess, words: &str) {
+    let told = async {
+        while !server.stderr().contains(words) {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(words, told).await;
 }
 
 /// Makes the log look longer than any may be.
@@ -434,6 +452,7 @@ async fn a_put_is_refused_where_a_transaction_keeps_the_log_too_long_and_taken_o
     let put = async || client.append("t", &[numbered(0, 1)]).await;
     let words = ["the log has grown", "end the transaction"];
     assert_refused(put().await, Code::ResourceExhausted, &words);
+    until_told(&server, REFUSED).await;
     assert_eq!(client.rows("SELECT 42").await, ["42"]);
     sql.roll_back(&transaction).await.unwrap();
     let taken = async {
@@ -442,6 +461,7 @@ async fn a_put_is_refused_where_a_transaction_keeps_the_log_too_long_and_taken_o
         }
     };
     soon("a checkpoint, and a put taken", taken).await;
+    until_told(&server, "puts are no longer refused").await;
     assert_eq!(client.count("t").await, 1);
     server.stop();
 }

@@ -62,7 +62,14 @@ impl HeldUp {
 pub(in crate::engine) struct RoomWatch {
     /// `None` for a database in memory.
     room: Option<Room>,
-    last: Mutex<Option<(Instant, Level)>>,
+    last: Mutex<Last>,
+}
+
+/// What was seen last.
+struct Last {
+    /// `None` for the look at the start, which only the log needs: the first put looks again.
+    at: Option<Instant>,
+    level: Level,
 }
 
 /// How much room there is.
@@ -85,9 +92,11 @@ impl RoomWatch {
             min_free_bytes,
             held_up: held_up.clone(),
         });
+        let level = room.as_ref().map_or(Level::Plenty, Room::look);
+        tell_change(&Level::Plenty, &level);
         Self {
             room,
-            last: Mutex::new(None),
+            last: Mutex::new(Last { at: None, level }),
         }
     }
 
@@ -120,14 +129,28 @@ impl RoomWatch {
             return Level::Plenty;
         };
         let mut last = self.last.lock();
-        if let Some((at, level)) = &*last
-            && at.elapsed() < LOOK_EVERY
-        {
-            return level.clone();
+        if last.at.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+            return last.level.clone();
         }
         let level = room.look();
-        *last = Some((Instant::now(), level.clone()));
+        last.at = Some(Instant::now());
+        let before = std::mem::replace(&mut last.level, level.clone());
+        // Nobody waits for whoever reads the log.
+        drop(last);
+        tell_change(&before, &level);
         level
+    }
+}
+
+/// Says in the log that loaders are refused from now on, or that they no longer are.
+fn tell_change(before: &Level, now: &Level) {
+    let were_refused = matches!(before, Level::None(_));
+    match now {
+        Level::None(reason) if !were_refused => tracing::warn!("puts are refused: {reason}"),
+        Level::Plenty | Level::Scarce(_) if were_refused => {
+            tracing::info!("puts are no longer refused: there is room again");
+        }
+        _ => {}
     }
 }
 
