@@ -6,8 +6,8 @@ use duck_flight_protocol::PutOptions;
 use duck_tests::{
     Answer, Client, ENDLESS_ROWS, ServerProcess, TestServer, assert_refused, numbered, soon,
 };
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{StreamExt, TryStreamExt};
 use tonic::Code;
 
 use super::statement::{poll, query};
@@ -425,6 +425,27 @@ async fn until_told(server: &ServerProcess, words: &str) {
         }
     };
     soon(words, told).await;
+}
+
+/// The name of a view that nobody can read any more goes into the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_client_writes_lines_of_its_own_into_the_log() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    let name = "v\n1999-12-31T23:59:59Z  INFO duck_flight_server: fake \u{1b}[31m\u{202e}";
+    client.execute("CREATE TABLE t AS SELECT 1 AS i").await;
+    client
+        .execute(&format!("CREATE VIEW \"{name}\" AS FROM t"))
+        .await;
+    client.execute("DROP TABLE t").await;
+    let listed = client.flight().list_flights("").await.unwrap();
+    assert!(listed.try_collect::<Vec<_>>().await.unwrap().is_empty());
+    until_told(&server, "fake").await;
+    let said = server.stderr();
+    assert!(!said.contains(['\u{1b}', '\u{202e}']), "{said:?}");
+    let forged = said.lines().find(|line| line.starts_with("1999"));
+    assert_eq!(forged, None);
+    server.stop();
 }
 
 /// Makes the log look longer than any may be.

@@ -16,6 +16,7 @@ mod put;
 mod session;
 mod socket;
 mod table_name;
+mod told;
 
 pub use ack::{Ack, BatchMetadata, Resume};
 #[cfg(feature = "cli")]
@@ -33,6 +34,7 @@ pub use session::{
 };
 pub use socket::{Endings, Socket};
 pub use table_name::{TableName, quote};
+pub use told::{escape_controls, escape_controls_in_lines};
 
 use serde::{Deserialize, Serialize};
 

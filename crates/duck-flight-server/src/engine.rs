@@ -51,7 +51,7 @@ pub(crate) use storage::open::SESSION_SETTINGS;
 pub(crate) use storage::spilled::MIN_SPILL_BYTES;
 pub(crate) use thread::STACK_BYTES;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_a_line};
 use crate::gauge::Gauge;
 use catalog::Columns;
 use connections::commits::Commits;
@@ -509,7 +509,7 @@ impl Engine {
         let database = self.0.database.lock().take();
         let checkpoint = database.map(|database| database.connect()?.checkpoint(PATIENCE));
         if let Some(Err(error)) = checkpoint {
-            tracing::warn!(%error, "no checkpoint at the end; {LOG_LEFT}");
+            tracing::warn!(error = %in_a_line(&error), "no checkpoint at the end; {LOG_LEFT}");
             return Closed::LogLeft;
         }
         let mark = &self.0.shared.mark;

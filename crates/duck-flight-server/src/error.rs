@@ -1,9 +1,10 @@
 //! One error type, and its one mapping to gRPC codes.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use duck_flight_protocol::{OptionsError, TableName};
+use duck_flight_protocol::{OptionsError, TableName, escape_controls};
 use tonic::{Code, Status};
 
 use crate::engine::{SqlError, SqlErrorKind};
@@ -549,12 +550,18 @@ fn cut_at(message: &str) -> Option<usize> {
 /// What DuckDB adds to the message of a bug: where it was in its code, and the paths of its libraries.
 const STACK_TRACE: &str = "\n\nStack Trace:";
 
+/// A name or an error as a line of the log holds it: it may have text of a client in it, which must not look like a line
+/// of its own, nor move the cursor of whoever reads it.
+pub(crate) fn in_a_line(text: &impl Display) -> String {
+    escape_controls(&text.to_string()).into_owned()
+}
+
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let (code, mut message) = (error.code(), error.to_string());
         match code {
-            Code::Internal => tracing::error!(%error, "request failed"),
-            _ => tracing::debug!(%error, ?code, "request refused"),
+            Code::Internal => tracing::error!(error = %in_a_line(&error), "request failed"),
+            _ => tracing::debug!(error = %in_a_line(&error), ?code, "request refused"),
         }
         // It is in the log.
         if let Some(start) = message.find(STACK_TRACE) {

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use duck_flight_protocol::escape_controls_in_lines;
 use duck_query::args::Args;
 use duck_query::{Summary, run};
 
@@ -57,7 +58,7 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Writes a line to stderr; nobody is left to hear that even this fails.
-fn tell(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+/// Writes to stderr what a terminal shows and does not obey; nobody is left to hear that even this fails.
+fn tell(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", escape_controls_in_lines(text));
 }

@@ -224,6 +224,13 @@ fn an_error_of_the_server_is_shown_in_full_and_exits_with_1() {
 }
 
 #[test]
+fn an_error_of_the_server_does_not_move_the_cursor() {
+    let (code, _, stderr) = run(&["fail in red"]);
+    assert_eq!(code, Some(1));
+    assert_eq!(stderr, "error: \\x1B[31mred\\x07\\u{202E}\nLINE 1\n");
+}
+
+#[test]
 fn an_error_in_the_middle_exits_with_1_and_leaves_json_unfinished() {
     let (code, stdout, stderr) = run(&["--format", "json", "fail later"]);
     assert_eq!((code, stderr.as_str()), (Some(1), "error: out of luck\n"));

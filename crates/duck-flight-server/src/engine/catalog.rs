@@ -18,7 +18,7 @@ use super::ingest::producers::OWN_SCHEMA;
 use super::query::readable::Readable;
 use super::sql_error::SqlError;
 use super::{Engine, Lossless, SESSION_SETTINGS, query};
-use crate::error::Result;
+use crate::error::{Result, in_a_line};
 
 /// A table or view.
 #[derive(Debug, Clone)]
@@ -61,7 +61,10 @@ pub(super) async fn relations(
                     texts,
                     rows_estimate,
                 }),
-                Err(error) => tracing::warn!(%name, %error, "left out of the listing"),
+                Err(error) => {
+                    let (name, error) = (in_a_line(&name), in_a_line(&error));
+                    tracing::warn!(%name, %error, "left out of the listing");
+                }
             }
         }
         Ok(relations)

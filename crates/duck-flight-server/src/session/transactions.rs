@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::peer::{KnownPeers, Peer};
 use super::{Caller, Handle, Session, Sessions};
 use crate::engine::{Held, Place, TransactionLease};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_a_line};
 
 /// A transaction of a client's. Clones share it.
 #[derive(Clone)]
@@ -386,7 +386,7 @@ impl Sessions {
             tokio::spawn(async move {
                 let ended = sessions.finish(handle, &transaction, held, End::Expiry);
                 if let Err(error) = ended.await {
-                    tracing::debug!(%error, "an expired transaction has not ended");
+                    tracing::debug!(error = %in_a_line(&error), "an expired transaction has not ended");
                 }
             });
         }

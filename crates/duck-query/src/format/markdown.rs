@@ -4,6 +4,7 @@ use std::io;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
+use duck_flight_protocol::escape_controls_in_lines;
 
 use super::{Printer, Sink, columns};
 use crate::type_name::is_numeric;
@@ -19,7 +20,10 @@ impl MarkdownPrinter {
     pub(super) fn new(schema: &Schema, null: String) -> Self {
         let fields = schema.fields().iter();
         Self {
-            names: fields.clone().map(|field| field.name().clone()).collect(),
+            names: fields
+                .clone()
+                .map(|field| escape_controls_in_lines(field.name()))
+                .collect(),
             are_numeric: fields.map(|field| is_numeric(field)).collect(),
             null,
         }
@@ -84,7 +88,7 @@ fn escape(out: &mut String, start: usize) {
 #[cfg(test)]
 mod tests {
     use super::super::Format;
-    use super::super::testing::{printed, sample, unlimited};
+    use super::super::testing::{printed, sample, unlimited, words};
 
     #[test]
     fn bars_and_line_breaks_are_escaped_and_numbers_aligned_to_the_right() {
@@ -95,5 +99,14 @@ mod tests {
             | -20 | NULL |  | [] |\n\
             | 9223372036854775807 | 2.5 | NULL | NULL |\n";
         assert_eq!(printed(&unlimited(Format::Markdown), &[sample()]), expected);
+    }
+
+    #[test]
+    fn a_name_does_not_move_the_cursor() {
+        let batch = words(&[("a\u{1b}[31m\u{202E}\n|b", "w")]);
+        assert_eq!(
+            printed(&unlimited(Format::Markdown), &[batch]),
+            "| a\\x1B[31m\\u{202E}<br>\\|b |\n| --- |\n| w |\n"
+        );
     }
 }

@@ -4,8 +4,8 @@ use std::io;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
+use duck_flight_protocol::escape_controls;
 
-use super::table::escape_controls;
 use super::{Format, Printer, Sink, columns};
 
 /// How Markdown marks lines that are to be shown as they are.

@@ -14,11 +14,11 @@ use std::io;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema};
+use duck_flight_protocol::escape_controls;
 
 use super::{Format, OutputOptions, Printer, Sink, columns};
 use crate::type_name::{has_fixed_form, is_numeric, type_name};
 use crate::value::Column;
-pub(super) use cell::escape_controls;
 use cell::{cut, width};
 use draw::{Drawing, Part};
 use layout::{Need, Room, Shorten, Shown, lay_out, widen};

@@ -90,6 +90,11 @@ impl Results {
                 let message = "Parser Error: no such word\nLINE 1: fail at once\n             ^";
                 return Err(Status::invalid_argument(message));
             }
+            "fail in red" => {
+                return Err(Status::invalid_argument(
+                    "\u{1b}[31mred\u{7}\u{202e}\nLINE 1",
+                ));
+            }
             "fail later" => {
                 let error = Status::resource_exhausted("out of luck");
                 let error = FlightError::Tonic(Box::new(error));

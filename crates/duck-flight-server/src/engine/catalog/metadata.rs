@@ -31,7 +31,7 @@ use crate::engine::ffi::Connection;
 use crate::engine::ingest::producers::OWN_SCHEMA;
 use crate::engine::ingest::unit::TEMPORARY;
 use crate::engine::sql_error::{SqlError, SqlErrorKind};
-use crate::error::Result;
+use crate::error::{Result, in_a_line};
 use columns::{Columns, columns};
 
 pub(crate) use columns::sql_type_metadata;
@@ -353,6 +353,7 @@ fn told_schema(
             Err(SqlError::new(error.kind, message).into())
         }
         Err(error) => {
+            let (name, error) = (in_a_line(name), in_a_line(&error));
             tracing::warn!(%name, %error, "listed without its columns");
             Ok(Some(Schema::empty()))
         }

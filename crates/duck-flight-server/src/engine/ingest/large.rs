@@ -28,7 +28,7 @@ use crate::engine::rows::plan::Plan;
 use crate::engine::rows::sql_type::create_table_sql;
 use crate::engine::rows::stored::AT_FAULT;
 use crate::engine::{Engine, transaction};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_a_line};
 use crate::unpacking::Room;
 
 /// How many batches of a large unit may wait for its transaction.
@@ -283,7 +283,7 @@ impl LargeUnit {
         let sql = format!("DROP TABLE IF EXISTS {STAGED}; DROP TABLE IF EXISTS {AT_FAULT}");
         if let Err(error) = connection.execute(&sql) {
             let error = self.shared.observe(error.into());
-            tracing::warn!(%error, "rows that were gathered are not dropped");
+            tracing::warn!(error = %in_a_line(&error), "rows that were gathered are not dropped");
         }
     }
 

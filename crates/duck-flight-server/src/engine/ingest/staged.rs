@@ -21,7 +21,7 @@ use crate::engine::rows::stored::AT_FAULT;
 use crate::engine::rows::types::row_json;
 use crate::engine::sql_error::SqlError;
 use crate::engine::{Lossless, transaction};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_a_line};
 
 /// How often a unit is tried again: without the rows that were at fault, or because somebody else had changed the same
 /// rows, or their table. For those it waits for `CONFLICT_WAIT` each time.
@@ -119,7 +119,7 @@ impl StagedRows {
                 }
                 // What was sent again elsewhere is told to its client.
                 Err(error) if error.is_conflict() && !matches!(error, Error::Resent(_)) => {
-                    tracing::debug!(%error, "a large unit is tried again");
+                    tracing::debug!(error = %in_a_line(&error), "a large unit is tried again");
                     std::thread::sleep(CONFLICT_WAIT);
                 }
                 other => return other,
@@ -157,7 +157,7 @@ impl StagedRows {
                 Err(limit)
             }
             Err(failure) => {
-                tracing::debug!(error = %failure, "the rows at fault were not found");
+                tracing::debug!(error = %in_a_line(&failure), "the rows at fault were not found");
                 Err(error)
             }
         }

@@ -45,7 +45,7 @@ use crate::engine::storage::mark::{Before, Mark};
 use crate::engine::storage::room::HeldUp;
 use crate::engine::thread;
 use crate::engine::{Lossless, transaction};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_a_line};
 
 /// How often a unit is tried again when a client's DDL got in its way, and how long it waits each time for the
 /// DDL that runs. More than that, and a long statement would hold up all writers.
@@ -339,7 +339,7 @@ impl Writer {
             Ok(_) => return Err(error),
             Err(failure @ Error::TooManyRejects(_)) if unit.put.rejects => return Err(failure),
             Err(failure) => {
-                tracing::debug!(error = %failure, "the rows at fault were not found");
+                tracing::debug!(error = %in_a_line(&failure), "the rows at fault were not found");
                 return Err(error);
             }
         };

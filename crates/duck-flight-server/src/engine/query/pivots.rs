@@ -8,7 +8,7 @@ use crate::engine::connections::lease::Traces;
 use crate::engine::connections::pool::{ClientTransaction, Session};
 use crate::engine::ffi::Connection;
 use crate::engine::sql::tokens::contains_any_word;
-use crate::error::Result;
+use crate::error::{Result, in_a_line};
 
 /// The words that make a script a PIVOT, or may do so.
 pub(super) const PIVOTS: &[&str] = &["pivot", "pivot_longer", "pivot_wider"];
@@ -29,7 +29,7 @@ pub(super) fn forget(session: &mut Session, traces: Traces, sql: &str) {
         let dropped = drop_types(&session.connection);
         session.has_pivoted = dropped.is_err();
         if let Err(error) = dropped {
-            tracing::debug!(%error, "the types of a PIVOT are left behind");
+            tracing::debug!(error = %in_a_line(&error), "the types of a PIVOT are left behind");
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::engine::EngineOptions;
 use crate::engine::catalog::{literal, texts};
 use crate::engine::ffi::Connection;
 use crate::engine::ingest::producers::OWN_SCHEMA;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_a_line};
 
 /// The rows of DuckDB's own row groups, which it takes for granted where nothing else is said.
 pub(crate) const MAX_ROW_GROUP_ROWS: u64 = 122_880;
@@ -78,7 +78,7 @@ pub(super) fn attach(connection: &Connection, options: &EngineOptions, path: &st
     connection.execute(&format!("ATTACH OR REPLACE {file} AS {name} {how}"))?;
     // Where it is the file that is at fault, attaching it has told.
     if let Some(error) = not_looked {
-        tracing::warn!(%error, "the database file could not be looked through");
+        tracing::warn!(error = %in_a_line(&error), "the database file could not be looked through");
     }
     Ok(size)
 }

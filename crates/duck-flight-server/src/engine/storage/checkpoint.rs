@@ -18,7 +18,7 @@ use crate::engine::ffi::{Connection, Database};
 use crate::engine::ingest::writer::Shared;
 use crate::engine::sql_error::SqlError;
 use crate::engine::thread;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_a_line};
 
 /// Without a ring the thread looks this often whether there is something to do: clients' statements do not ring.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -93,7 +93,7 @@ impl Work {
             }
             if let Err(error) = self.shared.producers.compact(&self.connection) {
                 let error = self.shared.observe(error);
-                tracing::debug!(%error, "compaction of producers put off");
+                tracing::debug!(error = %in_a_line(&error), "compaction of producers put off");
             }
             let wal_bytes = self.log.metadata().map_or(0, |metadata| metadata.len());
             let is_put_off = self
@@ -124,7 +124,7 @@ impl Work {
         if is_due || !matches!(signal, Ok(Signal::Ring)) {
             self.last_vacuum = Instant::now();
         } else if let Err(error) = self.need_old_data() {
-            tracing::debug!(%error, "no transaction needs old data");
+            tracing::debug!(error = %in_a_line(&error), "no transaction needs old data");
         }
         signal
     }
@@ -144,7 +144,7 @@ impl Work {
             if !matches!(error, Error::Sql(_)) {
                 return Err(error);
             }
-            tracing::debug!(%error, "checkpoint in turn");
+            tracing::debug!(error = %in_a_line(&error), "checkpoint in turn");
             // A transaction that changes rows stands in the way, or one whose changes are kept for ours: the writers'
             // are open in their turn only.
             self.old_data.roll_back();
@@ -162,13 +162,13 @@ impl Work {
             }
             // The disk is in the way.
             Err(error @ Error::Io { .. }) => {
-                tracing::warn!(wal_bytes, %error, "checkpoint put off");
+                tracing::warn!(wal_bytes, error = %in_a_line(&error), "checkpoint put off");
                 None
             }
             // A client's transaction is in the way. The next commit rings the bell again.
             Err(error) => {
                 let error = self.shared.observe(error);
-                tracing::debug!(wal_bytes, %error, "checkpoint put off");
+                tracing::debug!(wal_bytes, error = %in_a_line(&error), "checkpoint put off");
                 None
             }
         }

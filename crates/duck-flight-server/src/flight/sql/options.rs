@@ -9,7 +9,7 @@ use duck_flight_protocol::{
 };
 
 use crate::engine::{SESSION_SETTINGS, literal};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_a_line};
 use crate::session::{Caller, Sessions};
 
 const CATALOG: &str = "catalog";
@@ -86,7 +86,7 @@ async fn run(
     sql: String,
 ) -> std::result::Result<(), SetSessionOptionReason> {
     let failed = |error: Error| {
-        tracing::debug!(%error, "a session option was not set");
+        tracing::debug!(error = %in_a_line(&error), "a session option was not set");
         SetSessionOptionReason::InvalidValue
     };
     let place = sessions.place(caller, None).await.map_err(failed)?;
