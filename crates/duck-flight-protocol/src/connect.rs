@@ -60,14 +60,36 @@ pub struct ConnectOptions {
 pub struct ConnectArgs {
     /// Where the server is: `grpc://host:port`, or just `host:port`.
     #[arg(long, value_name = "URL", env = "DUCK_FLIGHT_SERVER", default_value = DEFAULT_SERVER)]
-    #[arg(value_parser = checked_address)]
+    #[arg(value_parser = Address)]
     pub server: String,
 }
 
-/// An address as it is, where it is one.
+/// Reads an address.
 #[cfg(feature = "cli")]
-fn checked_address(server: &str) -> Result<String, String> {
-    endpoint(server).map(|_| server.to_owned())
+#[derive(Clone)]
+struct Address;
+
+#[cfg(feature = "cli")]
+impl clap::builder::TypedValueParser for Address {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<String, clap::Error> {
+        use clap::builder::TypedValueParser as _;
+
+        if without_user(&value.to_string_lossy()).is_some() {
+            // The error of a value tells the value, and so the password.
+            let kind = clap::error::ErrorKind::ValueValidation;
+            let message = format!("--server: {NO_USER}");
+            return Err(command.clone().error(kind, message));
+        }
+        let checked = |server: &str| endpoint(server).map(|_| server.to_owned());
+        checked.parse_ref(command, argument, value)
+    }
 }
 
 #[cfg(feature = "cli")]
@@ -114,7 +136,9 @@ impl ConnectOptions {
             TokioIo::new(socket.counted(&endings))
         });
         let endpoint = endpoint(&self.server).map_err(|reason| ConnectError::Address {
-            server: self.server.clone(),
+            server: without_user(&self.server)
+                .unwrap_or(&self.server)
+                .to_owned(),
             reason,
         })?;
         let channel = endpoint
@@ -132,20 +156,34 @@ impl ConnectOptions {
     }
 }
 
+/// What is wrong with an address that names a user.
+const NO_USER: &str = "there are no users and passwords yet, leave out what stands before the `@`";
+
+/// What of an address can be shown that has a user, and perhaps a password; `None` where it has none.
+fn without_user(server: &str) -> Option<&str> {
+    server.rsplit_once('@').map(|(_, host)| host)
+}
+
 /// Where an address leads, or what is wrong with it.
 fn endpoint(server: &str) -> Result<Endpoint, String> {
+    if without_user(server).is_some() {
+        return Err(NO_USER.into());
+    }
     let address = match server.split_once("://") {
         None => server,
-        Some(("grpc" | "grpc+tcp" | "http", address)) => address,
-        Some(("grpc+tls" | "grpcs" | "https", _)) => {
-            return Err("there is no TLS yet, use grpc://host:port".into());
-        }
-        Some((scheme, _)) => {
-            return Err(format!("unknown scheme `{scheme}`, use grpc://host:port"));
-        }
+        Some((scheme, address)) => match scheme.to_ascii_lowercase().as_str() {
+            "grpc" | "grpc+tcp" | "http" => address,
+            "grpc+tls" | "grpcs" | "https" => {
+                return Err("there is no TLS yet, use grpc://host:port".into());
+            }
+            _ => return Err(format!("unknown scheme `{scheme}`, use grpc://host:port")),
+        },
     };
     if address.is_empty() {
         return Err("it is empty, use grpc://host:port".into());
+    }
+    if address.starts_with(':') && !address.starts_with("::") {
+        return Err(format!("the host is missing, such as 127.0.0.1{address}"));
     }
     let endpoint =
         Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
@@ -257,7 +295,13 @@ mod tests {
 
     #[test]
     fn an_address_is_read_with_and_without_its_scheme() {
-        for server in ["grpc://h:1", "grpc+tcp://h:1", "http://h:1", "h:1"] {
+        for server in [
+            "grpc://h:1",
+            "GRPC://h:1",
+            "Grpc+TCP://h:1",
+            "http://h:1",
+            "h:1",
+        ] {
             assert_eq!(uri(server).unwrap(), "http://h:1/");
         }
     }
@@ -331,5 +375,24 @@ mod tests {
         );
         assert!(uri("localhost:99999").unwrap_err().contains("up to 65535"));
         assert!(uri("").unwrap_err().contains("it is empty"));
+        for server in [":8815", "grpc://:8815"] {
+            let error = uri(server).unwrap_err();
+            assert!(error.ends_with("such as 127.0.0.1:8815"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_with_a_password_is_refused_and_not_told() {
+        for server in ["me:secret@h:1", "grpc://me:secret@h:1"] {
+            let options = ConnectOptions {
+                server: server.to_owned(),
+            };
+            let error = options.connect().await.map(drop).unwrap_err().to_string();
+            assert!(
+                error.contains("`h:1`") && error.contains(NO_USER),
+                "{error}"
+            );
+            assert!(!error.contains("secret"), "{error}");
+        }
     }
 }

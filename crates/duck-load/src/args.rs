@@ -1,14 +1,19 @@
 //! The flags of `duck-load`, as typed.
 
+use std::ffi::OsString;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
-use clap::CommandFactory;
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches};
 use duck_flight_protocol::ConnectArgs;
 
 use crate::{Commit, Plan};
+
+/// So far below the last id that no run comes to its end.
+const MAX_FIRST_BATCH_ID: u64 = 1 << 62;
 
 /// Load random batches into a Duck Flight server, and report what it acknowledged.
 ///
@@ -29,10 +34,12 @@ pub struct Args {
     /// Rows of each batch, at most 1,000,000.
     #[arg(long, env = "DUCK_LOAD_ROWS", value_name = "N", default_value_t = Plan::DEFAULT_ROWS)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(Plan::MAX_ROWS)))]
+    #[arg(allow_negative_numbers = true)]
     pub rows: u32,
     /// Batches each writer sends [default: 100, or no limit with --duration]. With --resume, all batches of the
     /// writer's producer: those that earlier processes sent count.
     #[arg(long, env = "DUCK_LOAD_BATCHES", value_name = "N", value_parser = batches)]
+    #[arg(allow_negative_numbers = true)]
     pub batches: Option<NonZeroU64>,
     /// How long to send, such as `30s` or `5m`; with --batches too, whichever ends first.
     #[arg(long, env = "DUCK_LOAD_DURATION", value_name = "TIME", value_parser = duration)]
@@ -44,7 +51,7 @@ pub struct Args {
     /// Writers in this process, each with a stream of its own; up to 64 have a connection of their own, more
     /// share those.
     #[arg(long, env = "DUCK_LOAD_WRITERS", value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024), allow_negative_numbers = true)]
     pub writers: u16,
     /// What is committed as a whole: with `stream` each batch is a put of its own, with `batch` each writer keeps one long
     /// put, in which each batch is committed and acknowledged by itself.
@@ -58,16 +65,26 @@ pub struct Args {
         value_name = "N",
         default_value_t = 32
     )]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=4096), allow_negative_numbers = true)]
     pub in_flight: u16,
     /// Make the values and categories repeatable. Batch ids stay unique all the same. A producer has a fixed seed
     /// unless given another, which its restarts must then be given too.
-    #[arg(long, env = "DUCK_LOAD_SEED", value_name = "N")]
+    #[arg(
+        long,
+        env = "DUCK_LOAD_SEED",
+        value_name = "N",
+        allow_negative_numbers = true
+    )]
     pub seed: Option<u64>,
     /// Count batch ids up from this one, instead of from a random place (a producer: from one that its name
-    /// says); loaders running side by side must then be given ranges of their own.
-    #[arg(long, env = "DUCK_LOAD_FIRST_BATCH_ID", value_name = "N")]
-    #[arg(value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    /// says); loaders running side by side must then be given ranges of their own. At most 4611686018427387904.
+    #[arg(
+        long,
+        env = "DUCK_LOAD_FIRST_BATCH_ID",
+        value_name = "N",
+        allow_negative_numbers = true
+    )]
+    #[arg(value_parser = clap::value_parser!(u64).range(..=MAX_FIRST_BATCH_ID))]
     pub first_batch_id: Option<u64>,
     /// Load exactly once, as this producer; several writers are the producers NAME-1, NAME-2 and so on. A batch is
     /// numbered, may be sent again after any failure, and is applied once. Without --resume every run begins with
@@ -100,7 +117,7 @@ pub struct Args {
     /// after any failure that may pass. With --resume there is no such limit. What was behind such a batch is sent again with
     /// it, and keeps its own retries.
     #[arg(long, env = "DUCK_LOAD_RETRIES", value_name = "N", default_value_t = 7)]
-    #[arg(value_parser = clap::value_parser!(u32).range(..=100))]
+    #[arg(value_parser = clap::value_parser!(u32).range(..=100), allow_negative_numbers = true)]
     pub retries: u32,
     /// How long to wait for an answer, from the one before, until counting the batch as unknown.
     #[arg(
@@ -126,11 +143,24 @@ pub enum Format {
 }
 
 impl Args {
-    /// Finds flags that do not go together. A flag that the environment sets to false is not given.
+    /// Reads the arguments as they were given.
     ///
     /// # Errors
-    /// When there are some; the message names them.
-    pub fn check(&self) -> Result<(), clap::Error> {
+    /// When they are wrong or do not go together, and when they ask for help; the message says what to do.
+    pub fn read<T: Into<OsString> + Clone>(
+        given: impl IntoIterator<Item = T>,
+    ) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(given)?;
+        let args = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+        let is_typed = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        args.check(is_typed)?;
+        Ok(args)
+    }
+
+    /// Finds flags that do not go together. A flag that the environment sets to false is not given; nor is one that would be
+    /// of no use, for it may be meant for other runs.
+    fn check(&self, is_typed: impl Fn(&str) -> bool) -> Result<(), clap::Error> {
         let (kind, message) = if self.resume && self.producer.is_none() {
             (
                 ErrorKind::MissingRequiredArgument,
@@ -145,6 +175,16 @@ impl Args {
             (
                 ErrorKind::ArgumentConflict,
                 "--forget loads nothing: leave --resume and --verify out",
+            )
+        } else if is_typed("in_flight") && self.commit != Commit::Batch {
+            (
+                ErrorKind::MissingRequiredArgument,
+                "--in-flight needs --commit batch: with --commit stream a writer waits for the ack of each batch",
+            )
+        } else if is_typed("give_up_after") && !self.resume && !self.verify {
+            (
+                ErrorKind::MissingRequiredArgument,
+                "--give-up-after needs --resume or --verify: without them --retries says when to give up",
             )
         } else {
             return Ok(());
@@ -250,8 +290,8 @@ mod tests {
     #[test]
     fn a_flag_that_needs_a_producer_needs_it_only_where_it_is_set() {
         let check = |flags: &[&str]| {
-            let args = Args::parse_from([&["duck-load"], flags].concat());
-            args.check().map_err(|error| error.kind())
+            let args = Args::read([&["duck-load"], flags].concat());
+            args.map(drop).map_err(|error| error.kind())
         };
         let missing = Err(ErrorKind::MissingRequiredArgument);
         assert_eq!(check(&[]), Ok(()));
@@ -261,6 +301,30 @@ mod tests {
         assert_eq!(check(&forget), Ok(()));
         let both = check(&[&forget[..], &["--resume"]].concat());
         assert_eq!(both, Err(ErrorKind::ArgumentConflict));
+    }
+
+    #[test]
+    fn a_flag_that_would_be_of_no_use_is_refused() {
+        let read = |flags: &[&str]| Args::read([&["duck-load"], flags].concat());
+        let error = read(&["--in-flight", "32"]).unwrap_err().to_string();
+        assert!(error.contains("--commit batch"), "{error}");
+        assert!(read(&["--in-flight", "32", "--commit", "batch"]).is_ok());
+        let error = read(&["--give-up-after", "5m"]).unwrap_err().to_string();
+        assert!(error.contains("--resume or --verify"), "{error}");
+        assert!(read(&["--give-up-after", "5m", "--verify"]).is_ok());
+        let resume = ["--resume", "--producer", "p", "--give-up-after", "5m"];
+        assert!(read(&resume).is_ok());
+    }
+
+    #[test]
+    fn batch_ids_do_not_run_over() {
+        let read = |first: &str| Args::read(["duck-load", "--first-batch-id", first]);
+        for wrong in ["9223372036854775807", "4611686018427387905", "-1"] {
+            let error = read(wrong).unwrap_err().to_string();
+            assert!(error.contains("--first-batch-id"), "{error}");
+            assert!(!error.contains("unexpected argument"), "{error}");
+        }
+        assert!(read("4611686018427387904").is_ok());
     }
 
     #[test]

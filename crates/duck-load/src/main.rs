@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, anyhow};
-use clap::Parser;
 use duck_flight_protocol::ConnectOptions;
 use duck_load::args::{Args, Format};
 use duck_load::{Plan, Progress, Stop};
@@ -17,10 +16,7 @@ use signals::Signals;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = Args::parse();
-    if let Err(error) = args.check() {
-        error.exit();
-    }
+    let args = Args::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     match run(args).await {
         Ok(code) => code,
         Err(error) => {

@@ -76,6 +76,9 @@ fn bad_usage_exits_with_2_and_says_what_is_wrong() {
         (vec!["--resume"], "--producer"),
         (vec!["--forget"], "--producer"),
         (vec!["--forget", "--producer", "p", "--verify"], "--verify"),
+        (vec!["--in-flight", "4"], "--commit batch"),
+        (vec!["--give-up-after", "1m"], "--resume"),
+        (vec!["--rows", "-1"], "1..=1000000"),
         (vec!["--server", "localhost"], "the port is missing"),
         (vec!["--no-such-flag"], "--no-such-flag"),
     ] {
@@ -105,6 +108,19 @@ fn a_flag_may_come_from_the_environment() {
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("--rows"), "{}", stderr(&output));
+}
+
+#[test]
+fn what_the_environment_says_for_other_runs_is_no_error() {
+    let (_held, address) = free_address();
+    let output = Command::new(env!("CARGO_BIN_EXE_duck-load"))
+        .env("DUCK_FLIGHT_SERVER", &address)
+        .env("DUCK_LOAD_IN_FLIGHT", "4")
+        .env("DUCK_LOAD_GIVE_UP_AFTER", "1m")
+        .output()
+        .unwrap();
+    // There is no server, which it asks for only then.
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
 }
 
 #[test]

@@ -70,8 +70,14 @@ pub struct Args {
     /// all otherwise]
     ///
     /// The others are still counted. A table shows the first and the last rows, the other formats the
-    /// first.
-    #[arg(long, value_name = "N", value_parser = parse_max_rows, env = "DUCK_QUERY_MAX_ROWS")]
+    /// first, and stderr tells how many of them there are.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = parse_max_rows,
+        env = "DUCK_QUERY_MAX_ROWS",
+        allow_negative_numbers = true
+    )]
     pub max_rows: Option<usize>,
 
     /// Text for NULL [default: NULL in tables, empty in CSV, where it must need no quotes]; JSON always has null

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use duck_flight_protocol::escape_controls_in_lines;
 use duck_query::args::Args;
-use duck_query::{Summary, run};
+use duck_query::{Format, OutputOptions, Summary, run};
 
 /// The SQL or the server is at fault.
 const FAILED: u8 = 1;
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, FAILED),
     };
+    let most = first_rows_only(&query.output);
     let outcome = runtime.block_on(async {
         tokio::select! {
             result = run(query, Box::new(io::stdout())) => Some(result),
@@ -41,10 +42,27 @@ fn main() -> ExitCode {
             if timing {
                 report(summary);
             }
+            if let Some(most) = most
+                && most < summary.rows
+            {
+                let rows = summary.rows;
+                tell(&format!(
+                    "the first {most} of {rows} rows are printed; --max-rows all prints every row"
+                ));
+            }
             ExitCode::SUCCESS
         }
         Some(Err(error)) => fail(&error.into(), FAILED),
         None => ExitCode::from(INTERRUPTED),
+    }
+}
+
+/// How many rows are printed at most in a format that has no place to say so.
+fn first_rows_only(output: &OutputOptions) -> Option<usize> {
+    match output.format {
+        // Its last line tells.
+        Format::Table | Format::Plain => None,
+        Format::Csv | Format::Json | Format::Ndjson | Format::Markdown => output.max_rows,
     }
 }
 

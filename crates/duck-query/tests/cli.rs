@@ -80,10 +80,11 @@ fn help_goes_to_stdout_and_tells_every_flag() {
 
 #[test]
 fn wrong_usage_exits_with_2_and_prints_nothing_on_stdout() {
-    let wrong: [&[&str]; 10] = [
+    let wrong: [&[&str]; 11] = [
         &["--no-such-flag"],
         &["--format", "parchment", "SELECT 1"],
         &["--max-rows", "few", "SELECT 1"],
+        &["--max-rows", "-1", "SELECT 1"],
         &["--format", "csv", "--null", "a,b", "SELECT 1"],
         &["--format", "csv", "--null", "\"", "SELECT 1"],
         &["SELECT", "1"],
@@ -108,6 +109,10 @@ fn an_address_that_leads_nowhere_is_wrong_usage() {
     let (code, _, stderr) = run_at("localhost", &["SELECT 1"]);
     assert_eq!(code, Some(2));
     assert!(stderr.contains("the port is missing"), "{stderr}");
+    let (code, _, stderr) = run_at("me:secret@localhost:1", &["SELECT 1"]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("no users and passwords"), "{stderr}");
+    assert!(!stderr.contains("secret"), "{stderr}");
 }
 
 #[test]
@@ -284,6 +289,14 @@ fn rows_beyond_the_limit_are_counted_and_not_printed() {
         stderr.starts_with(&format!("{MANY_ROWS} rows in ")),
         "{stderr}"
     );
+    for format in ["csv", "json", "ndjson", "markdown"] {
+        let cut = ["--format", format, "--max-rows", "1"];
+        let (_, _, stderr) = run(&[&cut[..], &["many rows"]].concat());
+        let expected = format!("the first 1 of {MANY_ROWS} rows are printed; ");
+        assert!(stderr.starts_with(&expected), "{format}: {stderr}");
+        let (_, _, stderr) = run(&[&cut[..], &["an only row"]].concat());
+        assert_eq!(stderr, "", "{format}");
+    }
     let (_, stdout, _) = run(&["--max-rows", "2", "many rows"]);
     let last = MANY_ROWS - 1;
     assert!(
