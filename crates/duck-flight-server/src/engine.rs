@@ -67,7 +67,8 @@ use ingest::rejects::{self, Rejects, Sieves};
 use ingest::unit::{TableKey, Unit};
 use ingest::writer::{Shared, Writers};
 use query::express::Express;
-use rows::constraints;
+use rows::evolve::Alteration;
+use rows::{constraints, fixed};
 use sql::{admission, frozen};
 use storage::bell::CheckpointBell;
 use storage::checkpoint::Checkpointer;
@@ -557,6 +558,22 @@ impl Engine {
         self.0
             .lookups
             .run(move |session, _| constraints::primary_key(&session.connection, &table))
+            .await
+    }
+
+    /// Those of the changes of a table that DuckDB makes.
+    async fn possible(
+        &self,
+        table: &TableName,
+        alterations: Vec<Alteration>,
+    ) -> Result<Vec<Alteration>> {
+        if alterations.is_empty() {
+            return Ok(alterations);
+        }
+        let table = table.clone();
+        self.0
+            .lookups
+            .run(move |session, _| fixed::possible(&session.connection, &table, alterations))
             .await
     }
 

@@ -155,12 +155,12 @@ impl Put {
             return Err(refusal);
         }
         let columns = self.engine.columns(&self.target.table).await?;
-        let outcome = self.plan_for(columns);
+        let outcome = self.plan_for(columns).await;
         if let Err(Error::Columns(_) | Error::TableExists(_)) = outcome {
             // The table may have changed since it was last seen.
             self.engine.forget_columns(&self.target.table);
             let columns = self.engine.columns(&self.target.table).await?;
-            return self.plan_for(columns);
+            return self.plan_for(columns).await;
         }
         outcome
     }
@@ -175,11 +175,11 @@ impl Put {
         if columns.as_ref().is_some_and(|columns| plan.fits(columns)) {
             return Ok(false);
         }
-        self.plan_for(columns)?;
+        self.plan_for(columns).await?;
         Ok(true)
     }
 
-    fn plan_for(&mut self, columns: Option<Columns>) -> Result<()> {
+    async fn plan_for(&mut self, columns: Option<Columns>) -> Result<()> {
         let Target {
             table,
             create,
@@ -215,7 +215,8 @@ impl Put {
         if self.plan.as_ref().is_some_and(|plan| plan.is_for(&columns)) {
             return Ok(());
         }
-        let is_changed = !alterations(table, &columns, schema, effect, mode)?.is_empty();
+        let alterations = alterations(table, &columns, schema, effect, mode)?;
+        let is_changed = !self.engine.possible(table, alterations).await?.is_empty();
         self.plan = match is_changed {
             true => None,
             false => Some(Arc::new(Plan::new(schema, &columns, effect, mode)?)),

@@ -35,6 +35,7 @@ use crate::engine::replay::{self, Steady};
 use crate::engine::rows::appender::TableWriter;
 use crate::engine::rows::effect::Effect;
 use crate::engine::rows::evolve::{Alteration, alterations};
+use crate::engine::rows::fixed::possible;
 use crate::engine::rows::insert::Inserts;
 use crate::engine::rows::offences::offences;
 use crate::engine::rows::plan::Plan;
@@ -509,7 +510,7 @@ fn alter_table(connection: &Connection, unit: &Unit, before: impl FnOnce()) -> R
     Ok(true)
 }
 
-/// What the table of a unit lacks for its rows, as the open transaction sees it; nothing where there is no table.
+/// What the table of a unit lacks for its rows and can be given, as the open transaction sees it; nothing where there is no table.
 fn lacking(connection: &Connection, unit: &Unit) -> Result<Vec<Alteration>> {
     let Target {
         table,
@@ -525,7 +526,8 @@ fn lacking(connection: &Connection, unit: &Unit) -> Result<Vec<Alteration>> {
     if cast.is_some_and(|(plan, _)| plan.fits(&columns)) {
         return Ok(Vec::new());
     }
-    alterations(table, &columns, schema, effect, *schema_mode)
+    let alterations = alterations(table, &columns, schema, effect, *schema_mode)?;
+    possible(connection, table, alterations)
 }
 
 /// Whether a unit is written only in its turn: one that makes or changes its table, or rows that are there.

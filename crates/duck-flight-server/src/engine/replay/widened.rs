@@ -88,6 +88,7 @@ mod tests {
         Alteration {
             sql: format!("ALTER TABLE t ALTER {name} TYPE {sql_type} USING {value}"),
             widened: Some(Widened {
+                column: name.into(),
                 name: name.into(),
                 value: value.into(),
             }),

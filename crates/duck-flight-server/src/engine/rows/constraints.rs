@@ -89,11 +89,12 @@ pub(in crate::engine) fn primary_key(
 }
 
 /// A constraint as DuckDB describes it.
-struct Described {
-    table: String,
-    kind: String,
+pub(super) struct Described {
+    /// The table that it is of.
+    pub(super) table: String,
+    pub(super) kind: String,
     text: String,
-    columns: Vec<String>,
+    pub(super) columns: Vec<String>,
     expression: String,
     /// The table that a foreign key refers to; empty where there is none.
     referenced: String,
@@ -101,7 +102,7 @@ struct Described {
 }
 
 /// The constraints of a table, and the foreign keys that refer to it. DuckDB's do so within one schema.
-fn describe(connection: &Connection, table: &TableName) -> Result<Vec<Described>> {
+pub(super) fn describe(connection: &Connection, table: &TableName) -> Result<Vec<Described>> {
     let sql = format!(
         "SELECT table_name, constraint_type, constraint_text,
              system.main.array_to_string(constraint_column_names, system.main.chr(0)),

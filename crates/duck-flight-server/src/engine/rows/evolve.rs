@@ -22,13 +22,15 @@ pub(in crate::engine) struct Alteration {
 
 /// A column that is given another type.
 pub(in crate::engine) struct Widened {
+    pub(in crate::engine) column: String,
     /// Its name, as SQL.
     pub(in crate::engine) name: String,
     /// What becomes of each of its values, as SQL.
     pub(in crate::engine) value: String,
 }
 
-/// The changes after which the table has room for the stream's rows; none where it has already.
+/// The changes after which the table has room for the stream's rows; none where it has already. Not all are
+/// [possible](super::fixed::possible).
 pub(in crate::engine) fn alterations(
     table: &TableName,
     columns: &[ColumnShape],
@@ -67,7 +69,11 @@ pub(in crate::engine) fn alterations(
                         sql: format!(
                             "ALTER TABLE {table} ALTER COLUMN {name} SET DATA TYPE {wider} USING {value}"
                         ),
-                        widened: Some(Widened { name, value }),
+                        widened: Some(Widened {
+                            column: field.name().clone(),
+                            name,
+                            value,
+                        }),
                     });
                 }
             }
@@ -80,6 +86,24 @@ pub(in crate::engine) fn alterations(
 /// now would refuse the values of others.
 pub(super) fn has_no_type_yet(field: &Field, mode: SchemaMode) -> bool {
     mode != SchemaMode::Match && *plain(field.data_type()) == DataType::Null
+}
+
+/// Why a column has a type still that a stream's values may not fit, where the put would give it a wider one: it is
+/// [fixed](super::fixed).
+pub(super) fn why_it_stays(
+    column: &ColumnShape,
+    field: &Field,
+    mode: SchemaMode,
+) -> Option<String> {
+    if mode == SchemaMode::Match || column.is_generated {
+        return None;
+    }
+    widen(column, field, mode)?;
+    let sql_type = Kind::of(column.field.data_type())?.sql();
+    Some(format!(
+        "the column stays {sql_type}, for a key, a CHECK, a generated column, an index or a foreign key is in the way of \
+         another type: drop that first"
+    ))
 }
 
 /// The type to widen a column to, where that helps.

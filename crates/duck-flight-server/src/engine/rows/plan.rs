@@ -10,7 +10,7 @@ use duck_flight_protocol::{SchemaMode, TableName};
 use super::appender::STAGED;
 use super::constraints::constraints;
 use super::effect::{self, DELETES, Effect, ORDINAL};
-use super::evolve::has_no_type_yet;
+use super::evolve::{has_no_type_yet, why_it_stays};
 use super::row_bytes::width;
 use super::types::{ColumnCast, Names, is_text};
 use crate::engine::ffi::ColumnShape;
@@ -49,6 +49,55 @@ struct PlannedColumn {
     source: usize,
     place: usize,
     values: ColumnCast,
+    /// Why it has a type still that values may not fit, for a put that changes its table.
+    stays: Option<String>,
+}
+
+impl PlannedColumn {
+    fn new(
+        source: usize,
+        field: &Field,
+        place: usize,
+        column: &ColumnShape,
+        mode: SchemaMode,
+    ) -> Result<Self> {
+        let stays = why_it_stays(column, field, mode);
+        match ColumnCast::new(field, column) {
+            Ok(values) => Ok(Self {
+                source,
+                place,
+                values,
+                stays,
+            }),
+            Err(error) => Err(with_reason(error, stays.as_deref())),
+        }
+    }
+
+    /// Casts its values in a batch of the stream.
+    fn apply(&self, batch: &RecordBatch, rows_before: u64) -> Result<ArrayRef> {
+        let values = self.values.apply(batch.column(self.source), rows_before);
+        values.map_err(|error| with_reason(error, self.stays.as_deref()))
+    }
+}
+
+/// The error of a column or a value that does not fit, with the reason why the column is not another one by now.
+fn with_reason(error: Error, stays: Option<&str>) -> Error {
+    match (error, stays) {
+        (Error::Columns(message), Some(stays)) => Error::Columns(format!("{message}; {stays}")),
+        (
+            Error::Value {
+                row,
+                column,
+                reason,
+            },
+            Some(stays),
+        ) => Error::Value {
+            row,
+            column,
+            reason: format!("{reason}; {stays}"),
+        },
+        (error, _) => error,
+    }
 }
 
 impl Plan {
@@ -85,11 +134,13 @@ impl Plan {
             if std::mem::replace(&mut is_given[place], true) {
                 return Err(given_twice(field));
             }
-            columns.push(PlannedColumn {
+            columns.push(PlannedColumn::new(
                 source,
+                field,
                 place,
-                values: ColumnCast::new(field, &table[place])?,
-            });
+                &table[place],
+                mode,
+            )?);
         }
         if let (Effect::Changes { op: name, .. }, None) = (effect, op) {
             return Err(missing_column(name, "`op`"));
@@ -263,11 +314,7 @@ impl Plan {
         let mut columns = self
             .columns
             .iter()
-            .map(|column| {
-                column
-                    .values
-                    .apply(batch.column(column.source), rows_before)
-            })
+            .map(|column| column.apply(batch, rows_before))
             .collect::<Result<Vec<_>>>()?;
         for &place in &self.key {
             if let Some(nulls) = columns[place].logical_nulls()
