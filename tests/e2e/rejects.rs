@@ -344,6 +344,38 @@ fn large_unit(value: impl Fn(i64) -> i64, is_uuid: impl Fn(i64) -> bool) -> Vec<
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_a_large_unit_that_breaks_a_constraint_is_named() {
+    // DuckDB has looked at more than one appender's rows before.
+    const BAD: i64 = 500_000;
+    let server = with_small_budget().await;
+    let client = server.client().await;
+    client
+        .execute("CREATE TABLE t (k BIGINT PRIMARY KEY, v INTEGER NOT NULL CHECK (v >= 0))")
+        .await;
+    let cases = [
+        (BAD, -5, "column `v`: breaks the table's CHECK"),
+        (BAD, NULL, "column `v`: breaks the table's NOT NULL"),
+        (BAD - 2, 7, "column `k`: breaks the table's PRIMARY KEY"),
+    ];
+    for (key, value, words) in cases {
+        let batch = |start: i64| {
+            let numbers = start..start + 50_000;
+            let column = |bad: i64| -> Vec<i64> {
+                let numbers = numbers.clone();
+                let values = numbers.map(|number| if number == BAD { bad } else { number });
+                values.collect()
+            };
+            longs(&[("k", &column(key)), ("v", &column(value))])
+        };
+        let unit: Vec<_> = (0..600_000).step_by(50_000).map(batch).collect();
+        let refused = client.put(&PutOptions::new("t"), &unit).await;
+        assert_refused(refused, Code::InvalidArgument, &["row 500001, ", words]);
+        assert_eq!(client.count("t").await, 0);
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_of_a_large_unit_are_put_aside_whatever_they_break() {
     let server = with_small_budget().await;
     let client = server.client().await;

@@ -10,6 +10,7 @@ pub(super) mod large;
 pub(super) mod own_table;
 pub(super) mod producers;
 pub(super) mod queue;
+pub(super) mod recent;
 pub(super) mod rejects;
 pub(super) mod staged;
 pub(super) mod unit;

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use super::Committing;
 use super::producers::{Claim, Producers, Standing};
 use super::queue::{Others, TurnToFill};
+use super::recent::Recent;
 use super::rejects::{MAX_REJECTS, RejectedBytes, Sifted};
 use super::staged::StagedRows;
 use super::unit::{Answer, Committed, TableKey, Target};
@@ -23,6 +24,7 @@ use crate::engine::ffi::append::MAX_CHUNK_ROWS;
 use crate::engine::ffi::{Connection, Database};
 use crate::engine::replay::{self, Steady};
 use crate::engine::rows::appender::{STAGED, TableWriter, staged_table};
+use crate::engine::rows::constraints::has_constraints;
 use crate::engine::rows::effect::{Effect, check_names};
 use crate::engine::rows::plan::Plan;
 use crate::engine::rows::sql_type::create_table_sql;
@@ -252,14 +254,21 @@ impl LargeUnit {
         let is_gathered = plan.is_some();
         let outcome = match plan {
             Some(plan) => self.gather_and_apply(connection, plan, makes_anew, &mut turn),
-            None => transaction(connection, |connection| {
-                let columns = self.columns(connection)?;
-                let committed = self.append(connection, &put, &columns)?;
-                let steady = steady.insert(connection.indexes().steady_since(seen));
-                self.secure(connection, committed.rows, steady)?;
-                self.finish(connection, &mut turn)?;
-                Ok(committed)
-            }),
+            None => {
+                let mut recent = Recent::default();
+                let outcome = transaction(connection, |connection| {
+                    let columns = self.columns(connection)?;
+                    let keeps = has_constraints(connection, &put.table)?;
+                    let kept = keeps.then_some(&mut recent);
+                    let committed = self.append(connection, &put, &columns, kept)?;
+                    let steady = steady.insert(connection.indexes().steady_since(seen));
+                    self.secure(connection, committed.rows, steady)?;
+                    self.finish(connection, &mut turn)?;
+                    Ok(committed)
+                });
+                let lossless = &self.shared.lossless;
+                outcome.map_err(|error| recent.named(connection, lossless, &put, error))
+            }
         };
         drop(appending);
         // Still in its turn: what others commit behind half an entry of the log is never read again.
@@ -350,15 +359,17 @@ impl LargeUnit {
             return self.append_to_new_table(connection, put);
         }
         let columns = resolve(connection, put, self.is_first, None)?;
-        self.append(connection, put, &columns)
+        self.append(connection, put, &columns, None)
     }
 
-    /// Appends the rows as they come to a table with these columns, in the open transaction.
+    /// Appends the rows as they come to a table with these columns, in the open transaction. Keeps those in `recent` that DuckDB
+    /// has not looked at.
     fn append(
         &mut self,
         connection: &Connection,
         put: &Target,
         columns: &Columns,
+        mut recent: Option<&mut Recent>,
     ) -> Result<Committed> {
         let plan = Arc::new(put.plan(columns)?);
         let mut table = TableWriter::open(connection, &put.table, &plan, 0)?;
@@ -372,6 +383,10 @@ impl LargeUnit {
             }
             rejected_bytes.add(&rejects)?;
             shared.rejects.write(connection, put, sequence, &rejects)?;
+            if let Some(recent) = &mut recent {
+                recent.keep_last(table.waiting());
+                recent.add(&plan, &cast);
+            }
             table.append(&cast, rows_before)
         })?;
         table.finish()?;

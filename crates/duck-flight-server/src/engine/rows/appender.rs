@@ -193,6 +193,12 @@ impl<'a> TableWriter<'a> {
         Ok(())
     }
 
+    /// How many of the rows that were appended last are not applied yet.
+    pub(in crate::engine) fn waiting(&self) -> u64 {
+        let gathered = self.gathered.as_ref();
+        gathered.map_or(self.rows, |gathered| gathered.rows)
+    }
+
     /// Cuts a batch into chunks.
     fn chunks<'b>(&self, batch: &'b RecordBatch) -> impl Iterator<Item = Chunk> + use<'b> {
         let most_bytes = match self.gathered {

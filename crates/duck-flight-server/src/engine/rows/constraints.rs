@@ -76,6 +76,14 @@ pub(super) fn constraints(connection: &Connection, table: &TableName) -> Result<
     Ok(constraints)
 }
 
+/// Whether a table has any constraint that DuckDB checks.
+pub(in crate::engine) fn has_constraints(
+    connection: &Connection,
+    table: &TableName,
+) -> Result<bool> {
+    Ok(!constraints(connection, table)?.is_empty())
+}
+
 /// The columns of a table's primary key, in their order; `None` where it has none.
 pub(in crate::engine) fn primary_key(
     connection: &Connection,
