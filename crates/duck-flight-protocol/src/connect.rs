@@ -79,8 +79,6 @@ impl clap::builder::TypedValueParser for Address {
         argument: Option<&clap::Arg>,
         value: &std::ffi::OsStr,
     ) -> Result<String, clap::Error> {
-        use clap::builder::TypedValueParser as _;
-
         if without_user(&value.to_string_lossy()).is_some() {
             // The error of a value tells the value, and so the password.
             let kind = clap::error::ErrorKind::ValueValidation;
