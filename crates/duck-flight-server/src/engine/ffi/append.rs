@@ -67,6 +67,11 @@ impl ColumnShape {
         Self::of(name, DataType::UInt64, ffi::DUCKDB_TYPE_DUCKDB_TYPE_UBIGINT)
     }
 
+    /// The type as SQL writes it.
+    pub(crate) fn sql_type(&self) -> String {
+        self.logical.name()
+    }
+
     /// The type as DuckDB knows it.
     pub(super) fn logical(&self) -> &LogicalType {
         &self.logical

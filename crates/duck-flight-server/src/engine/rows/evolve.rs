@@ -99,10 +99,10 @@ pub(super) fn why_it_stays(
         return None;
     }
     widen(column, field, mode)?;
-    let sql_type = Kind::of(column.field.data_type())?.sql();
     Some(format!(
-        "the column stays {sql_type}, for a key, a CHECK, a generated column, an index or a foreign key is in the way of \
-         another type: drop that first"
+        "the column stays {}, for a key, a CHECK, a generated column, an index or a foreign key is in the way of \
+         another type: drop that first",
+        column.sql_type()
     ))
 }
 

@@ -114,7 +114,10 @@ fn sql_type_of(data_type: &DataType) -> std::result::Result<String, String> {
         List(child) | LargeList(child) | ListView(child) | LargeListView(child) => {
             return Ok(format!("{}[]", sql_type(child)?));
         }
-        FixedSizeList(child, 0) => return Err(format!("a list of 0 {child} has no DuckDB type")),
+        FixedSizeList(child, 0) => {
+            let child = sql_type(child)?;
+            return Err(format!("a list of 0 {child} has no DuckDB type"));
+        }
         FixedSizeList(child, size) => return Ok(format!("{}[{size}]", sql_type(child)?)),
         Struct(children) if children.is_empty() => {
             return Err("a struct without fields has no DuckDB type".into());
@@ -164,4 +167,19 @@ fn members<'a>(
         })
         .collect::<std::result::Result<Vec<_>, String>>()?;
     Ok(format!("{kind}({})", members.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_list_without_a_length_is_told_by_the_type_of_its_elements() {
+        let item = Arc::new(Field::new("item", DataType::Int32, true));
+        let list = Field::new("l", DataType::FixedSizeList(item, 0), true);
+        let reason = sql_type(&list).unwrap_err();
+        assert_eq!(reason, "a list of 0 INTEGER has no DuckDB type");
+    }
 }

@@ -214,7 +214,7 @@ fn conversion(
     }
     refuse_unchecked_json(from, column)?;
     let cast_to = |target: &DataType| {
-        let cast = Cast::new(from, target);
+        let cast = Cast::new(from, target).of_column(column);
         Ok((Conversion::Cast(cast), target.clone()))
     };
     match field.extension_type_name() {
@@ -243,6 +243,7 @@ fn conversion(
         let cast = Cast {
             target: target.clone(),
             check: Check::Filled,
+            told: column.sql_type(),
         };
         return Ok((Conversion::Cast(cast), target));
     }
@@ -258,6 +259,7 @@ fn conversion(
         let cast = Cast {
             target: target.clone(),
             check,
+            told: column.sql_type(),
         };
         return Ok((Conversion::Cast(cast), target));
     }
@@ -293,8 +295,9 @@ fn refuse_unchecked_json(from: &DataType, column: &ColumnShape) -> std::result::
     let to = column.field.data_type();
     if is_text(from) && to.is_nested() && holds_json(column) {
         return Err(format!(
-            "text cannot become {to} of the table, for DuckDB would not check the JSON in it; send it nested as it is, with \
-             the JSON as text"
+            "text cannot become {} of the table, for DuckDB would not check the JSON in it; send it nested as it is, with \
+             the JSON as text",
+            column.sql_type()
         ));
     }
     Ok(())
@@ -385,10 +388,7 @@ fn conversion_inside(
 }
 
 fn cannot_become(from: &DataType, column: &ColumnShape) -> String {
-    format!(
-        "{from} cannot become {} of the table",
-        column.field.data_type()
-    )
+    format!("{from} cannot become {} of the table", column.sql_type())
 }
 
 /// Whether values of one type mean the same as values of the other: a number is no date, a time no timestamp.

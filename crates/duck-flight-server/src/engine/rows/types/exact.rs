@@ -13,12 +13,15 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use super::bounds::{first_out_of_range, first_too_long, has_range};
 use super::json::is_json;
 use super::{Failure, is_text, plain};
+use crate::engine::ffi::ColumnShape;
 
 /// A cast to a type, and what it may lose silently.
 #[derive(Debug)]
 pub(super) struct Cast {
     pub(super) target: DataType,
     pub(super) check: Check,
+    /// What the type is called in messages: as SQL writes that of the column.
+    pub(super) told: String,
 }
 
 /// What tells the values that a cast changes. Those that it cannot cast at all become NULL, and are found anyway.
@@ -86,7 +89,14 @@ impl Cast {
         Self {
             target: target.clone(),
             check: Check::of(from, target),
+            told: target.to_string(),
         }
+    }
+
+    /// The same, for values of a column.
+    pub(super) fn of_column(self, column: &ColumnShape) -> Self {
+        let told = column.sql_type();
+        Self { told, ..self }
     }
 
     /// Casts all values, or names the first that does not fit.
@@ -161,7 +171,15 @@ impl Cast {
         if from == target && has_range(target) {
             return format!("`{value}` of type {from} is outside of what DuckDB's type holds");
         }
-        format!("`{value}` of type {from} does not fit {target} of the table")
+        if from == target && self.check == Check::Micros {
+            return format!(
+                "`{value}` is finer than a microsecond, for which an INTERVAL has no place"
+            );
+        }
+        format!(
+            "`{value}` of type {from} does not fit {} of the table",
+            self.told
+        )
     }
 
     /// The values as the target's, and the first that is another one there.

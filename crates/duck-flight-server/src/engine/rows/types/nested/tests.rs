@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use arrow::array::*;
 use arrow::buffer::ScalarBuffer;
-use arrow::datatypes::Int32Type;
+use arrow::datatypes::{Int32Type, IntervalMonthDayNano};
 
 use super::super::ColumnCast;
 use super::*;
@@ -269,7 +269,7 @@ fn fields_are_matched_by_name_and_none_is_dropped() {
     let error = convert(list_of(&[1], one_row(&["a"])), "STRUCT(a DATE)[]").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "column `v`: its field `a`: Int64 cannot become Date32 of the table"
+        "column `v`: its field `a`: Int64 cannot become DATE of the table"
     );
 }
 
@@ -490,4 +490,31 @@ fn the_members_of_a_union_are_numbered_by_their_places() {
             .value(0)
     };
     assert_eq!([number(0), number(1)], [3, 2]);
+}
+
+#[test]
+fn a_value_that_does_not_fit_is_told_with_the_type_of_its_column() {
+    let text = || StringArray::from(vec!["abc"]);
+    for sql_type in [
+        "HUGEINT",
+        "UHUGEINT",
+        "TIME WITH TIME ZONE",
+        "DATE",
+        "DECIMAL(4,2)",
+    ] {
+        let error = convert(text(), sql_type).unwrap_err().to_string();
+        let expected =
+            format!("row 1, column `v`: `abc` of type Utf8 does not fit {sql_type} of the table");
+        assert_eq!(error, expected);
+    }
+    let list = list_of(&[1], Int64Array::from(vec![1 << 40]));
+    let error = convert(list, "INTEGER[]").unwrap_err().to_string();
+    assert!(
+        error.contains("of type Int64 does not fit INTEGER of"),
+        "{error}"
+    );
+    let fine = IntervalMonthDayNano::new(0, 0, 1);
+    let fine = IntervalMonthDayNanoArray::from(vec![fine]);
+    let error = convert(fine, "INTERVAL").unwrap_err().to_string();
+    assert!(error.contains("finer than a microsecond"), "{error}");
 }
