@@ -1,5 +1,7 @@
 //! What DuckDB says when it refuses: a kind to act on, and its message.
 
+mod advice;
+
 use std::ffi::CStr;
 
 use duckdb::ffi;
@@ -46,14 +48,8 @@ pub enum SqlErrorKind {
 /// How DuckDB refuses to export a column.
 pub(super) const UNSUPPORTED_TYPE: &str = "Unsupported Arrow type";
 
-/// How DuckDB says that memory is full, and that no more may be spilled. It goes on with its own name for the limit, which
-/// clients cannot change.
+/// How DuckDB says that memory is full, and that no more may be spilled.
 const SPILL_LIMIT_REACHED: &str = "failed to offload data block";
-
-/// What DuckDB advises where others keep it from a checkpoint, which is nothing for clients of a server, and what they are told instead.
-const FORCE_ADVICE: &str =
-    "Try using FORCE CHECKPOINT to wait until all active transactions are finished";
-const WAIT_ADVICE: &str = "The server makes one by itself once they have ended";
 
 /// What a statement is told that reads a file by another way than a call.
 pub(crate) const NO_FILES: &CStr =
@@ -66,14 +62,7 @@ impl SqlError {
             message.push_str("; cast it, for example to VARCHAR");
         }
         let kind = refine(kind, &message);
-        if kind == SqlErrorKind::Transaction {
-            message = message.replace(FORCE_ADVICE, WAIT_ADVICE);
-        }
-        if kind == SqlErrorKind::Exhausted && message.contains(SPILL_LIMIT_REACHED) {
-            message.push_str(
-                "\n\nOf this server that is --spill-limit: have it raised, or --memory-limit",
-            );
-        }
+        advice::set_right(kind, &mut message);
         Self { kind, message }
     }
 
@@ -392,14 +381,6 @@ mod tests {
             assert_eq!(error.kind, SqlErrorKind::Exhausted);
             assert!(error.message.contains("--spill-limit"), "{error}");
         }
-    }
-
-    #[test]
-    fn a_checkpoint_that_others_are_in_the_way_of_is_not_to_be_forced() {
-        let told = "TransactionContext Error: Cannot CHECKPOINT: there are other write transactions active. ";
-        let error = SqlError::from_message(&format!("{told}{FORCE_ADVICE}"));
-        assert_eq!(error.kind, SqlErrorKind::Transaction);
-        assert_eq!(error.message, format!("{told}{WAIT_ADVICE}"));
     }
 
     #[test]

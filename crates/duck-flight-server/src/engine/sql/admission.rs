@@ -52,9 +52,12 @@ const PREPARES: &str = "PREPARE would keep a plan that leaves out rows of later 
 type Verdict = std::result::Result<bool, &'static str>;
 
 /// Refuses a script for what DuckDB would do before it can be asked of what kind a statement is: to plan one that reads a
-/// file opens the file, and some functions do their work when they are planned.
+/// file opens the file, and some functions do their work when they are planned; and of a secret DuckDB would say to load an
+/// extension for it.
 pub(in crate::engine) fn check_before_planning(sql: &str) -> Result<()> {
-    let refusal = functions::refusal(sql).or_else(|| refused_when_planned(sql));
+    let refusal = functions::refusal(sql)
+        .or_else(|| refused_when_planned(sql))
+        .or_else(|| creates_secret(sql).then_some(SECRETS));
     refusal.map_or(Ok(()), |reason| Err(Error::Forbidden(reason)))
 }
 
@@ -204,12 +207,17 @@ fn ascii_words(sql: &str) -> impl Iterator<Item = &str> {
 
 /// Whether a script may create a secret.
 fn may_create_secret(sql: &str) -> bool {
+    creates_secret(sql) || !is_certain(sql) && may_contain(sql, "secret")
+}
+
+/// Whether a script creates a secret, as far as that is certain.
+fn creates_secret(sql: &str) -> bool {
     let creates_one = |mut statement: Tokens<'_>| {
         let creates = statement.accept(&["create"]);
         while statement.accept(&["or", "replace", "persistent", "temp", "temporary"]) {}
         creates && statement.accept(&["secret"])
     };
-    statements(sql).any(creates_one) || !is_certain(sql) && may_contain(sql, "secret")
+    statements(sql).any(creates_one)
 }
 
 /// Refuses a comment on an index. Where it is rolled back, be it because its commit fails, DuckDB 1.5.5 takes the index away
