@@ -199,3 +199,11 @@ def test_ingest_in_the_sessions_transaction_is_rolled_back_with_it(server, conne
     assert count_of(connection, table) == 0
     with refused(AdbcStatusCode.NOT_FOUND, f"{table}_new"):
         rows_of(connection, f"FROM {table}_new")
+
+
+def test_a_record_batch_without_rows_makes_the_table_and_no_batch_at_all_is_refused(connection, table):
+    schema = pa.schema([("id", pa.int64())])
+    with pytest.raises(connection.Error, match="ADBC.*without batches"):
+        ingest(connection, table, pa.Table.from_batches([], schema))
+    ingest(connection, table, pa.RecordBatch.from_pylist([], schema))
+    assert rows_of(connection, f"FROM {table}") == []

@@ -20,6 +20,17 @@ use tonic::codegen::{Body, Service, http};
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_of_nothing_says_what_to_send_instead() {
+    let (server, client) = start().await;
+    assert_refused(
+        client.put_messages(Vec::new()).await,
+        Code::InvalidArgument,
+        &["empty", "ADBC", "a record batch without rows"],
+    );
+    server.shutdown().await;
+}
+
 fn valid() -> Vec<FlightData> {
     let batch = pairs(&[(1, "one"), (2, "two")]);
     messages(

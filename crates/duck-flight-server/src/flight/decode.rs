@@ -87,7 +87,8 @@ impl Upload {
         }) = messages.next().await?
         else {
             return Err(malformed(
-                "the put is empty: its first message holds descriptor and schema",
+                "the put is empty: its first message holds descriptor and schema. ADBC's driver sends nothing of a table \
+                 without batches: skip it, or ingest a record batch without rows",
             ));
         };
         let descriptor = first.flight_descriptor.take().ok_or_else(|| {
