@@ -134,13 +134,15 @@ pub enum Error {
     Again(Code, String),
     /// A transaction in which a statement had failed was to be committed.
     #[error(
-        "a statement of the transaction had failed, so it was rolled back instead of committed"
+        "a statement of the transaction had failed, so it was rolled back instead of committed: roll back after a statement \
+         that fails. Where the driver has dropped the transaction by now, as ADBC's does, close its connection and connect again"
     )]
     TransactionFailed,
     /// A transaction in which nothing was run for too long.
     #[error(
         "the transaction has expired and was rolled back, for nothing was run in it for too long: roll it back and run it \
-         again, or have the server's --transaction-timeout raised"
+         again (after a commit, ADBC's driver cannot: close its connection and connect again), or have the server's \
+         --transaction-timeout raised"
     )]
     TransactionExpired,
     /// A statement would end a transaction that a call has begun.
