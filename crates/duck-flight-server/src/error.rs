@@ -370,6 +370,18 @@ pub enum Error {
     /// DuckDB cannot read the log.
     #[error("{0}; what to do where the log is damaged: {salvage}", salvage = SALVAGE)]
     LogUnreadable(String),
+    /// DuckDB cannot read the log, though nothing in it is damaged.
+    #[error(
+        "{said}; the log is not damaged, or is cut before the damage: DuckDB 1.5.5 cannot replay it. Put the database file and \
+         its log back from a copy; or, where there is none, copy them, move {log} away, and start with --salvage-log again, \
+         which loses all that was committed since the last checkpoint", log = log.display()
+    )]
+    LogNotReplayed {
+        /// What DuckDB says.
+        said: String,
+        /// The log.
+        log: PathBuf,
+    },
     /// The log goes with the database file as it was at another moment.
     #[error(
         "{said}; the log is not of the same moment as the database file: where a copy was put in its place, move {log}, \
@@ -472,6 +484,7 @@ impl Error {
             | Self::OwnSchema(_)
             | Self::LogDamaged { .. }
             | Self::LogUnreadable(_)
+            | Self::LogNotReplayed { .. }
             | Self::LogOfAnotherMoment { .. } => Code::FailedPrecondition,
             Self::Forbidden(_) => Code::PermissionDenied,
             Self::NoTable(_)

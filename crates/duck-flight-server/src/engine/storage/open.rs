@@ -91,7 +91,7 @@ pub(in crate::engine) fn open_database(options: &EngineOptions) -> Result<Opened
     if path != IN_MEMORY {
         let rows = attach(&database.connect()?, options, path)
             .map_err(|error| in_use(&options.database, error))
-            .map_err(|error| of_log(&options.database, error))?;
+            .map_err(|error| of_log(options, error))?;
         database.set_row_group_rows(rows);
     }
     Ok(Opened { database, lossless })
@@ -143,14 +143,21 @@ fn in_use(path: &Path, error: Error) -> Error {
 
 /// Tells a log that cannot be read apart from other reasons: one that is damaged, and one that goes with another moment of the
 /// database file, mostly that of a file in whose place a copy was put.
-fn of_log(path: &Path, error: Error) -> Error {
+fn of_log(options: &EngineOptions, error: Error) -> Error {
+    let path = &options.database;
     let said = error.to_string();
     if said.contains("WAL checkpoint iteration does not match") {
         let [log, _] = mark::logs(path);
         let mark = mark::mark_path(path);
         Error::LogOfAnotherMoment { said, log, mark }
     } else if said.contains("Failure while replaying WAL") || said.contains("Corrupt WAL file") {
-        Error::LogUnreadable(said)
+        match options.salvage_log {
+            true => {
+                let [log, _] = mark::logs(path);
+                Error::LogNotReplayed { said, log }
+            }
+            false => Error::LogUnreadable(said),
+        }
     } else {
         error
     }
@@ -196,4 +203,26 @@ pub(in crate::engine) fn lock_down(connection: &Connection) -> Result<()> {
     allow(SESSION_SETTINGS).or_else(|_| allow(&SESSION_SETTINGS[..SETTINGS_WITHOUT_ICU]))?;
     connection.execute("SET enable_external_access = false; SET lock_configuration = true")?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_asked_to_salvage_a_log_is_not_told_to() {
+        let told = |salvage_log| {
+            let options = EngineOptions {
+                database: "d.db".into(),
+                salvage_log,
+                ..EngineOptions::in_memory()
+            };
+            let said = "Failure while replaying WAL file \"d.db.wal\": no such table";
+            of_log(&options, Error::Malformed(said.into())).to_string()
+        };
+        assert!(told(false).contains("where the log is damaged"));
+        let again = told(true);
+        assert!(again.contains("the log is not damaged"), "{again}");
+        assert!(again.contains("move d.db.wal away"), "{again}");
+    }
 }
