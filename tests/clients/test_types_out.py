@@ -6,6 +6,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 from conftest import read
+from pyarrow import flight
 
 UUID = "eeccb8c5-9943-b2bb-bb5e-222f4e14b687"
 
@@ -113,6 +114,15 @@ def test_an_interval_that_arrow_cannot_tell_is_refused(client, value):
     assert read(client, "SELECT to_hours(2500000) AS i")["i"].to_pylist() == [
         pa.MonthDayNano([0, 0, 2500000 * 3600 * 10**9])
     ]
+
+
+def test_a_union_tells_its_sql_type_as_other_columns_do(client):
+    sql = "SELECT 1::UNION(number INTEGER, text VARCHAR) AS u, [u] AS l"
+    schema = read(client, sql).schema
+    assert schema.field("u").nullable
+    assert schema.field("u").metadata[b"ARROW:FLIGHT:SQL:TYPE_NAME"].startswith(b"UNION")
+    info = client.get_flight_info(flight.FlightDescriptor.for_command(sql.encode()))
+    assert info.schema.equals(schema, check_metadata=True)
 
 
 def test_json_is_text(client):

@@ -1,7 +1,5 @@
 //! `DoGet`, `GetFlightInfo` and `GetSchema` of plain Flight.
 
-use std::sync::Arc;
-
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow_flight::encode::{DictionaryHandling, FlightDataEncoderBuilder};
@@ -33,7 +31,7 @@ pub(super) async fn get(
     Ok(encode(schema, result))
 }
 
-/// Encodes a result.
+/// Encodes a result. Its schema goes as it is: the encoder's own leaves out what the field of a union says of itself.
 pub(super) fn encode(
     schema: SchemaRef,
     batches: impl Stream<Item = Result<RecordBatch>> + Send + 'static,
@@ -41,6 +39,7 @@ pub(super) fn encode(
     let batches = batches
         .map_ok(|batch| stream::iter(cut(batch)).map(Ok::<_, Error>))
         .try_flatten();
+    let told = FlightData::from(SchemaAsIpc::new(&schema, &IpcWriteOptions::default()));
     let messages = FlightDataEncoderBuilder::new()
         .with_schema(schema)
         // The encoder would cut them by their buffers' size.
@@ -48,17 +47,11 @@ pub(super) fn encode(
         // The engine has left no dictionaries; looking for some, the encoder trips over lists of unions.
         .with_dictionary_handling(DictionaryHandling::Resend)
         .build(batches.map_err(|error| FlightError::from(Status::from(error))));
-    messages.map_err(Status::from).boxed()
-}
-
-/// A schema as the encoder sends it, which has its own way with some types: what is said of a result beforehand must be
-/// the same, or drivers refuse it.
-pub(super) fn as_sent(schema: &Schema) -> SchemaRef {
-    let schema = Arc::new(schema.clone());
-    let encoder = FlightDataEncoderBuilder::new()
-        .with_schema(schema.clone())
-        .build(stream::empty());
-    encoder.known_schema().unwrap_or(schema)
+    // The encoder's first message is the schema.
+    let messages = messages.skip(1).map_err(Status::from);
+    stream::once(async move { Ok(told) })
+        .chain(messages)
+        .boxed()
 }
 
 /// Where and how to get a table or the result of a query. Nothing runs yet.
@@ -74,7 +67,7 @@ pub(super) async fn flight_info(
     match engine.describe(place, sql).await {
         Ok(described) => {
             let schema = with_types(&described.schema, &described.type_names);
-            info.try_with_schema(&as_sent(&schema)).map_err(encoding)
+            info.try_with_schema(&schema).map_err(encoding)
         }
         // A script whose later statements need the earlier ones has its schema once it has run.
         Err(Error::UnknownSchema(_)) => Ok(info),
@@ -95,7 +88,7 @@ pub(super) async fn schema(
 
 /// A schema as `GetSchema` answers.
 pub(super) fn schema_result(schema: &Schema) -> Result<SchemaResult> {
-    SchemaAsIpc::new(&as_sent(schema), &IpcWriteOptions::default())
+    SchemaAsIpc::new(schema, &IpcWriteOptions::default())
         .try_into()
         .map_err(encoding)
 }

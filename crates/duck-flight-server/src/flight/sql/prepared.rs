@@ -18,7 +18,7 @@ use super::ticket::StatementTicket;
 use crate::engine::{Description, HeldBytes, Parameters, Place, Rows, Sql};
 use crate::error::{Error, Result};
 use crate::flight::decode::Upload;
-use crate::flight::get::{as_sent, encoding, sql_text};
+use crate::flight::get::{encoding, sql_text};
 use crate::session::{Caller, Execution, PreparedStatement, Sessions};
 
 /// How many bytes of parameters one execution may have.
@@ -213,9 +213,6 @@ fn ipc(schema: &Schema) -> Result<Bytes> {
     if schema.fields().is_empty() {
         return Ok(Bytes::new());
     }
-    let message = IpcMessage::try_from(SchemaAsIpc::new(
-        &as_sent(schema),
-        &IpcWriteOptions::default(),
-    ));
+    let message = IpcMessage::try_from(SchemaAsIpc::new(schema, &IpcWriteOptions::default()));
     Ok(message.map_err(encoding)?.0)
 }

@@ -16,7 +16,7 @@ use crate::engine::{Description, Place, ResultStream, Rows, Sql};
 use crate::error::{Error, Result};
 use crate::flight::Answers;
 use crate::flight::columns::with_types;
-use crate::flight::get::{as_sent, encode, encoding, sql_text};
+use crate::flight::get::{encode, encoding, sql_text};
 use crate::session::{Caller, Handle, RESULT_TIMEOUT, RunningGuard, Sessions, Waiting};
 
 /// Where and how to get the result of a statement.
@@ -101,7 +101,7 @@ pub(super) fn info(
         .with_total_records(total_records)
         .with_descriptor(descriptor);
     match schema {
-        Some(schema) => info.try_with_schema(&as_sent(schema)).map_err(encoding),
+        Some(schema) => info.try_with_schema(schema).map_err(encoding),
         None => Ok(info),
     }
 }
