@@ -11,7 +11,7 @@ use super::effect::Effect;
 use super::sql_type::column_definition;
 use super::types::{Names, is_text, plain};
 use crate::engine::ffi::ColumnShape;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A change of a table.
 pub(in crate::engine) struct Alteration {

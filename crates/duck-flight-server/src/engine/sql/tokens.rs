@@ -400,8 +400,8 @@ mod tests {
             ("\"a b\" \"c\"\"d\"", vec!["a b", "c\"\"d"]),
             ("_x$1 \"é\"", vec!["_x$1", "é"]),
             (
-                "éSELECT größe, a😀$$ 🦆",
-                vec!["éSELECT", "größe", "a😀$$", "🦆"],
+                "éSELECT größe, a😀$$ 🦆 b",
+                vec!["éSELECT", "größe", "a😀$$", "🦆", "b"],
             ),
             (
                 "WHERE i = 1RETURNING i",
