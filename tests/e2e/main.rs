@@ -40,6 +40,7 @@ mod peers;
 mod places;
 mod producer;
 mod put;
+mod references;
 mod rejects;
 mod session;
 mod shutdown;

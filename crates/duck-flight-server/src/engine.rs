@@ -54,6 +54,7 @@ pub(crate) use thread::STACK_BYTES;
 use crate::error::{Error, Result, in_a_line};
 use crate::gauge::Gauge;
 use catalog::Columns;
+use catalog::references::References;
 use connections::commits::Commits;
 use connections::patience::{Others, Patience};
 use connections::pool::{Jobs, Pool};
@@ -546,6 +547,17 @@ impl Engine {
             seen.set(table, columns, times_forgotten);
         }
         Ok(columns)
+    }
+
+    /// Which tables refer to which, as it was last seen, or as it is.
+    async fn references(&self) -> Result<Arc<References>> {
+        if let Some(references) = self.0.shared.seen.references() {
+            return Ok(references);
+        }
+        self.0
+            .lookups
+            .run(|session, _| References::seen(&session.connection))
+            .await
     }
 
     fn forget_columns(&self, table: &TableName) {

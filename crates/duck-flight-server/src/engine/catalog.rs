@@ -1,6 +1,7 @@
 //! What is in the database: tables and views, with their schemas.
 
 pub(super) mod metadata;
+pub(super) mod references;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use super::query::readable::Readable;
 use super::sql_error::SqlError;
 use super::{Engine, Lossless, SESSION_SETTINGS, query};
 use crate::error::{Result, in_a_line};
+use references::References;
 
 /// A table or view.
 #[derive(Debug, Clone)]
@@ -225,14 +227,16 @@ pub(super) fn text(array: &ArrayRef, row: usize) -> String {
 /// The columns of a table in their order, shared by all that look at the same state of it.
 pub(super) type Columns = Arc<[ColumnShape]>;
 
-/// The columns of tables as they were last seen: a hint that saves a look-up, checked in the transaction. All are forgotten once a
-/// client's definition is committed.
+/// The columns of tables as they were last seen: a hint that saves a look-up, checked in the transaction; and which tables refer to
+/// which. All are forgotten once a client's definition is committed.
 #[derive(Default)]
 pub(super) struct SeenColumns(Mutex<Seen>);
 
 #[derive(Default)]
 struct Seen {
     tables: HashMap<TableName, Columns>,
+    /// Of all tables. Puts make and alter tables, but no foreign keys.
+    references: Option<Arc<References>>,
     times_forgotten: u64,
 }
 
@@ -272,6 +276,19 @@ impl SeenColumns {
         let mut seen = self.0.lock();
         seen.times_forgotten += 1;
         seen.tables.clear();
+        seen.references = None;
+    }
+
+    pub(super) fn references(&self) -> Option<Arc<References>> {
+        self.0.lock().references.clone()
+    }
+
+    /// Remembers which tables refer to which, unless any table was forgotten meanwhile.
+    pub(super) fn set_references(&self, references: &Arc<References>, times_forgotten: u64) {
+        let mut seen = self.0.lock();
+        if seen.times_forgotten == times_forgotten {
+            seen.references = Some(references.clone());
+        }
     }
 }
 

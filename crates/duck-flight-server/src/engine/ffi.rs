@@ -55,7 +55,7 @@ use super::catalog::SeenColumns;
 use super::connections::cancel::Cancel;
 use super::connections::commits::{Commits, UnderWay};
 use super::connections::helpers::{Helpers, Stay};
-use super::ingest::queue::{Hold, Queue, Tables, Turn};
+use super::ingest::queue::{Hold, Queue, Reach, Turn};
 use super::replay::Indexes;
 use super::replay::alterations::Changes;
 use super::replay::index_work::may_delete;
@@ -417,17 +417,13 @@ impl Connection {
         Some(turn)
     }
 
-    /// Holds these tables for a statement that changes their rows. `None` where there are no writers.
+    /// Holds these tables for a statement that changes their rows, or adds some that refer to theirs. `None` where there are no writers.
     ///
     /// # Errors
     /// When it is cancelled before they are held.
-    pub(super) fn hold(
-        &self,
-        tables: Tables,
-        cancel: &Cancel,
-    ) -> crate::error::Result<Option<Hold>> {
+    pub(super) fn hold(&self, reach: Reach, cancel: &Cancel) -> crate::error::Result<Option<Hold>> {
         let queue = self.database.0.queue.get().and_then(Weak::upgrade);
-        let hold = queue.map(|queue| queue.hold_for_statement(tables, cancel));
+        let hold = queue.map(|queue| queue.hold_for_statement(reach, cancel));
         hold.transpose()
     }
 

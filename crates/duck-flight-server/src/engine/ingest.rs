@@ -312,7 +312,7 @@ impl UnitBuilder<'_> {
             let plan = self.put.plan.as_ref();
             let cast_bytes = plan.map_or(0, |plan| plan.expected_bytes(rows, batch.bytes));
             let is_small = self.rows < LARGE_UNIT_ROWS;
-            if is_small && small.make_room(self.put, batch.bytes, cast_bytes).await {
+            if is_small && small.make_room(self.put, batch.bytes, cast_bytes).await? {
                 // They count in the budget now.
                 drop(batch.room);
                 self.add(batch.rows, rows_before).await?;
@@ -356,7 +356,13 @@ impl UnitBuilder<'_> {
         }
         let places = self.put.places(PLACES).await?;
         let Put { engine, target, .. } = &*self.put;
-        let mut large = Large::start(engine, target, self.sequence, self.is_first, places)?;
+        let referred = match self.is_first && target.makes_anew() {
+            // A table that a put makes has no foreign keys.
+            true => Vec::new(),
+            false => target.referred(&engine.references().await?),
+        };
+        let (sequence, is_first) = (self.sequence, self.is_first);
+        let mut large = Large::start(engine, target, sequence, is_first, referred, places)?;
         large.started().await;
         for batch in sent {
             large.push(batch, None).await?;
@@ -434,6 +440,10 @@ impl UnitBuilder<'_> {
                 let place = self.put.places(1).await?;
                 let (sender, committing) = oneshot::channel();
                 let target = self.put.target.clone();
+                let referred = match self.is_settled {
+                    true => Vec::new(),
+                    false => target.referred(&self.put.engine.references().await?),
+                };
                 let plan = self.put.plan.clone();
                 let unit = Unit {
                     put: target.clone(),
@@ -443,6 +453,7 @@ impl UnitBuilder<'_> {
                     rows: self.rows,
                     rejects: small.cast.rejects,
                     is_first: self.is_first,
+                    referred,
                     answer: Answer::new(target, sender, Some(place)),
                     share: small.share,
                 };
@@ -518,6 +529,8 @@ impl Put {
             rejects: Vec::new(),
             rows: 0,
             is_first: false,
+            // It has no rows.
+            referred: Vec::new(),
             answer: Answer::new(self.target.clone(), sender, None),
             share: self.engine.budget().share(),
         })?;
@@ -536,20 +549,21 @@ impl Small {
     }
 
     /// Takes budget for `bytes` more, and for what they become; false when the unit must go on in a transaction of its own.
-    async fn make_room(&mut self, put: &Put, bytes: usize, cast_bytes: usize) -> bool {
+    async fn make_room(&mut self, put: &Put, bytes: usize, cast_bytes: usize) -> Result<bool> {
         if self.bytes + bytes > LARGE_UNIT_BYTES {
-            return false;
+            return Ok(false);
         }
-        if self.share.is_empty() {
-            let Put { engine, target, .. } = put;
-            let budget = engine.budget();
-            engine.shared().queue.await_table(target, &budget).await;
+        let Put { engine, target, .. } = put;
+        if self.share.is_empty() && engine.budget().is_scarce() {
+            let referred = target.referred(&engine.references().await?);
+            let queue = &engine.shared().queue;
+            queue.await_table(target, &referred, &engine.budget()).await;
         }
         let is_taken = self.share.take(bytes, cast_bytes).await;
         if is_taken {
             self.bytes += bytes;
         }
-        is_taken
+        Ok(is_taken)
     }
 }
 

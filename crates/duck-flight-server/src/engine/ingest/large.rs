@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::Committing;
 use super::producers::{Claim, Producers, Standing};
-use super::queue::{Others, TurnToFill};
+use super::queue::{Others, Reach, Tables, TurnToFill};
 use super::recent::Recent;
 use super::rejects::{MAX_REJECTS, RejectedBytes, Sifted};
 use super::staged::StagedRows;
@@ -105,12 +105,13 @@ enum Step {
 }
 
 impl Large {
-    /// Starts the transaction. The put's `places` are free again once it has ended.
+    /// Starts the transaction of a unit whose rows may refer to these tables. The put's `places` are free again once it has ended.
     pub(super) fn start(
         engine: &Engine,
         put: &Arc<Target>,
         sequence: Option<u64>,
         is_first: bool,
+        referred: Vec<TableKey>,
         places: OwnedSemaphorePermit,
     ) -> Result<Self> {
         let (steps, receiver) = mpsc::channel(BATCHES_WAITING);
@@ -120,6 +121,7 @@ impl Large {
             put: put.clone(),
             sequence,
             is_first,
+            referred,
             shared: engine.shared().clone(),
             steps: receiver,
         };
@@ -163,6 +165,7 @@ impl Large {
                     put: Arc::new(put),
                     sequence: None,
                     is_first: true,
+                    referred: Vec::new(),
                     shared,
                     steps: receiver,
                 };
@@ -227,6 +230,8 @@ struct LargeUnit {
     put: Arc<Target>,
     sequence: Option<u64>,
     is_first: bool,
+    /// The tables that its rows may refer to by foreign keys: none for one in a client's transaction.
+    referred: Vec<TableKey>,
     shared: Arc<Shared>,
     steps: mpsc::Receiver<Step>,
 }
@@ -403,27 +408,33 @@ impl LargeUnit {
         self.is_first && self.put.makes_anew()
     }
 
-    /// Whether it holds its table at its end, for which it waits until nobody else does.
+    /// Whether it holds tables at its end, for which it waits until nobody else does.
     fn may_hold(&self) -> bool {
-        self.put.effect.is_keyed() || self.makes_anew()
+        self.put.effect.is_keyed() || self.makes_anew() || !self.referred.is_empty()
     }
 
-    /// How rows are gathered that may be in the way of others, or at fault; `None` where they are written as they come.
+    /// How rows are gathered that may be in the way of others, or at fault; `None` where they are written as they come. Those that
+    /// refer to another table are gathered, too: while they came in, nobody could be let change its rows.
     fn gathering_plan(
         &self,
         connection: &Connection,
         makes_anew: bool,
     ) -> Result<Option<Arc<Plan>>> {
         let put = &self.put;
+        let refers = !self.referred.is_empty();
         if makes_anew {
             return self.plan_of_new_table(connection).map(Some);
         }
         let columns = self.make_table(connection)?;
-        if !put.effect.is_keyed() && !put.rejects {
+        let must_be_gathered = put.effect.is_keyed() || refers;
+        if !must_be_gathered && !put.rejects {
             return Ok(None);
         }
         let plan = Arc::new(put.plan(&columns)?);
-        let is_gathered = put.effect.is_keyed() || plan.may_be_refused(connection, &put.table)?;
+        if refers {
+            check_names(plan.given().map(|column| column.field.name()))?;
+        }
+        let is_gathered = must_be_gathered || plan.may_be_refused(connection, &put.table)?;
         Ok(is_gathered.then_some(plan))
     }
 
@@ -510,13 +521,18 @@ impl LargeUnit {
             false => put.table.clone(),
         };
         let mut rows = self.gather(connection, &like, plan)?;
-        // No other loader makes the table or changes its rows meanwhile.
-        let others = if makes_anew {
-            Some(Others::All)
-        } else {
-            put.effect.is_keyed().then_some(Others::Changing)
+        // No other loader makes the table or changes its rows meanwhile, nor those that its rows refer to.
+        let others = match makes_anew {
+            true => Others::All,
+            false => Others::Changing,
         };
-        let _hold = others.map(|others| self.shared.queue.hold(&put.key, others));
+        let is_changed = makes_anew || put.effect.is_keyed();
+        let changed = is_changed.then(|| put.key.clone());
+        let reach = Reach {
+            changed: Tables::These(changed.into_iter().collect()),
+            referred: self.referred.clone(),
+        };
+        let _hold = (!reach.is_empty()).then(|| self.shared.queue.hold(reach, others));
         let steady = connection.indexes().steady();
         let lossless = &self.shared.lossless;
         rows.apply(

@@ -3,7 +3,7 @@
 //! Each put has a lane of its own, and a group takes one unit of each lane in turn: a put that floods the
 //! queue fills its own lane, and another one's unit is in the next group all the same.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,7 +56,7 @@ struct State {
     /// The number of the next one to take a turn, and of the one whose turn it is.
     next_turn: u64,
     turn: u64,
-    /// Tables that large units make or change, or statements change, and who waits for them.
+    /// Tables that large units make or change, or statements change, or that rows of these refer to, and who waits for them.
     held: Vec<Held>,
     /// The number of the next hold.
     next_hold: u64,
@@ -174,31 +174,30 @@ impl Queue {
         }
     }
 
-    /// Keeps other units of this table waiting, and waits for those that were taken before.
-    pub(super) fn hold(self: &Arc<Self>, table: &TableKey, others: Others) -> Hold {
-        let tables = Tables::These(vec![table.clone()]);
+    /// Keeps other units waiting that are in the way of what changes these tables, and waits for those that were taken before.
+    pub(super) fn hold(self: &Arc<Self>, reach: Reach, others: Others) -> Hold {
         let mut state = self.state.lock();
-        while state.are_held(&tables) {
+        while state.are_held(&reach) {
             self.changed.wait(&mut state);
         }
-        let hold = self.keep(&mut state, tables, others, false);
+        let hold = self.keep(&mut state, reach, others, false);
         self.await_turns(&mut state);
         hold
     }
 
-    /// Keeps units waiting that change rows of these tables, and waits for those that were taken before. All of the tables are held
-    /// at once: whoever waits for some holds none.
+    /// Keeps units waiting that change rows of these tables, or refer to those which are changed, and waits for those that were
+    /// taken before. All of the tables are held at once: whoever waits for some holds none.
     ///
     /// # Errors
     /// When the statement for which they are held is cancelled meanwhile.
     pub(in crate::engine) fn hold_for_statement(
         self: &Arc<Self>,
-        tables: Tables,
+        reach: Reach,
         cancel: &Cancel,
     ) -> Result<Hold> {
-        let mut state = self.wait_while(cancel, |state| state.are_held(&tables))?;
+        let mut state = self.wait_while(cancel, |state| state.are_held(&reach))?;
         let before = state.next_turn;
-        let hold = self.keep(&mut state, tables, Others::Changing, true);
+        let hold = self.keep(&mut state, reach, Others::Changing, true);
         // The hold takes the lock when it ends.
         drop(state);
         drop(self.wait_while(cancel, |state| state.turn < before)?);
@@ -224,7 +223,7 @@ impl Queue {
     fn keep(
         self: &Arc<Self>,
         state: &mut State,
-        tables: Tables,
+        reach: Reach,
         others: Others,
         is_for_statement: bool,
     ) -> Hold {
@@ -232,7 +231,7 @@ impl Queue {
         state.next_hold += 1;
         state.held.push(Held {
             number,
-            tables,
+            reach,
             others,
             is_for_statement,
         });
@@ -270,13 +269,13 @@ impl Queue {
         }
     }
 
-    /// Waits while units of a put would wait for a table that is held, and memory is scarce: what they took of it until then, the
-    /// units of all other tables would lack.
-    pub(super) async fn await_table(&self, put: &Target, budget: &Budget) {
+    /// Waits while units of a put, whose rows may refer to these tables, would wait for one that is held, and memory is scarce: what they
+    /// took of it until then, the units of all other tables would lack.
+    pub(super) async fn await_table(&self, put: &Target, referred: &[TableKey], budget: &Budget) {
         loop {
             // Before it looks, so that no end of a hold is missed.
             let let_go = self.let_go.notified();
-            if !budget.is_scarce() || !self.state.lock().is_kept(put) {
+            if !budget.is_scarce() || !self.state.lock().is_kept(put, referred) {
                 return;
             }
             tokio::time::timeout(LOOK, let_go).await.ok();
@@ -320,8 +319,8 @@ impl State {
     }
 
     /// Whether any of these tables is held.
-    fn are_held(&self, tables: &Tables) -> bool {
-        self.held.iter().any(|held| tables.meet(&held.tables))
+    fn are_held(&self, reach: &Reach) -> bool {
+        self.held.iter().any(|held| reach.meets(&held.reach))
     }
 
     /// Whether the first unit of a lane must wait for a large unit, or a statement.
@@ -331,16 +330,15 @@ impl State {
         }
         let lane = &self.lanes[&id];
         lane.units.front().is_some_and(|unit| {
-            self.is_kept(&unit.put)
+            self.is_kept(&unit.put, &unit.referred)
                 || self.may_alter_appended(unit) && lane.since.elapsed() < self.patience
         })
     }
 
-    /// Whether units of a put must wait for whoever holds their table.
-    fn is_kept(&self, put: &Target) -> bool {
-        let must_wait = |others: Others| others == Others::All || put.effect.is_keyed();
+    /// Whether units of a put, whose rows may refer to these tables, must wait for whoever holds a table.
+    fn is_kept(&self, put: &Target, referred: &[TableKey]) -> bool {
         let mut held = self.held.iter();
-        held.any(|held| must_wait(held.others) && held.tables.have(&put.key))
+        held.any(|held| held.keeps_waiting(put, referred))
     }
 
     /// Whether a unit may alter a table to which large units append.
@@ -361,18 +359,22 @@ impl State {
 
     fn take_group(&mut self) -> Vec<Unit> {
         let mut group: Vec<Unit> = Vec::new();
+        let mut touched = Touched::default();
         let mut passed_over = Vec::new();
         let mut rows = 0;
         while rows < GROUP_ROWS
             && let Some(id) = self.order.pop_front()
         {
-            let may_join = |unit: &Unit| group.first().is_none_or(|first| may_join(first, unit));
+            let may_join = |unit: &Unit| {
+                group.first().is_none_or(|first| may_join(first, unit)) && touched.leave_room(unit)
+            };
             if self.is_held(id) || !self.lanes[&id].units.front().is_some_and(may_join) {
                 passed_over.push(id);
                 continue;
             }
             if let Some(unit) = self.pop(id) {
                 rows += unit.rows;
+                touched.add(&unit);
                 group.push(unit);
             }
         }
@@ -402,6 +404,31 @@ fn may_join(first: &Unit, unit: &Unit) -> bool {
     let stands_alone =
         |unit: &Unit| unit.is_first && matches!(unit.put.create, Create::Always | Create::Replace);
     first.put.key.catalog == unit.put.key.catalog && !stands_alone(first) && !stands_alone(unit)
+}
+
+/// The tables that the units of a group change, and those that their rows refer to. No table is both: DuckDB 1.5.5 takes a row that refers to
+/// one which its own transaction has deleted.
+#[derive(Default)]
+struct Touched {
+    changed: HashSet<TableKey>,
+    referred: HashSet<TableKey>,
+}
+
+impl Touched {
+    fn leave_room(&self, unit: &Unit) -> bool {
+        let is_changed = |table: &TableKey| self.changed.contains(table);
+        let is_in_danger = unit.referred.iter().any(is_changed);
+        let endangers = unit.put.effect.is_keyed() && self.referred.contains(&unit.put.key);
+        !is_in_danger && !endangers
+    }
+
+    fn add(&mut self, unit: &Unit) {
+        let key = &unit.put.key;
+        if unit.put.effect.is_keyed() && !self.changed.contains(key) {
+            self.changed.insert(key.clone());
+        }
+        self.referred.extend(unit.referred.iter().cloned());
+    }
 }
 
 /// A place in the order of commits. Dropped, it is the next one's turn.
@@ -464,12 +491,68 @@ impl Tables {
     }
 }
 
+/// The tables that somebody writes to, as far as others must not be in the way.
+#[derive(Debug)]
+pub(in crate::engine) struct Reach {
+    /// Those of which rows that are there are changed.
+    pub(in crate::engine) changed: Tables,
+    /// Those to which new rows refer by foreign keys. DuckDB 1.5.5 sees no conflict where one transaction deletes a row and another one
+    /// adds one that refers to it.
+    pub(in crate::engine) referred: Vec<TableKey>,
+}
+
+impl Reach {
+    /// That of who changes rows of these tables, which refer to none.
+    pub(in crate::engine) fn changes(changed: Tables) -> Self {
+        Self {
+            changed,
+            referred: Vec::new(),
+        }
+    }
+
+    /// That of who adds rows that refer to these tables.
+    pub(in crate::engine) fn refers(referred: Vec<TableKey>) -> Self {
+        Self {
+            changed: Tables::These(Vec::new()),
+            referred,
+        }
+    }
+
+    /// Whether nobody can be in the way.
+    pub(in crate::engine) fn is_empty(&self) -> bool {
+        self.referred.is_empty()
+            && matches!(&self.changed, Tables::These(tables) if tables.is_empty())
+    }
+
+    /// Whether one changes what the other one changes, too, or refers to.
+    fn meets(&self, other: &Self) -> bool {
+        self.changed.meet(&other.changed)
+            || self.changes_any(&other.referred)
+            || other.changes_any(&self.referred)
+    }
+
+    fn changes_any(&self, tables: &[TableKey]) -> bool {
+        tables.iter().any(|table| self.changed.have(table))
+    }
+}
+
 /// Tables that are held.
 struct Held {
     number: u64,
-    tables: Tables,
+    reach: Reach,
     others: Others,
     is_for_statement: bool,
+}
+
+impl Held {
+    /// Whether a unit of a put, whose rows may refer to these tables, must wait for its end.
+    fn keeps_waiting(&self, put: &Target, referring_to: &[TableKey]) -> bool {
+        let Reach { changed, referred } = &self.reach;
+        let is_keyed = put.effect.is_keyed();
+        (is_keyed || self.others == Others::All) && changed.have(&put.key)
+            || is_keyed && referred.contains(&put.key)
+            || self.reach.changes_any(referring_to)
+    }
 }
 
 /// Which other units of a table wait for a large one.
@@ -532,8 +615,16 @@ mod tests {
         TableKey::new(&TableName::from(name), "")
     }
 
-    fn these(names: &[&str]) -> Tables {
-        Tables::These(names.iter().map(|name| key(name)).collect())
+    fn keys(names: &[&str]) -> Vec<TableKey> {
+        names.iter().map(|name| key(name)).collect()
+    }
+
+    fn these(names: &[&str]) -> Reach {
+        Reach::changes(Tables::These(keys(names)))
+    }
+
+    fn all() -> Reach {
+        Reach::changes(Tables::All)
     }
 
     fn is_free(queue: &Queue) -> bool {
@@ -544,18 +635,18 @@ mod tests {
     fn a_statement_that_is_cancelled_waits_no_longer_and_holds_nothing() {
         let queue = queue();
         let cancel = Cancel::default();
-        let hold = queue.hold(&key("t"), Others::Changing);
-        for tables in [these(&["u", "t"]), Tables::All] {
+        let hold = queue.hold(these(&["t"]), Others::Changing);
+        for reach in [these(&["u", "t"]), all()] {
             let cancel = Cancel::default();
             thread::scope(|scope| {
-                let waits = scope.spawn(|| queue.hold_for_statement(tables, &cancel).err());
+                let waits = scope.spawn(|| queue.hold_for_statement(reach, &cancel).err());
                 // What it waits for does not end before it.
                 cancel.cancel();
                 let refused = waits.join().unwrap();
                 assert!(matches!(refused, Some(Error::Cancelled)), "{refused:?}");
             });
             // One that waits holds nothing that others want.
-            drop(queue.hold(&key("u"), Others::Changing));
+            drop(queue.hold(these(&["u"]), Others::Changing));
         }
         drop(hold);
         assert!(is_free(&queue));
@@ -594,7 +685,7 @@ mod tests {
             drop(later);
             drop((hold, other));
         });
-        drop(queue.hold_for_statement(Tables::All, &cancel).unwrap());
+        drop(queue.hold_for_statement(all(), &cancel).unwrap());
         assert!(is_free(&queue));
     }
 
@@ -637,13 +728,30 @@ mod tests {
     fn what_a_statement_holds_that_is_left_behind_keeps_nobody_waiting() {
         let queue = queue();
         let cancel = Cancel::default();
-        let left = queue.hold_for_statement(Tables::All, &cancel).unwrap();
+        let left = queue.hold_for_statement(all(), &cancel).unwrap();
         queue.leave_statements();
-        let hold = queue.hold(&key("t"), Others::Changing);
+        let hold = queue.hold(these(&["t"]), Others::Changing);
         queue.leave_statements();
         drop(left);
         assert!(!is_free(&queue), "a large unit goes on");
         drop(hold);
         assert!(is_free(&queue));
+    }
+
+    #[test]
+    fn who_refers_to_a_table_is_in_the_way_of_who_changes_it_only() {
+        let refers = |names: &[&str]| Reach::refers(keys(names));
+        for (one, other, expected) in [
+            (refers(&["p"]), these(&["p"]), true),
+            (refers(&["p", "q"]), these(&["c", "q"]), true),
+            (refers(&["p"]), all(), true),
+            (refers(&["p"]), refers(&["p"]), false),
+            (refers(&["p"]), these(&["c"]), false),
+            (these(&["p"]), these(&["p"]), true),
+        ] {
+            assert_eq!(one.meets(&other), expected, "{one:?}, {other:?}");
+            assert_eq!(other.meets(&one), expected, "{other:?}, {one:?}");
+        }
+        assert!(refers(&[]).is_empty() && !refers(&["p"]).is_empty() && !all().is_empty());
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::budget::Share;
 use super::producers::{Claim, OWN_SCHEMA, Standing};
 use super::rejects::{Reject, RejectedBytes, Sifted, sift};
+use crate::engine::catalog::references::References;
 use crate::engine::ffi::ColumnShape;
 use crate::engine::replay::widened::KEPT;
 use crate::engine::rows::appender::STAGED;
@@ -147,6 +148,14 @@ impl Target {
     /// How its rows go into a table with these columns.
     pub(super) fn plan(&self, columns: &Arc<[ColumnShape]>) -> Result<Plan> {
         Plan::new(&self.schema, columns, &self.effect, self.schema_mode)
+    }
+
+    /// The tables that its rows may refer to by foreign keys. Those that only delete refer to nothing.
+    pub(super) fn referred(&self, references: &References) -> Vec<TableKey> {
+        match self.effect {
+            Effect::Delete { .. } => Vec::new(),
+            _ => references.of(&self.key).to_vec(),
+        }
     }
 
     /// Records that a unit of this put was refused: those that follow it will be refused as well.
@@ -300,6 +309,8 @@ pub(in crate::engine) struct Unit {
     pub(super) rejects: Vec<Reject>,
     /// Whether `create: always` and `create: replace` are this unit's to do.
     pub(super) is_first: bool,
+    /// The tables that its rows may refer to by foreign keys.
+    pub(super) referred: Vec<TableKey>,
     pub(super) answer: Answer,
     /// Freed once the unit is committed or refused.
     pub(super) share: Share,

@@ -10,7 +10,7 @@
 //! commit in theirs. A group that fails is rolled back and halved until the offender stands alone.
 //!
 //! Whatever could get in another group's way is done in the group's turn, when no other group is open: making
-//! and altering tables, and changing rows that are there.
+//! and altering tables, changing rows that are there, and adding rows that refer to others.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -251,6 +251,9 @@ impl Writer {
             self.check(group).inspect_err(|_| inserts.unload(table))?;
             inserts.run(table)?;
             return Ok(true);
+        }
+        if group.iter().any(must_be_alone) {
+            turn.wait();
         }
         let steady = inserts.connection.indexes().steady();
         transaction(inserts.connection, |_| {
@@ -530,9 +533,10 @@ fn lacking(connection: &Connection, unit: &Unit) -> Result<Vec<Alteration>> {
     possible(connection, table, alterations)
 }
 
-/// Whether a unit is written only in its turn: one that makes or changes its table, or rows that are there.
+/// Whether a unit is written only in its turn: one that makes or changes its table, or rows that are there, or that refers to rows which
+/// a group before it may delete.
 fn must_be_alone(unit: &Unit) -> bool {
-    unit.cast.is_none() || unit.put.effect.is_keyed()
+    unit.cast.is_none() || unit.put.effect.is_keyed() || !unit.referred.is_empty()
 }
 
 /// The plan by which all units of a group become one INSERT, where they do.

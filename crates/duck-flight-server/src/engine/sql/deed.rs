@@ -170,6 +170,21 @@ impl<'a> Asked<'a> {
             _ => None,
         }
     }
+
+    /// To which table it may write rows, and how; `None` where it writes none.
+    pub(in crate::engine) fn write(self) -> Option<(Change, Option<&'a [String]>)> {
+        if let Some(change) = self.change() {
+            return Some(change);
+        }
+        if !matches!(self.kind, StatementKind::Rows | StatementKind::Explain) {
+            return None;
+        }
+        match self.deed {
+            Deed::Writes { table, .. } => Some((Change::Adds, table.as_deref())),
+            Deed::Doubt => self.says("insert").then_some((Change::Adds, None)),
+            _ => None,
+        }
+    }
 }
 
 /// A name without its qualifiers.

@@ -3,9 +3,10 @@
 use duck_flight_protocol::TableName;
 
 use super::Statement;
+use crate::engine::catalog::references::References;
 use crate::engine::connections::commits::Alone;
 use crate::engine::ffi::StatementKind;
-use crate::engine::ingest::queue::{Hold, Tables};
+use crate::engine::ingest::queue::{Hold, Reach, Tables};
 use crate::engine::ingest::unit::{TEMPORARY, TableKey};
 use crate::engine::replay::claim::{claim_name, claim_renamed};
 use crate::engine::replay::index_work::IndexWork;
@@ -13,7 +14,7 @@ use crate::engine::replay::named::MAIN;
 use crate::engine::replay::rename::may_rename_table;
 use crate::engine::replay::{kept_indexes, may_make_index, named};
 use crate::engine::sql::admission::{may_explain_alteration, may_explain_definition};
-use crate::engine::sql::deed::{Asked, Deed, How, What};
+use crate::engine::sql::deed::{Asked, Change, Deed, How, What};
 use crate::engine::sql::tokens::{Token, contains_word, statements};
 use crate::error::{Error, Result};
 
@@ -106,7 +107,9 @@ impl<'a> Statement<'a> {
 
     /// Keeps the units of loaders waiting that change rows of the tables of which the statement may change or delete some, and other
     /// such statements. DuckDB 1.5.5 takes it for no conflict where one transaction deletes a row that another one updates in its
-    /// place: both are committed, and the row is gone, though a DELETE would not have found it after the update. To be called before
+    /// place: both are committed, and the row is gone, though a DELETE would not have found it after the update. Nor does it find a row
+    /// that another transaction adds and that refers to one which this deletes, or the other way round: so whoever adds rows and
+    /// whoever changes those that they refer to wait for each other, too. To be called before
     /// the statement's transaction begins; what is given back must live until after its commit. `is_as_new` where nothing was left
     /// behind on the connection.
     pub(super) fn hold_changed(&self, is_as_new: bool) -> Result<Option<Hold>> {
@@ -115,19 +118,33 @@ impl<'a> Statement<'a> {
             return Ok(None);
         }
         // DuckDB has not told yet what kind it is.
-        let Some((_, table)) = self.asked(StatementKind::Rows).change() else {
+        let Some((change, table)) = self.asked(StatementKind::Rows).write() else {
             return Ok(None);
         };
+        let references = References::seen(self.connection)?;
+        let only_adds = change == Change::Adds;
+        if only_adds && references.is_empty() {
+            return Ok(None);
+        }
         let Some(name) = table else {
-            return self.connection.hold(Tables::All, self.cancel);
+            let reach = match only_adds {
+                true => Reach::refers(references.all()),
+                false => Reach::changes(Tables::All),
+            };
+            return self.connection.hold(reach, self.cancel);
         };
         let tables = match is_as_new {
             true => places(name),
             false => self.place(name)?.into_iter().collect(),
         };
-        match tables.is_empty() {
+        let referred = tables.iter().flat_map(|table| references.of(table));
+        let mut reach = Reach::refers(referred.cloned().collect());
+        if !only_adds {
+            reach.changed = Tables::These(tables);
+        }
+        match reach.is_empty() {
             true => Ok(None),
-            false => self.connection.hold(Tables::These(tables), self.cancel),
+            false => self.connection.hold(reach, self.cancel),
         }
     }
 
