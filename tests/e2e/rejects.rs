@@ -558,6 +558,27 @@ async fn a_producer_goes_on_behind_a_unit_of_which_rows_were_put_aside() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_is_put_aside_although_the_next_unit_of_its_commit_has_its_key() {
+    const KEYS: i64 = 40;
+    let (server, client) = start().await;
+    client
+        .execute("CREATE TABLE t (k BIGINT PRIMARY KEY, v BIGINT CHECK (v >= 0))")
+        .await;
+    let put = options(r#"{"table":"t","mode":"upsert","commit":"batch","on_error":"reject"}"#);
+    let unit = |key: i64, value: i64| longs(&[("k", &[key]), ("v", &[value])]);
+    let units: Vec<_> = (0..KEYS)
+        .flat_map(|key| [unit(key, -1), unit(key, 1)])
+        .collect();
+    let acks = client.put(&put, &units).await.unwrap();
+    let rejected: Vec<_> = acks.iter().map(|ack| ack.rejected).collect();
+    assert_eq!(rejected, [1, 0].repeat(40));
+    let stored = client.rows("SELECT count(*), sum(v) FROM t").await;
+    assert_eq!(stored, [format!("{KEYS}|{KEYS}")]);
+    assert_eq!(client.count("duck_flight.rejects").await, 40);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn names_that_the_server_uses_itself_are_a_tables_or_refused() {
     let (server, client) = start().await;
     let put =

@@ -237,6 +237,8 @@ struct Seen {
     tables: HashMap<TableName, Columns>,
     /// Of all tables. Puts make and alter tables, but no foreign keys.
     references: Option<Arc<References>>,
+    /// Whether tables refuse rows with a key for what else is in them.
+    refuses_rows: HashMap<(TableName, Vec<String>), bool>,
     times_forgotten: u64,
 }
 
@@ -265,10 +267,38 @@ impl SeenColumns {
         seen.tables.insert(table.clone(), columns.clone());
     }
 
+    /// Whether a table may refuse one row with a key and take another one, as it was last seen.
+    pub(super) fn refuses_rows(&self, table: &TableName, key: &[String]) -> Option<bool> {
+        let seen = self.0.lock();
+        let known = (table.clone(), key.to_vec());
+        seen.refuses_rows.get(&known).copied()
+    }
+
+    /// Remembers that, as [`SeenColumns::set`] does the columns.
+    pub(super) fn set_refuses_rows(
+        &self,
+        table: &TableName,
+        key: &[String],
+        refuses: bool,
+        times_forgotten: u64,
+    ) {
+        let mut seen = self.0.lock();
+        if seen.times_forgotten != times_forgotten {
+            return;
+        }
+        if seen.refuses_rows.len() >= MAX_SEEN_TABLES {
+            seen.refuses_rows.clear();
+        }
+        let known = (table.clone(), key.to_vec());
+        seen.refuses_rows.insert(known, refuses);
+    }
+
     pub(super) fn forget(&self, table: &TableName) {
         let mut seen = self.0.lock();
         seen.times_forgotten += 1;
         seen.tables.remove(table);
+        // It may have other names there.
+        seen.refuses_rows.clear();
     }
 
     /// To be called after the commit of what may have altered or dropped any table.
@@ -276,6 +306,7 @@ impl SeenColumns {
         let mut seen = self.0.lock();
         seen.times_forgotten += 1;
         seen.tables.clear();
+        seen.refuses_rows.clear();
         seen.references = None;
     }
 
@@ -354,6 +385,14 @@ mod tests {
             assert!(seen.get(&table).is_some());
             seen.forget_all();
             assert!(seen.get(&table).is_none());
+            // The same of its constraints.
+            let key = ["k".to_owned()];
+            seen.set_refuses_rows(&table, &key, true, times_forgotten);
+            assert_eq!(seen.refuses_rows(&table, &key), None);
+            seen.set_refuses_rows(&table, &key, true, seen.times_forgotten());
+            assert_eq!(seen.refuses_rows(&table, &key), Some(true));
+            forget(&seen);
+            assert_eq!(seen.refuses_rows(&table, &key), None);
         }
     }
 

@@ -10,6 +10,7 @@ pub(super) mod effect;
 pub(super) mod evolve;
 pub(super) mod fixed;
 pub(super) mod insert;
+pub(super) mod keys;
 pub(super) mod offence_queries;
 pub(super) mod offences;
 pub(super) mod plan;

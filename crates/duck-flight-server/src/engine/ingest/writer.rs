@@ -37,6 +37,7 @@ use crate::engine::rows::effect::Effect;
 use crate::engine::rows::evolve::{Alteration, alterations};
 use crate::engine::rows::fixed::possible;
 use crate::engine::rows::insert::Inserts;
+use crate::engine::rows::keys::Keys;
 use crate::engine::rows::offences::offences;
 use crate::engine::rows::plan::Plan;
 use crate::engine::rows::sql_type::create_table_sql;
@@ -181,8 +182,9 @@ impl Writer {
             self.alter_tables(group)?;
         }
         let steady = self.connection.indexes().steady();
+        let times_forgotten = self.shared.seen.times_forgotten();
         transaction(&self.connection, |connection| {
-            self.append(connection, group, Some(turn))?;
+            self.append(connection, group, Some(turn), times_forgotten)?;
             self.secure(connection, group, &steady)?;
             turn.wait();
             self.finish(connection, group)
@@ -359,8 +361,9 @@ impl Writer {
     fn try_commit(&self, group: &mut [Unit]) -> Result<()> {
         self.alter_tables(group)?;
         let steady = self.connection.indexes().steady();
+        let times_forgotten = self.shared.seen.times_forgotten();
         transaction(&self.connection, |connection| {
-            self.append(connection, group, None)?;
+            self.append(connection, group, None, times_forgotten)?;
             self.secure(connection, group, &steady)?;
             self.finish(connection, group)
         })
@@ -402,12 +405,13 @@ impl Writer {
     }
 
     /// Appends a group within the open transaction: table by table, and there put by put, each put's units in
-    /// their order. `turn` is waited for before a table is made.
+    /// their order. `turn` is waited for before a table is made. `times_forgotten` is how often columns were before the transaction.
     fn append(
         &self,
         connection: &Connection,
         group: &mut [Unit],
         turn: Option<&Turn>,
+        times_forgotten: u64,
     ) -> Result<()> {
         let mut order: Vec<usize> = (0..group.len()).collect();
         order.sort_by(|&one, &other| {
@@ -419,7 +423,7 @@ impl Writer {
         let tables: Vec<Vec<usize>> = order.chunk_by(is_same_table).map(<[_]>::to_vec).collect();
         for units in tables {
             self.plan_for_table(connection, group, &units, turn)?;
-            self.append_to_table(connection, group, &units)?;
+            self.append_to_table(connection, group, &units, times_forgotten)?;
         }
         Ok(())
     }
@@ -460,10 +464,12 @@ impl Writer {
         connection: &Connection,
         group: &[Unit],
         units: &[usize],
+        times_forgotten: u64,
     ) -> Result<()> {
         let table: &TableName = &group[units[0]].put.table;
         let rows = units.iter().map(|&index| group[index].rows).sum();
         let mut open: Option<TableWriter<'_>> = None;
+        let mut keys: Option<Keys> = None;
         for unit in units.iter().map(|&index| &group[index]) {
             let (put, rejects) = (&unit.put, &unit.rejects);
             self.shared
@@ -477,16 +483,48 @@ impl Writer {
                 TableWriter::apply_unit(connection, table, plan, batches, unit.rows)?;
                 continue;
             }
+            let takes = |writer: &TableWriter<'_>| writer.takes(plan, unit.rows);
+            let goes_along = open.as_ref().is_some_and(takes)
+                && keys.as_mut().is_none_or(|keys| keys.add(plan, batches));
             let writer = match open.take() {
-                Some(writer) if writer.takes(plan, unit.rows) => open.insert(writer),
+                Some(writer) if goes_along => open.insert(writer),
                 other => {
                     other.map_or(Ok(()), TableWriter::finish)?;
+                    keys = match put.effect.is_keyed() && units.len() > 1 {
+                        true => self.keys(connection, put, plan, times_forgotten)?,
+                        false => None,
+                    };
+                    // The first ones.
+                    if let Some(keys) = &mut keys {
+                        keys.add(plan, batches);
+                    }
                     open.insert(TableWriter::open(connection, table, plan, rows)?)
                 }
             };
             writer.append_unit(batches)?;
         }
         open.map_or(Ok(()), TableWriter::finish)
+    }
+
+    /// What tells units apart that must not be applied by one statement: of the rows with one key it would see only the last, and a unit
+    /// whose row the table refuses would be taken for one that has been applied. `None` where the table refuses none, or all of them.
+    fn keys(
+        &self,
+        connection: &Connection,
+        put: &Target,
+        plan: &Plan,
+        times_forgotten: u64,
+    ) -> Result<Option<Keys>> {
+        let (seen, table, key) = (&self.shared.seen, &put.table, put.effect.key());
+        let refuses_rows = match seen.refuses_rows(table, key) {
+            Some(refuses_rows) => refuses_rows,
+            None => {
+                let refuses_rows = plan.refuses_rows(connection, table)?;
+                seen.set_refuses_rows(table, key, refuses_rows, times_forgotten);
+                refuses_rows
+            }
+        };
+        Ok(refuses_rows.then(|| Keys::new(plan)))
     }
 }
 

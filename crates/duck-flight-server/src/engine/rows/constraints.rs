@@ -84,6 +84,37 @@ pub(in crate::engine) fn has_constraints(
     Ok(!constraints(connection, table)?.is_empty())
 }
 
+/// Whether a table may refuse one row with a key and take another one: for any constraint but those of the key, which is never NULL.
+pub(super) fn refuses_rows(
+    connection: &Connection,
+    table: &TableName,
+    key: &[&str],
+) -> Result<bool> {
+    let is_of_key = |name: &String| key.iter().any(|column| same_name(column, name));
+    let is_key = |names: &[String]| names.len() == key.len() && names.iter().all(is_of_key);
+    let is_harmless = |row: &Described| {
+        let is_own = same_name(&row.table, &table.table);
+        match row.kind.as_str() {
+            "NOT NULL" => !is_own || row.columns.iter().all(is_of_key),
+            "PRIMARY KEY" | "UNIQUE" => !is_own || is_key(&row.columns),
+            "CHECK" => !is_own,
+            _ => !is_own && !same_name(&row.referenced, &table.table),
+        }
+    };
+    if !describe(connection, table)?.iter().all(is_harmless) {
+        return Ok(true);
+    }
+    let is_of_key = |value: &String| {
+        let mut key = key.iter();
+        key.any(|column| same_name(column, value) || same_name(&quote(column), value))
+    };
+    let is_other = |one: &Constraint| match &one.kind {
+        Kind::Unique(values) => values.len() != key.len() || !values.iter().all(is_of_key),
+        _ => true,
+    };
+    Ok(unique_indexes(connection, table)?.iter().any(is_other))
+}
+
 /// The columns of a table's primary key, in their order; `None` where it has none.
 pub(in crate::engine) fn primary_key(
     connection: &Connection,
@@ -232,4 +263,54 @@ fn beside(table: &TableName, other: &str) -> String {
         table: other.to_owned(),
         ..table.clone()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::ffi::Database;
+
+    #[test]
+    fn a_table_with_nothing_but_its_key_takes_all_rows_of_a_key_or_none() {
+        let database = Database::open(":memory:", &[]).unwrap();
+        let connection = database.connect().unwrap();
+        for (sql, expected) in [
+            ("CREATE TABLE t (k BIGINT PRIMARY KEY, v BIGINT)", false),
+            ("CREATE TABLE t (k BIGINT UNIQUE NOT NULL, v BIGINT)", false),
+            (
+                "CREATE TABLE t (K BIGINT, v BIGINT); CREATE UNIQUE INDEX i ON t (K)",
+                false,
+            ),
+            ("CREATE TABLE t (k BIGINT, v BIGINT PRIMARY KEY)", true),
+            ("CREATE TABLE t (k BIGINT, v BIGINT, UNIQUE (k, v))", true),
+            (
+                "CREATE TABLE t (k BIGINT PRIMARY KEY, v BIGINT NOT NULL)",
+                true,
+            ),
+            ("CREATE TABLE t (k BIGINT PRIMARY KEY CHECK (k > 0))", true),
+            (
+                "CREATE TABLE t (k BIGINT, v BIGINT); CREATE UNIQUE INDEX i ON t ((k + v))",
+                true,
+            ),
+            (
+                "CREATE TABLE t (k BIGINT PRIMARY KEY); CREATE TABLE c (k BIGINT NOT NULL REFERENCES t (k))",
+                true,
+            ),
+            (
+                "CREATE TABLE p (k BIGINT PRIMARY KEY); CREATE TABLE t (k BIGINT REFERENCES p (k))",
+                true,
+            ),
+        ] {
+            let schema = "DROP SCHEMA IF EXISTS s CASCADE; CREATE SCHEMA s; USE s";
+            connection.execute(&format!("USE main; {schema}")).unwrap();
+            connection.execute(sql).unwrap();
+            let table = TableName {
+                catalog: None,
+                schema: Some("s".to_owned()),
+                table: "t".to_owned(),
+            };
+            let refuses = refuses_rows(&connection, &table, &["k"]).unwrap();
+            assert_eq!(refuses, expected, "{sql}");
+        }
+    }
 }

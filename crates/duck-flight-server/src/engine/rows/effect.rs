@@ -63,7 +63,7 @@ impl Effect {
     }
 
     /// The columns by which rows are told; none where they are only added.
-    pub(super) fn key(&self) -> &[String] {
+    pub(in crate::engine) fn key(&self) -> &[String] {
         match self {
             Self::Append => &[],
             Self::Upsert { key } | Self::Delete { key } | Self::Changes { key, .. } => key,

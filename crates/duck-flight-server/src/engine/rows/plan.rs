@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use duck_flight_protocol::{SchemaMode, TableName};
 
 use super::appender::STAGED;
-use super::constraints::constraints;
+use super::constraints::{constraints, refuses_rows};
 use super::effect::{self, DELETES, Effect, ORDINAL};
 use super::evolve::{has_no_type_yet, why_it_stays};
 use super::row_bytes::width;
@@ -280,6 +280,27 @@ impl Plan {
             return Ok(true);
         }
         Ok(!constraints(connection, table)?.is_empty())
+    }
+
+    /// Whether its table may refuse one row with a key and take another one.
+    pub(in crate::engine) fn refuses_rows(
+        &self,
+        connection: &Connection,
+        table: &TableName,
+    ) -> Result<bool> {
+        refuses_rows(connection, table, &self.key_columns())
+    }
+
+    /// The types of the columns by which rows are told.
+    pub(super) fn key_types(&self) -> Vec<DataType> {
+        let of_place = |&place: &usize| self.schema.field(place).data_type().clone();
+        self.key.iter().map(of_place).collect()
+    }
+
+    /// The columns by which rows are told, of a batch that [`Plan::apply`] has made.
+    pub(super) fn key_values(&self, batch: &RecordBatch) -> Vec<ArrayRef> {
+        let of_place = |&place: &usize| batch.column(place).clone();
+        self.key.iter().map(of_place).collect()
     }
 
     /// What a batch of this many rows will take once it is cast, beside what was sent, which takes `sent_bytes`: as nearly as it
