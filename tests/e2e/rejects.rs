@@ -218,6 +218,47 @@ async fn values_that_are_unique_beside_the_key_are_the_firsts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_that_hang_together_are_put_aside_in_moderate_time() {
+    const KEYS: i64 = 3000;
+    let (server, client) = start().await;
+    client
+        .execute(&format!(
+            "CREATE TABLE t (k BIGINT PRIMARY KEY, u BIGINT UNIQUE); INSERT INTO t SELECT range, range FROM range({KEYS} + 1);
+             CREATE TABLE p (i BIGINT PRIMARY KEY, code BIGINT UNIQUE, v BIGINT); INSERT INTO p VALUES (1, 0, 0), (2, -1, 0);
+             CREATE TABLE c (i BIGINT REFERENCES p (i)); INSERT INTO c VALUES (1)"
+        ))
+        .await;
+    // Each takes what the next one gives up, but for the last one: nobody gives that up. Two others change places.
+    let keys: Vec<_> = (0..KEYS).collect();
+    let mut values: Vec<_> = (1..=KEYS).collect();
+    (values[0], values[1]) = (1, 0);
+    let batch = longs(&[("k", &keys), ("u", &values)]);
+    let upsert = r#"{"table":"t","mode":"upsert"}"#;
+    let numbers = soon("an ack", put_aside(&client, upsert, &batch)).await;
+    assert_eq!(numbers, (3..=3000).collect::<Vec<u64>>());
+    let stored =
+        "SELECT count(*), count(*) FILTER (u = k), count(*) FILTER (k < 2 AND u = 1 - k) FROM t";
+    let expected = format!("{}|{}|2", KEYS + 1, KEYS - 1);
+    assert_eq!(client.rows(stored).await, [expected]);
+    // Rows of one key, each of which takes a row away that another table refers to.
+    let mut keys = vec![1; 3000];
+    keys.push(2);
+    let mut ops = vec!["D"; 3000];
+    ops.push("U");
+    let deletes = longs(&[("i", &keys), ("v", &[7; 3001])]);
+    let changes = r#"{"table":"p","mode":"changes"}"#;
+    let put = put_aside(&client, changes, &with_ops(&deletes, &ops));
+    assert_eq!(soon("an ack", put).await, (1..=3000).collect::<Vec<u64>>());
+    let codes: Vec<_> = (100..3101).collect();
+    let replaces = longs(&[("i", &keys), ("code", &codes)]);
+    let put = put_aside(&client, r#"{"table":"p","mode":"upsert"}"#, &replaces);
+    assert_eq!(soon("an ack", put).await, (1..=3000).collect::<Vec<u64>>());
+    let stored = client.rows("FROM p ORDER BY i").await;
+    assert_eq!(stored, ["1|0|0", "2|3100|7"]);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_that_break_a_unique_index_are_put_aside() {
     let (server, client) = start().await;
     client

@@ -54,6 +54,9 @@ use crate::error::{Error, Result, in_a_line};
 const CONFLICT_TRIES: u32 = 20;
 const CONFLICT_WAIT: Duration = Duration::from_millis(20);
 
+/// How often the rows of a unit are looked for that are at fault: nobody else commits meanwhile.
+const MAX_SEARCHES: u32 = 5;
+
 /// How many changes of a table share a transaction: DuckDB keeps a whole table of column objects for each until its end.
 const ALTERATIONS_AT_ONCE: usize = 32;
 
@@ -303,6 +306,7 @@ impl Writer {
         };
         let evolves = unit.put.schema_mode != SchemaMode::Match;
         let mut was_alone = false;
+        let mut searches = 0;
         for _ in 0..CONFLICT_TRIES {
             // A table that evolves may have lost a column again, for as long as anybody could take it away.
             let may_lack_column = evolves && !was_alone && matches!(error, Error::Columns(_));
@@ -313,8 +317,14 @@ impl Writer {
                 false => None,
             };
             was_alone = alone.is_some();
-            if !is_overtaken && let Err(last) = self.without_offences(&mut unit, error) {
-                return unit.refuse(last);
+            if !is_overtaken {
+                if searches == MAX_SEARCHES {
+                    break;
+                }
+                searches += 1;
+                if let Err(last) = self.without_offences(&mut unit, error) {
+                    return unit.refuse(last);
+                }
             }
             let before = self.shared.mark.before();
             let outcome = self.try_commit(std::slice::from_mut(&mut unit));

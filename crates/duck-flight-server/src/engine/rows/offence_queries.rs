@@ -28,32 +28,32 @@ pub(super) struct Queries<'a> {
 }
 
 impl Queries<'_> {
-    /// The one for the ordinals of rows that break a constraint, each by itself; `None` where none can.
-    pub(super) fn broken(&self, constraint: &Constraint, sight: Sight) -> Option<String> {
-        let broken = self.broken_if_stored(constraint, sight)?;
-        match (self.effect, &constraint.kind) {
-            // It knows which rows count.
-            (_, Kind::Referred(_)) | (Effect::Append, _) => Some(broken),
-            _ => Some(self.unless_superseded(&broken)),
-        }
-    }
-
-    /// Of the rows that a query finds, those behind which none with their key is that it does not find: another that counts in
-    /// their place.
-    fn unless_superseded(&self, found: &str) -> String {
+    /// The one for the rows at fault, each with the number of a constraint that it breaks: of the rows that the queries of these
+    /// constraints find, those behind which none with their key is that none of them finds, another that counts in their place.
+    pub(super) fn at_fault(&self, broken: &[(usize, String)]) -> String {
+        let found = broken.iter().map(|(number, sql)| {
+            format!("SELECT {ORDINAL} AS ordinal, {number}::UBIGINT AS number FROM ({sql})")
+        });
+        let found = format!(
+            "SELECT ordinal, system.main.min(number) AS number FROM ({}) GROUP BY ordinal",
+            found.collect::<Vec<_>>().join(" UNION ALL ")
+        );
         let keys = numbered("key", self.plan.key_columns().len());
+        if keys.is_empty() {
+            return found;
+        }
         format!(
-            "SELECT ordinal FROM (
-                 SELECT new.*, found.{ORDINAL} IS NOT NULL AS is_found
-                 FROM ({found}) AS found RIGHT JOIN {all} AS new ON (found.{ORDINAL} = new.ordinal))
-             QUALIFY system.main.bool_and(is_found) OVER (PARTITION BY {keys} ORDER BY ordinal DESC)",
+            "SELECT ordinal, number FROM (
+                 SELECT new.*, found.number
+                 FROM ({found}) AS found RIGHT JOIN {all} AS new ON (found.ordinal = new.ordinal))
+             QUALIFY system.main.bool_and(number IS NOT NULL) OVER (PARTITION BY {keys} ORDER BY ordinal DESC)",
             all = self.values(&self.stored.all, &[], true),
             keys = keys.join(", "),
         )
     }
 
-    /// The one for all rows that break a constraint, be there others with their key or not.
-    fn broken_if_stored(&self, constraint: &Constraint, sight: Sight) -> Option<String> {
+    /// The one for the ordinals of all rows that break a constraint, be there others with their key or not; `None` where none can.
+    pub(super) fn broken(&self, constraint: &Constraint, sight: Sight) -> Option<String> {
         let all = &self.stored.all;
         let stays = match self.effect {
             Effect::Changes { .. } => format!("NOT {DELETES}"),
@@ -128,6 +128,28 @@ impl Queries<'_> {
         }
     }
 
+    /// The one for the rows with values that a row of the table has and another one of the unit takes from it, each with that other
+    /// one. Rows that are not the only ones with their key are left out: a third one may count in their place.
+    pub(super) fn given_up(&self, values: &[String]) -> Option<String> {
+        let is_of_rows = matches!(self.effect, Effect::Upsert { .. } | Effect::Changes { .. });
+        if !is_of_rows || self.is_key(values) {
+            return None;
+        }
+        let columns = numbered("value", values.len());
+        let key = numbered("key", self.plan.key_columns().len());
+        let only = self.values(&self.stored.only, values, true);
+        Some(format!(
+            "SELECT new.ordinal, next.ordinal AS giver FROM {only} AS new
+             JOIN {old} AS old ON ({same_values}) JOIN {only} AS next ON ({same_key})
+             WHERE NOT new.deletes AND ({is_own}) IS NOT TRUE AND (next.deletes OR NOT ({is_kept}))",
+            old = self.values(&qualified(self.table), values, false),
+            same_values = each("new", "=", "old", &columns),
+            same_key = each("next", "=", "old", &key),
+            is_own = each("new", "=", "old", &key),
+            is_kept = each("next", "IS NOT DISTINCT FROM", "old", &columns),
+        ))
+    }
+
     /// The one for the rows that share values, each with the first such row; `None` where none takes any.
     pub(super) fn repeated(&self, values: &[String]) -> Option<String> {
         if matches!(self.effect, Effect::Delete { .. }) || self.is_key(values) {
@@ -146,15 +168,12 @@ impl Queries<'_> {
 
     /// The one for rows that take another away, to which a third one refers.
     fn referred(&self, reference: &Reference, sight: Sight) -> Option<String> {
-        let effective = &self.stored.effective;
+        let all = &self.stored.all;
         let rows = match (self.effect, sight) {
             (Effect::Append, _) | (Effect::Upsert { .. }, Sight::AtOnce) => return None,
-            (Effect::Delete { .. }, _) => self.stored.all.clone(),
-            (Effect::Changes { .. }, Sight::AtOnce) => {
-                format!("(FROM {effective} WHERE {DELETES})")
-            }
-            // DuckDB replaces a row whose values in an index change.
-            (Effect::Upsert { .. } | Effect::Changes { .. }, Sight::AsBefore) => effective.clone(),
+            (Effect::Changes { .. }, Sight::AtOnce) => format!("(FROM {all} WHERE {DELETES})"),
+            // DuckDB replaces a row whose columns in an index are sent, whatever values they have.
+            (Effect::Delete { .. }, _) | (_, Sight::AsBefore) => all.clone(),
         };
         Some(format!(
             "SELECT new.{ORDINAL} FROM {rows} AS new JOIN {table} AS old ON ({same_key})

@@ -3,7 +3,7 @@
 //! The rows are staged in a temporary table, and each constraint becomes a query over it. What a query cannot tell
 //! (constraints on columns that cannot be known) is left to DuckDB's own error.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch, UInt64Array};
@@ -24,8 +24,12 @@ use crate::engine::ingest::rejects::MAX_REJECTS;
 use crate::engine::ingest::unit::Target;
 use crate::error::{Error, Result};
 
-/// How often the rows that are left are looked at again: without those at fault, others may be.
-const MAX_ROUNDS: usize = 100;
+/// How often the rows that are left are looked at again: without those at fault, others may be. Nobody else may commit meanwhile.
+const MAX_ROUNDS: usize = 16;
+
+/// How often they are looked at exactly. After that what others of the unit give up is not free any more, so that one look finds all
+/// that hangs together.
+const EXACT_ROUNDS: usize = 8;
 
 /// A row that breaks a constraint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,10 +121,14 @@ impl Search<'_> {
         let mut offences: Vec<Offence> = Vec::new();
         let mut constraints = self.constraints.iter();
         let is_mutual = constraints.any(|one| self.queries.depends_on_others(one));
-        for _ in 0..MAX_ROUNDS {
-            let mut found = self.round(Sight::AtOnce)?;
+        let known = self.known()?;
+        for round in 0..MAX_ROUNDS {
+            let mut found = match self.may_doubt && round >= EXACT_ROUNDS {
+                true => self.round(&known, Sight::AsBefore)?,
+                false => self.round(&known, Sight::AtOnce)?,
+            };
             if found.is_empty() && offences.is_empty() && self.may_doubt {
-                found = self.round(Sight::AsBefore)?;
+                found = self.round(&known, Sight::AsBefore)?;
             }
             if found.is_empty() {
                 break;
@@ -138,22 +146,81 @@ impl Search<'_> {
         Ok(offences)
     }
 
+    /// The numbers of the constraints that rows may break, but for those on columns that cannot be known.
+    fn known(&self) -> Result<Vec<usize>> {
+        let mut known = Vec::new();
+        for (number, constraint) in self.constraints.iter().enumerate() {
+            // That one asks for no other columns.
+            if let Some(sql) = self.queries.broken(constraint, Sight::AsBefore)
+                && let Some(Ok(_)) = self.connection.parse(&sql)?.last_statement()
+            {
+                known.push(number);
+            }
+        }
+        Ok(known)
+    }
+
     /// The rows at fault among those that are left, in their order, each once.
-    fn round(&self, sight: Sight) -> Result<Vec<Offence>> {
+    fn round(&self, known: &[usize], sight: Sight) -> Result<Vec<Offence>> {
+        let broken = known.iter().filter_map(|&number| {
+            let sql = self.queries.broken(&self.constraints[number], sight)?;
+            Some((number, sql))
+        });
+        let broken: Vec<_> = broken.collect();
         let mut offences = Vec::new();
-        for constraint in &self.constraints {
-            let Some(sql) = self.queries.broken(constraint, sight) else {
-                continue;
-            };
-            let found = self.ask(&sql, MAX_REJECTS)?;
-            let ordinals = found.iter().flat_map(|found| ordinals(found, 0));
-            offences.extend(ordinals.map(|&row| constraint.offence(row)));
+        if !broken.is_empty()
+            && let Some(found) = self.ask(&self.queries.at_fault(&broken), MAX_REJECTS)?
+        {
+            for (&row, &number) in ordinals(&found, 0).iter().zip(ordinals(&found, 1)) {
+                let number = usize::try_from(number).unwrap_or(usize::MAX);
+                let constraint = self.constraints.get(number);
+                offences.extend(constraint.map(|constraint| constraint.offence(row)));
+            }
+        }
+        if sight == Sight::AtOnce && !offences.is_empty() {
+            self.follow(known, &mut offences)?;
         }
         let at_fault = offences.iter().map(|offence| offence.row).collect();
         offences.extend(self.repetitions(&at_fault)?);
         offences.sort_by_key(|offence| offence.row);
         offences.dedup_by_key(|offence| offence.row);
         Ok(offences)
+    }
+
+    /// Adds the rows that were to get what a row at fault would have given up, those that were to get theirs, and so on: otherwise
+    /// each would take a round.
+    fn follow(&self, known: &[usize], offences: &mut Vec<Offence>) -> Result<()> {
+        let mut heirs: HashMap<u64, Vec<(u64, usize)>> = HashMap::new();
+        for &number in known {
+            let Kind::Unique(values) = &self.constraints[number].kind else {
+                continue;
+            };
+            let Some(sql) = self.queries.given_up(values) else {
+                continue;
+            };
+            let found = match self.ask(&sql, MAX_REJECTS) {
+                // So many are left to the rounds.
+                Err(Error::TooManyRejects(_)) => continue,
+                found => found?,
+            };
+            let Some(found) = found else {
+                continue;
+            };
+            for (&row, &giver) in ordinals(&found, 0).iter().zip(ordinals(&found, 1)) {
+                heirs.entry(giver).or_default().push((row, number));
+            }
+        }
+        let mut givers: Vec<u64> = offences.iter().map(|offence| offence.row).collect();
+        let mut at_fault: HashSet<u64> = givers.iter().copied().collect();
+        while let Some(giver) = givers.pop() {
+            for (row, number) in heirs.remove(&giver).unwrap_or_default() {
+                if at_fault.insert(row) {
+                    givers.push(row);
+                    offences.push(self.constraints[number].offence(row));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Rows that share what is unique with a row before them. One that is at fault itself takes nothing from others.

@@ -21,6 +21,8 @@ pub(super) struct Stored {
     pub(super) all: String,
     /// Those that count: of the rows with one key the last one.
     pub(super) effective: String,
+    /// Those that are the only ones with their key.
+    pub(super) only: String,
 }
 
 impl Stored {
@@ -66,14 +68,23 @@ impl Stored {
         let all = format!("(SELECT {} FROM {staged} AS new{join})", columns.join(", "));
         let key = plan.key_columns();
         let key: Vec<_> = key.iter().map(|name| quote(name)).collect();
-        let effective = match key.is_empty() {
-            true => all.clone(),
-            false => format!(
-                "(FROM {all} QUALIFY row_number() OVER (PARTITION BY {} ORDER BY {ORDINAL} DESC) = 1)",
-                key.join(", ")
+        if key.is_empty() {
+            return Self {
+                effective: all.clone(),
+                only: all.clone(),
+                all,
+            };
+        }
+        let key = key.join(", ");
+        Self {
+            effective: format!(
+                "(FROM {all} QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {ORDINAL} DESC) = 1)"
             ),
-        };
-        Self { all, effective }
+            only: format!(
+                "(FROM {all} QUALIFY system.main.count_star() OVER (PARTITION BY {key}) = 1)"
+            ),
+            all,
+        }
     }
 }
 
