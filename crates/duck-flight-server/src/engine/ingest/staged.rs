@@ -106,6 +106,7 @@ impl StagedRows {
         turn: &mut Option<TurnToFill<'c>>,
         mut apply: impl FnMut(&'c Connection, &Self, &mut Option<TurnToFill<'c>>) -> Result<()>,
     ) -> Result<()> {
+        let mut may_be_gone = true;
         for _ in 0..MAX_TRIES {
             self.rejects.sort_by_key(|reject| reject.row);
             let outcome = transaction(connection, |connection| apply(connection, self, turn));
@@ -115,7 +116,8 @@ impl StagedRows {
             }
             match outcome {
                 Err(error) if error.is_constraint() => {
-                    self.without_offences(connection, lossless, put, error)?;
+                    may_be_gone =
+                        self.without_offences(connection, lossless, put, error, may_be_gone)?;
                 }
                 // What was sent again elsewhere is told to its client.
                 Err(error) if error.is_conflict() && !matches!(error, Error::Resent(_)) => {
@@ -128,15 +130,16 @@ impl StagedRows {
         transaction(connection, |connection| apply(connection, self, turn))
     }
 
-    /// Takes the rows out that break a constraint. The error comes back, with the first such row named, where the unit is
-    /// not worth another try.
+    /// Takes the rows out that break a constraint; false where there are none, if what was in their way `may_be_gone` since. The error
+    /// comes back, with the first such row named, where the unit is not worth another try.
     fn without_offences(
         &mut self,
         connection: &Connection,
         lossless: &Lossless,
         put: &Target,
         error: Error,
-    ) -> Result<()> {
+        may_be_gone: bool,
+    ) -> Result<bool> {
         let outcome = transaction(connection, |connection| {
             let offences = staged_offences(connection, lossless, put, &self.plan)?;
             if put.rejects && !offences.is_empty() {
@@ -146,8 +149,9 @@ impl StagedRows {
         });
         match outcome {
             Ok(offences) => match offences.first() {
+                None if may_be_gone => Ok(false),
                 None => Err(error),
-                Some(_) if put.rejects => Ok(()),
+                Some(_) if put.rejects => Ok(true),
                 Some(first) => {
                     let unnumbered = self.unnumbered.iter().copied();
                     Err(offence_error(unnumbered, first, &error))
@@ -281,6 +285,37 @@ mod tests {
         let is_so = "count(*) = 1 AND min(n) = 8";
         let sql = format!("SELECT CASE WHEN {is_so} THEN 1 ELSE error('no') END FROM t");
         connection.execute(&sql).unwrap();
+    }
+
+    #[test]
+    fn rows_are_applied_again_once_what_was_in_their_way_is_gone() {
+        let database = Database::open(":memory:", &[]).unwrap();
+        let connection = database.connect().unwrap();
+        let other = database.connect().unwrap();
+        let lossless = lossless(&database).unwrap();
+        connection
+            .execute("CREATE TABLE t (i BIGINT PRIMARY KEY)")
+            .unwrap();
+        let (put, mut rows) = staged(&connection);
+        // Where rows are looked for there are none, so none is at fault.
+        drop(TableWriter::stage(&connection, &put.table, &rows.plan).unwrap());
+        // What stays refuses them in the end.
+        for goes in [true, false] {
+            other.execute("INSERT INTO t VALUES (1)").unwrap();
+            let mut tries = 0;
+            let apply = |connection: &Connection, _: &StagedRows, _: &mut Option<Turn>| {
+                tries += 1;
+                let applied = connection.execute("INSERT INTO t VALUES (1)");
+                if goes && tries == 1 {
+                    other.execute("DELETE FROM t")?;
+                }
+                applied?;
+                Ok(())
+            };
+            let outcome = rows.apply(&connection, &lossless, &put, &mut None, apply);
+            assert_eq!((outcome.is_ok(), tries), (goes, 2));
+            other.execute("DELETE FROM t").unwrap();
+        }
     }
 
     #[test]

@@ -306,7 +306,7 @@ impl Writer {
         };
         let evolves = unit.put.schema_mode != SchemaMode::Match;
         let mut was_alone = false;
-        let mut searches = 0;
+        let (mut searches, mut may_be_gone) = (0, true);
         for _ in 0..CONFLICT_TRIES {
             // A table that evolves may have lost a column again, for as long as anybody could take it away.
             let may_lack_column = evolves && !was_alone && matches!(error, Error::Columns(_));
@@ -322,8 +322,9 @@ impl Writer {
                     break;
                 }
                 searches += 1;
-                if let Err(last) = self.without_offences(&mut unit, error) {
-                    return unit.refuse(last);
+                match self.without_offences(&mut unit, error, may_be_gone) {
+                    Ok(found_some) => may_be_gone = found_some,
+                    Err(last) => return unit.refuse(last),
                 }
             }
             let before = self.shared.mark.before();
@@ -337,9 +338,9 @@ impl Writer {
         unit.refuse(error.of_put());
     }
 
-    /// Puts the rows aside that do not fit, where the put says so. The error comes back, with the first
-    /// such row named, where the unit is not worth another try.
-    fn without_offences(&self, unit: &mut Unit, error: Error) -> Result<()> {
+    /// Puts the rows aside that do not fit, where the put says so; false where there are none, if what was in their way `may_be_gone`
+    /// since. The error comes back, with the first such row named, where the unit is not worth another try.
+    fn without_offences(&self, unit: &mut Unit, error: Error, may_be_gone: bool) -> Result<bool> {
         let Some((plan, batches)) = &unit.cast else {
             return Err(error);
         };
@@ -352,6 +353,7 @@ impl Writer {
         let offences = offences(&self.connection, lossless, &unit.put, plan, batches);
         let offences = match offences {
             Ok(offences) if !offences.is_empty() => offences,
+            Ok(_) if may_be_gone => return Ok(false),
             Ok(_) => return Err(error),
             Err(failure @ Error::TooManyRejects(_)) if unit.put.rejects => return Err(failure),
             Err(failure) => {
@@ -360,7 +362,7 @@ impl Writer {
             }
         };
         if unit.put.rejects {
-            unit.put_aside(&offences)
+            unit.put_aside(&offences).map(|()| true)
         } else {
             let aside = unit.rejects.iter().map(|reject| reject.row);
             Err(offence_error(aside, &offences[0], &error))
