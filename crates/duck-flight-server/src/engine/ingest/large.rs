@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use duck_flight_protocol::{Create, PutOptions, TableName};
+use duck_flight_protocol::{Create, PutOptions, SchemaMode, TableName};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::Committing;
@@ -376,7 +376,7 @@ impl LargeUnit {
         columns: &Columns,
         mut recent: Option<&mut Recent>,
     ) -> Result<Committed> {
-        let plan = Arc::new(put.plan(columns)?);
+        let plan = self.plan(columns)?;
         let mut table = TableWriter::open(connection, &put.table, &plan, 0)?;
         let (shared, sequence) = (self.shared.clone(), self.sequence);
         let (mut rejected, mut rejected_bytes) = (0, RejectedBytes::default());
@@ -430,7 +430,7 @@ impl LargeUnit {
         if !must_be_gathered && !put.rejects {
             return Ok(None);
         }
-        let plan = Arc::new(put.plan(&columns)?);
+        let plan = self.plan(&columns)?;
         if refers {
             check_names(plan.given().map(|column| column.field.name()))?;
         }
@@ -451,6 +451,18 @@ impl LargeUnit {
         });
         // Still in its turn, as at the end of the unit.
         made.map_err(|error| self.shared.observe(error))
+    }
+
+    /// How the rows go into the table that is there. One that may be changed for them has been before the unit began: where it does not
+    /// fit, somebody else has altered or replaced it since.
+    fn plan(&self, columns: &Columns) -> Result<Arc<Plan>> {
+        let put = &self.put;
+        match put.plan(columns) {
+            Err(Error::Columns(_)) if put.schema_mode != SchemaMode::Match => {
+                Err(Error::TableAltered(put.table.clone()))
+            }
+            plan => plan.map(Arc::new),
+        }
     }
 
     /// The columns of its table in the open transaction.
@@ -600,6 +612,7 @@ impl LargeUnit {
 mod tests {
     use arrow::array::{ArrayRef, Int64Array};
     use duck_flight_protocol::Mode;
+    use tokio::sync::Semaphore;
 
     use super::*;
     use crate::engine::EngineOptions;
@@ -641,5 +654,32 @@ mod tests {
         let committed = unit.commit().await.unwrap().done().await.unwrap();
         assert_eq!(committed.rows, 1000);
         assert_eq!(put.last_sequence(), Some(7));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_table_that_was_replaced_before_the_unit_began_is_told_as_altered() {
+        let engine = Engine::open(&EngineOptions::in_memory()).unwrap();
+        let sql = "CREATE TABLE t (k BIGINT PRIMARY KEY)".to_owned();
+        engine.execute(&Place::Any, sql).await.unwrap();
+        let keys: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+        let rows = RecordBatch::try_from_iter([("k", keys.clone()), ("z", keys)]).unwrap();
+        let options = PutOptions {
+            schema: SchemaMode::Evolve,
+            ..PutOptions::new("t")
+        };
+        let upsert = Effect::Upsert {
+            key: vec!["k".to_owned()],
+        };
+        for effect in [Effect::Append, upsert] {
+            let key = engine.table_key(&options.table);
+            let put = Target::new(&options, key, effect, None, rows.schema());
+            let places = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+            let unit = Large::start(&engine, &Arc::new(put), None, false, places).unwrap();
+            let refused = unit.commit().await.done().await;
+            assert!(
+                matches!(refused, Err(Error::TableAltered(_))),
+                "{refused:?}"
+            );
+        }
     }
 }
