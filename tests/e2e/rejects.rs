@@ -331,6 +331,24 @@ async fn constraints_hold_for_columns_that_are_not_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_for_which_a_check_fails_are_put_aside() {
+    let (server, client) = start().await;
+    client
+        .execute(
+            "CREATE TABLE t (i BIGINT, CHECK (CAST(i::VARCHAR AS TINYINT) > 0), CHECK (i - 5))",
+        )
+        .await;
+    let batch = longs(&[("i", &[1, 1000, 3, NULL, -1, 5])]);
+    let append = r#"{"table":"t"}"#;
+    assert_eq!(put_aside(&client, append, &batch).await, [2, 5, 6]);
+    let stored = client.rows("FROM t ORDER BY i").await;
+    assert_eq!(stored, ["1", "3", "NULL"]);
+    let refused = client.put(&options(append), &[batch]).await;
+    assert_refused(refused, Code::InvalidArgument, &["row 2", "CHECK", "1000"]);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_default_that_counts_is_left_to_duckdb() {
     let (server, client) = start().await;
     client

@@ -190,7 +190,11 @@ impl Described {
     fn constraint(&self, table: &TableName) -> Option<Constraint> {
         let kind = match self.kind.as_str() {
             "NOT NULL" => Kind::Never(format!("{} IS NULL", quote(self.columns.first()?))),
-            "CHECK" => Kind::Never(format!("NOT ({})", self.expression)),
+            // A row for which it fails is refused, too; one for which it is NULL is not.
+            "CHECK" => Kind::Never(format!(
+                "TRY(CAST(({}) AS BOOLEAN) IS NOT FALSE) IS NOT TRUE",
+                self.expression
+            )),
             "PRIMARY KEY" | "UNIQUE" => Kind::Unique(quoted(&self.columns)),
             "FOREIGN KEY" => Kind::Refers(Reference {
                 columns: quoted(&self.columns),
