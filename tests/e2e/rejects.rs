@@ -120,6 +120,10 @@ async fn rows_that_refer_to_others_of_their_unit_are_put_aside_as_duckdb_refuses
         client.rows("SELECT i FROM tree ORDER BY i").await,
         ["1", "2"]
     );
+    let reasons = reasons(&client).await;
+    let key = "FOREIGN KEY (parent) REFERENCES tree(i)";
+    assert_eq!(reasons[0], format!("breaks the table's {key}"));
+    assert_eq!(reasons[2], format!("table `tree` refers to its row: {key}"));
     server.shutdown().await;
 }
 
@@ -327,6 +331,9 @@ async fn constraints_hold_for_columns_that_are_not_sent() {
     let upsert = r#"{"table":"n","mode":"upsert"}"#;
     assert_eq!(put_aside(&client, upsert, &batch).await, [2]);
     assert_eq!(client.rows("FROM n").await, ["1|7|1"]);
+    let told = reasons(&client).await;
+    let reason = "breaks the table's NOT NULL of column `must`";
+    assert_eq!(told.last().map(String::as_str), Some(reason));
     server.shutdown().await;
 }
 

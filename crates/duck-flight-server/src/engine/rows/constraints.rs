@@ -207,13 +207,30 @@ impl Described {
             kind,
             names: self.columns.clone(),
             columns: self.columns.join(", ").into(),
-            reason: format!("breaks the table's {}", self.text).into(),
+            reason: format!("breaks the table's {}", self.told()).into(),
         })
+    }
+
+    /// What it is called, for people.
+    fn told(&self) -> String {
+        let columns = self.columns.join(", ");
+        match self.kind.as_str() {
+            "NOT NULL" => format!("NOT NULL of column `{columns}`"),
+            // DuckDB 1.5.5 has no text for one that refers to its own table.
+            "FOREIGN KEY" if self.text.is_empty() => {
+                let its_columns = self.referenced_columns.join(", ");
+                format!(
+                    "FOREIGN KEY ({columns}) REFERENCES {}({its_columns})",
+                    self.referenced
+                )
+            }
+            _ => self.text.clone(),
+        }
     }
 
     /// What it demands, as a foreign key, of the rows of the table that it refers to.
     fn referred(&self, table: &TableName) -> Constraint {
-        let reason = format!("table `{}` refers to its row: {}", self.table, self.text);
+        let reason = format!("table `{}` refers to its row: {}", self.table, self.told());
         Constraint {
             kind: Kind::Referred(Reference {
                 columns: quoted(&self.referenced_columns),
