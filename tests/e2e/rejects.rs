@@ -251,7 +251,8 @@ async fn rows_that_hang_together_are_put_aside_in_moderate_time() {
     ops.push("U");
     let deletes = longs(&[("i", &keys), ("v", &[7; 3001])]);
     let changes = r#"{"table":"p","mode":"changes"}"#;
-    let put = put_aside(&client, changes, &with_ops(&deletes, &ops));
+    let rows = with_ops(&deletes, &ops);
+    let put = put_aside(&client, changes, &rows);
     assert_eq!(soon("an ack", put).await, (1..=3000).collect::<Vec<u64>>());
     let codes: Vec<_> = (100..3101).collect();
     let replaces = longs(&[("i", &keys), ("code", &codes)]);

@@ -359,7 +359,7 @@ impl UnitBuilder<'_> {
         let referred = match self.is_first && target.makes_anew() {
             // A table that a put makes has no foreign keys.
             true => Vec::new(),
-            false => target.referred(&engine.references().await?),
+            false => target.referred(&*engine.references().await?),
         };
         let (sequence, is_first) = (self.sequence, self.is_first);
         let mut large = Large::start(engine, target, sequence, is_first, referred, places)?;
@@ -442,7 +442,7 @@ impl UnitBuilder<'_> {
                 let target = self.put.target.clone();
                 let referred = match self.is_settled {
                     true => Vec::new(),
-                    false => target.referred(&self.put.engine.references().await?),
+                    false => target.referred(&*self.put.engine.references().await?),
                 };
                 let plan = self.put.plan.clone();
                 let unit = Unit {
@@ -555,7 +555,7 @@ impl Small {
         }
         let Put { engine, target, .. } = put;
         if self.share.is_empty() && engine.budget().is_scarce() {
-            let referred = target.referred(&engine.references().await?);
+            let referred = target.referred(&*engine.references().await?);
             let queue = &engine.shared().queue;
             queue.await_table(target, &referred, &engine.budget()).await;
         }

@@ -674,7 +674,8 @@ mod tests {
             let key = engine.table_key(&options.table);
             let put = Target::new(&options, key, effect, None, rows.schema());
             let places = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-            let unit = Large::start(&engine, &Arc::new(put), None, false, places).unwrap();
+            let unit =
+                Large::start(&engine, &Arc::new(put), None, false, Vec::new(), places).unwrap();
             let refused = unit.commit().await.done().await;
             assert!(
                 matches!(refused, Err(Error::TableAltered(_))),

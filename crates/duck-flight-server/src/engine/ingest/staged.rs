@@ -303,15 +303,16 @@ mod tests {
         for goes in [true, false] {
             other.execute("INSERT INTO t VALUES (1)").unwrap();
             let mut tries = 0;
-            let apply = |connection: &Connection, _: &StagedRows, _: &mut Option<Turn>| {
-                tries += 1;
-                let applied = connection.execute("INSERT INTO t VALUES (1)");
-                if goes && tries == 1 {
-                    other.execute("DELETE FROM t")?;
-                }
-                applied?;
-                Ok(())
-            };
+            let apply =
+                |connection: &Connection, _: &StagedRows, _: &mut Option<TurnToFill<'_>>| {
+                    tries += 1;
+                    let applied = connection.execute("INSERT INTO t VALUES (1)");
+                    if goes && tries == 1 {
+                        other.execute("DELETE FROM t")?;
+                    }
+                    applied?;
+                    Ok(())
+                };
             let outcome = rows.apply(&connection, &lossless, &put, &mut None, apply);
             assert_eq!((outcome.is_ok(), tries), (goes, 2));
             other.execute("DELETE FROM t").unwrap();
