@@ -142,12 +142,12 @@ async fn a_table_with_a_column_called_rowid_takes_no_large_transaction_with_keys
         .await;
     let put = options(r#"{"table": "t", "mode": "upsert"}"#);
     let refused = client.put(&put, &[ints(0..30_000)]).await;
-    assert_refused(refused, Code::Unimplemented, &["rowid", "20480"]);
+    assert_refused(refused, Code::Unimplemented, &["rowid", "18432"]);
     let script = "BEGIN; INSERT INTO t (i) FROM range(30000); DELETE FROM t WHERE i = 7; COMMIT";
     let refused = client.try_execute(script).await;
-    assert_refused(refused, Code::Unimplemented, &["rowid", "20480"]);
+    assert_refused(refused, Code::Unimplemented, &["rowid", "18432"]);
     assert_eq!(client.rows("SELECT count(*) FROM t").await, ["0"]);
-    client.put(&put, &[ints(0..20_000)]).await.unwrap();
+    client.put(&put, &[ints(0..18_000)]).await.unwrap();
     client.execute("DELETE FROM t WHERE i >= 10").await;
     assert_eq!(client.rows("SELECT count(*) FROM t").await, ["10"]);
     server.shutdown().await;

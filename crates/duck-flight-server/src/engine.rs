@@ -147,6 +147,8 @@ struct Inner {
     checkpointer: Mutex<Option<Checkpointer>>,
     shared: Arc<Shared>,
     budget: Budget,
+    /// For units that wait for a thread: those that are small must not lack what these have.
+    growing: Budget,
     sieves: Sieves,
     room: RoomWatch,
     /// The name of the server's own database in SQL.
@@ -223,6 +225,7 @@ impl Engine {
             writers,
             checkpointer: Mutex::new(Some(checkpointer)),
             budget,
+            growing: Budget::new(options.ingest_buffer_bytes.max(ingest::GROWING_BYTES)),
             sieves: Sieves::default(),
             holdings: Holdings::default(),
             running: Gauge::default(),
@@ -637,6 +640,10 @@ impl Engine {
 
     fn patience(&self) -> &Patience {
         &self.0.patience
+    }
+
+    fn growing(&self) -> &Budget {
+        &self.0.growing
     }
 
     fn budget_patience(&self) -> &Patience {

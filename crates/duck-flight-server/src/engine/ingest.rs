@@ -42,6 +42,9 @@ use unit::{Answer, CastRows, Committed, TableKey, Target, Unit, unambiguous};
 /// From this size on a unit has a transaction of its own.
 const LARGE_UNIT_BYTES: usize = 32 << 20;
 
+/// What units may have in memory together, at least, that wait for a thread: eight of the largest, or very many that grow early.
+pub(super) const GROWING_BYTES: usize = 8 * LARGE_UNIT_BYTES;
+
 /// From this many rows on, too: more do not make a shared commit any cheaper.
 const LARGE_UNIT_ROWS: u64 = 1 << 20;
 
@@ -344,9 +347,10 @@ impl UnitBuilder<'_> {
         let State::Small(small) = &mut self.state else {
             return Ok(());
         };
-        // It keeps its part of the budget until its rows are handed over, for until then they are in memory. Nobody with a
-        // thread waits for it: units that are written take none.
+        // Its rows count until they are handed over, for until then they are in memory: beside those of small units, where there is room
+        // for that. Nobody with a thread waits for it: units that are written take none.
         let Small { sent, share, .. } = std::mem::replace(small, Small::new(&self.put.engine));
+        let share = share.moved_to(self.put.engine.growing());
         if !(self.is_first && self.put.target.makes_anew()) {
             // A client may have dropped or altered the table since its first rows came in.
             self.put.resolve().await?;

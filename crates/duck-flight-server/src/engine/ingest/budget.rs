@@ -149,6 +149,21 @@ impl Share {
         true
     }
 
+    /// Is a part of another budget from here on, where there is as much free; otherwise it stays what it is.
+    pub(super) fn moved_to(self, other: &Budget) -> Self {
+        let grains = self.permit.as_ref().map_or(0, |held| held.num_permits());
+        let taken =
+            u32::try_from(grains).map(|grains| other.grains.clone().try_acquire_many_owned(grains));
+        match taken {
+            Ok(Ok(permit)) => Self {
+                budget: other.clone(),
+                permit: Some(permit),
+                ..self
+            },
+            _ => self,
+        }
+    }
+
     fn take_now(&mut self, bytes: usize) -> bool {
         let Some(permit) = self.budget.take_now(bytes) else {
             return false;
@@ -184,5 +199,20 @@ mod tests {
         assert!(!growing.take(GRAIN_BYTES, 0).await);
         let mut beginning = budget.share();
         assert!(beginning.take(3 * GRAIN_BYTES, 0).await);
+    }
+
+    #[tokio::test]
+    async fn a_part_is_one_of_another_budget_where_that_has_room() {
+        let (one, other) = (Budget::new(4 * GRAIN_BYTES), Budget::new(4 * GRAIN_BYTES));
+        let free = |budget: &Budget| budget.grains.available_permits();
+        let mut parts = Vec::new();
+        for (of_one, of_other) in [(4, 1), (1, 1)] {
+            let mut share = one.share();
+            assert!(share.take(3 * GRAIN_BYTES, 0).await);
+            parts.push(share.moved_to(&other));
+            assert_eq!((free(&one), free(&other)), (of_one, of_other));
+        }
+        drop(parts);
+        assert_eq!((free(&one), free(&other)), (4, 4));
     }
 }
