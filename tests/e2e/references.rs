@@ -76,7 +76,10 @@ async fn rows_that_a_second_writer_adds_refer_to_what_is_there() {
     client.execute(TABLES).await;
     for _ in 0..4 {
         let parents = ints(0..PARENTS);
-        client.append("a_parent", &[parents.clone()]).await.unwrap();
+        client
+            .append("a_parent", std::slice::from_ref(&parents))
+            .await
+            .unwrap();
         let mut tasks = vec![putting(&client, DELETE_PARENTS, parents)];
         for _ in 0..3 {
             tasks.push(putting(&client, APPEND_CHILDREN, ints(0..CHILDREN)));
