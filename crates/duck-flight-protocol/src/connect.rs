@@ -155,7 +155,7 @@ impl ConnectOptions {
 }
 
 /// What is wrong with an address that names a user.
-const NO_USER: &str = "there are no users and passwords yet, leave out what stands before the `@`";
+const NO_USER: &str = "there are no users and passwords yet: leave out what stands before the `@`";
 
 /// What of an address can be shown that has a user, and perhaps a password; `None` where it has none.
 fn without_user(server: &str) -> Option<&str> {

@@ -147,7 +147,7 @@ struct Inner {
     checkpointer: Mutex<Option<Checkpointer>>,
     shared: Arc<Shared>,
     budget: Budget,
-    /// For units that wait for a thread: those that are small must not lack what these have.
+    /// For large units that wait for a thread: beside the budget, so that small ones find room in it.
     growing: Budget,
     sieves: Sieves,
     room: RoomWatch,

@@ -16,8 +16,8 @@
 //! only then answers → acks.
 //!
 //! A unit too large for the budget does not wait for a lane: it gets a connection and a transaction of its own, into which its
-//! batches go while they come in. Where it has a key, or rows of it may be rejected, they are gathered in a temporary table
-//! first, and go from there to the table once all are there.
+//! batches go while they come in. Where it has a key, its table refers to another one, or rows of it may be rejected,
+//! they are gathered in a temporary table first, and go from there to the table once all are there.
 //!
 //! # Invariants
 //!

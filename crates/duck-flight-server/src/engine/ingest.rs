@@ -347,8 +347,8 @@ impl UnitBuilder<'_> {
         let State::Small(small) = &mut self.state else {
             return Ok(());
         };
-        // Its rows count until they are handed over, for until then they are in memory: beside those of small units, where there is room
-        // for that. Nobody with a thread waits for it: units that are written take none.
+        // Its rows are in memory until a thread takes them, so they count: beside the budget where there is room, else in it. Units that
+        // have a thread take no budget, so nobody waits in a circle.
         let Small { sent, share, .. } = std::mem::replace(small, Small::new(&self.put.engine));
         let share = share.moved_to(self.put.engine.growing());
         if !(self.is_first && self.put.target.makes_anew()) {

@@ -65,8 +65,8 @@ impl Budget {
             .ok()
     }
 
-    /// Whether more than half of it is taken. The rest is for units that begin, and can be committed soon: others that keep what they
-    /// have for long, for they wait for a thread, must not take all.
+    /// Whether more than half of it is taken. The rest is for units that begin, and can be committed soon: those that grow move on, and
+    /// those that would wait for a table take nothing.
     pub(super) fn is_scarce(&self) -> bool {
         self.grains.available_permits() < self.total as usize / 2
     }

@@ -12,7 +12,7 @@ use crate::engine::Lossless;
 use crate::engine::ffi::Connection;
 use crate::engine::rows::offences::offences;
 use crate::engine::rows::plan::Plan;
-use crate::error::Error;
+use crate::error::{Error, in_a_line};
 
 /// How many bytes of them are kept at most, as an appender gathers no more. Without the first of them no row may be named.
 const MAX_BYTES: usize = 32 << 20;
@@ -93,7 +93,7 @@ impl Recent {
                 None => error,
             },
             Err(failure) => {
-                tracing::debug!(error = %failure, "the rows at fault were not found");
+                tracing::debug!(error = %in_a_line(&failure), "the rows at fault were not found");
                 error
             }
         }

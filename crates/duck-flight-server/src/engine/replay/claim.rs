@@ -18,7 +18,7 @@ use crate::engine::ffi::Connection;
 use crate::engine::ingest::unit::TEMPORARY;
 use crate::error::{Error, Result};
 
-const UNREADABLE: &str = "a table is renamed by ALTER TABLE name RENAME TO name alone, with names in double quotes where they are not ASCII: the \
+const UNREADABLE: &str = "a table is renamed by ALTER TABLE name RENAME TO name alone, without white space beyond ASCII, and with a new name in double quotes whose last letter is beyond ASCII: the \
      server must know which one";
 
 /// What a table is claimed by.

@@ -24,7 +24,7 @@ const HELD_SQL: &str = "
     ) WHERE database_name <> 'temp' AND schema_name <> 'main'";
 
 const UNREADABLE: &str = "it cannot be told which schema is dropped, and there are schemas with tables or views: write the statement without \
-     white space beyond ASCII, and the name in double quotes where it is not ASCII";
+     white space beyond ASCII, and the name in double quotes where its last letter is beyond ASCII";
 
 /// Drops what is in a schema that a statement drops with all of it. To be called in its transaction, right before it runs. Answers
 /// whether anything was dropped: then the transaction must not be committed without the statement.

@@ -101,7 +101,7 @@ pub(super) fn why_it_stays(
     widen(column, field, mode)?;
     Some(format!(
         "the column stays {}, for a key, a CHECK, a generated column, an index or a foreign key is in the way of \
-         another type: drop that first",
+         another type: drop the index or the generated column first, or make the table anew",
         column.sql_type()
     ))
 }

@@ -31,8 +31,8 @@ const COMMENTS_ON_INDEX: &str = "DuckDB 1.5.5 may take an index away with a comm
 
 const DISGUISED: &str = "DuckDB 1.5.5 takes this for an alteration of a table: write ALTER TABLE. Of a view there is RENAME TO only, and of a \
      sequence OWNED BY";
-const UNREADABLE: &str = "it cannot be told which table is altered: send the ALTER alone, without white space beyond ASCII, and with names in double \
-     quotes where they are not ASCII";
+const UNREADABLE: &str = "it cannot be told which table is altered: send the ALTER alone, without white space beyond ASCII, and put names in double \
+     quotes that end a statement with a letter beyond ASCII";
 
 const FILES: &str = "COPY, EXPORT and IMPORT use files of the server, which clients cannot: save a result on your side \
      (duck-query --format csv 'FROM t' > FILE), and load a file by a put (the README shows how)";
