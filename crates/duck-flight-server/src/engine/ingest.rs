@@ -228,6 +228,18 @@ impl Put {
         Ok(())
     }
 
+    /// Waits while a unit of this put would wait for a table that is held, and memory is scarce. To be called before anything of the unit is
+    /// read: what is in memory meanwhile, others lack.
+    pub(crate) async fn await_table(&self) -> Result<()> {
+        let (engine, target) = (&self.engine, &self.target);
+        if engine.budget().is_scarce() {
+            let referred = target.referred(&*engine.references().await?);
+            let queue = &engine.shared().queue;
+            queue.await_table(target, &referred, &engine.budget()).await;
+        }
+        Ok(())
+    }
+
     /// Starts a unit; `sequence` is its producer's number for it. Waits a little where the disk is nearly full.
     pub(crate) async fn unit(&mut self, sequence: Option<u64>) -> Result<UnitBuilder<'_>> {
         let is_settled = self.target.standing(sequence) != UnitStanding::New;
@@ -303,7 +315,7 @@ impl Committing {
 }
 
 impl UnitBuilder<'_> {
-    /// Adds a batch. Waits while the budget is spent, which holds back the client; and where it is scarce, for a table that is held.
+    /// Adds a batch. Waits while the budget is spent, which holds back the client.
     pub(crate) async fn push(&mut self, batch: SentBatch) -> Result<()> {
         let rows_before = self.rows;
         let rows = batch.rows.num_rows();
@@ -315,7 +327,7 @@ impl UnitBuilder<'_> {
             let plan = self.put.plan.as_ref();
             let cast_bytes = plan.map_or(0, |plan| plan.expected_bytes(rows, batch.bytes));
             let is_small = self.rows < LARGE_UNIT_ROWS;
-            if is_small && small.make_room(self.put, batch.bytes, cast_bytes).await? {
+            if is_small && small.make_room(batch.bytes, cast_bytes).await {
                 // They count in the budget now.
                 drop(batch.room);
                 self.add(batch.rows, rows_before).await?;
@@ -553,21 +565,15 @@ impl Small {
     }
 
     /// Takes budget for `bytes` more, and for what they become; false when the unit must go on in a transaction of its own.
-    async fn make_room(&mut self, put: &Put, bytes: usize, cast_bytes: usize) -> Result<bool> {
+    async fn make_room(&mut self, bytes: usize, cast_bytes: usize) -> bool {
         if self.bytes + bytes > LARGE_UNIT_BYTES {
-            return Ok(false);
-        }
-        let Put { engine, target, .. } = put;
-        if self.share.is_empty() && engine.budget().is_scarce() {
-            let referred = target.referred(&*engine.references().await?);
-            let queue = &engine.shared().queue;
-            queue.await_table(target, &referred, &engine.budget()).await;
+            return false;
         }
         let is_taken = self.share.take(bytes, cast_bytes).await;
         if is_taken {
             self.bytes += bytes;
         }
-        Ok(is_taken)
+        is_taken
     }
 }
 

@@ -44,6 +44,7 @@ pub(super) async fn put(
 
 /// The whole stream is one unit, with one ack at its end.
 async fn put_stream(mut put: Put, mut batches: PutStream, sequence: Option<u64>) -> Result<Ack> {
+    put.await_table().await?;
     let mut unit = put.unit(sequence).await?;
     while let Some((batch, _)) = unit.wait_for_client(batches.next(unit.standing())).await? {
         unit.push(batch).await?;
@@ -86,7 +87,11 @@ async fn read_batches(
     batches.end_with_the_server();
     let has_producer = put.last_sequence().is_some();
     let mut units: u64 = 0;
-    while let Some((batch, metadata)) = batches.next(Standing::Idle).await? {
+    loop {
+        put.await_table().await?;
+        let Some((batch, metadata)) = batches.next(Standing::Idle).await? else {
+            break;
+        };
         units += 1;
         let sequence = sequence(&metadata, has_producer, units)?;
         let mut unit = put.unit(sequence).await?;

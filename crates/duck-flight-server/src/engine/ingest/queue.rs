@@ -524,9 +524,12 @@ impl Reach {
             && matches!(&self.changed, Tables::These(tables) if tables.is_empty())
     }
 
-    /// Whether one changes what the other one changes, too, or refers to.
+    /// Whether one changes what the other one changes, too, or refers to; or both refer to the same. They would not harm each other then, but
+    /// where they came by turns, whoever changes that table would wait for ever.
     fn meets(&self, other: &Self) -> bool {
+        let are_both_referring = |table: &TableKey| other.referred.contains(table);
         self.changed.meet(&other.changed)
+            || self.referred.iter().any(are_both_referring)
             || self.changes_any(&other.referred)
             || other.changes_any(&self.referred)
     }
@@ -739,13 +742,14 @@ mod tests {
     }
 
     #[test]
-    fn who_refers_to_a_table_is_in_the_way_of_who_changes_it_only() {
+    fn who_refers_to_a_table_is_in_the_way_of_who_changes_it_or_refers_to_it() {
         let refers = |names: &[&str]| Reach::refers(keys(names));
         for (one, other, expected) in [
             (refers(&["p"]), these(&["p"]), true),
             (refers(&["p", "q"]), these(&["c", "q"]), true),
             (refers(&["p"]), all(), true),
-            (refers(&["p"]), refers(&["p"]), false),
+            (refers(&["p"]), refers(&["p", "q"]), true),
+            (refers(&["p"]), refers(&["q"]), false),
             (refers(&["p"]), these(&["c"]), false),
             (these(&["p"]), these(&["p"]), true),
         ] {

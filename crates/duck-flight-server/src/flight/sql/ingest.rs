@@ -53,6 +53,7 @@ pub(super) async fn ingest(
         return Ok(put.commit().await.done().await?.rows);
     }
     let mut put = engine.put(&options, rows.schema().clone()).await?;
+    put.await_table().await?;
     let mut unit = put.unit(None).await?;
     while let Some((batch, _)) = unit.wait_for_client(rows.next(unit.standing())).await? {
         unit.push(batch).await?;

@@ -74,7 +74,7 @@ fn what_a_replay_may_find_otherwise_is_refused() {
         "ALTER TABLE t ADD COLUMN IF NOT EXISTS größe UUID DEFAULT uuid()",
         "ALTER TABLE t ADD COLUMN größe.at TIMESTAMP DEFAULT now()",
         "ALTER TABLE t ADD COLUMN s\u{a0}.at TIMESTAMP DEFAULT now()",
-        "ALTER TABLE t ADD COLUMN IF NOT EXISTS größe VARCHAR DEFAULT 'default'",
+        "ALTER TABLE t ADD COLUMN IF NOT EXISTS größe\u{a0}VARCHAR DEFAULT 'default'",
     ] {
         assert!(refusal(sql).is_some(), "{sql}");
     }
