@@ -228,14 +228,19 @@ impl Put {
         Ok(())
     }
 
+    /// The tables that its rows may refer to by foreign keys.
+    async fn referred(&self) -> Result<Vec<TableKey>> {
+        Ok(self.target.referred(&*self.engine.references().await?))
+    }
+
     /// Waits while a unit of this put would wait for a table that is held, and memory is scarce. To be called before anything of the unit is
     /// read: what is in memory meanwhile, others lack.
     pub(crate) async fn await_table(&self) -> Result<()> {
-        let (engine, target) = (&self.engine, &self.target);
-        if engine.budget().is_scarce() {
-            let referred = target.referred(&*engine.references().await?);
-            let queue = &engine.shared().queue;
-            queue.await_table(target, &referred, &engine.budget()).await;
+        let budget = self.engine.budget();
+        if budget.is_scarce() {
+            let referred = self.referred().await?;
+            let queue = &self.engine.shared().queue;
+            queue.await_table(&self.target, &referred, &budget).await;
         }
         Ok(())
     }
@@ -375,7 +380,7 @@ impl UnitBuilder<'_> {
         let referred = match self.is_first && target.makes_anew() {
             // A table that a put makes has no foreign keys.
             true => Vec::new(),
-            false => target.referred(&*engine.references().await?),
+            false => self.put.referred().await?,
         };
         let (sequence, is_first) = (self.sequence, self.is_first);
         let mut large = Large::start(engine, target, sequence, is_first, referred, places)?;
@@ -458,7 +463,7 @@ impl UnitBuilder<'_> {
                 let target = self.put.target.clone();
                 let referred = match self.is_settled {
                     true => Vec::new(),
-                    false => target.referred(&*self.put.engine.references().await?),
+                    false => self.put.referred().await?,
                 };
                 let plan = self.put.plan.clone();
                 let unit = Unit {

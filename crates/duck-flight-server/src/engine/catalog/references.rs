@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use duck_flight_protocol::TableName;
-
 use super::texts;
 use crate::engine::ffi::Connection;
 use crate::engine::ingest::unit::TableKey;
@@ -37,15 +35,8 @@ impl References {
     fn read(connection: &Connection) -> Result<Self> {
         let mut references = Self::default();
         for [schema, table, referred] in texts::<3>(connection, REFERENCES_SQL)? {
-            let key = |table: String| {
-                let name = TableName {
-                    catalog: None,
-                    schema: Some(schema.clone()),
-                    table,
-                };
-                TableKey::new(&name, "")
-            };
-            let (table, referred) = (key(table), key(referred));
+            let key = |table: &str| TableKey::in_own_catalog(&schema, table);
+            let (table, referred) = (key(&table), key(&referred));
             let of_table = references.0.entry(table).or_default();
             if !of_table.contains(&referred) {
                 of_table.push(referred);
@@ -75,15 +66,6 @@ mod tests {
     use super::*;
     use crate::engine::ffi::Database;
 
-    fn key(schema: &str, table: &str) -> TableKey {
-        let name = TableName {
-            catalog: None,
-            schema: Some(schema.to_owned()),
-            table: table.to_owned(),
-        };
-        TableKey::new(&name, "")
-    }
-
     #[test]
     fn foreign_keys_are_looked_up_again_once_a_definition_was_committed() {
         let database = Database::open(":memory:", &[]).unwrap();
@@ -98,9 +80,20 @@ mod tests {
         assert!(References::seen(&connection).unwrap().is_empty());
         connection.seen_columns().forget_all();
         let references = References::seen(&connection).unwrap();
-        assert_eq!(references.of(&key("s", "c")), [key("s", "p")]);
-        assert!(references.of(&key("s", "p")).is_empty());
-        assert!(references.of(&key("main", "c")).is_empty());
-        assert_eq!(references.all(), [key("s", "p")]);
+        assert_eq!(
+            references.of(&TableKey::in_own_catalog("s", "c")),
+            [TableKey::in_own_catalog("s", "p")]
+        );
+        assert!(
+            references
+                .of(&TableKey::in_own_catalog("s", "p"))
+                .is_empty()
+        );
+        assert!(
+            references
+                .of(&TableKey::in_own_catalog("main", "c"))
+                .is_empty()
+        );
+        assert_eq!(references.all(), [TableKey::in_own_catalog("s", "p")]);
     }
 }

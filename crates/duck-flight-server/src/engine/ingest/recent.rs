@@ -10,12 +10,10 @@ use arrow::array::{Array, RecordBatch};
 use super::unit::{Target, offence_error};
 use crate::engine::Lossless;
 use crate::engine::ffi::Connection;
+use crate::engine::rows::appender::GATHERED_BYTES;
 use crate::engine::rows::offences::offences;
 use crate::engine::rows::plan::Plan;
 use crate::error::{Error, in_a_line};
-
-/// How many bytes of them are kept at most, as an appender gathers no more. Without the first of them no row may be named.
-const MAX_BYTES: usize = 32 << 20;
 
 /// What a batch and each of its columns take at most beside the values.
 const OVERHEAD_BYTES: usize = 512;
@@ -39,7 +37,8 @@ impl Recent {
         self.batches.push_back(batch.clone());
         self.rows += batch.num_rows() as u64;
         self.bytes += bytes(batch);
-        while self.bytes > MAX_BYTES && self.batches.len() > 1 {
+        // Without the first of them no row may be named.
+        while self.bytes > GATHERED_BYTES && self.batches.len() > 1 {
             self.drop_first();
         }
     }

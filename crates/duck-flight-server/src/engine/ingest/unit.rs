@@ -82,6 +82,15 @@ impl TableKey {
         }
     }
 
+    /// The key of a table in the server's own database.
+    pub(in crate::engine) fn in_own_catalog(schema: &str, table: &str) -> Self {
+        Self {
+            catalog: None,
+            schema: schema.to_ascii_lowercase(),
+            table: table.to_ascii_lowercase(),
+        }
+    }
+
     /// Whether it is one of our own tables.
     pub(super) fn is_own(&self) -> bool {
         self.catalog.is_none() && self.schema == OWN_SCHEMA

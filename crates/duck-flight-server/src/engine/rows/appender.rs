@@ -37,7 +37,7 @@ const GATHERED_ROWS: u64 = 204_800;
 
 /// How many bytes of rows that may be applied in parts are gathered at most: what an appender holds counts nowhere in DuckDB's limit
 /// of memory.
-const GATHERED_BYTES: usize = 32 << 20;
+pub(in crate::engine) const GATHERED_BYTES: usize = 32 << 20;
 
 /// What DuckDB refers by to a value that has no fixed width.
 const REFERENCE_BYTES: usize = 16;

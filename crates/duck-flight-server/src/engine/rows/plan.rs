@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use duck_flight_protocol::{SchemaMode, TableName};
 
 use super::appender::STAGED;
-use super::constraints::{constraints, refuses_rows};
+use super::constraints::{has_constraints, refuses_rows};
 use super::effect::{self, DELETES, Effect, ORDINAL};
 use super::evolve::{has_no_type_yet, why_it_stays};
 use super::row_bytes::width;
@@ -279,7 +279,7 @@ impl Plan {
         if !connection.takes_uncast(&self.schema, &given)? {
             return Ok(true);
         }
-        Ok(!constraints(connection, table)?.is_empty())
+        has_constraints(connection, table)
     }
 
     /// Whether its table may refuse one row with a key and take another one.

@@ -1,7 +1,5 @@
 //! What a statement may do, as far as its kind and its words tell.
 
-use duck_flight_protocol::TableName;
-
 use super::Statement;
 use crate::engine::catalog::references::References;
 use crate::engine::connections::commits::Alone;
@@ -153,7 +151,7 @@ impl<'a> Statement<'a> {
         let found = named::tables(self.connection, name)?.into_iter().next();
         let found = found.filter(|[database, ..]| database != TEMPORARY);
         // Clients attach no databases: what is not temporary is in the server's own.
-        Ok(found.map(|[_, schema, table]| key(&schema, &table)))
+        Ok(found.map(|[_, schema, table]| TableKey::in_own_catalog(&schema, &table)))
     }
 
     /// Whether it may give a column of a table that others see, too, another type, in a client's transaction that has done this.
@@ -310,20 +308,14 @@ fn calls_checkpoint(text: &str) -> bool {
 /// database, and there in `main`. The first of two parts is a schema or a database.
 fn places(name: &[String]) -> Vec<TableKey> {
     match name {
-        [table] => vec![key(MAIN, table)],
-        [one, table] => vec![key(one, table), key(MAIN, table)],
-        [_, schema, table] => vec![key(schema, table)],
+        [table] => vec![TableKey::in_own_catalog(MAIN, table)],
+        [one, table] => vec![
+            TableKey::in_own_catalog(one, table),
+            TableKey::in_own_catalog(MAIN, table),
+        ],
+        [_, schema, table] => vec![TableKey::in_own_catalog(schema, table)],
         _ => Vec::new(),
     }
-}
-
-fn key(schema: &str, table: &str) -> TableKey {
-    let name = TableName {
-        catalog: None,
-        schema: Some(schema.to_owned()),
-        table: table.to_owned(),
-    };
-    TableKey::new(&name, "")
 }
 
 #[cfg(test)]
@@ -368,7 +360,10 @@ mod tests {
             assert_eq!(found, [[place.to_owned()]], "{parts:?}");
             let name: Vec<_> = parts.iter().map(|&part| part.to_owned()).collect();
             let places = places(&name);
-            assert!(places.contains(&key(place, "t")), "{parts:?}");
+            assert!(
+                places.contains(&TableKey::in_own_catalog(place, "t")),
+                "{parts:?}"
+            );
         }
         assert!(places(&["a", "b", "c", "d"].map(str::to_owned)).is_empty());
     }
