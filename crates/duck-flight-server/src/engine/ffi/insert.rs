@@ -306,7 +306,7 @@ mod tests {
     use duck_flight_protocol::TableName;
 
     use super::*;
-    use crate::engine::ffi::tests::with_images;
+    use crate::engine::ffi::checkpoint::tests::with_images;
     use crate::engine::storage::images::PATIENCE;
 
     fn rows(count: i64) -> RecordBatch {

@@ -494,7 +494,7 @@ impl Drop for Pending<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::ffi::tests::with_images;
+    use crate::engine::ffi::checkpoint::tests::with_images;
     use crate::engine::storage::images::PATIENCE;
     use crate::error::Error;
 
