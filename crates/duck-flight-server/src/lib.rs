@@ -36,6 +36,7 @@ mod engine;
 mod error;
 mod flight;
 mod gauge;
+mod grains;
 mod grpc;
 mod intake;
 mod server;

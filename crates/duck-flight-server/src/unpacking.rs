@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::grains::grains;
 use crate::intake::Standing;
 
 /// A message that becomes no more than this needs no room: HTTP/2 holds as much of each stream.
@@ -18,9 +19,6 @@ const SMALL_BYTES: usize = 1 << 20;
 /// One that becomes no more than this is one of ordinary batches. There is room for `ORDINARY_MESSAGES` of this size.
 const ORDINARY_BYTES: usize = 16 << 20;
 const ORDINARY_MESSAGES: usize = 8;
-
-/// Room is counted in these, so that it fits the semaphore's range.
-const GRAIN_BYTES: usize = 1024;
 
 /// The server's room for what messages become. Clones share it.
 #[derive(Clone)]
@@ -78,10 +76,6 @@ impl Unpacking {
         let permit = space.clone().acquire_many_owned(grains(bytes)).await;
         permit.ok().map(|permit| Room { _permit: permit })
     }
-}
-
-fn grains(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(GRAIN_BYTES)).unwrap_or(u32::MAX >> 3)
 }
 
 #[cfg(test)]

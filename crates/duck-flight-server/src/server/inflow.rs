@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::error::Error;
 use crate::gauge::Gauge;
+use crate::grains::grains;
 use crate::intake::Standing;
 
 /// A message of up to this many bytes is read without asking: all streams of a connection together have little of these.
@@ -32,9 +33,6 @@ const LARGEST_MESSAGES: usize = 4;
 
 /// This many messages more, of each kind, are read for puts in the middle of a unit, whatever their size.
 const BEYOND: usize = 16;
-
-/// Room is counted in these, so that it fits the semaphore's range.
-const GRAIN_BYTES: usize = 1024;
 
 /// How often a message that does not go on looks whether others wait for its room.
 const LOOK: Duration = Duration::from_secs(1);
@@ -133,10 +131,6 @@ impl Space {
             permit = self.beyond.clone().acquire_owned() => permit.ok(),
         }
     }
-}
-
-fn grains(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(GRAIN_BYTES)).unwrap_or(u32::MAX)
 }
 
 /// The room of a message, until this is dropped.

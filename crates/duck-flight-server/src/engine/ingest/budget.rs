@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The budget is counted in these, so that it fits the semaphore's range. No unit counts less than one.
-const GRAIN_BYTES: usize = 1024;
+use crate::grains::grains;
 
 /// The bytes that units may hold in memory before they are committed, over all puts.
 #[derive(Clone)]
@@ -182,13 +181,10 @@ impl Drop for Waiter {
     }
 }
 
-fn grains(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(GRAIN_BYTES).max(1)).unwrap_or(u32::MAX >> 3)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grains::GRAIN_BYTES;
 
     #[tokio::test]
     async fn a_unit_that_grows_leaves_half_of_the_budget_to_those_that_begin() {
