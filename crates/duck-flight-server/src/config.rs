@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use crate::args::Args;
-use crate::engine::{EngineOptions, MIN_SPILL_BYTES};
+use crate::engine::{EngineOptions, IN_MEMORY, MIN_SPILL_BYTES};
 use crate::session::Expiry;
 
 /// The least memory DuckDB does useful work with.
@@ -27,9 +27,6 @@ const MAX_MESSAGE_SIZE: ByteSize = ByteSize::gib(1);
 
 /// The most of a size that has no other limit: what a process can address.
 const NO_LIMIT: ByteSize = ByteSize::b(isize::MAX as u64);
-
-/// The database without a file.
-const IN_MEMORY: &str = ":memory:";
 
 /// What a server needs to know.
 #[derive(Debug, Clone)]
@@ -64,8 +61,9 @@ pub enum ConfigError {
     /// DuckDB would take what is before the colon for the name of an extension, a protocol or a database without a file.
     #[error(
         "--database {file} begins with {prefix}, which DuckDB does not take for a part of a file's name: write \
-         ./{file} for the file of that name, or :memory: for a database without a file",
-        file = .path.display()
+         ./{file} for the file of that name, or {in_memory} for a database without a file",
+        file = .path.display(),
+        in_memory = IN_MEMORY
     )]
     Prefix {
         /// The path as given.

@@ -38,6 +38,7 @@ pub(crate) use holdings::HeldBytes;
 pub(crate) use ingest::large::Large;
 pub(crate) use ingest::unit::{Committed, TEMPORARY};
 pub(crate) use ingest::{Committing, Put, SentBatch};
+pub(crate) use options::IN_MEMORY;
 pub use options::{DEFAULT_ROW_GROUP_ROWS, DEFAULT_STORAGE_VERSION, EngineOptions};
 pub(crate) use query::parameters::Parameters;
 pub(crate) use query::progress::Progress;

@@ -10,6 +10,9 @@ pub const DEFAULT_STORAGE_VERSION: &str = "v1.4.0";
 /// The rows of a row group in new database files: several of them fill up in the commits of a few busy loaders.
 pub const DEFAULT_ROW_GROUP_ROWS: u64 = 20_480;
 
+/// The database without a file, as DuckDB calls it.
+pub(crate) const IN_MEMORY: &str = ":memory:";
+
 /// What the engine needs to know.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
@@ -43,7 +46,7 @@ impl EngineOptions {
     /// For a small database in memory.
     pub(crate) fn in_memory() -> Self {
         Self {
-            database: ":memory:".into(),
+            database: IN_MEMORY.into(),
             threads: Some(1),
             memory_limit: None,
             storage_version: DEFAULT_STORAGE_VERSION.to_owned(),

@@ -25,6 +25,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::mark::HEADER_OFFSETS;
 use super::{checksum, torn};
+use crate::engine::IN_MEMORY;
 use crate::engine::catalog::texts;
 use crate::engine::ffi::Connection;
 use crate::engine::sql_error::SqlError;
@@ -125,7 +126,7 @@ impl Images {
     /// # Errors
     /// When the file cannot be opened.
     pub(in crate::engine) fn of(path: &Path) -> Result<Option<Self>> {
-        if path.as_os_str() == ":memory:" {
+        if path.as_os_str() == IN_MEMORY {
             return Ok(None);
         }
         let database = File::open(path).map_err(|source| Error::Io {

@@ -22,6 +22,7 @@ use super::open::held_by_another;
 use super::room::log_path;
 use super::salvage::{Told, salvage};
 use super::{images, torn};
+use crate::engine::IN_MEMORY;
 use crate::engine::ffi::lock::keep_locked;
 use crate::error::{Error, Result};
 
@@ -81,7 +82,7 @@ impl Mark {
     /// be, or when the mark cannot be used although the database can.
     pub(in crate::engine) fn open(path: &Path, is_to_salvage: bool) -> Result<Self> {
         let mark_path = mark_path(path);
-        if path.as_os_str() == ":memory:" {
+        if path.as_os_str() == IN_MEMORY {
             return Ok(Self { files: None });
         }
         let is_new = !mark_path.exists();

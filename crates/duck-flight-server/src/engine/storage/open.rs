@@ -11,7 +11,7 @@ use super::mark;
 use super::spilled::spill_directory;
 use crate::engine::catalog::literal;
 use crate::engine::ffi::{ArrowOptions, Connection, Database};
-use crate::engine::{EngineOptions, Lossless};
+use crate::engine::{EngineOptions, IN_MEMORY, Lossless};
 use crate::error::{Error, Result};
 
 /// The settings a client may change for its session, and how many of them a DuckDB without ICU knows.
@@ -20,9 +20,6 @@ const SETTINGS_WITHOUT_ICU: usize = 2;
 
 /// What the engine itself sets for statements whose progress somebody asks for.
 const PROGRESS_SETTINGS: &[&str] = &["enable_progress_bar", "enable_progress_bar_print"];
-
-/// DuckDB's name for a database without a file.
-const IN_MEMORY: &str = ":memory:";
 
 /// Checkpoints have a thread of their own: no log is so long that a commit makes one, for which nothing would be ready.
 const NO_SUCH_LOG: &str = "1000TB";

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use parking_lot::Mutex;
 
+use crate::engine::IN_MEMORY;
 use crate::error::{Error, Result};
 
 /// How old a look at the disk may be.
@@ -85,7 +86,7 @@ impl RoomWatch {
     /// Watches the disk of the database at `path`, of which `min_free_bytes` are to stay free. `held_up` is noted by whoever makes its
     /// checkpoints.
     pub(in crate::engine) fn new(path: &Path, min_free_bytes: u64, held_up: &HeldUp) -> Self {
-        let in_memory = path.as_os_str() == ":memory:";
+        let in_memory = path.as_os_str() == IN_MEMORY;
         let room = (!in_memory).then(|| Room {
             directory: directory_of(path),
             log: log_path(path),

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::room::{directory_of, free_bytes};
 use super::torn;
-use crate::engine::EngineOptions;
 use crate::engine::ffi::Connection;
+use crate::engine::{EngineOptions, IN_MEMORY};
 use crate::error::Result;
 
 /// The least that spilling is limited to: a few blocks.
@@ -75,7 +75,7 @@ pub(in crate::engine) fn limit_spilling(
     options: &EngineOptions,
 ) -> Result<()> {
     let database = &options.database;
-    if database.as_os_str() == ":memory:" {
+    if database.as_os_str() == IN_MEMORY {
         return Ok(());
     }
     let bytes = options.spill_limit_bytes.unwrap_or_else(|| {
