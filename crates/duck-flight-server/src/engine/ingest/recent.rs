@@ -11,9 +11,9 @@ use super::unit::{Target, offence_error};
 use crate::engine::Lossless;
 use crate::engine::ffi::Connection;
 use crate::engine::rows::appender::GATHERED_BYTES;
-use crate::engine::rows::offences::offences;
+use crate::engine::rows::offences::{offences, tell_unfound};
 use crate::engine::rows::plan::Plan;
-use crate::error::{Error, in_a_line};
+use crate::error::Error;
 
 /// What a batch and each of its columns take at most beside the values.
 const OVERHEAD_BYTES: usize = 512;
@@ -92,7 +92,7 @@ impl Recent {
                 None => error,
             },
             Err(failure) => {
-                tracing::debug!(error = %in_a_line(&failure), "the rows at fault were not found");
+                tell_unfound(&failure);
                 error
             }
         }

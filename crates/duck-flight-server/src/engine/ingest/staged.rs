@@ -15,7 +15,7 @@ use crate::engine::ffi::Connection;
 use crate::engine::query::readable::Readable;
 use crate::engine::rows::appender::{STAGED, TableWriter};
 use crate::engine::rows::effect::{DELETES, Effect, ORDINAL};
-use crate::engine::rows::offences::{Offence, staged_offences};
+use crate::engine::rows::offences::{Offence, staged_offences, tell_unfound};
 use crate::engine::rows::plan::Plan;
 use crate::engine::rows::stored::AT_FAULT;
 use crate::engine::rows::types::row_json;
@@ -161,7 +161,7 @@ impl StagedRows {
                 Err(limit)
             }
             Err(failure) => {
-                tracing::debug!(error = %in_a_line(&failure), "the rows at fault were not found");
+                tell_unfound(&failure);
                 Err(error)
             }
         }

@@ -38,7 +38,7 @@ use crate::engine::rows::evolve::{Alteration, alterations};
 use crate::engine::rows::fixed::possible;
 use crate::engine::rows::insert::Inserts;
 use crate::engine::rows::keys::Keys;
-use crate::engine::rows::offences::offences;
+use crate::engine::rows::offences::{offences, tell_unfound};
 use crate::engine::rows::plan::Plan;
 use crate::engine::rows::sql_type::create_table_sql;
 use crate::engine::storage::bell::CheckpointBell;
@@ -47,7 +47,7 @@ use crate::engine::storage::mark::{Before, Mark};
 use crate::engine::storage::room::HeldUp;
 use crate::engine::thread;
 use crate::engine::{Lossless, transaction};
-use crate::error::{Error, Result, in_a_line};
+use crate::error::{Error, Result};
 
 /// How often a unit is tried again when a client's DDL got in its way, and how long it waits each time for the
 /// DDL that runs. More than that, and a long statement would hold up all writers.
@@ -357,7 +357,7 @@ impl Writer {
             Ok(_) => return Err(error),
             Err(failure @ Error::TooManyRejects(_)) if unit.put.rejects => return Err(failure),
             Err(failure) => {
-                tracing::debug!(error = %in_a_line(&failure), "the rows at fault were not found");
+                tell_unfound(&failure);
                 return Err(error);
             }
         };

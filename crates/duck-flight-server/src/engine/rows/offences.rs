@@ -22,7 +22,7 @@ use crate::engine::ffi::append::{MAX_CHUNK_ROWS, ROWS};
 use crate::engine::ffi::{ColumnShape, Connection};
 use crate::engine::ingest::rejects::MAX_REJECTS;
 use crate::engine::ingest::unit::Target;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_a_line};
 
 /// How often the rows that are left are looked at again: without those at fault, others may be. Nobody else may commit meanwhile.
 const MAX_ROUNDS: usize = 16;
@@ -105,6 +105,11 @@ pub(in crate::engine) fn staged_offences(
         may_doubt: put.rejects && put.effect.is_keyed(),
     };
     search.find()
+}
+
+/// Tells the log why the rows at fault were not found. The client is told DuckDB's own error, which names none.
+pub(in crate::engine) fn tell_unfound(failure: &Error) {
+    tracing::debug!(error = %in_a_line(failure), "the rows at fault were not found");
 }
 
 struct Search<'a> {
