@@ -10,7 +10,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::Committing;
 use super::producers::{Claim, Producers, Standing};
-use super::queue::{Others, Reach, Tables, TurnToFill};
+use super::queue::TurnToFill;
+use super::queue::holds::{Others, Reach, Tables};
 use super::recent::Recent;
 use super::rejects::{MAX_REJECTS, RejectedBytes, Sifted};
 use super::staged::StagedRows;

@@ -4,7 +4,7 @@ use super::Statement;
 use crate::engine::catalog::references::References;
 use crate::engine::connections::commits::Alone;
 use crate::engine::ffi::StatementKind;
-use crate::engine::ingest::queue::{Hold, Reach, Tables};
+use crate::engine::ingest::queue::holds::{Hold, Reach, Tables};
 use crate::engine::ingest::unit::{TEMPORARY, TableKey};
 use crate::engine::replay::claim::{claim_name, claim_renamed};
 use crate::engine::replay::index_work::IndexWork;
