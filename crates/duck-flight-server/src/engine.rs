@@ -202,7 +202,7 @@ impl Engine {
             queue,
             producers,
             rejects,
-            seen: database.seen_columns(),
+            seen: database.seen_tables(),
             health: database.health(),
             lossless,
             mark,
@@ -530,7 +530,7 @@ impl Engine {
     /// The columns of a table as they were last seen, or as they are.
     async fn columns(&self, table: &TableName) -> Result<Option<Columns>> {
         let seen = &self.0.shared.seen;
-        if let Some(columns) = seen.get(table) {
+        if let Some(columns) = seen.columns(table) {
             return Ok(Some(columns));
         }
         let times_forgotten = seen.times_forgotten();
@@ -548,7 +548,7 @@ impl Engine {
             .await?
             .map(Columns::from);
         if let Some(columns) = &columns {
-            seen.set(table, columns, times_forgotten);
+            seen.set_columns(table, columns, times_forgotten);
         }
         Ok(columns)
     }
@@ -577,8 +577,8 @@ impl Engine {
             .await
     }
 
-    /// Those of the changes of a table that DuckDB makes.
-    async fn possible(
+    /// Those of the changes of a table that DuckDB makes, as [`fixed::without_fixed_columns`] tells them.
+    async fn without_fixed_columns(
         &self,
         table: &TableName,
         alterations: Vec<Alteration>,
@@ -589,7 +589,9 @@ impl Engine {
         let table = table.clone();
         self.0
             .lookups
-            .run(move |session, _| fixed::possible(&session.connection, &table, alterations))
+            .run(move |session, _| {
+                fixed::without_fixed_columns(&session.connection, &table, alterations)
+            })
             .await
     }
 

@@ -227,14 +227,14 @@ pub(super) fn text(array: &ArrayRef, row: usize) -> String {
 /// The columns of a table in their order, shared by all that look at the same state of it.
 pub(super) type Columns = Arc<[ColumnShape]>;
 
-/// The columns of tables as they were last seen: a hint that saves a look-up, checked in the transaction; and which tables refer to
-/// which. All are forgotten once a client's definition is committed.
+/// What is known of tables as they were last seen: their columns, a hint that saves a look-up, checked in the transaction; which tables
+/// refer to which; and which refuse rows. All is forgotten once a client's definition is committed.
 #[derive(Default)]
-pub(super) struct SeenColumns(Mutex<Seen>);
+pub(super) struct SeenTables(Mutex<Seen>);
 
 #[derive(Default)]
 struct Seen {
-    tables: HashMap<TableName, Columns>,
+    columns: HashMap<TableName, Columns>,
     /// Of all tables. Puts make and alter tables, but no foreign keys.
     references: Option<Arc<References>>,
     /// Whether tables refuse rows with a key for what else is in them.
@@ -245,9 +245,9 @@ struct Seen {
 /// How many tables are remembered.
 const MAX_SEEN_TABLES: usize = 4096;
 
-impl SeenColumns {
-    pub(super) fn get(&self, table: &TableName) -> Option<Columns> {
-        self.0.lock().tables.get(table).cloned()
+impl SeenTables {
+    pub(super) fn columns(&self, table: &TableName) -> Option<Columns> {
+        self.0.lock().columns.get(table).cloned()
     }
 
     /// How often any of them was forgotten: to be asked before a table is looked at.
@@ -256,15 +256,15 @@ impl SeenColumns {
     }
 
     /// Remembers a table as it was looked at, unless any was forgotten meanwhile: it may be another one since.
-    pub(super) fn set(&self, table: &TableName, columns: &Columns, times_forgotten: u64) {
+    pub(super) fn set_columns(&self, table: &TableName, columns: &Columns, times_forgotten: u64) {
         let mut seen = self.0.lock();
         if seen.times_forgotten != times_forgotten {
             return;
         }
-        if seen.tables.len() >= MAX_SEEN_TABLES {
-            seen.tables.clear();
+        if seen.columns.len() >= MAX_SEEN_TABLES {
+            seen.columns.clear();
         }
-        seen.tables.insert(table.clone(), columns.clone());
+        seen.columns.insert(table.clone(), columns.clone());
     }
 
     /// Whether a table may refuse one row with a key and take another one, as it was last seen.
@@ -274,7 +274,7 @@ impl SeenColumns {
         seen.refuses_rows.get(&known).copied()
     }
 
-    /// Remembers that, as [`SeenColumns::set`] does the columns.
+    /// Remembers that, as [`SeenTables::set_columns`] does the columns.
     pub(super) fn set_refuses_rows(
         &self,
         table: &TableName,
@@ -296,7 +296,7 @@ impl SeenColumns {
     pub(super) fn forget(&self, table: &TableName) {
         let mut seen = self.0.lock();
         seen.times_forgotten += 1;
-        seen.tables.remove(table);
+        seen.columns.remove(table);
         // It may have other names there.
         seen.refuses_rows.clear();
     }
@@ -305,7 +305,7 @@ impl SeenColumns {
     pub(super) fn forget_all(&self) {
         let mut seen = self.0.lock();
         seen.times_forgotten += 1;
-        seen.tables.clear();
+        seen.columns.clear();
         seen.refuses_rows.clear();
         seen.references = None;
     }
@@ -372,19 +372,19 @@ mod tests {
 
     #[test]
     fn what_was_looked_at_before_a_definition_was_committed_is_not_remembered() {
-        let seen = SeenColumns::default();
+        let seen = SeenTables::default();
         let (table, columns) = (TableName::from("t"), Columns::from(Vec::new()));
-        let forget_other = |seen: &SeenColumns| seen.forget(&TableName::from("other"));
-        let ways: [fn(&SeenColumns); 2] = [SeenColumns::forget_all, forget_other];
+        let forget_other = |seen: &SeenTables| seen.forget(&TableName::from("other"));
+        let ways: [fn(&SeenTables); 2] = [SeenTables::forget_all, forget_other];
         for forget in ways {
             let times_forgotten = seen.times_forgotten();
             forget(&seen);
-            seen.set(&table, &columns, times_forgotten);
-            assert!(seen.get(&table).is_none());
-            seen.set(&table, &columns, seen.times_forgotten());
-            assert!(seen.get(&table).is_some());
+            seen.set_columns(&table, &columns, times_forgotten);
+            assert!(seen.columns(&table).is_none());
+            seen.set_columns(&table, &columns, seen.times_forgotten());
+            assert!(seen.columns(&table).is_some());
             seen.forget_all();
-            assert!(seen.get(&table).is_none());
+            assert!(seen.columns(&table).is_none());
             // The same of its constraints.
             let key = ["k".to_owned()];
             seen.set_refuses_rows(&table, &key, true, times_forgotten);

@@ -55,7 +55,7 @@ pub(crate) use result::{Batches, QueryResult, ResultChunk};
 
 use logical_type::LogicalType;
 
-use super::catalog::SeenColumns;
+use super::catalog::SeenTables;
 use super::connections::cancel::Cancel;
 use super::connections::commits::{Commits, UnderWay};
 use super::connections::helpers::{Helpers, Stay};
@@ -162,9 +162,9 @@ impl Connection {
         error
     }
 
-    /// The columns of the database's tables as they were last seen.
-    pub(super) fn seen_columns(&self) -> &SeenColumns {
-        &self.database.0.seen_columns
+    /// What is known of the database's tables, as they were last seen.
+    pub(super) fn seen_tables(&self) -> &SeenTables {
+        &self.database.0.seen_tables
     }
 
     /// Calls the helpers: what runs here takes longer.

@@ -220,10 +220,13 @@ impl Put {
             return Ok(());
         }
         let alterations = alterations(table, &columns, schema, effect, mode)?;
-        let is_changed = !self.engine.possible(table, alterations).await?.is_empty();
-        self.plan = match is_changed {
-            true => None,
-            false => Some(Arc::new(Plan::new(schema, &columns, effect, mode)?)),
+        let alterations = self
+            .engine
+            .without_fixed_columns(table, alterations)
+            .await?;
+        self.plan = match alterations.is_empty() {
+            true => Some(Arc::new(Plan::new(schema, &columns, effect, mode)?)),
+            false => None,
         };
         Ok(())
     }

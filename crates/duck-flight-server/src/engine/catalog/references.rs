@@ -22,7 +22,7 @@ pub(in crate::engine) struct References(HashMap<TableKey, Vec<TableKey>>);
 impl References {
     /// As they were last seen, or as they are. To be asked outside of a transaction, which may have definitions of its own.
     pub(in crate::engine) fn seen(connection: &Connection) -> Result<Arc<Self>> {
-        let seen = connection.seen_columns();
+        let seen = connection.seen_tables();
         if let Some(references) = seen.references() {
             return Ok(references);
         }
@@ -78,7 +78,7 @@ mod tests {
             )
             .unwrap();
         assert!(References::seen(&connection).unwrap().is_empty());
-        connection.seen_columns().forget_all();
+        connection.seen_tables().forget_all();
         let references = References::seen(&connection).unwrap();
         assert_eq!(
             references.of(&TableKey::in_own_catalog("s", "c")),

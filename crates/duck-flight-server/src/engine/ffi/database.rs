@@ -13,7 +13,7 @@ use super::tasks::Tasks;
 use super::{
     Connection, Interrupter, RawConnection, Result, SqlError, SqlErrorKind, c_string, text,
 };
-use crate::engine::catalog::SeenColumns;
+use crate::engine::catalog::SeenTables;
 use crate::engine::connections::commits::Commits;
 use crate::engine::connections::helpers::Helpers;
 use crate::engine::ingest::queue::Queue;
@@ -40,7 +40,7 @@ pub(super) struct DatabaseHandle {
     /// Not for the database to keep: units that wait there may keep it open.
     pub(super) queue: OnceLock<Weak<Queue>>,
     pub(super) health: Health,
-    pub(super) seen_columns: Arc<SeenColumns>,
+    pub(super) seen_tables: Arc<SeenTables>,
     pub(super) row_group_rows: OnceLock<u64>,
     pub(super) zone: OnceLock<Vec<[String; 2]>>,
     pub(super) update_nothing: OnceLock<CString>,
@@ -86,7 +86,7 @@ impl Database {
                 open_transactions: Arc::default(),
                 queue: OnceLock::new(),
                 health: Health::default(),
-                seen_columns: Arc::default(),
+                seen_tables: Arc::default(),
                 row_group_rows: OnceLock::new(),
                 zone: OnceLock::new(),
                 update_nothing: OnceLock::new(),
@@ -148,9 +148,9 @@ impl Database {
         self.0.health.clone()
     }
 
-    /// The columns of its tables as they were last seen.
-    pub(in crate::engine) fn seen_columns(&self) -> Arc<SeenColumns> {
-        self.0.seen_columns.clone()
+    /// What is known of its tables, as they were last seen.
+    pub(in crate::engine) fn seen_tables(&self) -> Arc<SeenTables> {
+        self.0.seen_tables.clone()
     }
 
     /// Opens a connection for the statements of clients, which read no files.

@@ -25,7 +25,7 @@ use super::producers::Producers;
 use super::queue::{Queue, SECOND_WRITER_ROWS, Turn};
 use super::rejects::Rejects;
 use super::unit::{TEMPORARY, TableKey, Target, Unit, offence_error};
-use crate::engine::catalog::{Columns, SeenColumns};
+use crate::engine::catalog::{Columns, SeenTables};
 use crate::engine::connections::commits::Commits;
 use crate::engine::ffi::{Connection, Database};
 use crate::engine::replay::claim::claim;
@@ -35,7 +35,7 @@ use crate::engine::replay::{self, Steady};
 use crate::engine::rows::appender::TableWriter;
 use crate::engine::rows::effect::Effect;
 use crate::engine::rows::evolve::{Alteration, alterations};
-use crate::engine::rows::fixed::possible;
+use crate::engine::rows::fixed::without_fixed_columns;
 use crate::engine::rows::insert::Inserts;
 use crate::engine::rows::keys::Keys;
 use crate::engine::rows::offences::{offences, tell_unfound};
@@ -65,7 +65,7 @@ pub(in crate::engine) struct Shared {
     pub(in crate::engine) queue: Arc<Queue>,
     pub(in crate::engine) producers: Producers,
     pub(in crate::engine) rejects: Rejects,
-    pub(in crate::engine) seen: Arc<SeenColumns>,
+    pub(in crate::engine) seen: Arc<SeenTables>,
     pub(in crate::engine) health: Health,
     pub(in crate::engine) lossless: Arc<Lossless>,
     pub(in crate::engine) mark: Mark,
@@ -580,7 +580,7 @@ fn lacking(connection: &Connection, unit: &Unit) -> Result<Vec<Alteration>> {
         return Ok(Vec::new());
     }
     let alterations = alterations(table, &columns, schema, effect, *schema_mode)?;
-    possible(connection, table, alterations)
+    without_fixed_columns(connection, table, alterations)
 }
 
 /// Whether a unit is written only in its turn: one that makes or changes its table, or rows that are there, or that refers to rows which

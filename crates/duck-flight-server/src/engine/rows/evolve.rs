@@ -29,8 +29,8 @@ pub(in crate::engine) struct Widened {
     pub(in crate::engine) value: String,
 }
 
-/// The changes after which the table has room for the stream's rows; none where it has already. Not all are
-/// [possible](super::fixed::possible).
+/// The changes after which the table has room for the stream's rows; none where it has already. Those of
+/// [fixed columns](super::fixed) DuckDB refuses.
 pub(in crate::engine) fn alterations(
     table: &TableName,
     columns: &[ColumnShape],

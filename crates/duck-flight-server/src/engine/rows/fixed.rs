@@ -10,7 +10,7 @@ use crate::engine::ffi::Connection;
 use crate::error::Result;
 
 /// Leaves out the changes of types that DuckDB refuses: such a column stays, and each value must fit it.
-pub(in crate::engine) fn possible(
+pub(in crate::engine) fn without_fixed_columns(
     connection: &Connection,
     table: &TableName,
     mut alterations: Vec<Alteration>,
@@ -155,9 +155,9 @@ mod tests {
                 let alteration = wider(column);
                 let alter = alteration.sql.clone();
                 let table = TableName::from("t");
-                let possible = possible(&connection, &table, vec![alteration]).unwrap();
+                let made = without_fixed_columns(&connection, &table, vec![alteration]).unwrap();
                 let is_refused = connection.execute(&alter).is_err();
-                assert_eq!(possible.is_empty(), is_refused, "{column}: {sql}");
+                assert_eq!(made.is_empty(), is_refused, "{column}: {sql}");
             }
         }
     }

@@ -96,7 +96,7 @@ impl<'a> Statement<'a> {
         drop(watch);
         let ends = kind == Some(StatementKind::Transaction);
         if ends && work.defines {
-            self.connection.seen_columns().forget_all();
+            self.connection.seen_tables().forget_all();
         }
         if let Err(error) = &outcome {
             if is_cleared && self.executions.get() == 0 {

@@ -249,7 +249,7 @@ impl<'a> Statement<'a> {
         };
         let inside = transaction_that(changes, self.connection, work);
         if defining.is_some() {
-            self.connection.seen_columns().forget_all();
+            self.connection.seen_tables().forget_all();
         }
         drop((defining, steady, held));
         match inside? {
