@@ -31,6 +31,7 @@ mod nulls;
 mod plans;
 pub(crate) mod query;
 mod result;
+mod table_function;
 mod tasks;
 mod transaction;
 pub(crate) mod value;

@@ -4,7 +4,8 @@ use std::ffi::CStr;
 
 use duckdb::ffi;
 
-use super::{Connection, LogicalType, Result, SqlError};
+use super::table_function::TableFunction;
+use super::{Connection, LogicalType, Result};
 use crate::engine::sql_error::NO_FILES;
 
 /// How a statement calls it, with anything in parentheses.
@@ -19,23 +20,13 @@ impl Connection {
         let any = LogicalType(unsafe {
             ffi::duckdb_create_logical_type(ffi::DUCKDB_TYPE_DUCKDB_TYPE_ANY)
         });
-        // SAFETY: the connection and the type are live, the name NUL-terminated, and the callbacks have the types DuckDB
-        // calls them by; the function object is copied, and freed here.
-        let state = unsafe {
-            let mut function = ffi::duckdb_create_table_function();
-            ffi::duckdb_table_function_set_name(function, FUNCTION.as_ptr());
-            ffi::duckdb_table_function_add_parameter(function, any.0);
-            ffi::duckdb_table_function_set_bind(function, Some(bind));
-            ffi::duckdb_table_function_set_init(function, Some(start));
-            ffi::duckdb_table_function_set_function(function, Some(read));
-            let state = ffi::duckdb_register_table_function(self.raw, function);
-            ffi::duckdb_destroy_table_function(&raw mut function);
-            state
-        };
-        if state == ffi::DuckDBSuccess {
-            return Ok(());
-        }
-        Err(SqlError::internal("DuckDB takes no table function"))
+        self.make_table_function(&TableFunction {
+            name: FUNCTION,
+            parameters: &[any],
+            bind,
+            start,
+            read,
+        })
     }
 }
 

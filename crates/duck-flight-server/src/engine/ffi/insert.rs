@@ -19,6 +19,7 @@ use duckdb::ffi;
 use parking_lot::Mutex;
 
 use super::append::{ArrowImporter, DataChunk};
+use super::table_function::TableFunction;
 use super::{ColumnShape, Connection, LogicalType, Result, SqlError, SqlErrorKind, c_string, text};
 
 /// How a statement calls the rows.
@@ -77,22 +78,13 @@ impl Chunks {
 impl Connection {
     /// Makes the table function, for all connections of the database.
     pub(crate) fn make_handover(&self) -> Result<()> {
-        // SAFETY: the connection is open, the name NUL-terminated, and the callbacks have the types DuckDB calls them
-        // by; the function object is copied, and freed here.
-        let state = unsafe {
-            let mut function = ffi::duckdb_create_table_function();
-            ffi::duckdb_table_function_set_name(function, FUNCTION.as_ptr());
-            ffi::duckdb_table_function_set_bind(function, Some(bind));
-            ffi::duckdb_table_function_set_init(function, Some(start));
-            ffi::duckdb_table_function_set_function(function, Some(hand_out));
-            let state = ffi::duckdb_register_table_function(self.raw, function);
-            ffi::duckdb_destroy_table_function(&raw mut function);
-            state
-        };
-        if state == ffi::DuckDBSuccess {
-            return Ok(());
-        }
-        Err(SqlError::internal("DuckDB takes no table function"))
+        self.make_table_function(&TableFunction {
+            name: FUNCTION,
+            parameters: &[],
+            bind,
+            start,
+            read: hand_out,
+        })
     }
 
     /// Whether batches of this schema have the very types of these columns, so that DuckDB casts nothing.
