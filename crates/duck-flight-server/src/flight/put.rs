@@ -43,7 +43,11 @@ pub(super) async fn put(
 }
 
 /// The whole stream is one unit, with one ack at its end.
-async fn put_stream(mut put: Put, mut batches: PutStream, sequence: Option<u64>) -> Result<Ack> {
+pub(super) async fn put_stream(
+    mut put: Put,
+    mut batches: PutStream,
+    sequence: Option<u64>,
+) -> Result<Ack> {
     put.await_table().await?;
     let mut unit = put.unit(sequence).await?;
     while let Some((batch, _)) = unit.wait_for_client(batches.next(unit.standing())).await? {

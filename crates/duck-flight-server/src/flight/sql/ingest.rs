@@ -7,6 +7,7 @@ use duck_flight_protocol::{Create, PutOptions, TableName};
 use crate::engine::TEMPORARY;
 use crate::error::{Error, Result};
 use crate::flight::decode::Upload;
+use crate::flight::put::put_stream;
 use crate::intake::Standing;
 use crate::session::{Caller, Sessions};
 
@@ -52,13 +53,8 @@ pub(super) async fn ingest(
         }
         return Ok(put.commit().await.done().await?.rows);
     }
-    let mut put = engine.put(&options, rows.schema().clone()).await?;
-    put.await_table().await?;
-    let mut unit = put.unit(None).await?;
-    while let Some((batch, _)) = unit.wait_for_client(rows.next(unit.standing())).await? {
-        unit.push(batch).await?;
-    }
-    Ok(unit.commit().await?.done().await?.rows)
+    let put = engine.put(&options, rows.schema().clone()).await?;
+    Ok(put_stream(put, rows, None).await?.rows)
 }
 
 /// Whether the rows go into a temporary table, which is named in full then.
