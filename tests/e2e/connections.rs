@@ -32,12 +32,7 @@ async fn connections_beyond_the_limit_of_open_files_are_refused_and_silent_ones_
     let mut silent = silent(&server, 200).await;
     closed(silent.last_mut().unwrap()).await;
     for word in ["ulimit -n", "limit=64"] {
-        let told = async {
-            while !server.stderr().contains(word) {
-                tokio::task::yield_now().await;
-            }
-        };
-        soon(word, told).await;
+        server.until_told(word).await;
     }
     let batch = [numbered(0, 100_000)];
     assert_eq!(client.append("t", &batch).await.unwrap(), 100_000);

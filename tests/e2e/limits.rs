@@ -402,7 +402,7 @@ async fn what_belongs_to_a_session_may_be_set() {
 async fn puts_are_refused_before_the_disk_is_full_and_queries_go_on() {
     let server = ServerProcess::start(&["--min-free-disk", "1000TB"]);
     // Before anybody puts.
-    until_told(&server, REFUSED).await;
+    server.until_told(REFUSED).await;
     let client = server.client().await;
     for _ in 0..3 {
         let error = client.append("t", &[numbered(0, 1)]).await.unwrap_err();
@@ -417,16 +417,6 @@ async fn puts_are_refused_before_the_disk_is_full_and_queries_go_on() {
 /// What the log says once of puts that are refused for want of room.
 const REFUSED: &str = "puts are refused";
 
-/// Waits until the server has said something on stderr.
-async fn until_told(server: &ServerProcess, words: &str) {
-    let told = async {
-        while !server.stderr().contains(words) {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon(words, told).await;
-}
-
 /// The name of a view that nobody can read any more goes into the log.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_client_writes_lines_of_its_own_into_the_log() {
@@ -440,7 +430,7 @@ async fn no_client_writes_lines_of_its_own_into_the_log() {
     client.execute("DROP TABLE t").await;
     let listed = client.flight().list_flights("").await.unwrap();
     assert!(listed.try_collect::<Vec<_>>().await.unwrap().is_empty());
-    until_told(&server, "fake").await;
+    server.until_told("fake").await;
     let said = server.stderr();
     assert!(!said.contains(['\u{1b}', '\u{202e}']), "{said:?}");
     let forged = said.lines().find(|line| line.starts_with("1999"));
@@ -473,7 +463,7 @@ async fn a_put_is_refused_where_a_transaction_keeps_the_log_too_long_and_taken_o
     let put = async || client.append("t", &[numbered(0, 1)]).await;
     let words = ["the log has grown", "end the transaction"];
     assert_refused(put().await, Code::ResourceExhausted, &words);
-    until_told(&server, REFUSED).await;
+    server.until_told(REFUSED).await;
     assert_eq!(client.rows("SELECT 42").await, ["42"]);
     sql.roll_back(&transaction).await.unwrap();
     let taken = async {
@@ -482,7 +472,7 @@ async fn a_put_is_refused_where_a_transaction_keeps_the_log_too_long_and_taken_o
         }
     };
     soon("a checkpoint, and a put taken", taken).await;
-    until_told(&server, "puts are no longer refused").await;
+    server.until_told("puts are no longer refused").await;
     assert_eq!(client.count("t").await, 1);
     server.stop();
 }

@@ -4,13 +4,13 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tokio::sync::watch;
 
-use crate::{Client, WORK_PATIENCE};
+use crate::{Client, WORK_PATIENCE, soon};
 
 /// How often a child that should end is looked at.
 const LOOK: Duration = Duration::from_millis(5);
@@ -39,7 +39,7 @@ pub struct ServerProcess {
 /// What a child writes, read as it comes.
 #[derive(Debug, Default)]
 struct Output {
-    text: Arc<Mutex<String>>,
+    text: Arc<watch::Sender<String>>,
     reader: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -50,10 +50,7 @@ impl Output {
             let mut from = BufReader::new(&mut from);
             let mut line = String::new();
             while from.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
-                output
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push_str(&line);
+                output.send_modify(|text| text.push_str(&line));
                 if let Some(lines) = &lines {
                     lines.send(line.trim_end().to_owned()).ok();
                 }
@@ -69,12 +66,14 @@ impl Output {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, String> {
-        self.text.lock().unwrap_or_else(PoisonError::into_inner)
+    fn text(&self) -> String {
+        self.text.borrow().clone()
     }
 
-    fn text(&self) -> String {
-        self.lock().clone()
+    /// Waits until it holds these words.
+    async fn until_it_holds(&self, words: &str) {
+        let mut text = self.text.subscribe();
+        text.wait_for(|text| text.contains(words)).await.ok();
     }
 }
 
@@ -211,6 +210,14 @@ impl ServerProcess {
     /// What it wrote on stderr so far.
     pub fn stderr(&self) -> String {
         self.stderr.text()
+    }
+
+    /// Waits until it has written these words on stderr.
+    ///
+    /// # Panics
+    /// When they do not come.
+    pub async fn until_told(&self, words: &str) {
+        soon(words, self.stderr.until_it_holds(words)).await;
     }
 
     /// Whether it runs.
