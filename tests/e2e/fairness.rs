@@ -250,15 +250,32 @@ async fn large_units_that_wait_for_their_table_are_not_in_the_way_of_others() {
     // So many are a large unit.
     const ROWS: i64 = 1 << 20;
     let (server, client, update) = start_with_endless_update(Setup::default()).await;
+    let upsert = options(r#"{"table":"t","mode":"upsert"}"#);
     let mut upserts = Vec::new();
-    for number in 0..4 {
+    // As many as there are threads for them.
+    for number in 0..2 {
         let client = server.client().await;
+        let (first, more) = (numbered(number, ROWS), numbered(number, 1 << 16));
+        let mut put = client.open_put(&upsert, &first.schema()).await;
+        soon("a batch taken", put.send_batch(&first)).await;
+        // What comes behind the rows that make it a large unit is read once it has a thread.
+        let more_rows = put.fill(&more).await * more.num_rows();
+        put.end().await;
         upserts.push(tokio::spawn(async move {
-            let upsert = options(r#"{"table":"t","mode":"upsert"}"#);
-            client.put(&upsert, &[numbered(number, ROWS)]).await
+            let ack = put.ack().await.expect("an ack");
+            // Until then its connection stays.
+            drop(client);
+            ack.map(|ack| ack.rows - more_rows as u64)
         }));
     }
-    // Until they have the threads.
+    // The others wait for one.
+    for number in 2..4 {
+        let (client, upsert) = (server.client().await, upsert.clone());
+        upserts.push(tokio::spawn(async move {
+            let acks = client.put(&upsert, &[numbered(number, ROWS)]).await;
+            acks.map(|acks| acks[0].rows)
+        }));
+    }
     for number in 0..4 {
         let rows = [numbered(number, ROWS)];
         let put = client.append("u", &rows);
@@ -268,8 +285,8 @@ async fn large_units_that_wait_for_their_table_are_not_in_the_way_of_others() {
     assert!(!update.is_finished() && !upserts.iter().any(JoinHandle::is_finished));
     update.abort();
     for upsert in upserts {
-        let acks = eventually("a large upsert", upsert).await.unwrap();
-        assert_eq!(acks.unwrap()[0].rows, ROWS.cast_unsigned());
+        let rows = eventually("a large upsert", upsert).await.unwrap();
+        assert_eq!(rows.unwrap(), ROWS.cast_unsigned());
     }
     assert_eq!(client.count("t").await, ROWS.cast_unsigned() + 1);
     server.shutdown().await;
