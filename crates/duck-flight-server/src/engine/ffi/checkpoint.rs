@@ -72,6 +72,8 @@ impl Connection {
         // First of all: who waits here for somebody who is alone must not hold what that one waits for.
         let _committing = self.committing();
         let _ready = self.ready_checkpoint(patience)?;
+        // Without them one thread alone would compress all that the log has, while commits wait.
+        let _helpers = self.keep_helpers();
         let start = Instant::now();
         self.run("CHECKPOINT")?;
         Ok(start.elapsed())
