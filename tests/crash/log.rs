@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use duck_tests::{Client, Exit, ServerProcess, eventually, numbered, options, soon};
 use tempfile::TempDir;
 
+use crate::any_step::copy_of;
 use crate::cut_off::{SECOND_LOG, cut_off_by};
 use crate::shim::{DATABASE, Disk, LOG, Ledger};
-use crate::steps::copy_of;
 
 const UNITS: u64 = 20;
 const ROWS: i64 = 200;

@@ -5,8 +5,9 @@
 //! - [`faults`]: a shim under the server makes its reads and writes of files fail, as a bad disk does;
 //! - [`heavy`]: so do they in the middle of large units, of changes by key, of statements and of what spills;
 //! - [`resumed`]: `duck-load` is killed and run again, as is the server;
-//! - [`steps`]: the server is killed at every single step of a checkpoint, of a start and of its end;
 //! - [`alter`]: tables are altered and renamed while rows come in, before a kill;
+//! - [`any_step`]: the server is killed at every single step of a checkpoint, of a start and of its end. They take longest, and by their name
+//!   begin early;
 //! - [`claimed`]: tables are altered in two transactions at once;
 //! - [`cut_off`]: checkpoints are cut off one after the other;
 //! - [`index`]: tables with indexes are written in whole row groups before a kill;
@@ -23,6 +24,7 @@
 //! - [`model`]: any interleaving of puts, retries, kills, restarts and schema changes equals a model in memory.
 
 mod alter;
+mod any_step;
 mod claimed;
 mod cut_off;
 mod faults;
@@ -47,7 +49,6 @@ mod resumed;
 mod schemas;
 mod shim;
 mod sources;
-mod steps;
 mod table;
 mod taken_over;
 mod ways;
