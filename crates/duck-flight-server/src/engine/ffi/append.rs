@@ -227,6 +227,7 @@ impl Connection {
             connection: self,
             may_delete: may_delete(sql),
             is_temporary: false,
+            is_helped: false,
         };
         // SAFETY: the connection is open, all texts are NUL-terminated and outlive the call, both arrays have
         // the length given; the appender is freed by `drop`, also after a failure.
@@ -336,12 +337,21 @@ pub(crate) struct Appender<'a> {
     may_delete: bool,
     /// Whether its statement writes into temporary tables only.
     is_temporary: bool,
+    /// Whether its statement has tasks for helpers.
+    is_helped: bool,
 }
 
 impl Appender<'_> {
     /// Says that its statement writes into temporary tables only: nothing of that goes into the database file.
     pub(crate) fn temporary(mut self) -> Self {
         self.is_temporary = true;
+        self
+    }
+
+    /// Keeps the helpers at hand while its statement runs, for one that reads a whole table. One that only adds rows has no tasks
+    /// for them, and to wake one takes a twentieth of a small commit.
+    pub(crate) fn helped(mut self) -> Self {
+        self.is_helped = true;
         self
     }
 
@@ -362,6 +372,10 @@ impl Appender<'_> {
     pub(crate) fn flush(&mut self) -> Result<()> {
         let _committing = self.connection.committing();
         let filling = self.connection.filling();
+        let helpers = match self.is_helped {
+            true => self.connection.keep_helpers(),
+            false => None,
+        };
         let open_transaction = &self.connection.open_transaction;
         open_transaction.touch();
         if self.may_delete {
@@ -370,7 +384,7 @@ impl Appender<'_> {
         // SAFETY: the appender is live.
         let state = unsafe { ffi::duckdb_appender_flush(self.raw) };
         open_transaction.settle();
-        drop(filling);
+        drop((helpers, filling));
         self.connection.forget_written();
         self.check(state)
     }

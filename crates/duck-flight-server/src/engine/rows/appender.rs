@@ -94,7 +94,14 @@ impl<'a> TableWriter<'a> {
             appenders: plan
                 .statements(connection, table, ROWS, rows)
                 .iter()
-                .map(|sql| open_appender(connection, sql, plan, ordered))
+                .map(|sql| {
+                    let appender = open_appender(connection, sql, plan, ordered);
+                    // It joins the rows with all of the table.
+                    appender.map(|appender| match ordered {
+                        true => appender.helped(),
+                        false => appender,
+                    })
+                })
                 .collect::<Result<_>>()?,
             importer: connection.importer(&schema)?,
             gathered: (!ordered).then(Gathered::default),
