@@ -6,6 +6,7 @@ use parking_lot::RwLockReadGuard;
 
 use super::{Connection, Result};
 use crate::engine::connections::cancel::Cancel;
+use crate::engine::connections::helpers::Stay;
 use crate::engine::storage::attach::MAX_ROW_GROUP_ROWS;
 use crate::engine::storage::checkpoint::LOOK_SQL;
 use crate::engine::storage::images::{Images, Kept};
@@ -16,7 +17,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A checkpoint can be made by this connection, as long as this lives.
 pub(in crate::engine) struct Ready<'a> {
     connection: &'a Connection,
-    _kept: Kept<'a>,
+    /// `None` of a database in memory.
+    _kept: Option<Kept<'a>>,
+    /// DuckDB has a checkpoint begin as one task, and cuts it into more only there: without them one thread alone would compress all
+    /// that the log has, while commits wait.
+    _helpers: Option<Stay<'a>>,
 }
 
 impl Drop for Ready<'_> {
@@ -41,24 +46,24 @@ impl Drop for Filling<'_> {
 }
 
 impl Connection {
-    /// Makes ready for a checkpoint here, until the answer is dropped, having waited so long at most for what writes rows. `None` of a
-    /// database in memory.
+    /// Makes ready for a checkpoint here, until the answer is dropped, having waited so long at most for what writes rows.
     ///
     /// # Errors
     /// When none is possible at present.
     pub(in crate::engine) fn ready_checkpoint(
         &self,
         patience: Duration,
-    ) -> crate::error::Result<Option<Ready<'_>>> {
-        let Some(images) = self.database.0.images.get() else {
-            return Ok(None);
+    ) -> crate::error::Result<Ready<'_>> {
+        let kept = match self.database.0.images.get() {
+            Some(images) => Some(images.keep(&self.another()?, patience)?),
+            None => None,
         };
-        let kept = images.keep(&self.another()?, patience)?;
         self.makes_checkpoint.set(true);
-        Ok(Some(Ready {
+        Ok(Ready {
             connection: self,
             _kept: kept,
-        }))
+            _helpers: self.keep_helpers(),
+        })
     }
 
     /// Makes a checkpoint, having waited so long at most for what writes rows. Answers with how long it took, without that wait.
@@ -72,8 +77,6 @@ impl Connection {
         // First of all: who waits here for somebody who is alone must not hold what that one waits for.
         let _committing = self.committing();
         let _ready = self.ready_checkpoint(patience)?;
-        // Without them one thread alone would compress all that the log has, while commits wait.
-        let _helpers = self.keep_helpers();
         let start = Instant::now();
         self.run("CHECKPOINT")?;
         Ok(start.elapsed())

@@ -248,7 +248,7 @@ impl<'a> Statement<'a> {
             let mut under_way =
                 (!self.belongs_in_transaction(kind)).then(|| self.connection.commits().under_way());
             let mut ready = match self.is_checkpoint(kind) {
-                true => self.connection.ready_checkpoint(PATIENCE)?,
+                true => Some(self.connection.ready_checkpoint(PATIENCE)?),
                 false => None,
             };
             let mut consume = |result: QueryResult<'_>| {
