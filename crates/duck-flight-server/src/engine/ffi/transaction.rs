@@ -31,20 +31,22 @@ impl Connection {
     }
 
     /// Commits the open transaction.
-    pub(crate) fn commit(&self) -> Result<()> {
+    pub(crate) fn commit(&self) -> crate::error::Result<()> {
         let _begun = self.begin_commit()?;
-        self.run_commit()
+        Ok(self.run_commit()?)
     }
 
     /// Marks the open transaction as being committed, until what comes back is dropped.
     ///
     /// # Errors
-    /// Where DuckDB would refuse that in its middle. Then it must be rolled back.
+    /// Where DuckDB would refuse that in its middle, and where nothing may be committed any more. Then it must be rolled back.
     pub(in crate::engine) fn begin_commit(
         &self,
-    ) -> Result<(UnderWay<'_>, Option<RwLockReadGuard<'_, ()>>)> {
+    ) -> crate::error::Result<(UnderWay<'_>, Option<RwLockReadGuard<'_, ()>>)> {
         // Before the other: who waits here for somebody who alters a table must not hold what that one waits for.
         let under_way = self.commits().under_way();
+        // Only now: it may have waited for whoever found the log to end with half an entry, behind which DuckDB itself goes on.
+        self.database.0.health.check()?;
         let committing = self.changes().begin_commit()?;
         Ok((under_way, committing))
     }

@@ -79,21 +79,16 @@ impl Shared {
     /// ends with half of an entry. DuckDB would go on behind it, and the next start could not read that. To be called where
     /// no commit of this thread's is under way, and before its turn, if it has one, is given away.
     pub(in crate::engine) fn observe(&self, error: Error) -> Error {
-        if error.is_failed_commit() && self.is_torn() {
-            self.health.fail(&format!(
-                "the write-ahead log ends with half of what a failed commit wrote: {error}"
-            ));
+        if error.is_failed_commit() && self.mark.is_torn() {
+            // Somebody may be writing it. Whoever is alone waits for commits, and lets nobody else commit before the failure is noted.
+            let _alone = self.commits.alone();
+            if self.mark.is_torn() {
+                self.health.fail(&format!(
+                    "the write-ahead log ends with half of what a failed commit wrote: {error}"
+                ));
+            }
         }
         self.health.observe(error)
-    }
-
-    /// Whether the log ends with half of an entry that nobody is writing.
-    fn is_torn(&self) -> bool {
-        // Only to be certain: whoever is alone waits for commits, and lets nobody else commit.
-        self.mark.is_torn() && {
-            let _alone = self.commits.alone();
-            self.mark.is_torn()
-        }
     }
 }
 

@@ -56,3 +56,43 @@ impl Health {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::catalog::texts;
+    use crate::engine::{Engine, EngineOptions, Place};
+
+    /// As behind a log that ends with half an entry: DuckDB itself would go on.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn no_statement_is_committed_once_the_database_cannot_be_used_any_more() {
+        let engine = Engine::open(&EngineOptions::in_memory()).unwrap();
+        let execute = async |sql: &str| engine.execute(&Place::Any, sql.to_owned()).await;
+        execute("CREATE TABLE t (i BIGINT)").await.unwrap();
+        engine.shared().health.fail("half an entry");
+        for sql in [
+            "INSERT INTO t VALUES (1)",
+            "BEGIN; INSERT INTO t VALUES (1); COMMIT",
+            "CREATE TABLE other (i BIGINT)",
+        ] {
+            let refused = execute(sql).await;
+            assert!(
+                matches!(refused, Err(Error::ShuttingDown)),
+                "{sql}: {refused:?}"
+            );
+        }
+        execute("BEGIN; INSERT INTO t VALUES (1); ROLLBACK")
+            .await
+            .unwrap();
+        let kept = engine
+            .0
+            .lookups
+            .run(|session, _| {
+                let sql = "SELECT CAST(count(*) AS VARCHAR) FROM t";
+                texts::<1>(&session.connection, sql)
+            })
+            .await
+            .unwrap();
+        assert_eq!(kept, [["0".to_owned()]]);
+    }
+}

@@ -113,7 +113,7 @@ impl<'a> Statement<'a> {
     }
 
     /// Sees to what a statement leaves behind that has failed, where `runs` after it had begun, and `is_refused` where a commit
-    /// must not run: it could not be replayed, or would end the process.
+    /// must not run: it could not be replayed, would end the process, or comes once nothing may be committed any more.
     fn after_failure(
         &self,
         error: &Error,
