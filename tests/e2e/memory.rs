@@ -446,11 +446,19 @@ async fn a_flood_of_rows_that_are_put_aside_keeps_memory_bounded() {
     server.stop();
 }
 
-/// So many rows of as many columns, with a bit for each value.
-fn bits(rows: usize, columns: usize) -> RecordBatch {
+/// So many rows of as many columns, and of another one where it has a name, with a bit for each value.
+fn bits(rows: usize, columns: usize, added: Option<String>) -> RecordBatch {
     let bits: ArrayRef = Arc::new(BooleanArray::from(vec![true; rows]));
-    let columns = (0..columns).map(|column| (format!("c{column}"), bits.clone()));
-    RecordBatch::try_from_iter(columns).unwrap()
+    let names = (0..columns).map(|column| format!("c{column}")).chain(added);
+    RecordBatch::try_from_iter(names.map(|name| (name, bits.clone()))).unwrap()
+}
+
+/// A table `t` of so many BIGINT columns.
+fn create_longs(columns: usize) -> String {
+    let columns: Vec<_> = (0..columns)
+        .map(|column| format!("c{column} BIGINT"))
+        .collect();
+    format!("CREATE TABLE t ({})", columns.join(", "))
 }
 
 /// A BIGINT takes as much as 64 of the bits that it may come from.
@@ -460,18 +468,14 @@ async fn a_flood_of_rows_that_grow_when_they_are_cast_keeps_memory_bounded() {
     let flags = ["--memory-limit", LIMIT, "--ingest-buffer", "64MiB"];
     let server = ServerProcess::start(&flags);
     let client = server.client().await;
-    let columns: Vec<_> = (0..COLUMNS)
-        .map(|column| format!("c{column} BIGINT"))
-        .collect();
-    let table = format!("CREATE TABLE t ({})", columns.join(", "));
-    client.execute(&table).await;
+    client.execute(&create_longs(COLUMNS)).await;
     // Many that wait for their commit, and one that is cast as it comes in.
     for (puts, rows) in [(32, 64_000), (1, 1_100_000)] {
         let puts = (0..puts).map(|_| {
             let address = server.address().to_owned();
             tokio::spawn(async move {
                 let client = Client::connect(&address).await;
-                client.append("t", &[bits(rows, COLUMNS)]).await
+                client.append("t", &[bits(rows, COLUMNS, None)]).await
             })
         });
         let puts: Vec<_> = puts.collect();
@@ -485,6 +489,37 @@ async fn a_flood_of_rows_that_grow_when_they_are_cast_keeps_memory_bounded() {
         client.value::<u64>("SELECT sum(c63) FROM t").await,
         3_148_000
     );
+    server.stop();
+}
+
+/// Nobody knows how they will be cast before their table has the column that each put adds.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_grow_once_their_table_is_altered_keep_memory_bounded() {
+    const COLUMNS: usize = 64;
+    let flags = ["--memory-limit", LIMIT, "--ingest-buffer", "64MiB"];
+    let server = ServerProcess::start(&flags);
+    let client = server.client().await;
+    client.execute(&create_longs(COLUMNS)).await;
+    let evolve = options(r#"{"table":"t","schema":"evolve"}"#);
+    // Those that a writer casts within the buffer, and one that would become half a gigabyte.
+    for (puts, rows) in [(8, 50_000), (1, 1_000_000)] {
+        let puts = (0..puts).map(|number| {
+            let (address, evolve) = (server.address().to_owned(), evolve.clone());
+            tokio::spawn(async move {
+                let client = Client::connect(&address).await;
+                let batch = bits(rows, COLUMNS, Some(format!("added{rows}_{number}")));
+                client.put(&evolve, &[batch]).await
+            })
+        });
+        let puts: Vec<_> = puts.collect();
+        for put in puts {
+            let acks = eventually("an ack", put).await.unwrap().unwrap();
+            assert_eq!(acks[0].rows, rows as u64);
+        }
+        server.assert_peak_below(LIMIT_BYTES + BESIDE_BYTES);
+    }
+    let sums = "SELECT sum(c63), count(added50000_7), count(added1000000_0) FROM t";
+    assert_eq!(client.rows(sums).await, ["1400000|50000|1000000"]);
     server.stop();
 }
 

@@ -238,7 +238,7 @@ pub enum Error {
         "table `{0}` already exists; put with create: if_missing to append, or create: replace (ADBC's mode create_append, or replace)"
     )]
     TableExists(TableName),
-    /// A table is not as it was when the rows of a large unit were cast for it.
+    /// A table is not as it was when the rows of a large unit were cast for it, or when others that it makes far larger were sent.
     #[error(
         "table `{0}` was altered or dropped while the put came in, so nothing of it was committed: send it again"
     )]
@@ -286,12 +286,13 @@ pub enum Error {
          committed"
     )]
     RejectsTooLarge(usize),
-    /// The rows of units in a group that do not fit take more of the memory for rows than is free.
+    /// The rows of units in a group, cast or put aside for tables that others altered, take more of the memory for rows than is
+    /// free.
     #[error(
-        "the rows that do not fit their tables take more memory than --ingest-buffer has left; nothing of them was committed, \
-         try again"
+        "the rows take more memory, cast or put aside for their tables, than --ingest-buffer has left; nothing of them was \
+         committed, try again"
     )]
-    NoRoomForRejects,
+    NoRoomForGroup,
     /// There is no room for more rows.
     #[error("{0}")]
     NoRoom(String),

@@ -28,6 +28,7 @@ use super::catalog::Columns;
 use super::connections::lease::Place;
 use super::rows::effect::{Effect, check_names};
 use super::rows::evolve::alterations;
+use super::rows::growth::Growth;
 use super::rows::plan::Plan;
 use super::rows::sql_type::create_table_sql;
 use crate::error::{Error, Result};
@@ -60,6 +61,8 @@ pub(crate) struct Put {
     places: Arc<Semaphore>,
     /// How rows go into the table as it was last seen; `None` where it is to be made or changed first.
     plan: Option<Arc<Plan>>,
+    /// How rows may grow while there is no plan.
+    growth: Growth,
     /// Whether `plan` is up to date for the next unit.
     is_resolved: bool,
     /// Why new rows will be refused, found out when the put was opened: the table is gone, or has no key any more. Duplicates are
@@ -119,6 +122,7 @@ impl Put {
             target: Arc::new(Target::new(options, key, effect, claim, schema)),
             places: Arc::new(Semaphore::new(PLACES as usize)),
             plan: None,
+            growth: Growth::default(),
             is_resolved: false,
             refusal,
             begun: false,
@@ -214,6 +218,7 @@ impl Put {
             // The table that the rows go into is yet to be made.
             create_table_sql("CREATE TABLE", &table.to_sql(), schema, effect, mode)?;
             self.plan = None;
+            self.growth = Growth::new(schema, &[], effect, mode);
             return Ok(());
         };
         if self.plan.as_ref().is_some_and(|plan| plan.is_for(&columns)) {
@@ -228,7 +233,18 @@ impl Put {
             true => Some(Arc::new(Plan::new(schema, &columns, effect, mode)?)),
             false => None,
         };
+        if self.plan.is_none() {
+            self.growth = Growth::new(schema, &columns, effect, mode);
+        }
         Ok(())
+    }
+
+    /// What a batch will take once it is cast, beside what was sent; at most, where nobody knows yet how it will be.
+    fn expected_bytes(&self, batch: &SentBatch) -> usize {
+        match &self.plan {
+            Some(plan) => plan.expected_bytes(batch.rows.num_rows(), batch.bytes),
+            None => self.growth.most_bytes(&batch.rows, batch.bytes),
+        }
     }
 
     /// The tables that its rows may refer to by foreign keys.
@@ -326,14 +342,12 @@ impl UnitBuilder<'_> {
     /// Adds a batch. Waits while the budget is spent, which holds back the client.
     pub(crate) async fn push(&mut self, batch: SentBatch) -> Result<()> {
         let rows_before = self.rows;
-        let rows = batch.rows.num_rows();
-        self.rows += rows as u64;
+        self.rows += batch.rows.num_rows() as u64;
         if self.is_settled {
             return Ok(());
         }
         if let State::Small(small) = &mut self.state {
-            let plan = self.put.plan.as_ref();
-            let cast_bytes = plan.map_or(0, |plan| plan.expected_bytes(rows, batch.bytes));
+            let cast_bytes = self.put.expected_bytes(&batch);
             let is_small = self.rows < LARGE_UNIT_ROWS;
             if is_small && small.make_room(batch.bytes, cast_bytes).await {
                 // They count in the budget now.
@@ -587,7 +601,7 @@ impl Small {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{ArrayRef, StringArray};
+    use arrow::array::{ArrayRef, BooleanArray, StringArray};
     use duck_flight_protocol::{OnError, SchemaMode};
 
     use super::*;
@@ -633,6 +647,66 @@ mod tests {
             assert_eq!(small.cast.rejects.len(), 1);
             let committed = unit.commit().await.unwrap().done().await.unwrap();
             assert_eq!((committed.rows, committed.rejected), (1, 1));
+        }
+    }
+
+    /// So many rows of columns with these names, with a bit for each value.
+    fn bits(rows: usize, names: impl IntoIterator<Item = String>) -> SentBatch {
+        let bits: ArrayRef = Arc::new(BooleanArray::from(vec![true; rows]));
+        let columns = names.into_iter().map(|name| (name, bits.clone()));
+        SentBatch {
+            rows: RecordBatch::try_from_iter(columns).unwrap(),
+            bytes: 100,
+            room: None,
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rows_grow_large_whose_table_is_altered_before_they_are_cast() {
+        const ROWS: usize = 100_000;
+        let engine = Engine::open(&EngineOptions::in_memory()).unwrap();
+        let sql = "CREATE TABLE t (v BIGINT)".to_owned();
+        engine.execute(&Place::Any, sql).await.unwrap();
+        // The last one goes as it is into the table that is made for it.
+        for (table, name, is_large) in [("t", "w", true), ("t", "x", true), ("made", "w", false)] {
+            let options = PutOptions {
+                schema: SchemaMode::Evolve,
+                ..PutOptions::new(table)
+            };
+            let batch = bits(ROWS, ["v".to_owned(), name.to_owned()]);
+            let mut put = engine.put(&options, batch.rows.schema()).await.unwrap();
+            assert!(put.plan.is_none());
+            let mut unit = put.unit(None).await.unwrap();
+            unit.push(batch).await.unwrap();
+            assert_eq!(matches!(unit.state, State::Large(_)), is_large);
+            let committed = unit.commit().await.unwrap().done().await.unwrap();
+            assert_eq!(committed.rows, ROWS as u64);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rows_are_refused_that_become_far_larger_because_their_table_was_altered() {
+        let engine = Engine::open(&EngineOptions::in_memory()).unwrap();
+        let table = |columns: usize, sql_type: &str| {
+            let columns = (0..columns).map(|column| format!("c{column} {sql_type}"));
+            let columns = columns.collect::<Vec<_>>().join(", ");
+            format!("CREATE OR REPLACE TABLE t ({columns})")
+        };
+        for (columns, fits) in [(1, true), (40, false)] {
+            let sql = table(columns, "BOOLEAN");
+            engine.execute(&Place::Any, sql).await.unwrap();
+            let batch = bits(1_000_000, (0..columns).map(|column| format!("c{column}")));
+            let options = PutOptions::new("t");
+            let mut put = engine.put(&options, batch.rows.schema()).await.unwrap();
+            let mut unit = put.unit(None).await.unwrap();
+            unit.push(batch).await.unwrap();
+            assert!(matches!(unit.state, State::Small(_)));
+            let sql = table(columns, "BIGINT");
+            engine.execute(&Place::Any, sql).await.unwrap();
+            match unit.commit().await.unwrap().done().await {
+                Ok(committed) => assert_eq!((committed.rows, fits), (1_000_000, true)),
+                Err(error) => assert!(matches!(error, Error::TableAltered(_)) && !fits, "{error}"),
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ pub(super) mod constraints;
 pub(super) mod effect;
 pub(super) mod evolve;
 pub(super) mod fixed;
+pub(super) mod growth;
 pub(super) mod insert;
 pub(super) mod keys;
 pub(super) mod offence_queries;

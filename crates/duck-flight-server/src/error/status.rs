@@ -59,7 +59,7 @@ impl Error {
             | Self::TypeBesideOlder => Code::Aborted,
             Self::Busy { .. }
             | Self::NoRoom(_)
-            | Self::NoRoomForRejects
+            | Self::NoRoomForGroup
             | Self::MessageTooLarge(_)
             | Self::SessionBusy
             | Self::Stalled(_)
@@ -252,7 +252,7 @@ mod tests {
             (Error::Fenced("p".into()), Code::Aborted),
             (Error::Resent(1), Code::Aborted),
             (Error::NoRoom("n".into()), Code::ResourceExhausted),
-            (Error::NoRoomForRejects, Code::ResourceExhausted),
+            (Error::NoRoomForGroup, Code::ResourceExhausted),
             (Error::Malformed("m".into()), Code::InvalidArgument),
             (Error::NoStatement, Code::InvalidArgument),
             (Error::Forbidden("f"), Code::PermissionDenied),

@@ -37,7 +37,7 @@ use crate::unpacking::Room;
 /// How many batches of a large unit may wait for its transaction.
 const BATCHES_WAITING: usize = 2;
 
-/// How many values of a large unit are cast at once: as many as take 32 MiB where each takes eight bytes.
+/// How many values are cast at once by the thread that writes them: as many as take 32 MiB where each takes eight bytes.
 const VALUES_AT_ONCE: usize = 4 << 20;
 
 /// How many large units are written at a time that only append rows, and how many others.
@@ -227,6 +227,14 @@ impl Large {
     }
 }
 
+/// A batch in parts of few enough values to be cast at once; one without rows, too.
+pub(super) fn parts(batch: &RecordBatch) -> impl Iterator<Item = RecordBatch> {
+    let at_once = VALUES_AT_ONCE / batch.num_columns().max(1);
+    let at_once = at_once.max(MAX_CHUNK_ROWS);
+    let starts = (0..batch.num_rows().max(1)).step_by(at_once);
+    starts.map(move |start| batch.slice(start, at_once.min(batch.num_rows() - start)))
+}
+
 struct LargeUnit {
     put: Arc<Target>,
     sequence: Option<u64>,
@@ -344,11 +352,7 @@ impl LargeUnit {
         loop {
             match self.steps.blocking_recv() {
                 Some(Step::Append(batch, _room)) => {
-                    let at_once = VALUES_AT_ONCE / batch.num_columns().max(1);
-                    let at_once = at_once.max(MAX_CHUNK_ROWS);
-                    // One without rows, too.
-                    for start in (0..batch.num_rows().max(1)).step_by(at_once) {
-                        let part = batch.slice(start, at_once.min(batch.num_rows() - start));
+                    for part in parts(&batch) {
                         take(&part, rows)?;
                         rows += part.num_rows() as u64;
                     }

@@ -11,6 +11,7 @@ use duck_flight_protocol::{Create, OnError, PutOptions, SchemaMode, TableName};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::budget::Share;
+use super::large::parts;
 use super::producers::{Claim, OWN_SCHEMA, Standing};
 use super::rejects::{Reject, RejectedBytes, Sifted, sift};
 use crate::engine::catalog::references::References;
@@ -23,6 +24,10 @@ use crate::engine::rows::plan::Plan;
 use crate::engine::rows::stored::AT_FAULT;
 use crate::engine::rows::types::same_name;
 use crate::error::{Error, Result};
+
+/// What the rows of a unit that is alone may become without room in the budget. They become more only where their table was altered since they
+/// were sent: sent again, they are a large unit, and cast as they come in.
+const MOST_ALONE_BYTES: usize = 256 << 20;
 
 /// A put, as long as the server runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -221,16 +226,6 @@ pub(super) struct CastRows {
 }
 
 impl CastRows {
-    /// Casts all batches of a unit.
-    pub(super) fn of(put: &Target, plan: &Plan, sent: &[RecordBatch]) -> Result<Self> {
-        let (mut cast, mut rows) = (Self::default(), 0);
-        for batch in sent {
-            cast.add(plan, put.cast(plan, batch, rows)?)?;
-            rows += batch.num_rows() as u64;
-        }
-        Ok(cast)
-    }
-
     /// What the rows take beside what was sent.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -378,12 +373,22 @@ impl Unit {
         self.answer.give(Err(error));
     }
 
-    /// Casts the rows for a table that is another than the one they were cast for. Those that are put aside must find room
-    /// in the budget, unless the unit `is_alone` in its group and so does not wait for others.
+    /// Casts the rows for a table that is another than the one they were cast for, or that is known only now. What they become,
+    /// and those that are put aside, must find room in the budget, unless the unit `is_alone` in its group and so does not wait for
+    /// others: then they may be more, but not without a bound.
     pub(super) fn replan(&mut self, plan: &Arc<Plan>, is_alone: bool) -> Result<()> {
-        let cast = CastRows::of(&self.put, plan, &self.sent)?;
-        if !is_alone && !self.share.cover_rejects(cast.rejected_bytes()) {
-            return Err(Error::NoRoomForRejects);
+        let (mut cast, mut rows) = (CastRows::default(), 0);
+        for part in self.sent.iter().flat_map(parts) {
+            cast.add(plan, self.put.cast(plan, &part, rows)?)?;
+            rows += part.num_rows() as u64;
+            let has_room = self.share.cover_cast(cast.bytes());
+            if !has_room && is_alone && cast.bytes() > MOST_ALONE_BYTES {
+                return Err(Error::TableAltered(self.put.table.clone()));
+            }
+            let has_room = has_room && self.share.cover_rejects(cast.rejected_bytes());
+            if !has_room && !is_alone {
+                return Err(Error::NoRoomForGroup);
+            }
         }
         self.rejects = cast.rejects;
         self.cast = Some((plan.clone(), cast.batches));
