@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use duck_tests::{ServerProcess, soon};
+use duck_tests::{ServerProcess, eventually, soon};
 use tonic::Code;
 
 use crate::faults::{
@@ -42,31 +42,34 @@ async fn a_large_unit_on_a_bad_disk_is_refused_or_ends_the_server() {
     }
 }
 
-/// What is acknowledged behind half a unit is never read again: whoever waits for its turn must not have it.
+/// What is acknowledged behind half a unit is never read again: whoever waits for its turn must not have it. An upsert is gathered
+/// first.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_acknowledged_behind_half_a_large_unit() {
-    let disk = Disk::new();
-    let (mut server, client, mut ledger) = loaded(&disk).await;
-    let mut behind = Ledger::starting_at(1_000_000);
-    disk.fail_all(&[("write", LOG, "short"), ("truncate", LOG, "hold")]);
-    let (large, _) = tokio::join!(ledger.append(&client, LARGE), async {
-        let held = async {
-            // One write is half done, the next one finds the disk full, and then the half is to be cut off.
-            while disk.failures() < 3 {
+    for way in [Way::Put, Way::Upsert] {
+        let disk = Disk::new();
+        let (mut server, client, mut ledger) = loaded(&disk).await;
+        let mut behind = Ledger::starting_at(1_000_000);
+        disk.fail_all(&[("write", LOG, "short"), ("truncate", LOG, "hold")]);
+        let (large, _) = tokio::join!(ledger.append_by(way, &client, LARGE), async {
+            let held = async {
+                // One write is half done, the next one finds the disk full, and then the half is to be cut off.
+                while disk.failures() < 3 {
+                    client.ping().await;
+                }
+            };
+            eventually("half a unit in the log", held).await;
+            let release = async {
                 client.ping().await;
-            }
-        };
-        soon("half a unit in the log", held).await;
-        let release = async {
-            client.ping().await;
-            disk.fail("truncate", LOG, EIO);
-        };
-        tokio::join!(behind.append(&client, SMALL), release)
-    });
-    large.expect_err("a bad disk");
-    assert_ended_with_reason(&server.wait());
-    ledger.merge(behind);
-    assert_restart_serves_everything(&disk, server, &mut ledger).await;
+                disk.fail("truncate", LOG, EIO);
+            };
+            tokio::join!(behind.append(&client, SMALL), release)
+        });
+        large.expect_err("a bad disk");
+        assert_ended_with_reason(&server.wait());
+        ledger.merge(behind);
+        assert_restart_serves_everything(&disk, server, &mut ledger).await;
+    }
 }
 
 /// Fails while a unit takes the place of the one before it: the table is one of them.

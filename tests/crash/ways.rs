@@ -1,13 +1,15 @@
 //! The ways of a unit to the server without a producer.
 
 use bytes::Bytes;
-use duck_tests::{Answer, Client, SqlClient, numbered, status};
+use duck_tests::{Answer, Client, SqlClient, numbered, options, status};
 
 /// How a loader sends its units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     /// A put for each.
     Put,
+    /// A put for each that would replace rows with the same key: there are none.
+    Upsert,
     /// One put, of which each batch is a unit.
     Batches,
     /// An ingest of Flight SQL for each.
@@ -47,6 +49,12 @@ impl Way {
         let batch = numbered(unit, rows);
         let rows = match self {
             Self::Put | Self::Batches => return client.append(table, &[batch]).await,
+            Self::Upsert => {
+                let key = r#""key":["batch","row"]"#;
+                let upsert = format!(r#"{{"table":"{table}","mode":"upsert",{key}}}"#);
+                let acks = client.put(&options(&upsert), &[batch]).await?;
+                return Ok(acks.iter().map(|ack| ack.rows).sum());
+            }
             Self::Ingest => sql.ingest(table, None, vec![batch]).await?,
             Self::Transaction => {
                 let transaction = sql.begin().await?;

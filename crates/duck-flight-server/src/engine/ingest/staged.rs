@@ -7,7 +7,6 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use duck_flight_protocol::quote;
 
-use super::queue::TurnToFill;
 use super::rejects::{MAX_REJECTS, Reject, RejectedBytes, Sifted};
 use super::unit::{Committed, Target, offence_error, places};
 use crate::engine::catalog::{literal, prepare};
@@ -97,30 +96,29 @@ impl StagedRows {
 
     /// Applies the rows; where some break a constraint, again without them, if the put says so. What others have committed
     /// meanwhile does not fail it, for then they are applied again, to what is there now. `turn` is that of the try which
-    /// succeeds.
-    pub(super) fn apply<'c>(
+    /// is the last: one whose commit has failed may have left half an entry in the log, behind which nobody else may commit.
+    pub(super) fn apply<'c, T>(
         &mut self,
         connection: &'c Connection,
         lossless: &Lossless,
         put: &Target,
-        turn: &mut Option<TurnToFill<'c>>,
-        mut apply: impl FnMut(&'c Connection, &Self, &mut Option<TurnToFill<'c>>) -> Result<()>,
+        turn: &mut Option<T>,
+        mut apply: impl FnMut(&'c Connection, &Self, &mut Option<T>) -> Result<()>,
     ) -> Result<()> {
         let mut may_be_gone = true;
         for _ in 0..MAX_TRIES {
             self.rejects.sort_by_key(|reject| reject.row);
             let outcome = transaction(connection, |connection| apply(connection, self, turn));
-            if outcome.is_err() {
-                // Others commit until the next try.
-                *turn = None;
-            }
             match outcome {
                 Err(error) if error.is_constraint() => {
+                    // Others commit until the next try.
+                    *turn = None;
                     may_be_gone =
                         self.without_offences(connection, lossless, put, error, may_be_gone)?;
                 }
                 // What was sent again elsewhere is told to its client.
                 Err(error) if error.is_conflict() && !matches!(error, Error::Resent(_)) => {
+                    *turn = None;
                     tracing::debug!(error = %in_a_line(&error), "a large unit is tried again");
                     std::thread::sleep(CONFLICT_WAIT);
                 }
@@ -244,6 +242,7 @@ mod tests {
     use super::super::unit::TableKey;
     use super::*;
     use crate::engine::ffi::Database;
+    use crate::engine::sql_error::SqlErrorKind;
     use crate::engine::storage::open::lossless;
 
     /// Rows for the table `t`, as if they were gathered.
@@ -270,7 +269,7 @@ mod tests {
             .unwrap();
         let (put, mut rows) = staged(&connection);
         let mut tries = 0;
-        let apply = |connection: &Connection, _: &StagedRows, _: &mut Option<_>| {
+        let apply = |connection: &Connection, _: &StagedRows, _: &mut Option<()>| {
             tries += 1;
             connection.execute("INSERT INTO t VALUES (1, 7) ON CONFLICT DO UPDATE SET n = 8")?;
             if tries == 1 {
@@ -303,16 +302,15 @@ mod tests {
         for goes in [true, false] {
             other.execute("INSERT INTO t VALUES (1)").unwrap();
             let mut tries = 0;
-            let apply =
-                |connection: &Connection, _: &StagedRows, _: &mut Option<TurnToFill<'_>>| {
-                    tries += 1;
-                    let applied = connection.execute("INSERT INTO t VALUES (1)");
-                    if goes && tries == 1 {
-                        other.execute("DELETE FROM t")?;
-                    }
-                    applied?;
-                    Ok(())
-                };
+            let apply = |connection: &Connection, _: &StagedRows, _: &mut Option<()>| {
+                tries += 1;
+                let applied = connection.execute("INSERT INTO t VALUES (1)");
+                if goes && tries == 1 {
+                    other.execute("DELETE FROM t")?;
+                }
+                applied?;
+                Ok(())
+            };
             let outcome = rows.apply(&connection, &lossless, &put, &mut None, apply);
             assert_eq!((outcome.is_ok(), tries), (goes, 2));
             other.execute("DELETE FROM t").unwrap();
@@ -327,11 +325,34 @@ mod tests {
         connection.execute("CREATE TABLE t (i BIGINT)").unwrap();
         let (put, mut rows) = staged(&connection);
         let mut tries = 0;
-        let refused = rows.apply(&connection, &lossless, &put, &mut None, |_, _, _| {
+        let turn = &mut None::<()>;
+        let refused = rows.apply(&connection, &lossless, &put, turn, |_, _, _| {
             tries += 1;
             Err(Error::Resent(7))
         });
         assert!(matches!(refused, Err(Error::Resent(7))), "{refused:?}");
         assert_eq!(tries, 1);
+    }
+
+    #[test]
+    fn a_turn_is_kept_where_a_commit_has_failed_and_given_away_before_another_try() {
+        let database = Database::open(":memory:", &[]).unwrap();
+        let connection = database.connect().unwrap();
+        let lossless = lossless(&database).unwrap();
+        connection.execute("CREATE TABLE t (i BIGINT)").unwrap();
+        let (put, mut rows) = staged(&connection);
+        let (mut turn, mut tries) = (None::<i32>, 0);
+        let refused = rows.apply(&connection, &lossless, &put, &mut turn, |_, _, turn| {
+            assert_eq!(*turn, None);
+            tries += 1;
+            *turn = Some(tries);
+            let (kind, message) = match tries {
+                1 => (SqlErrorKind::Conflict, "Conflict on update!"),
+                _ => (SqlErrorKind::Exhausted, "Failed to commit: no room"),
+            };
+            Err(SqlError::new(kind, message).into())
+        });
+        assert!(refused.unwrap_err().is_failed_commit());
+        assert_eq!((turn, tries), (Some(2), 2));
     }
 }
