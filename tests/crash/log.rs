@@ -180,6 +180,41 @@ async fn a_log_that_is_gone_is_refused() {
     ledger.assert_kept(&server.client().await).await;
 }
 
+/// What a large unit writes to the log is marked like any other commit, whatever was done while its rows came in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_with_a_large_unit_is_missed_though_a_checkpoint_was_made_while_that_came_in() {
+    for more in [
+        "",
+        r#","mode":"upsert","key":["batch","row"]"#,
+        r#","create":"replace""#,
+    ] {
+        // With so little memory for rows a unit is soon a large one.
+        let server = ServerProcess::start(&["--ingest-buffer", "1MiB"]);
+        let client = server.client().await;
+        let before = client.append("t", &[numbered(0, ROWS)]).await;
+        assert_eq!(before.expect("a good disk"), ROWS.unsigned_abs());
+        let batch = numbered(1, 30_000);
+        let options = options(&format!(r#"{{"table":"t"{more}}}"#));
+        let put = soon("an open put", client.open_put(&options, &batch.schema())).await;
+        put.fill(&batch).await;
+        client.checkpoint().await;
+        put.finish().await.expect("a good disk");
+        let rows = client.count("t").await;
+        let directory = server.kill();
+        let path = log_of(directory.path());
+        let good = std::fs::read(&path).expect("a log");
+        std::fs::remove_file(&path).expect("a good disk");
+        let refused = ServerProcess::try_start_in(directory, &[], &[]);
+        let Err((directory, exit)) = refused else {
+            panic!("{more}: served");
+        };
+        assert!(exit.stderr.contains(SALVAGE), "{more}: {exit:?}");
+        std::fs::write(&path, good).expect("a good disk");
+        let server = ServerProcess::start_in(directory, &[]);
+        assert_eq!(server.client().await.count("t").await, rows, "{more}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_whose_header_is_damaged_is_refused() {
     assert_refused(&[

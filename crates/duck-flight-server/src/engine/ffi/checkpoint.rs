@@ -137,20 +137,28 @@ impl Connection {
         }
     }
 
-    /// As [`filling`](Self::filling), for all that runs here until the answer is dropped, and without a wait. `None` where a checkpoint runs,
-    /// or waits.
+    /// As [`filling`](Self::filling), for all that runs here until the answer is dropped.
+    pub(in crate::engine) fn fill(&self) -> Filling<'_> {
+        self.keep_filling(self.filling())
+    }
+
+    /// As [`fill`](Self::fill), but without a wait: `None` where a checkpoint runs, or waits.
     pub(in crate::engine) fn try_fill(&self) -> Option<Filling<'_>> {
         let guard = match self.to_fill() {
             Some(images) => Some(images.try_filling(Duration::ZERO)?),
             None => None,
         };
+        Some(self.keep_filling(guard))
+    }
+
+    fn keep_filling<'a>(&'a self, guard: Option<RwLockReadGuard<'a, ()>>) -> Filling<'a> {
         if guard.is_some() {
             self.is_filling.set(true);
         }
-        Some(Filling {
+        Filling {
             connection: self,
             guard,
-        })
+        }
     }
 
     /// Waits for the checkpoint that runs, or waits, where what runs here would do so.

@@ -30,6 +30,7 @@ use crate::engine::rows::effect::{Effect, check_names};
 use crate::engine::rows::plan::Plan;
 use crate::engine::rows::sql_type::create_table_sql;
 use crate::engine::rows::stored::AT_FAULT;
+use crate::engine::storage::mark::Before;
 use crate::engine::{Engine, transaction};
 use crate::error::{Error, Result, in_a_line};
 use crate::unpacking::Room;
@@ -235,6 +236,13 @@ pub(super) fn parts(batch: &RecordBatch) -> impl Iterator<Item = RecordBatch> {
     starts.map(move |start| batch.slice(start, at_once.min(batch.num_rows() - start)))
 }
 
+/// The turn in which a unit is committed.
+struct CommitTurn<'c> {
+    /// Looked at in the turn: after a checkpoint between the two the commit could not be marked.
+    before: Before,
+    _turn: TurnToFill<'c>,
+}
+
 struct LargeUnit {
     put: Arc<Target>,
     sequence: Option<u64>,
@@ -258,7 +266,6 @@ impl LargeUnit {
             });
         }
         let mut turn = None;
-        let before = self.shared.mark.before();
         let seen = connection.indexes().seen();
         let mut steady = None;
         let makes_anew = self.makes_anew();
@@ -288,7 +295,8 @@ impl LargeUnit {
         // Still in its turn: what others commit behind half an entry of the log is never read again.
         let outcome = outcome.map_err(|error| self.shared.observe(error).of_put());
         if let Ok(committed) = &outcome {
-            let log_bytes = self.shared.mark.write(before);
+            let mark = &self.shared.mark;
+            let log_bytes = turn.as_ref().and_then(|turn| mark.write(turn.before));
             let commit = std::iter::once((&put.key, committed.rows));
             self.shared.bell.ring(log_bytes, commit);
             Producers::advance(self.identity());
@@ -530,7 +538,7 @@ impl LargeUnit {
         connection: &'c Connection,
         plan: Arc<Plan>,
         makes_anew: bool,
-        turn: &mut Option<TurnToFill<'c>>,
+        turn: &mut Option<CommitTurn<'c>>,
     ) -> Result<Committed> {
         let put = self.put.clone();
         let like = match makes_anew {
@@ -589,11 +597,15 @@ impl LargeUnit {
     fn finish<'c>(
         &self,
         connection: &'c Connection,
-        turn: &mut Option<TurnToFill<'c>>,
+        turn: &mut Option<CommitTurn<'c>>,
     ) -> Result<()> {
         // That of a try before would keep this one waiting.
         *turn = None;
-        *turn = Some(self.shared.queue.turn_to_fill(connection));
+        let own = self.shared.queue.turn_to_fill(connection);
+        *turn = Some(CommitTurn {
+            before: self.shared.mark.before(),
+            _turn: own,
+        });
         self.shared.health.check()?;
         if let Some((claim, sequence)) = self.identity() {
             match claim.standing(sequence) {

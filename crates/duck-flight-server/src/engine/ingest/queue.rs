@@ -148,8 +148,7 @@ impl Queue {
         for _ in 0..TURNS_BESIDE_CHECKPOINTS {
             let turn = self.turn();
             turn.wait();
-            let filling = connection.try_fill();
-            if filling.is_some() {
+            if let Some(filling) = connection.try_fill() {
                 return TurnToFill {
                     _filling: filling,
                     _turn: turn,
@@ -161,7 +160,7 @@ impl Queue {
         let turn = self.turn();
         turn.wait();
         TurnToFill {
-            _filling: None,
+            _filling: connection.fill(),
             _turn: turn,
         }
     }
@@ -344,7 +343,7 @@ impl Drop for Turn {
 
 /// A turn in which row groups are committed. It ends when this is dropped, and before that what keeps checkpoints out.
 pub(super) struct TurnToFill<'c> {
-    _filling: Option<Filling<'c>>,
+    _filling: Filling<'c>,
     _turn: Turn,
 }
 

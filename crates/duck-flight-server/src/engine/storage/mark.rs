@@ -154,7 +154,7 @@ impl Mark {
         }
     }
 
-    /// To be called before a commit, for [`Mark::write`] after it.
+    /// To be called right before a commit, for [`Mark::write`] after it, which notes nothing where a checkpoint has finished in between.
     pub(in crate::engine) fn before(&self) -> Before {
         Before(self.files.as_ref().and_then(Files::checkpoints))
     }
