@@ -16,7 +16,9 @@ use super::connections::lease::Place;
 use super::connections::pool::Pool;
 use super::ffi::{ArrowOptions, ColumnShape, Connection, Prepared};
 use super::ingest::producers::OWN_SCHEMA;
+use super::ingest::unit::TableKey;
 use super::query::readable::Readable;
+use super::rows::types::same_name;
 use super::sql_error::SqlError;
 use super::{Engine, Lossless, SESSION_SETTINGS, query};
 use crate::error::{Result, in_a_line};
@@ -228,14 +230,15 @@ pub(super) fn text(array: &ArrayRef, row: usize) -> String {
 pub(super) type Columns = Arc<[ColumnShape]>;
 
 /// What is known of tables as they were last seen: their columns, a hint that saves a look-up, checked in the transaction; which tables
-/// refer to which; and which refuse rows. All is forgotten once a client's definition is committed.
+/// refer to which; and which refuse rows. All is forgotten once a client's definition is committed, and of a table what is known once a
+/// put has made it anew.
 #[derive(Default)]
 pub(super) struct SeenTables(Mutex<Seen>);
 
 #[derive(Default)]
 struct Seen {
     columns: HashMap<TableName, Columns>,
-    /// Of all tables. Puts make and alter tables, but no foreign keys.
+    /// Of all tables. Those that puts make have no foreign keys; but what they take the place of may have had some.
     references: Option<Arc<References>>,
     /// Whether tables refuse rows with a key for what else is in them.
     refuses_rows: HashMap<(TableName, Vec<String>), bool>,
@@ -299,6 +302,19 @@ impl SeenTables {
         seen.columns.remove(table);
         // It may have other names there.
         seen.refuses_rows.clear();
+    }
+
+    /// To be called after the commit of a put that has made a table anew, by whatever names it is known.
+    pub(super) fn forget_made(&self, table: &TableKey) {
+        let mut seen = self.0.lock();
+        seen.times_forgotten += 1;
+        seen.columns
+            .retain(|known, _| !same_name(&known.table, &table.table));
+        seen.refuses_rows.clear();
+        let references = seen.references.as_ref();
+        if references.is_some_and(|references| !references.of(table).is_empty()) {
+            seen.references = None;
+        }
     }
 
     /// To be called after the commit of what may have altered or dropped any table.
@@ -393,6 +409,38 @@ mod tests {
             assert_eq!(seen.refuses_rows(&table, &key), Some(true));
             forget(&seen);
             assert_eq!(seen.refuses_rows(&table, &key), None);
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_a_table_that_was_made_anew_is_forgotten_by_all_of_its_names() {
+        let database = Database::open(":memory:", &[]).unwrap();
+        let connection = database.connect().unwrap();
+        connection
+            .execute(
+                "CREATE TABLE p (i BIGINT PRIMARY KEY); CREATE TABLE c (i BIGINT REFERENCES p (i))",
+            )
+            .unwrap();
+        let seen = connection.seen_tables();
+        let columns = Columns::from(Vec::new());
+        let (names, key) = (["p", "P", "c"].map(TableName::from), ["i".to_owned()]);
+        let look = || {
+            for name in &names {
+                seen.set_columns(name, &columns, seen.times_forgotten());
+                seen.set_refuses_rows(name, &key, true, seen.times_forgotten());
+            }
+            References::seen(&connection).unwrap();
+        };
+        // How many of the names are known after a table was made anew, and whether which tables refer to which.
+        for (made, known, knows_references) in [("p", 1, true), ("c", 2, false)] {
+            look();
+            let before = seen.times_forgotten();
+            seen.forget_made(&TableKey::in_own_catalog("main", made));
+            assert_ne!(seen.times_forgotten(), before);
+            let is_known = |name: &&TableName| seen.columns(name).is_some();
+            assert_eq!(names.iter().filter(is_known).count(), known, "{made}");
+            assert_eq!(seen.refuses_rows(&names[2], &key), None, "{made}");
+            assert_eq!(seen.references().is_some(), knows_references, "{made}");
         }
     }
 

@@ -295,6 +295,9 @@ impl LargeUnit {
         // Still in its turn: what others commit behind half an entry of the log is never read again.
         let outcome = outcome.map_err(|error| self.shared.observe(error).of_put());
         if let Ok(committed) = &outcome {
+            if makes_anew {
+                self.shared.seen.forget_made(&put.key);
+            }
             let mark = &self.shared.mark;
             let log_bytes = turn.as_ref().and_then(|turn| mark.write(turn.before));
             let commit = std::iter::once((&put.key, committed.rows));
@@ -324,14 +327,7 @@ impl LargeUnit {
         let put = self.put.clone();
         let connection = &session.connection;
         if session.transaction == ClientTransaction::None {
-            let seen = connection.indexes().seen();
-            let mut steady = None;
-            return transaction(connection, |connection| {
-                let committed = self.append_in_session(connection, &put)?;
-                let steady = steady.insert(connection.indexes().steady_since(seen));
-                self.secure(connection, committed.rows, steady)?;
-                Ok(committed)
-            });
+            return self.commit_in_session(connection);
         }
         let rows_written = session.work.rows_written;
         let outcome = self.append_in_session(connection, &put);
@@ -344,9 +340,28 @@ impl LargeUnit {
         if outcome.is_err() {
             connection.spoil_transaction();
         }
+        session.work.defines |= connection.changes().define();
         let rows = outcome.as_ref().map_or(0, |committed| committed.rows);
         session.work.rows_written = rows_written.saturating_add(rows);
         outcome
+    }
+
+    /// Writes the unit on a client's own connection in a transaction of its own, as into a temporary table.
+    fn commit_in_session(&mut self, connection: &Connection) -> Result<Committed> {
+        let put = self.put.clone();
+        let seen = connection.indexes().seen();
+        let (mut steady, mut defines) = (None, false);
+        let committed = transaction(connection, |connection| {
+            let committed = self.append_in_session(connection, &put)?;
+            let steady = steady.insert(connection.indexes().steady_since(seen));
+            self.secure(connection, committed.rows, steady)?;
+            defines = connection.changes().define();
+            Ok(committed)
+        })?;
+        if defines {
+            self.shared.seen.forget_all();
+        }
+        Ok(committed)
     }
 
     fn identity(&self) -> Option<(&Claim, u64)> {
@@ -633,6 +648,7 @@ mod tests {
 
     use super::*;
     use crate::engine::EngineOptions;
+    use crate::engine::connections::pool::Work;
     use crate::engine::ingest::SentBatch;
 
     #[tokio::test(flavor = "multi_thread")]
@@ -671,6 +687,47 @@ mod tests {
         let committed = unit.commit().await.unwrap().done().await.unwrap();
         assert_eq!(committed.rows, 1000);
         assert_eq!(put.last_sequence(), Some(7));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_ingest_that_makes_its_table_in_a_clients_transaction_is_a_definition() {
+        let engine = Engine::open(&EngineOptions::in_memory()).unwrap();
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+        let rows = RecordBatch::try_from_iter([("i", ids)]).unwrap();
+        for (create, is_one) in [
+            (Create::IfMissing, true),
+            (Create::IfMissing, false),
+            (Create::Replace, true),
+        ] {
+            let options = PutOptions {
+                create,
+                ..PutOptions::new("t")
+            };
+            let key = engine.table_key(&options.table);
+            let put = Target::new(&options, key, Effect::Append, None, rows.schema());
+            let (steps, receiver) = mpsc::channel(BATCHES_WAITING);
+            for step in [Step::Append(rows.clone(), None), Step::Commit] {
+                assert!(steps.try_send(step).is_ok());
+            }
+            let unit = LargeUnit {
+                put: Arc::new(put),
+                sequence: None,
+                is_first: true,
+                referred: Vec::new(),
+                shared: engine.shared().clone(),
+                steps: receiver,
+            };
+            let ingested = engine.large_units().changes.run(move |session, _| {
+                session.connection.begin()?;
+                session.transaction = ClientTransaction::Open;
+                session.work = Work::none(&session.connection);
+                unit.write_in_session(session)?;
+                session.connection.commit()?;
+                session.transaction = ClientTransaction::None;
+                Ok(session.work.defines)
+            });
+            assert_eq!(ingested.await.unwrap(), is_one, "{create:?}");
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -321,6 +321,11 @@ pub(in crate::engine) struct Unit {
 }
 
 impl Unit {
+    /// Whether it makes its table anew.
+    pub(super) fn makes_anew(&self) -> bool {
+        self.is_first && self.put.makes_anew()
+    }
+
     /// Whether it may alter its table, for which it is matched with the table only once that is done.
     pub(super) fn may_alter(&self) -> bool {
         self.cast.is_none() && self.put.schema_mode != SchemaMode::Match

@@ -378,6 +378,10 @@ impl Writer {
 
     /// Answers units whose commit has returned.
     fn acknowledge(&self, group: Vec<Unit>, before: Before) {
+        for unit in group.iter().filter(|unit| unit.makes_anew()) {
+            // Until the commit others have seen what was there before.
+            self.shared.seen.forget_made(&unit.put.key);
+        }
         let log_bytes = self.shared.mark.write(before);
         let commit = group.iter().map(|unit| (&unit.put.key, unit.rows));
         self.shared.bell.ring(log_bytes, commit);

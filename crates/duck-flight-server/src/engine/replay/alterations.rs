@@ -144,6 +144,11 @@ impl Changes {
         add(&mut self.defined.borrow_mut(), Definition::Plain);
     }
 
+    /// Whether the transaction defines anything. To be asked before its commit.
+    pub(in crate::engine) fn define(&self) -> bool {
+        !self.defined.borrow().is_empty()
+    }
+
     /// Records that a table of this name, or any, is dropped or gets another name when the transaction is committed.
     pub(in crate::engine) fn note_drop(&self, table: Option<String>) {
         self.note_definition();
