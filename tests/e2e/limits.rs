@@ -1,6 +1,7 @@
 //! What clients may not do: overload the server, reach the machine behind it, or change it for others.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use duck_flight_protocol::PutOptions;
 use duck_tests::{
@@ -438,15 +439,47 @@ async fn no_client_writes_lines_of_its_own_into_the_log() {
     server.stop();
 }
 
-/// Makes the log look longer than any may be.
-fn lengthen_log(server: &ServerProcess) {
+/// Makes the log look longer than it is: from 3 GiB on longer than any may be.
+fn lengthen_log(server: &ServerProcess, bytes: u64) {
     let log = server.directory().join("test.db.wal");
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(log)
         .unwrap();
-    log.set_len(4 << 30).unwrap();
+    log.set_len(bytes).unwrap();
+}
+
+/// Each batch waits for nearly as long as one waits at most.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_put_is_slowed_down_while_it_comes_in_where_room_is_scarce() {
+    const BATCHES: u32 = 20;
+    let wait = Duration::from_millis(150);
+    // With so little memory for rows a unit is soon a large one.
+    let server = ServerProcess::start(&["--ingest-buffer", "1MiB"]);
+    let client = server.client().await;
+    let batch = numbered(1, 60_000);
+    client.append("t", &[numbered(0, 1)]).await.unwrap();
+    client.execute("CREATE TABLE held AS SELECT 1 AS i").await;
+    let mut sql = client.sql();
+    let transaction = sql.begin().await.unwrap();
+    // Beside a transaction that has updated rows there is no checkpoint.
+    let update = sql.update("UPDATE held SET i = 2", Some(&transaction));
+    assert_eq!(update.await.unwrap(), 1);
+    let put = client
+        .open_put(&PutOptions::new("t"), &batch.schema())
+        .await;
+    put.fill(&batch).await;
+    lengthen_log(&server, 2900 << 20);
+    let start = Instant::now();
+    let sent = async {
+        for _ in 0..BATCHES {
+            put.send_batch(&batch).await;
+        }
+    };
+    soon("batches taken", sent).await;
+    // The first ones may be taken before the server looks at its disk again, and the last ones wait for it to read them.
+    assert!(start.elapsed() >= wait * (BATCHES / 4), "not slowed down");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -459,7 +492,7 @@ async fn a_put_is_refused_where_a_transaction_keeps_the_log_too_long_and_taken_o
     // Beside a transaction that has updated rows there is no checkpoint.
     let update = sql.update("UPDATE held SET i = 2", Some(&transaction));
     assert_eq!(update.await.unwrap(), 1);
-    lengthen_log(&server);
+    lengthen_log(&server, 4 << 30);
     let put = async || client.append("t", &[numbered(0, 1)]).await;
     let words = ["the log has grown", "end the transaction"];
     assert_refused(put().await, Code::ResourceExhausted, &words);
@@ -484,7 +517,7 @@ async fn a_put_is_refused_by_what_keeps_the_server_itself_from_a_checkpoint() {
     // Where the server keeps images of metadata before its first checkpoint.
     let images = server.directory().join("test.db.metadata");
     std::fs::create_dir(&images).unwrap();
-    lengthen_log(&server);
+    lengthen_log(&server, 4 << 30);
     let put = async || client.append("t", &[numbered(0, 1)]).await;
     let told = async {
         loop {
@@ -542,7 +575,7 @@ async fn a_large_put_is_refused_while_it_comes_in_where_no_room_is_left() {
         soon("a batch taken", put.send_batch(&batch)).await;
     }
     // It is written already.
-    lengthen_log(&server);
+    lengthen_log(&server, 4 << 30);
     for _ in 0..100 {
         soon("a batch taken", put.send_batch(&batch)).await;
     }

@@ -403,7 +403,7 @@ impl UnitBuilder<'_> {
         let mut large = Large::start(engine, target, sequence, is_first, referred, places)?;
         large.started().await;
         for batch in sent {
-            large.push(batch, None).await?;
+            large.push_kept(batch).await?;
         }
         drop(share);
         self.state = State::Large(large);

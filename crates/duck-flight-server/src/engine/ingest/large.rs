@@ -205,9 +205,20 @@ impl Large {
         self.patience.bear(place, next).await
     }
 
-    /// Adds a batch; fails where no room is left on the disk, or when the transaction has failed.
+    /// Adds a batch, having waited a little where the disk is nearly full; fails where no room is left on it, or when the transaction has
+    /// failed.
     pub(crate) async fn push(&mut self, batch: RecordBatch, room: Option<Room>) -> Result<()> {
+        self.engine.room().wait().await?;
+        self.append(batch, room).await
+    }
+
+    /// As [`push`](Self::push), of a batch that is counted among the rows in memory: others would wait for what it takes.
+    pub(super) async fn push_kept(&mut self, batch: RecordBatch) -> Result<()> {
         self.engine.room().check()?;
+        self.append(batch, None).await
+    }
+
+    async fn append(&mut self, batch: RecordBatch, room: Option<Room>) -> Result<()> {
         if self.steps.send(Step::Append(batch, room)).await.is_ok() {
             return Ok(());
         }

@@ -114,7 +114,7 @@ impl RoomWatch {
         Ok(())
     }
 
-    /// Sees that there is room, for a unit that is being written already.
+    /// Sees that there is room, for rows that others would wait for if they waited.
     ///
     /// # Errors
     /// When there is none left; the message says how much is missing.
