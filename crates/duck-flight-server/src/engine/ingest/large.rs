@@ -362,15 +362,21 @@ impl LargeUnit {
         let put = self.put.clone();
         let seen = connection.indexes().seen();
         let (mut steady, mut defines) = (None, false);
-        let committed = transaction(connection, |connection| {
+        let (committed, before) = transaction(connection, |connection| {
             let committed = self.append_in_session(connection, &put)?;
             let steady = steady.insert(connection.indexes().steady_since(seen));
             self.secure(connection, committed.rows, steady)?;
             defines = connection.changes().define();
-            Ok(committed)
+            Ok((committed, self.shared.mark.before()))
         })?;
         if defines {
             self.shared.seen.forget_all();
+        }
+        // A client's transaction may have ended while the ingest waited for it. Nothing of a temporary table is in the log.
+        if !put.key.is_temporary() {
+            let log_bytes = self.shared.mark.write(before);
+            let commit = std::iter::once((&put.key, committed.rows));
+            self.shared.bell.ring(log_bytes, commit);
         }
         Ok(committed)
     }

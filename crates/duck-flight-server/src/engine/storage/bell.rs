@@ -20,7 +20,7 @@ const LOG_BYTES: u64 = 16 << 20;
 const LOG_BYTES_OF_MANY_ROWS: u64 = 4 << 20;
 const MANY_ROW_GROUPS: u64 = 8;
 
-/// A checkpoint is due after so many row groups that were written to the database file itself, of which the log has but a
+/// A checkpoint is due after so many row groups that puts have written to the database file itself, of which the log has but a
 /// few hundred bytes each. It writes the metadata of the new ones, and goes over all of the others: about 35 and 10 µs for each,
 /// with five columns. Whatever fills row groups waits for it.
 const ROW_GROUPS: u64 = 1024;
@@ -58,7 +58,8 @@ struct Watch {
     is_awaited: AtomicBool,
 }
 
-/// What was written since the last checkpoint.
+/// What puts have written since the last checkpoint, and ingests outside of clients' transactions. Of what statements commit nobody tells:
+/// the thread sees by itself how long the log is.
 #[derive(Default)]
 pub(super) struct Logged {
     /// Rows that are in the log.
