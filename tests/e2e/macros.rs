@@ -14,6 +14,8 @@ const MACROS: &str = "
     CREATE MACRO duck_flight_handed_rows() AS TABLE SELECT 666::BIGINT AS i;
     CREATE MACRO min(value) AS 0;
     CREATE MACRO now() AS 0;
+    CREATE MACRO list_value(one) AS 0, (one, two) AS 0, (one, two, three, four) AS 0,
+        (one, two, three, four, five, six) AS 0;
     CREATE MACRO epoch(value) AS 0;
     CREATE MACRO ilike_escape(text, pattern, sign) AS false;
     CREATE MACRO \"~~\"(text, pattern) AS false;

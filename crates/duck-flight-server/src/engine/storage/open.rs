@@ -194,7 +194,11 @@ pub(in crate::engine) fn lock_down(connection: &Connection) -> Result<()> {
     let allow = |names: &[&str]| {
         let names = names.iter().chain(PROGRESS_SETTINGS);
         let names: Vec<_> = names.map(|name| literal(name)).collect();
-        connection.execute(&format!("SET allowed_configs = [{}]", names.join(", ")))
+        // A client's macro may be called as the function of a list in brackets is.
+        let names = names.join(", ");
+        connection.execute(&format!(
+            "SET allowed_configs = system.main.list_value({names})"
+        ))
     };
     // A DuckDB compiled without ICU knows no time zones, and refuses names it does not know.
     allow(SESSION_SETTINGS).or_else(|_| allow(&SESSION_SETTINGS[..SETTINGS_WITHOUT_ICU]))?;
