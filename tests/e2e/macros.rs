@@ -26,6 +26,10 @@ const MACROS: &str = "
     CREATE MACRO epoch_us(value) AS 0;
     CREATE MACRO chr(code) AS '';
     CREATE MACRO array_to_string(list, separator) AS 'nothing';
+    CREATE MACRO len(list) AS 0, (list, other) AS 0;
+    CREATE MACRO list_aggr(list, name) AS 'nothing', (list, name, separator) AS 'nothing';
+    CREATE MACRO list_aggregate(list, name) AS 'nothing', (list, name, separator) AS 'nothing';
+    CREATE MACRO string_agg(text) AS 'nothing', (text, separator) AS 'nothing';
     CREATE MACRO current_database() AS 'nothing';
     CREATE MACRO duckdb_tables() AS TABLE SELECT 1 AS nothing;
     CREATE MACRO duckdb_views() AS TABLE SELECT 1 AS nothing;
@@ -48,6 +52,9 @@ async fn macros_of_a_client_are_not_for_the_servers_own_queries() {
     let rejecting = options(r#"{"table":"keyed","on_error":"reject"}"#);
     let acks = client.put(&rejecting, &[ints([3, 4, 100])]).await.unwrap();
     assert_eq!((acks[0].rows, acks[0].rejected), (1, 2));
+    let delete = options(r#"{"table":"keyed","mode":"delete"}"#);
+    client.put(&delete, &[ints([1, 7])]).await.unwrap();
+    assert_eq!(client.count("keyed").await, 3);
     // Tables are found by a pattern.
     let listed = client.flight().list_flights("key%").await.unwrap();
     assert_eq!(listed.try_collect::<Vec<_>>().await.unwrap().len(), 1);
@@ -68,6 +75,8 @@ async fn macros_of_a_client_are_not_for_the_servers_own_queries() {
     let client = server.client().await;
     let acks = client.put(&sequenced, &[ints([1])]).await.unwrap();
     assert!(acks[0].duplicate, "{acks:?}");
+    client.put(&upsert, &[ints([4, 5])]).await.unwrap();
+    assert_eq!(client.count("keyed").await, 4);
     let mut flight = client.flight();
     let states = flight.do_action(Action::new("producers", "")).await;
     let states: Vec<_> = states.unwrap().try_collect().await.unwrap();

@@ -144,12 +144,12 @@ pub(super) struct Described {
 pub(super) fn describe(connection: &Connection, table: &TableName) -> Result<Vec<Described>> {
     let sql = format!(
         "SELECT table_name, constraint_type, constraint_text,
-             system.main.array_to_string(constraint_column_names, system.main.chr(0)),
-             coalesce(expression, ''), coalesce(referenced_table, ''),
-             system.main.array_to_string(referenced_column_names, system.main.chr(0))
+             {columns}, coalesce(expression, ''), coalesce(referenced_table, ''), {its_columns}
          FROM system.main.duckdb_constraints()
          WHERE ({is_of} OR {refers}) AND {place}
          ORDER BY table_oid, constraint_index",
+        columns = joined("constraint_column_names"),
+        its_columns = joined("referenced_column_names"),
         is_of = is_name("table_name", &table.table),
         refers = is_name("referenced_table", &table.table),
         place = is_in_schema(table),
@@ -246,11 +246,11 @@ impl Described {
 
 fn unique_indexes(connection: &Connection, table: &TableName) -> Result<Vec<Constraint>> {
     let sql = format!(
-        "SELECT table_name, index_name,
-             system.main.array_to_string(CAST(expressions AS VARCHAR[]), system.main.chr(0))
+        "SELECT table_name, index_name, {expressions}
          FROM system.main.duckdb_indexes()
          WHERE is_unique AND {is_of} AND {place}
          ORDER BY index_oid",
+        expressions = joined("CAST(expressions AS VARCHAR[])"),
         is_of = is_name("table_name", &table.table),
         place = is_in_schema(table),
     );
@@ -266,6 +266,12 @@ fn unique_indexes(connection: &Connection, table: &TableName) -> Result<Vec<Cons
         }
     };
     Ok(of_table.map(index).collect())
+}
+
+/// An expression of SQL: the texts of a list, joined by zeros. DuckDB's `array_to_string` is a macro itself, and calls functions by
+/// names that a client may have given to others.
+fn joined(list: &str) -> String {
+    format!("coalesce(system.main.list_aggregate({list}, 'string_agg', system.main.chr(0)), '')")
 }
 
 /// A list of texts that was joined by zeros.
