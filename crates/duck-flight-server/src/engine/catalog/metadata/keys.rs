@@ -119,7 +119,7 @@ const BY_PARENT: &str = "pk_catalog, pk_schema, pk_table, pk_key, key_sequence, 
 
 /// The numbers of a list's members, from 1.
 fn numbers(list: &str) -> String {
-    format!("unnest(system.main.range(1, system.main.len({list}) + 1))")
+    format!("unnest(system.main.generate_series(1, system.main.len({list})))")
 }
 
 fn is_parent(table: &TableRef) -> String {

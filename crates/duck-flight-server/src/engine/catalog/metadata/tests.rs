@@ -64,6 +64,7 @@ fn lines(batch: &RecordBatch) -> Vec<String> {
 const SHOP: &str = "
     CREATE MACRO lower(text) AS 'nothing';
     CREATE MACRO len(list) AS 0;
+    CREATE MACRO \"+\"(one, other) AS 0;
     CREATE MACRO duckdb_tables() AS TABLE SELECT 1 AS nothing;
     CREATE MACRO duckdb_constraints() AS TABLE SELECT 1 AS nothing;
     CREATE TABLE parent (a INTEGER, b VARCHAR, u INTEGER UNIQUE, PRIMARY KEY (b, a));
