@@ -652,6 +652,45 @@ async fn a_row_is_put_aside_although_the_next_unit_of_its_commit_has_its_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_is_put_aside_although_the_next_unit_of_its_commit_has_its_key_in_another_spelling() {
+    const KEYS: u64 = 40;
+    let (server, client) = start().await;
+    let put = options(r#"{"table":"t","mode":"upsert","commit":"batch","on_error":"reject"}"#);
+    let unit = |key: String, value: i64| {
+        let key: ArrayRef = Arc::new(StringArray::from(vec![key]));
+        let value: ArrayRef = Arc::new(Int64Array::from(vec![value]));
+        RecordBatch::try_from_iter([("k", key), ("v", value)]).unwrap()
+    };
+    let spellings: [(&str, fn(u64) -> [String; 2]); 3] = [
+        ("VARCHAR COLLATE NOCASE", |key| {
+            [format!("k{key}"), format!("K{key}")]
+        }),
+        ("UUID", |key| {
+            let uuid = format!("aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaa{key:02}");
+            [uuid.clone(), uuid.to_uppercase()]
+        }),
+        ("HUGEINT", |key| [key.to_string(), format!("0{key}")]),
+    ];
+    for (sql_type, spell) in spellings {
+        client
+            .execute(&format!(
+                "CREATE OR REPLACE TABLE t (k {sql_type} PRIMARY KEY, v BIGINT CHECK (v >= 0))"
+            ))
+            .await;
+        let units: Vec<_> = (0..KEYS)
+            .map(spell)
+            .flat_map(|[one, other]| [unit(one, -1), unit(other, 1)])
+            .collect();
+        let acks = client.put(&put, &units).await.unwrap();
+        let rejected: Vec<_> = acks.iter().map(|ack| ack.rejected).collect();
+        assert_eq!(rejected, [1, 0].repeat(40), "{sql_type}");
+        let stored = client.rows("SELECT count(*), sum(v) FROM t").await;
+        assert_eq!(stored, [format!("{KEYS}|{KEYS}")], "{sql_type}");
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn names_that_the_server_uses_itself_are_a_tables_or_refused() {
     let (server, client) = start().await;
     let put =

@@ -18,6 +18,7 @@ use super::ffi::{ArrowOptions, ColumnShape, Connection, Prepared};
 use super::ingest::producers::OWN_SCHEMA;
 use super::ingest::unit::TableKey;
 use super::query::readable::Readable;
+use super::rows::keys::Refusals;
 use super::rows::types::same_name;
 use super::sql_error::SqlError;
 use super::{Engine, Lossless, SESSION_SETTINGS, query};
@@ -241,7 +242,7 @@ struct Seen {
     /// Of all tables. Those that puts make have no foreign keys; but what they take the place of may have had some.
     references: Option<Arc<References>>,
     /// Whether tables refuse rows with a key for what else is in them.
-    refuses_rows: HashMap<(TableName, Vec<String>), bool>,
+    refusals: HashMap<(TableName, Vec<String>), Refusals>,
     times_forgotten: u64,
 }
 
@@ -271,29 +272,29 @@ impl SeenTables {
     }
 
     /// Whether a table may refuse one row with a key and take another one, as it was last seen.
-    pub(super) fn refuses_rows(&self, table: &TableName, key: &[String]) -> Option<bool> {
+    pub(super) fn refusals(&self, table: &TableName, key: &[String]) -> Option<Refusals> {
         let seen = self.0.lock();
         let known = (table.clone(), key.to_vec());
-        seen.refuses_rows.get(&known).copied()
+        seen.refusals.get(&known).copied()
     }
 
     /// Remembers that, as [`SeenTables::set_columns`] does the columns.
-    pub(super) fn set_refuses_rows(
+    pub(super) fn set_refusals(
         &self,
         table: &TableName,
         key: &[String],
-        refuses: bool,
+        refusals: Refusals,
         times_forgotten: u64,
     ) {
         let mut seen = self.0.lock();
         if seen.times_forgotten != times_forgotten {
             return;
         }
-        if seen.refuses_rows.len() >= MAX_SEEN_TABLES {
-            seen.refuses_rows.clear();
+        if seen.refusals.len() >= MAX_SEEN_TABLES {
+            seen.refusals.clear();
         }
         let known = (table.clone(), key.to_vec());
-        seen.refuses_rows.insert(known, refuses);
+        seen.refusals.insert(known, refusals);
     }
 
     pub(super) fn forget(&self, table: &TableName) {
@@ -301,7 +302,7 @@ impl SeenTables {
         seen.times_forgotten += 1;
         seen.columns.remove(table);
         // It may have other names there.
-        seen.refuses_rows.clear();
+        seen.refusals.clear();
     }
 
     /// To be called after the commit of a put that has made a table anew, by whatever names it is known.
@@ -310,7 +311,7 @@ impl SeenTables {
         seen.times_forgotten += 1;
         seen.columns
             .retain(|known, _| !same_name(&known.table, &table.table));
-        seen.refuses_rows.clear();
+        seen.refusals.clear();
         let references = seen.references.as_ref();
         if references.is_some_and(|references| !references.of(table).is_empty()) {
             seen.references = None;
@@ -322,7 +323,7 @@ impl SeenTables {
         let mut seen = self.0.lock();
         seen.times_forgotten += 1;
         seen.columns.clear();
-        seen.refuses_rows.clear();
+        seen.refusals.clear();
         seen.references = None;
     }
 
@@ -403,12 +404,13 @@ mod tests {
             assert!(seen.columns(&table).is_none());
             // The same of its constraints.
             let key = ["k".to_owned()];
-            seen.set_refuses_rows(&table, &key, true, times_forgotten);
-            assert_eq!(seen.refuses_rows(&table, &key), None);
-            seen.set_refuses_rows(&table, &key, true, seen.times_forgotten());
-            assert_eq!(seen.refuses_rows(&table, &key), Some(true));
+            let refusals = Refusals::OfKeys;
+            seen.set_refusals(&table, &key, refusals, times_forgotten);
+            assert_eq!(seen.refusals(&table, &key), None);
+            seen.set_refusals(&table, &key, refusals, seen.times_forgotten());
+            assert_eq!(seen.refusals(&table, &key), Some(refusals));
             forget(&seen);
-            assert_eq!(seen.refuses_rows(&table, &key), None);
+            assert_eq!(seen.refusals(&table, &key), None);
         }
     }
 
@@ -427,7 +429,7 @@ mod tests {
         let look = || {
             for name in &names {
                 seen.set_columns(name, &columns, seen.times_forgotten());
-                seen.set_refuses_rows(name, &key, true, seen.times_forgotten());
+                seen.set_refusals(name, &key, Refusals::OfKeys, seen.times_forgotten());
             }
             References::seen(&connection).unwrap();
         };
@@ -439,7 +441,7 @@ mod tests {
             assert_ne!(seen.times_forgotten(), before);
             let is_known = |name: &&TableName| seen.columns(name).is_some();
             assert_eq!(names.iter().filter(is_known).count(), known, "{made}");
-            assert_eq!(seen.refuses_rows(&names[2], &key), None, "{made}");
+            assert_eq!(seen.refusals(&names[2], &key), None, "{made}");
             assert_eq!(seen.references().is_some(), knows_references, "{made}");
         }
     }

@@ -37,7 +37,7 @@ use crate::engine::rows::effect::Effect;
 use crate::engine::rows::evolve::{Alteration, alterations};
 use crate::engine::rows::fixed::without_fixed_columns;
 use crate::engine::rows::insert::Inserts;
-use crate::engine::rows::keys::Keys;
+use crate::engine::rows::keys::{Keys, Refusals};
 use crate::engine::rows::offences::{offences, tell_unfound};
 use crate::engine::rows::plan::Plan;
 use crate::engine::rows::sql_type::create_table_sql;
@@ -527,15 +527,19 @@ impl Writer {
         times_forgotten: u64,
     ) -> Result<Option<Keys>> {
         let (seen, table, key) = (&self.shared.seen, &put.table, put.effect.key());
-        let refuses_rows = match seen.refuses_rows(table, key) {
-            Some(refuses_rows) => refuses_rows,
+        let refusals = match seen.refusals(table, key) {
+            Some(refusals) => refusals,
             None => {
-                let refuses_rows = plan.refuses_rows(connection, table)?;
-                seen.set_refuses_rows(table, key, refuses_rows, times_forgotten);
-                refuses_rows
+                let refusals = plan.refusals(connection, table)?;
+                seen.set_refusals(table, key, refusals, times_forgotten);
+                refusals
             }
         };
-        Ok(refuses_rows.then(|| Keys::new(plan)))
+        Ok(match refusals {
+            Refusals::Never => None,
+            Refusals::OfKeys => Some(Keys::new(plan, false)),
+            Refusals::OfCollatedKeys => Some(Keys::new(plan, true)),
+        })
     }
 }
 

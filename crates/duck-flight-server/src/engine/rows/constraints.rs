@@ -115,6 +115,18 @@ pub(super) fn refuses_rows(
     Ok(unique_indexes(connection, table)?.iter().any(is_other))
 }
 
+/// Whether a table has a column that is compared by a collation, to which texts that differ may be the same. DuckDB tells of that in
+/// the table's definition alone, where a name may have the word, too.
+pub(super) fn collates(connection: &Connection, table: &TableName) -> Result<bool> {
+    let sql = format!(
+        "SELECT table_name FROM system.main.duckdb_tables()
+         WHERE {is_of} AND {place} AND system.main.contains(sql, ' COLLATE ')",
+        is_of = is_name("table_name", &table.table),
+        place = is_in_schema(table),
+    );
+    Ok(!texts::<1>(connection, &sql)?.is_empty())
+}
+
 /// The columns of a table's primary key, in their order; `None` where it has none.
 pub(in crate::engine) fn primary_key(
     connection: &Connection,

@@ -8,9 +8,10 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use duck_flight_protocol::{SchemaMode, TableName};
 
 use super::appender::STAGED;
-use super::constraints::{has_constraints, refuses_rows};
+use super::constraints::{collates, has_constraints, refuses_rows};
 use super::effect::{self, DELETES, Effect, ORDINAL};
 use super::evolve::{has_no_type_yet, why_it_stays};
+use super::keys::Refusals;
 use super::row_bytes::width;
 use super::types::{ColumnCast, Names, is_text};
 use crate::engine::ffi::ColumnShape;
@@ -283,18 +284,23 @@ impl Plan {
     }
 
     /// Whether its table may refuse one row with a key and take another one.
-    pub(in crate::engine) fn refuses_rows(
+    pub(in crate::engine) fn refusals(
         &self,
         connection: &Connection,
         table: &TableName,
-    ) -> Result<bool> {
-        refuses_rows(connection, table, &self.key_columns())
+    ) -> Result<Refusals> {
+        let refuses = refuses_rows(connection, table, &self.key_columns())?;
+        Ok(match refuses {
+            false => Refusals::Never,
+            true if collates(connection, table)? => Refusals::OfCollatedKeys,
+            true => Refusals::OfKeys,
+        })
     }
 
-    /// The types of the columns by which rows are told.
-    pub(super) fn key_types(&self) -> Vec<DataType> {
-        let of_place = |&place: &usize| self.schema.field(place).data_type().clone();
-        self.key.iter().map(of_place).collect()
+    /// The columns by which rows are told: how their values are cast, and what they are in the table.
+    pub(super) fn key_casts(&self) -> impl Iterator<Item = (&ColumnCast, &ColumnShape)> {
+        let columns = self.key.iter().map(|&place| &self.columns[place]);
+        columns.map(|column| (&column.values, &self.table[column.place]))
     }
 
     /// The columns by which rows are told, of a batch that [`Plan::apply`] has made.

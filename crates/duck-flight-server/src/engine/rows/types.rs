@@ -114,6 +114,14 @@ impl ColumnCast {
         &self.target
     }
 
+    /// Whether it makes texts of which DuckDB reads the column's values: those that differ may be one value, as `1` and `01` are.
+    pub(super) fn is_read_by_duckdb(&self, column: &ColumnShape) -> bool {
+        self.target.data_type().is_string()
+            && column.type_id != ffi::DUCKDB_TYPE_DUCKDB_TYPE_VARCHAR
+            // Of its bytes there is one text.
+            && !matches!(self.conversion, Conversion::UuidText)
+    }
+
     /// Casts values. `rows_before` are the rows of the unit before them, for errors.
     pub(super) fn apply(&self, array: &ArrayRef, rows_before: u64) -> Result<ArrayRef> {
         self.conversion.apply(array, None).map_err(|failure| {
