@@ -661,7 +661,8 @@ async fn a_row_is_put_aside_although_the_next_unit_of_its_commit_has_its_key_in_
         let value: ArrayRef = Arc::new(Int64Array::from(vec![value]));
         RecordBatch::try_from_iter([("k", key), ("v", value)]).unwrap()
     };
-    let spellings: [(&str, fn(u64) -> [String; 2]); 3] = [
+    type Spell = fn(u64) -> [String; 2];
+    let spellings: [(&str, Spell); 3] = [
         ("VARCHAR COLLATE NOCASE", |key| {
             [format!("k{key}"), format!("K{key}")]
         }),
