@@ -101,6 +101,30 @@ const REFUSED: &[Refused] = &[
         instead: &["CREATE INDEX i ON with_index ((c + 1))"],
     },
     Refused {
+        table: "with_zoned_index",
+        before: &[
+            "CREATE TABLE with_zoned_index AS SELECT TIMESTAMPTZ '2020-01-01 20:00:00+00' AS ts",
+        ],
+        alter: "CREATE INDEX of_day ON with_zoned_index ((ts::DATE))",
+        words: &["`of_day`", "make_timestamp(epoch_us(ts))"],
+        instead: &[
+            "CREATE INDEX of_day ON with_zoned_index ((make_timestamp(epoch_us(ts))::DATE), ts)",
+            "SET TimeZone = 'Asia/Tokyo'",
+            "INSERT INTO with_zoned_index VALUES (TIMESTAMPTZ '2020-01-02 20:00:00+00')",
+            "SET TimeZone = 'America/New_York'",
+            "DELETE FROM with_zoned_index WHERE make_timestamp(epoch_us(ts))::DATE = DATE '2020-01-01'",
+        ],
+    },
+    Refused {
+        table: "with_generated_index",
+        before: &[
+            "CREATE TABLE with_generated_index (ts TIMESTAMPTZ DEFAULT now(), day VARCHAR AS (ts::VARCHAR))",
+        ],
+        alter: "CREATE UNIQUE INDEX of_generated ON with_generated_index (day)",
+        words: &["`of_generated`", "TimeZone"],
+        instead: &["CREATE UNIQUE INDEX of_generated ON with_generated_index (ts)"],
+    },
+    Refused {
         table: "with_variable",
         before: &[
             "CREATE TABLE with_variable AS SELECT range::INTEGER AS c FROM range(3)",

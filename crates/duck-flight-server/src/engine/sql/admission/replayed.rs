@@ -10,9 +10,11 @@
 //! Bound again, whatever is altered, are all defaults, checks and generated columns of the table.
 //!
 //! So are the expressions of an index, when a table is first written to after a start. Where that fails, whoever writes to it
-//! next waits for ever (`TableIndexList::Bind`).
+//! next waits for ever (`TableIndexList::Bind`). And whoever writes a row makes its keys, in the time zone of its own session: what depends
+//! on that is refused, whoever asks ([`indexed`]).
 
 mod altered;
+mod indexed;
 mod surroundings;
 
 use super::super::deed::{Deed, How};
@@ -24,6 +26,7 @@ use crate::engine::ffi::{Connection, StatementKind};
 use crate::error::{Error, Result};
 
 use altered::{Added, Altered, added_in_doubt};
+use indexed::{Indexed, may_depend_on_zone};
 pub(in crate::engine) use surroundings::remember_server_zone;
 use surroundings::{Definition, Surroundings, names};
 
@@ -58,7 +61,10 @@ pub(in crate::engine) fn check_replay(
     if statements.is_empty() {
         return Ok(());
     }
-    let surroundings = Surroundings::look(connection)?;
+    let mut surroundings = Surroundings::look(connection)?;
+    if statements.iter().any(|statement| statement.may_make_index) {
+        surroundings.look_at_columns(connection)?;
+    }
     let mut refusals = statements.iter().filter_map(|it| it.refusal(&surroundings));
     let refusal = refusals.next().map(Error::Unimplemented);
     refusal.map_or(Ok(()), Err)
@@ -68,6 +74,8 @@ pub(in crate::engine) fn check_replay(
 struct Logged<'a> {
     text: &'a str,
     may_make_index: bool,
+    /// What a CREATE INDEX says; `None` in doubt.
+    index: Option<Indexed<'a>>,
     may_alter: bool,
     /// Whether what an ADD COLUMN adds is a field of a column, or may be one.
     may_add_field: bool,
@@ -80,9 +88,10 @@ impl<'a> Logged<'a> {
     fn new(text: &'a str) -> Option<Self> {
         match Deed::of(text) {
             Deed::Doubt => Some(Self::unknown(text)),
-            Deed::MakesIndex { .. } => Some(Self {
+            Deed::MakesIndex { name, table } => Some(Self {
                 text,
                 may_make_index: true,
+                index: Indexed::new(text, name, &table),
                 may_alter: false,
                 may_add_field: false,
                 altered: None,
@@ -96,6 +105,7 @@ impl<'a> Logged<'a> {
                 Some(Self {
                     text,
                     may_make_index: false,
+                    index: None,
                     may_alter: true,
                     may_add_field: matches!(how, How::ChangesType | How::Any),
                     altered: is_certain(text).then(|| Altered::new(statement)),
@@ -110,6 +120,7 @@ impl<'a> Logged<'a> {
         Self {
             text,
             may_make_index: stands_anywhere(text, "index"),
+            index: None,
             may_alter: true,
             may_add_field: false,
             altered: None,
@@ -165,7 +176,10 @@ impl<'a> Logged<'a> {
 
     /// Why it is refused.
     fn refusal(&self, around: &Surroundings) -> Option<String> {
-        let of_index = || self.index_refusal(around);
+        let of_index = || {
+            self.index_refusal(around)
+                .or_else(|| self.key_refusal(around))
+        };
         let of_alteration = || {
             self.added()
                 .and_then(|added| added.refusal(self.may_add_field))
@@ -187,6 +201,25 @@ impl<'a> Logged<'a> {
             "DuckDB 1.5.5 binds the expressions of an index again after each start, where `{name}` may be missing or another \
              one: do without it, or index a column that is given its values"
         ))
+    }
+
+    fn key_refusal(&self, around: &Surroundings) -> Option<String> {
+        let depends_on_zone = match &self.index {
+            Some(index) => index.depends_on_zone(around),
+            None => may_depend_on_zone(self.text, around),
+        };
+        let name = self
+            .index
+            .as_ref()
+            .map(|index| format!(" `{}`", index.name));
+        depends_on_zone.then(|| {
+            format!(
+                "the keys of the index{} would depend on the TimeZone and the Calendar of each session, and DuckDB 1.5.5 does not \
+                 find a row by them where these are others: make a TIMESTAMP in UTC of the column ts by \
+                 make_timestamp(epoch_us(ts)), or index a column that is given its values",
+                name.unwrap_or_default()
+            )
+        })
     }
 
     fn type_refusal(&self, around: &Surroundings) -> Option<String> {

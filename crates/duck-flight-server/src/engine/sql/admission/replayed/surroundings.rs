@@ -42,6 +42,15 @@ const DEFINITIONS_SQL: &str = "
     UNION ALL
     SELECT table_name, expression, '' FROM system.main.duckdb_constraints() WHERE constraint_type = 'CHECK'";
 
+/// The columns of all tables. What a generated one is made of is told as its default, cast to its type.
+const COLUMNS_SQL: &str = "
+    SELECT table_name, column_name, data_type, coalesce(column_default, '') FROM system.main.duckdb_columns() WHERE NOT internal";
+
+/// The tables that have generated columns.
+const GENERATING_SQL: &str = "
+    SELECT table_name, sql FROM system.main.duckdb_tables()
+    WHERE NOT internal AND system.main.contains(sql, 'GENERATED ALWAYS AS(')";
+
 /// The settings that times depend on, where DuckDB has ICU.
 const ZONE_SQL: &str = "
     SELECT name, value FROM system.main.duckdb_settings() WHERE name IN ('Calendar', 'TimeZone') ORDER BY name";
@@ -64,6 +73,17 @@ pub(super) struct Surroundings {
     pub(super) zoned_types: Vec<String>,
     pub(super) definitions: Vec<Definition>,
     pub(super) has_own_zone: bool,
+    /// The columns that have a time zone, or are generated, where an index is made.
+    pub(super) columns: Vec<Column>,
+}
+
+/// A column on which the keys of an index may depend.
+pub(super) struct Column {
+    pub(super) table: String,
+    pub(super) name: String,
+    pub(super) is_zoned: bool,
+    /// What it is made of, where it is generated.
+    pub(super) generated: Option<String>,
 }
 
 /// An expression of a table that is bound again, or a column of it.
@@ -93,6 +113,35 @@ impl Surroundings {
             }
         }
         Ok(found)
+    }
+
+    /// Looks at what the keys of an index may depend on.
+    pub(super) fn look_at_columns(&mut self, connection: &Connection) -> Result<()> {
+        let generating: Vec<[String; 2]> = texts(connection, GENERATING_SQL)?;
+        for [table, name, data_type, default] in texts(connection, COLUMNS_SQL)? {
+            let mut made = generating.iter().filter(|[of, _]| *of == table);
+            let is_generated = made.any(|[_, sql]| generates(sql, &default));
+            self.add_column(&table, &name, &data_type, is_generated.then_some(&*default));
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_column(
+        &mut self,
+        table: &str,
+        name: &str,
+        data_type: &str,
+        generated: Option<&str>,
+    ) {
+        let is_zoned = is_zoned(data_type);
+        if is_zoned || generated.is_some() {
+            self.columns.push(Column {
+                table: table.to_owned(),
+                name: name.to_owned(),
+                is_zoned,
+                generated: generated.map(str::to_owned),
+            });
+        }
     }
 
     pub(super) fn add_function(&mut self, name: &str, is_lost: bool) {
@@ -128,6 +177,14 @@ impl Surroundings {
         called(expression, names(&self.lost_functions))
             .or_else(|| self.lost_types.iter().find(is_named).map(String::as_str))
     }
+}
+
+/// Whether a table that is made by this statement has a generated column with this default.
+fn generates(sql: &str, default: &str) -> bool {
+    let cast = default.strip_prefix("CAST(");
+    let expression = cast.and_then(|cast| cast.rsplit_once(" AS "));
+    let expression = expression.map_or(default, |(expression, _)| expression);
+    sql.contains(&format!("GENERATED ALWAYS AS({expression})"))
 }
 
 /// Whether a type has a time zone, or has one inside.

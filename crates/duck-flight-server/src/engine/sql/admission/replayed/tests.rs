@@ -20,6 +20,15 @@ fn surroundings() -> Surroundings {
     around.add_definition("bound", "(1 + lost())", "INTEGER");
     around.add_definition("Größen", "CAST(i AS own)", "INTEGER");
     around.add_definition("zoned", "", "TIMESTAMP WITH TIME ZONE");
+    around.add_column("Zoned", "c", "TIMESTAMP WITH TIME ZONE", None);
+    around.add_column("Zoned", "l", "STRUCT(a TIME WITH TIME ZONE)[]", None);
+    for (name, expression) in [
+        ("next", "CAST((day + 1) AS \"DATE\")"),
+        ("day", "CAST(CAST(c AS \"DATE\") AS \"DATE\")"),
+        ("utc", "CAST(make_timestamp(epoch_us(c)) AS \"TIMESTAMP\")"),
+    ] {
+        around.add_column("Zoned", name, "DATE", Some(expression));
+    }
     around
 }
 
@@ -131,6 +140,57 @@ fn what_is_the_same_everywhere_is_let_through() {
     ] {
         let statement = Logged::new(sql).unwrap();
         assert_eq!(statement.refusal(&around), None, "{sql}");
+    }
+}
+
+#[test]
+fn an_index_of_what_depends_on_the_time_zone_is_refused() {
+    for sql in [
+        "CREATE INDEX i ON zoned ((c::DATE))",
+        "CREATE INDEX i ON main.zoned (hour(c))",
+        "CREATE UNIQUE INDEX i ON Zoned USING art (n, (zoned.\"C\" + INTERVAL 1 DAY) DESC)",
+        "CREATE INDEX i ON zoned ((c AT TIME ZONE 'UTC'))",
+        "CREATE INDEX i ON zoned ((l[1]::VARCHAR))",
+        "CREATE INDEX i ON zoned ((epoch(c::DATE)))",
+        "CREATE INDEX i ON zoned ((epoch(c) > epoch(c + n)))",
+        "CREATE INDEX i ON zoned (day)",
+        "CREATE INDEX i ON zoned (n, (\"Next\"))",
+        "CREATE INDEX i ON zoned ((next + 1))",
+        "CREATE INDEX i ON t ((s::TIMESTAMPTZ::DATE))",
+        "CREATE INDEX i ON t ((CAST(s AS TIMESTAMP WITH TIME ZONE)::DATE))",
+        "CREATE INDEX i ON t ((n AT TIME ZONE 'UTC'))",
+        "CREATE INDEX i ON t ((s::Instant > n))",
+        "CREATE INDEX i ON t ((to_timestamp(n)::DATE))",
+        "CREATE INDEX i ON t ((strptime(s, '%Y %Z')::DATE))",
+        "EXPLAIN (ANALYZE) CREATE INDEX i ON zoned ((c::DATE))",
+        // In doubt.
+        ";\u{a0}CREATE INDEX i ON zoned ((c::DATE))",
+        "CREATE INDEX i ON zoned ((c::DATE), größe\u{a0})",
+        "CREATE INDEX i ON zoned\u{a0}(hour(c))",
+    ] {
+        let refusal = refusal(sql).unwrap_or_else(|| panic!("{sql}"));
+        assert!(refusal.contains("TimeZone"), "{sql}: {refusal}");
+    }
+    let named = refusal("CREATE INDEX of_day ON zoned ((c::DATE))").unwrap();
+    assert!(named.contains("`of_day`"), "{named}");
+}
+
+#[test]
+fn an_index_of_what_is_the_same_in_each_time_zone_is_let_through() {
+    for sql in [
+        "CREATE INDEX i ON zoned (c)",
+        "CREATE INDEX i ON zoned USING art ((c), n DESC NULLS LAST)",
+        "CREATE INDEX i ON zoned (lower(s), c)",
+        "CREATE INDEX i ON zoned (epoch(c))",
+        "CREATE INDEX i ON zoned ((make_timestamp(epoch_us(zoned.\"c\"))::DATE))",
+        "CREATE INDEX i ON zoned (utc, (utc + 1))",
+        "CREATE INDEX i ON t ((c::DATE))",
+        "CREATE INDEX i ON t (day, lower(zone), lower(timezone), lower(to_timestamp))",
+        "CREATE INDEX i ON t ((strptime(s, '%Y')::DATE))",
+        "CREATE INDEX i ON t ((lower(s) || '%z at time zone'))",
+        "CREATE INDEX größe ON t ((größe * 2))",
+    ] {
+        assert_eq!(refusal(sql), None, "{sql}");
     }
 }
 
