@@ -246,3 +246,54 @@ async fn ordinary_alterations_survive_a_kill() {
     assert_eq!(client.rows(added).await, ["7|-5|2.5|a"]);
     server.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_index_is_bound_to_a_macro_in_the_place_of_a_function() {
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    let made = "CREATE TABLE t (i BIGINT, a VARCHAR, g VARCHAR AS (lower(a))); INSERT INTO t VALUES (1, 'A'), (2, 'B')";
+    client.execute(made).await;
+    // No index is bound again yet, nor by the one of a column.
+    client.execute("CREATE MACRO \"%\"(one) AS one").await;
+    client.execute("CREATE INDEX plain ON t (i)").await;
+    client.execute("CREATE MACRO reverse(x, y) AS x").await;
+    let index = client
+        .try_execute("CREATE INDEX halves ON t ((i % 2))")
+        .await;
+    assert_refused(index, Code::Unimplemented, &["macro", "drop"]);
+    client
+        .execute("DROP MACRO \"%\"; DROP MACRO reverse; DROP INDEX plain")
+        .await;
+    for (index, name) in [
+        ("CREATE INDEX halves ON t ((i % 2))", "halves"),
+        ("CREATE UNIQUE INDEX lowered ON t (g)", "lowered"),
+    ] {
+        client.execute(index).await;
+        for made in [
+            "CREATE MACRO lower(x, y) AS x || y",
+            "CREATE OR REPLACE MACRO main.\"Lower\"(x) AS 'same'",
+            "CREATE FUNCTION \"%\"(one) AS one",
+            "CREATE TEMP MACRO reverse(x) AS 5",
+            "EXPLAIN ANALYZE CREATE MACRO lower(x, y) AS x || y",
+        ] {
+            let refused = client.try_execute(made).await;
+            assert_refused(refused, Code::Unimplemented, &[name, "another name"]);
+        }
+        client
+            .execute("CREATE OR REPLACE MACRO doubled(x) AS x * 2")
+            .await;
+        client.execute(&format!("DROP INDEX {name}")).await;
+    }
+    client
+        .execute("CREATE UNIQUE INDEX lowered ON t (lower(a))")
+        .await;
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let client = server.client().await;
+    let sql = "INSERT INTO t VALUES (3, 'a')";
+    let refused = client.try_execute(sql).await;
+    assert_refused(refused, Code::InvalidArgument, &["Duplicate key"]);
+    client.execute("DELETE FROM t WHERE i = 1").await;
+    client.execute(sql).await;
+    assert_eq!(client.count("t").await, 2);
+    server.stop();
+}

@@ -1,4 +1,4 @@
-//! Alterations and indexes that mean the same when the log is replayed.
+//! Alterations and indexes that mean the same when the log is replayed, and macros that leave it so.
 //!
 //! DuckDB 1.5.5 logs an ALTER as it was parsed, and to replay it binds and evaluates it again, on a new connection
 //! (`WriteAheadLog::WriteAlter`, `ReplayAlter`): at another time, and without the macros and types, the search path, the
@@ -10,14 +10,18 @@
 //! Bound again, whatever is altered, are all defaults, checks and generated columns of the table.
 //!
 //! So are the expressions of an index, when a table is first written to after a start. Where that fails, whoever writes to it
-//! next waits for ever (`TableIndexList::Bind`). And whoever writes a row makes its keys, in the time zone of its own session: what depends
-//! on that is refused, whoever asks ([`indexed`]).
+//! next waits for ever (`TableIndexList::Bind`). So an index is made of DuckDB's own functions alone, and beside one of an expression no
+//! macro gets the name of such a function: it would be found in its place, by whoever has its schema in the search path. Which
+//! function stands for which piece of syntax (`||`, `[1]`, EXTRACT) only DuckDB knows, so that goes for all of them.
+//!
+//! And whoever writes a row makes its keys, in the time zone of its own session: what depends on that is refused, whoever asks
+//! ([`indexed`]).
 
 mod altered;
 mod indexed;
 mod surroundings;
 
-use super::super::deed::{Deed, How};
+use super::super::deed::{Deed, How, What, own_name};
 use super::super::tokens::{
     Token, contains_any_word, contains_word, is_certain, single_statements, stands_anywhere,
     statements,
@@ -26,7 +30,7 @@ use crate::engine::ffi::{Connection, StatementKind};
 use crate::error::{Error, Result};
 
 use altered::{Added, Altered, added_in_doubt};
-use indexed::{Indexed, may_depend_on_zone};
+use indexed::{Indexed, may_depend_on_zone, may_have_expression};
 pub(in crate::engine) use surroundings::remember_server_zone;
 use surroundings::{Definition, Surroundings, names};
 
@@ -36,8 +40,11 @@ use super::functions::called;
 /// The words for types with a time zone.
 const ZONED: &[&str] = &["timestamptz", "timetz", "zone"];
 
-/// Refuses an alteration or an index that may not mean the same when the log is replayed. To be asked in its transaction, before
-/// it runs.
+/// The words for what is called like a function.
+const MACRO: &[&str] = &["function", "macro"];
+
+/// Refuses an alteration or an index that may not mean the same when the log is replayed, or a macro by which an index may not. To be asked
+/// in its transaction, before it runs.
 pub(in crate::engine) fn check_replay(
     connection: &Connection,
     kind: StatementKind,
@@ -45,9 +52,9 @@ pub(in crate::engine) fn check_replay(
 ) -> Result<()> {
     let may_be_one = match kind {
         StatementKind::Alteration => true,
-        StatementKind::Definition => contains_word(sql, "index"),
+        StatementKind::Definition => contains_any_word(sql, &["index", "function", "macro"]),
         // With ANALYZE it runs the statement.
-        StatementKind::Explain => contains_any_word(sql, &["alter", "index"]),
+        StatementKind::Explain => contains_any_word(sql, &["alter", "index", "function", "macro"]),
         _ => false,
     };
     if !may_be_one {
@@ -62,20 +69,32 @@ pub(in crate::engine) fn check_replay(
         return Ok(());
     }
     let mut surroundings = Surroundings::look(connection)?;
-    if statements.iter().any(|statement| statement.may_make_index) {
-        surroundings.look_at_columns(connection)?;
+    let is_for_indexes = |it: &Logged<'_>| it.may_make_index || it.made_macro != MadeMacro::None;
+    if statements.iter().any(is_for_indexes) {
+        surroundings.look_at_indexes(connection)?;
     }
     let mut refusals = statements.iter().filter_map(|it| it.refusal(&surroundings));
     let refusal = refusals.next().map(Error::Unimplemented);
     refusal.map_or(Ok(()), Err)
 }
 
-/// A statement that is replayed.
+/// The macro that a statement makes.
+#[derive(PartialEq, Eq)]
+enum MadeMacro {
+    None,
+    /// Its name without its qualifiers.
+    Named(String),
+    /// It may make one, and it is not certain which.
+    Any,
+}
+
+/// A statement that is replayed, or that makes a macro.
 struct Logged<'a> {
     text: &'a str,
     may_make_index: bool,
     /// What a CREATE INDEX says; `None` in doubt.
     index: Option<Indexed<'a>>,
+    made_macro: MadeMacro,
     may_alter: bool,
     /// Whether what an ADD COLUMN adds is a field of a column, or may be one.
     may_add_field: bool,
@@ -84,7 +103,7 @@ struct Logged<'a> {
 }
 
 impl<'a> Logged<'a> {
-    /// A statement, if it makes an index or alters a table, or may do so.
+    /// A statement, if it makes an index or a macro, or alters a table, or may do so.
     fn new(text: &'a str) -> Option<Self> {
         match Deed::of(text) {
             Deed::Doubt => Some(Self::unknown(text)),
@@ -92,6 +111,23 @@ impl<'a> Logged<'a> {
                 text,
                 may_make_index: true,
                 index: Indexed::new(text, name, &table),
+                made_macro: MadeMacro::None,
+                may_alter: false,
+                may_add_field: false,
+                altered: None,
+            }),
+            Deed::Creates {
+                what: What::Macro,
+                name,
+                ..
+            } => Some(Self {
+                text,
+                may_make_index: false,
+                index: None,
+                made_macro: match own_name(name.as_deref()) {
+                    Some(name) => MadeMacro::Named(name.to_owned()),
+                    None => MadeMacro::Any,
+                },
                 may_alter: false,
                 may_add_field: false,
                 altered: None,
@@ -106,6 +142,7 @@ impl<'a> Logged<'a> {
                     text,
                     may_make_index: false,
                     index: None,
+                    made_macro: MadeMacro::None,
                     may_alter: true,
                     may_add_field: matches!(how, How::ChangesType | How::Any),
                     altered: is_certain(text).then(|| Altered::new(statement)),
@@ -117,10 +154,15 @@ impl<'a> Logged<'a> {
 
     /// Statements of which nothing is certain.
     fn unknown(text: &'a str) -> Self {
+        let may_make_macro = MACRO.iter().any(|word| stands_anywhere(text, word));
         Self {
             text,
             may_make_index: stands_anywhere(text, "index"),
             index: None,
+            made_macro: match may_make_macro {
+                true => MadeMacro::Any,
+                false => MadeMacro::None,
+            },
             may_alter: true,
             may_add_field: false,
             altered: None,
@@ -189,17 +231,43 @@ impl<'a> Logged<'a> {
                 .or_else(|| self.zone_refusal(around))
         };
         let index = self.may_make_index.then(of_index).flatten();
-        index.or_else(|| self.may_alter.then(of_alteration).flatten())
+        index
+            .or_else(|| self.macro_refusal(around))
+            .or_else(|| self.may_alter.then(of_alteration).flatten())
     }
 
     fn index_refusal(&self, around: &Surroundings) -> Option<String> {
-        let function = called(self.text, names(&around.varying_functions));
-        let casts = self.text.contains("::") || contains_word(self.text, "cast");
-        let is_named = |name: &&str| casts && contains_word(self.text, name);
-        let name = function.or_else(|| names(&around.lost_types).find(is_named))?;
+        let named = self.index.iter();
+        let generated = named.flat_map(|index| index.generated(&around.columns));
+        let mut bound = std::iter::once(self.text).chain(generated);
+        if let Some(name) = bound.find_map(|expression| unsteady_in(expression, around)) {
+            return Some(format!(
+                "DuckDB 1.5.5 binds the expressions of an index again after each start, where `{name}` may be missing or another \
+                 one: do without it, or index a column that is given its values"
+            ));
+        }
+        let has_expression = match &self.index {
+            Some(index) => index.has_expression(around),
+            None => may_have_expression(self.text),
+        };
+        let name = around.shadow.as_ref().filter(|_| has_expression)?;
         Some(format!(
-            "DuckDB 1.5.5 binds the expressions of an index again after each start, where `{name}` may be missing or another \
-             one: do without it, or index a column that is given its values"
+            "DuckDB 1.5.5 binds the expressions of an index again after each start, and may find the macro `{name}` there in the \
+             place of its own function: drop that macro first, or index a column that is given its values"
+        ))
+    }
+
+    fn macro_refusal(&self, around: &Surroundings) -> Option<String> {
+        let index = around.bound_index.as_ref()?;
+        let of = match &self.made_macro {
+            MadeMacro::None => return None,
+            MadeMacro::Named(name) if !around.is_built_in(name) => return None,
+            MadeMacro::Named(name) => format!("its own function `{name}`"),
+            MadeMacro::Any => "a function of its own".to_owned(),
+        };
+        Some(format!(
+            "DuckDB 1.5.5 binds the expressions of the index `{index}` again after each start, and may find this macro there in the \
+             place of {of}: give the macro another name, or drop each index of an expression first"
         ))
     }
 
@@ -281,6 +349,14 @@ impl<'a> Logged<'a> {
         }
         is_zoned && self.added().is_some_and(|added| added.may_be_text())
     }
+}
+
+/// A function or a type of an expression that is not certain to be the same when it is bound again.
+fn unsteady_in<'n>(expression: &str, around: &'n Surroundings) -> Option<&'n str> {
+    let function = called(expression, names(&around.varying_functions));
+    let casts = expression.contains("::") || contains_word(expression, "cast");
+    let is_named = |name: &&str| casts && contains_word(expression, name);
+    function.or_else(|| names(&around.lost_types).find(is_named))
 }
 
 /// Whether a text that is in doubt may name this, which is in lower case.

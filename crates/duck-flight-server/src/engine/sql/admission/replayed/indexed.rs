@@ -64,8 +64,14 @@ impl<'a> Indexed<'a> {
         }
     }
 
+    /// Whether any of its keys is more than a column that holds values.
+    pub(super) fn has_expression(&self, around: &Surroundings) -> bool {
+        self.keys.iter().any(|key| !is_column(key))
+            || self.generated(&around.columns).next().is_some()
+    }
+
     /// The expressions of the generated columns that it names.
-    fn generated<'c>(&self, columns: &'c [Column]) -> impl Iterator<Item = &'c str> {
+    pub(super) fn generated<'c>(&self, columns: &'c [Column]) -> impl Iterator<Item = &'c str> {
         let named = columns
             .iter()
             .filter(move |column| self.may_be_of(column) && self.names(&column.name));
@@ -95,7 +101,7 @@ pub(super) fn may_depend_on_zone(text: &str, around: &Surroundings) -> bool {
 }
 
 /// Whether an index of which nothing is certain may have a key that is more than a column.
-fn may_have_expression(text: &str) -> bool {
+pub(super) fn may_have_expression(text: &str) -> bool {
     text.matches('(').count() > 1
 }
 

@@ -51,6 +51,19 @@ const GENERATING_SQL: &str = "
     SELECT table_name, sql FROM system.main.duckdb_tables()
     WHERE NOT internal AND system.main.contains(sql, 'GENERATED ALWAYS AS(')";
 
+/// The indexes that are bound again after a start.
+const INDEXES_SQL: &str = "
+    SELECT index_name, table_name, expressions FROM system.main.duckdb_indexes() WHERE database_name <> 'temp'";
+
+/// The macros that clients have made and that are called like functions.
+const MACROS_SQL: &str = "
+    SELECT function_name FROM system.main.duckdb_functions() WHERE NOT internal AND function_type = 'macro'";
+
+/// DuckDB's own functions that an expression of an index may call, be it as an operator.
+const BUILT_IN_SQL: &str = "
+    SELECT DISTINCT function_name FROM system.main.duckdb_functions()
+    WHERE internal AND function_type IN ('scalar', 'macro')";
+
 /// The settings that times depend on, where DuckDB has ICU.
 const ZONE_SQL: &str = "
     SELECT name, value FROM system.main.duckdb_settings() WHERE name IN ('Calendar', 'TimeZone') ORDER BY name";
@@ -73,8 +86,14 @@ pub(super) struct Surroundings {
     pub(super) zoned_types: Vec<String>,
     pub(super) definitions: Vec<Definition>,
     pub(super) has_own_zone: bool,
-    /// The columns that have a time zone, or are generated, where an index is made.
+    /// The columns that have a time zone, or are generated, where an index or a macro is made.
     pub(super) columns: Vec<Column>,
+    /// DuckDB's own functions, where an index or a macro is made.
+    pub(super) built_in: Vec<String>,
+    /// A macro that has the name of one of them.
+    pub(super) shadow: Option<String>,
+    /// An index that has an expression.
+    pub(super) bound_index: Option<String>,
 }
 
 /// A column on which the keys of an index may depend.
@@ -115,15 +134,46 @@ impl Surroundings {
         Ok(found)
     }
 
-    /// Looks at what the keys of an index may depend on.
-    pub(super) fn look_at_columns(&mut self, connection: &Connection) -> Result<()> {
+    /// Looks at what the keys of an index may depend on, and whether any do.
+    pub(super) fn look_at_indexes(&mut self, connection: &Connection) -> Result<()> {
         let generating: Vec<[String; 2]> = texts(connection, GENERATING_SQL)?;
         for [table, name, data_type, default] in texts(connection, COLUMNS_SQL)? {
             let mut made = generating.iter().filter(|[of, _]| *of == table);
             let is_generated = made.any(|[_, sql]| generates(sql, &default));
             self.add_column(&table, &name, &data_type, is_generated.then_some(&*default));
         }
+        let built_in: Vec<[String; 1]> = texts(connection, BUILT_IN_SQL)?;
+        self.built_in = built_in.into_iter().map(|[name]| name).collect();
+        // What others have committed since the transaction began counts as well.
+        let other = connection.another()?;
+        for connection in [connection, &other] {
+            for [name] in texts(connection, MACROS_SQL)? {
+                if self.is_built_in(&name) {
+                    self.shadow = Some(name);
+                }
+            }
+            for [name, table, keys] in texts(connection, INDEXES_SQL)? {
+                if self.has_expression(&table, &keys) {
+                    self.bound_index = Some(name);
+                }
+            }
+        }
         Ok(())
+    }
+
+    /// Whether DuckDB has a function of this name itself.
+    pub(super) fn is_built_in(&self, name: &str) -> bool {
+        let mut built_in = self.built_in.iter();
+        built_in.any(|function| function.eq_ignore_ascii_case(name))
+    }
+
+    /// Whether keys of a table, as DuckDB writes them, have an expression, if only that of a generated column.
+    fn has_expression(&self, table: &str, keys: &str) -> bool {
+        let is_named = |column: &Column| {
+            let name = column.name.replace('"', "\"\"");
+            column.generated.is_some() && column.table == table && keys.contains(&name)
+        };
+        keys.contains('(') || self.columns.iter().any(is_named)
     }
 
     pub(super) fn add_column(

@@ -195,6 +195,74 @@ fn an_index_of_what_is_the_same_in_each_time_zone_is_let_through() {
 }
 
 #[test]
+fn a_macro_in_the_place_of_a_function_is_refused_beside_an_index_of_an_expression() {
+    let mut around = surroundings();
+    around.built_in = ["Lower", "||"].map(str::to_owned).into();
+    let refusal = |sql: &str, around: &Surroundings| Logged::new(sql)?.refusal(around);
+    let shadowing = [
+        "CREATE MACRO lower(x, y) AS x",
+        "CREATE OR REPLACE TEMP MACRO s.\"LOWER\"() AS 1",
+        "CREATE FUNCTION IF NOT EXISTS main.lower(x) AS TABLE SELECT x",
+        "EXPLAIN ANALYZE CREATE MACRO \"||\"(x) AS x",
+        // In doubt.
+        "CREATE\u{a0}MACRO other(x) AS x",
+        "CREATE MACRO other\u{a0}(x) AS x",
+    ];
+    let others = [
+        "CREATE MACRO lower_of(x) AS lower(x) || x",
+        "CREATE TABLE lower (macro INTEGER)",
+        "CREATE TABLE größer AS SELECT 'create macro lower(x)' AS macro",
+        "CREATE VIEW lower AS SELECT 1 AS function",
+        "DROP MACRO lower",
+    ];
+    for sql in shadowing.iter().chain(&others) {
+        assert_eq!(refusal(sql, &around), None, "{sql}");
+    }
+    around.bound_index = Some("of_lower".to_owned());
+    for sql in shadowing {
+        let refused = refusal(sql, &around).unwrap_or_else(|| panic!("{sql}"));
+        assert!(refused.contains("`of_lower`"), "{sql}: {refused}");
+    }
+    for sql in others {
+        assert_eq!(refusal(sql, &around), None, "{sql}");
+    }
+}
+
+#[test]
+fn an_index_of_an_expression_is_refused_beside_a_macro_in_the_place_of_a_function() {
+    let mut around = surroundings();
+    around.shadow = Some("||".to_owned());
+    let refusal = |sql: &str| Logged::new(sql)?.refusal(&around);
+    for sql in [
+        "CREATE INDEX i ON t ((a || 'x'))",
+        "CREATE INDEX i ON t (b, upper(a))",
+        "CREATE INDEX i ON zoned (utc)",
+        "CREATE\u{a0}INDEX i ON t ((a || 'x'))",
+    ] {
+        let refused = refusal(sql).unwrap_or_else(|| panic!("{sql}"));
+        assert!(refused.contains("`||`"), "{sql}: {refused}");
+    }
+    for sql in [
+        "CREATE INDEX i ON t (a)",
+        "CREATE UNIQUE INDEX i ON zoned USING art ((a), c DESC)",
+        "CREATE TABLE t AS SELECT \"index\" || 'x' AS a FROM u",
+    ] {
+        assert_eq!(refusal(sql), None, "{sql}");
+    }
+}
+
+#[test]
+fn an_index_of_a_generated_column_is_one_of_what_that_is_made_of() {
+    let mut around = surroundings();
+    around.add_column("t", "g", "INTEGER", Some("CAST(kept(a) AS INTEGER)"));
+    let refusal = |sql: &str| Logged::new(sql)?.refusal(&around);
+    let refused = refusal("CREATE INDEX i ON t (a, g)").unwrap();
+    assert!(refused.contains("`kept`"), "{refused}");
+    assert_eq!(refusal("CREATE INDEX i ON t (a)"), None);
+    assert_eq!(refusal("CREATE INDEX i ON u (g)"), None);
+}
+
+#[test]
 fn a_long_statement_is_looked_through_no_more_often_than_a_short_one() {
     let around = surroundings();
     for part in [
