@@ -303,6 +303,39 @@ async fn a_second_signal_ends_the_server_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_a_server_whose_writer_does_not_end_and_tells_that_the_log_is_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = duckdb::Connection::open(directory.path().join("test.db")).unwrap();
+    // DuckDB tries for ever to bind the index again, for which it finds the macro. The server would refuse that one.
+    let made = "
+        CREATE TABLE t (i BIGINT); CREATE INDEX absolute ON t ((abs(i))); INSERT INTO t VALUES (-1); CHECKPOINT;
+        CREATE MACRO abs(one, other) AS one; CHECKPOINT";
+    database.execute_batch(made).unwrap();
+    drop(database);
+    let mut server = ServerProcess::start_in(directory, &["--shutdown-grace", "100ms"]);
+    let client = server.client().await;
+    let put = |table: &'static str| {
+        let client = client.clone();
+        async move { client.append(table, &[ints(0..10)]).await }
+    };
+    let stuck = tokio::spawn(put("t"));
+    // Once the writer is at it, all others wait.
+    soon("a put that waits for the writer", async {
+        let moment = Duration::from_secs(1);
+        while tokio::time::timeout(moment, put("other")).await.is_ok() {}
+    })
+    .await;
+    server.signal("TERM");
+    let exit = server.wait();
+    assert_eq!(exit.code, Some(3), "{exit:?}");
+    for word in ["a put", "does not end", ".wal", ".mark"] {
+        assert!(exit.stderr.contains(word), "{exit:?}");
+    }
+    assert!(soon("the end of the put", stuck).await.unwrap().is_err());
+    assert_eq!(rows_at_rest(server.directory(), "t"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sigterm_ends_a_server_whose_statement_does_not_end_and_tells_that_the_log_is_left() {
     // DuckDB does not look whether it was interrupted before it has found an order for so many joins.
     let joins = (1..200).map(|number| format!(" JOIN (SELECT 1 AS x) t{number} USING (x)"));

@@ -88,8 +88,8 @@ const STATEMENTS: Jobs = Jobs {
     remedy: "try again, or have the server's --max-queries raised",
 };
 
-/// How long statements that were cancelled may take to end before the server ends without them: DuckDB does not look
-/// everywhere whether it was interrupted.
+/// How long statements that were cancelled may take to end before the server ends without them, and then whoever writes rows: DuckDB
+/// does not look everywhere whether it was interrupted.
 pub(crate) const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many writers share the commits: one appends while another waits for the disk.
@@ -492,21 +492,29 @@ impl Engine {
     }
 
     /// Finishes what was begun, checkpoints and closes the database. Blocks. Where a statement goes on although it was
-    /// cancelled, the database stays as it is: what was acknowledged is in the log.
+    /// cancelled, or a writer does not end, the database stays as it is: what was acknowledged is in the log.
     pub(crate) fn close(&self) -> Closed {
-        let have_ended = self.0.queries.stop(Some(Instant::now() + STOP_PATIENCE));
-        if !have_ended {
+        let have_statements_ended = self.0.queries.stop(Some(Instant::now() + STOP_PATIENCE));
+        if !have_statements_ended {
             // Units that wait for one would keep the writers from ending.
             self.0.shared.queue.leave_statements();
         }
-        self.0.large_units.stop();
-        self.0.lookups.stop(None);
-        self.0.writers.stop();
+        let deadline = Instant::now() + STOP_PATIENCE;
+        let mut have_units_ended = self.0.large_units.stop(deadline);
+        have_units_ended &= self.0.lookups.stop(Some(deadline));
+        have_units_ended &= self.0.writers.stop(deadline);
+        if !have_units_ended {
+            // The checkpoint thread may wait for one.
+            tracing::warn!(
+                "a put that is being written does not end, so it is left behind, and no checkpoint is made; {LOG_LEFT}"
+            );
+            return Closed::LogLeft;
+        }
         let checkpointer = self.0.checkpointer.lock().take();
         if let Some(checkpointer) = checkpointer {
             checkpointer.stop();
         }
-        if !have_ended {
+        if !have_statements_ended {
             tracing::warn!(
                 "a statement that was cancelled does not end, so it is left behind, and no checkpoint is made; {LOG_LEFT}"
             );

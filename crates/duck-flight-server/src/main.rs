@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
@@ -29,6 +30,9 @@ const EXIT_LOG_LEFT: u8 = 3;
 /// The exit code of a server that was told twice to stop: what it was doing is not finished.
 const EXIT_INTERRUPTED: i32 = 130;
 
+/// How long what the runtime still does may take to end, once nobody is served any more.
+const LEAVE_AFTER: Duration = Duration::from_secs(5);
+
 /// How many connections the system may keep until they are let in, as tokio's own listeners have it.
 const BACKLOG: u32 = 1024;
 
@@ -50,9 +54,12 @@ fn main() -> ExitCode {
         Ok(filter) => init_tracing(filter, log_format),
         Err(error) => return wrong_usage(&error),
     }
-    let outcome = runtime()
-        .context("start the runtime")
-        .and_then(|runtime| runtime.block_on(run(config)));
+    let outcome = runtime().context("start the runtime").and_then(|runtime| {
+        let outcome = runtime.block_on(run(config));
+        // What waits for something that was left behind does not end by itself.
+        runtime.shutdown_timeout(LEAVE_AFTER);
+        outcome
+    });
     match outcome {
         Ok(Closed::Checkpointed) => ExitCode::SUCCESS,
         Ok(Closed::LogLeft) => ExitCode::from(EXIT_LOG_LEFT),

@@ -25,7 +25,7 @@ const MANY_AT_ONCE: usize = 2;
 const CROWDED_FOR: Duration = Duration::from_millis(10);
 
 /// How often threads that are to end are looked at.
-const STOP_LOOK: Duration = Duration::from_millis(1);
+pub(in crate::engine) const STOP_LOOK: Duration = Duration::from_millis(1);
 
 /// What a pool runs.
 #[derive(Clone, Copy)]

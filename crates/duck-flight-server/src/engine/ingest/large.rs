@@ -1,7 +1,7 @@
 //! Large units: each in a transaction of its own, written while it comes in.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -75,10 +75,11 @@ impl LargeUnits {
         })
     }
 
-    /// Finishes what was begun and ends the threads. Blocks.
-    pub(in crate::engine) fn stop(&self) {
-        self.appends.stop(None);
-        self.changes.stop(None);
+    /// Finishes what was begun and ends the threads. Blocks. Answers whether all had ended by the deadline; those that had not go
+    /// on, and keep their connections.
+    pub(in crate::engine) fn stop(&self, deadline: Instant) -> bool {
+        let have_ended = [&self.appends, &self.changes].map(|pool| pool.stop(Some(deadline)));
+        have_ended == [true; 2]
     }
 
     fn threads_for(&self, unit: &LargeUnit) -> &Pool {

@@ -137,6 +137,11 @@ impl Queue {
         Some((self.enter(&mut state, true), group))
     }
 
+    /// How many who had a place in the order of commits have ended.
+    pub(super) fn turns_ended(&self) -> u64 {
+        self.state.lock().turn
+    }
+
     /// Takes a place in the order of commits, behind all groups that were taken before.
     pub(in crate::engine) fn turn(self: &Arc<Self>) -> Turn {
         self.enter(&mut self.state.lock(), false)

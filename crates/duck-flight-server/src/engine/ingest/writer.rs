@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use duck_flight_protocol::{Create, SchemaMode, TableName};
 use parking_lot::Mutex;
@@ -27,6 +27,7 @@ use super::rejects::Rejects;
 use super::unit::{TEMPORARY, TableKey, Target, Unit, offence_error};
 use crate::engine::catalog::{Columns, SeenTables};
 use crate::engine::connections::commits::Commits;
+use crate::engine::connections::pool::STOP_LOOK;
 use crate::engine::ffi::{Connection, Database};
 use crate::engine::replay::claim::claim;
 use crate::engine::replay::referred;
@@ -46,7 +47,7 @@ use crate::engine::storage::health::Health;
 use crate::engine::storage::mark::{Before, Mark};
 use crate::engine::storage::room::HeldUp;
 use crate::engine::thread;
-use crate::engine::{Lossless, transaction};
+use crate::engine::{Lossless, STOP_PATIENCE, transaction};
 use crate::error::{Error, Result};
 
 /// How often a unit is tried again when a client's DDL got in its way, and how long it waits each time for the
@@ -122,13 +123,26 @@ impl Writers {
         })
     }
 
-    /// Commits what waits and ends the threads. Blocks.
-    pub(in crate::engine) fn stop(&self) {
+    /// Commits what waits and ends the threads. Blocks. Answers whether all have ended. They have time up to the deadline, and more
+    /// for as long as group after group is committed; those that have not ended then go on, and keep their connections.
+    pub(in crate::engine) fn stop(&self, mut deadline: Instant) -> bool {
         self.queue.close();
         let threads = std::mem::take(&mut *self.threads.lock());
+        let mut turns_ended = self.queue.turns_ended();
+        while !threads.iter().all(JoinHandle::is_finished) {
+            let ended_before = std::mem::replace(&mut turns_ended, self.queue.turns_ended());
+            if turns_ended > ended_before {
+                deadline = deadline.max(Instant::now() + STOP_PATIENCE);
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(STOP_LOOK);
+        }
         for thread in threads {
             thread.join().ok();
         }
+        true
     }
 }
 
@@ -664,4 +678,42 @@ pub(super) fn resolve(
     connection.execute(&sql)?;
     let columns = connection.table_columns(table)?;
     Ok(columns.ok_or_else(|| Error::NoTable(table.clone()))?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::{Sender, unbounded};
+
+    use super::*;
+
+    /// Writers of which one is in its turn to commit until its other end is dropped.
+    fn busy_writers() -> (Writers, Sender<()>) {
+        let queue = Arc::new(Queue::new(Duration::MAX));
+        let (end, ended) = unbounded::<()>();
+        let turn = queue.turn();
+        let busy = thread::start("busy", move || {
+            ended.recv().ok();
+            drop(turn);
+        });
+        let writers = Writers {
+            queue,
+            threads: Mutex::new(vec![busy.unwrap()]),
+        };
+        (writers, end)
+    }
+
+    #[test]
+    fn a_writer_that_does_not_end_is_left_behind() {
+        let (writers, end) = busy_writers();
+        assert!(!writers.stop(Instant::now()));
+        drop(end);
+        writers.queue.turn().wait();
+    }
+
+    #[test]
+    fn a_writer_that_ends_is_waited_for() {
+        let (writers, end) = busy_writers();
+        drop(end);
+        assert!(writers.stop(Instant::now() + STOP_PATIENCE));
+    }
 }
