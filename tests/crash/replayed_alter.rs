@@ -257,9 +257,7 @@ async fn no_index_is_bound_to_a_macro_in_the_place_of_a_function() {
     client.execute("CREATE MACRO \"%\"(one) AS one").await;
     client.execute("CREATE INDEX plain ON t (i)").await;
     client.execute("CREATE MACRO reverse(x, y) AS x").await;
-    let index = client
-        .try_execute("CREATE INDEX next ON t ((i + 1))")
-        .await;
+    let index = client.try_execute("CREATE INDEX next ON t ((i + 1))").await;
     assert_refused(index, Code::Unimplemented, &["macro", "drop"]);
     client
         .execute("DROP MACRO \"%\"; DROP MACRO reverse; DROP INDEX plain")
