@@ -262,6 +262,8 @@ impl Writer {
         if identities.peek().is_none() && rows < SECOND_WRITER_ROWS && !may_be_filed {
             // The INSERT alone is a transaction in itself, and cheaper than one that is begun and committed.
             turn.wait();
+            // Before the check: it may wait for whoever finds the log to end with half an entry.
+            let _under_way = inserts.connection.commits().under_way();
             self.check(group).inspect_err(|_| inserts.unload(table))?;
             inserts.run(table)?;
             return Ok(true);

@@ -178,6 +178,12 @@ fn depends_on_zone(expression: &[Token<'_>], columns: &[&str], types: &[String])
             rest = behind;
             continue;
         }
+        if let [time, zone, behind @ ..] = behind
+            && (first.is("without") && time.is("time") && zone.is("zone"))
+        {
+            rest = behind;
+            continue;
+        }
         let is = |name: &str| is_name_of(*first, name);
         let is_called = behind.first() == Some(&Token::Symbol('('));
         if *first == Token::Doubt

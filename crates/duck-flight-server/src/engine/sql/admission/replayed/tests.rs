@@ -185,6 +185,7 @@ fn an_index_of_what_is_the_same_in_each_time_zone_is_let_through() {
         "CREATE INDEX i ON zoned ((make_timestamp(epoch_us(zoned.\"c\"))::DATE))",
         "CREATE INDEX i ON zoned (utc, (utc + 1))",
         "CREATE INDEX i ON t ((c::DATE))",
+        "CREATE INDEX i ON t ((s::TIMESTAMP WITHOUT TIME ZONE))",
         "CREATE INDEX i ON t (day, lower(zone), lower(timezone), lower(to_timestamp))",
         "CREATE INDEX i ON t ((strptime(s, '%Y')::DATE))",
         "CREATE INDEX i ON t ((lower(s) || '%z at time zone'))",
