@@ -1,12 +1,16 @@
 //! Threads that work on the database.
 
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 
 /// Parsing, planning and nested values go as deep as a client sends them, and DuckDB looks at no bound: what does not fit
 /// ends the process. Only what was used takes memory.
 pub(crate) const STACK_BYTES: usize = 64 << 20;
+
+/// How often threads that are to end are looked at.
+const STOP_LOOK: Duration = Duration::from_millis(1);
 
 /// Starts one of them.
 pub(super) fn start(
@@ -18,4 +22,18 @@ pub(super) fn start(
         doing: "start a thread",
         source,
     })
+}
+
+/// Waits for threads that were told to end. Answers whether all have; those that have not once it `is_too_late` go on.
+pub(super) fn all_end(threads: Vec<JoinHandle<()>>, mut is_too_late: impl FnMut() -> bool) -> bool {
+    while !threads.iter().all(JoinHandle::is_finished) {
+        if is_too_late() {
+            return false;
+        }
+        std::thread::sleep(STOP_LOOK);
+    }
+    for thread in threads {
+        thread.join().ok();
+    }
+    true
 }

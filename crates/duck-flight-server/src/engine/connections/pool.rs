@@ -24,9 +24,6 @@ use crate::error::{Error, Result};
 const MANY_AT_ONCE: usize = 2;
 const CROWDED_FOR: Duration = Duration::from_millis(10);
 
-/// How often threads that are to end are looked at.
-pub(in crate::engine) const STOP_LOOK: Duration = Duration::from_millis(1);
-
 /// What a pool runs.
 #[derive(Clone, Copy)]
 pub(in crate::engine) struct Jobs {
@@ -357,18 +354,12 @@ impl Pool {
     pub(in crate::engine) fn stop(&self, deadline: Option<Instant>) -> bool {
         self.queue.close();
         let threads = std::mem::take(&mut *self.threads.lock());
-        let have_ended = || threads.iter().all(JoinHandle::is_finished);
-        while !have_ended() {
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return false;
-            }
-            std::thread::sleep(STOP_LOOK);
+        let is_too_late = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let have_ended = thread::all_end(threads, is_too_late);
+        if have_ended {
+            self.queue.close_sessions();
         }
-        for thread in threads {
-            thread.join().ok();
-        }
-        self.queue.close_sessions();
-        true
+        have_ended
     }
 }
 

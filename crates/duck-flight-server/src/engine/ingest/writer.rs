@@ -27,7 +27,6 @@ use super::rejects::Rejects;
 use super::unit::{TEMPORARY, TableKey, Target, Unit, offence_error};
 use crate::engine::catalog::{Columns, SeenTables};
 use crate::engine::connections::commits::Commits;
-use crate::engine::connections::pool::STOP_LOOK;
 use crate::engine::ffi::{Connection, Database};
 use crate::engine::replay::claim::claim;
 use crate::engine::replay::referred;
@@ -129,20 +128,13 @@ impl Writers {
         self.queue.close();
         let threads = std::mem::take(&mut *self.threads.lock());
         let mut turns_ended = self.queue.turns_ended();
-        while !threads.iter().all(JoinHandle::is_finished) {
+        thread::all_end(threads, || {
             let ended_before = std::mem::replace(&mut turns_ended, self.queue.turns_ended());
             if turns_ended > ended_before {
                 deadline = deadline.max(Instant::now() + STOP_PATIENCE);
             }
-            if Instant::now() >= deadline {
-                return false;
-            }
-            std::thread::sleep(STOP_LOOK);
-        }
-        for thread in threads {
-            thread.join().ok();
-        }
-        true
+            Instant::now() >= deadline
+        })
     }
 }
 
