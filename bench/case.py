@@ -24,11 +24,10 @@ def step(test: str, contender: str, measure: Callable, *arguments, once: bool = 
 
 @dataclass(frozen=True)
 class Unit:
-    """How a figure is shown, and which way is better."""
+    """How a figure is shown."""
 
     show: Callable[[float], str]
     axis: str
-    more_is_better: bool = True
 
 
 def significant(value: float) -> str:
@@ -44,13 +43,13 @@ def rate(value: float) -> str:
 
 ROWS_PER_SECOND = Unit(rate, "rows/s")
 QUERIES_PER_SECOND = Unit(lambda value: f"{value:,.0f}", "queries/s")
-MILLISECONDS = Unit(significant, "ms", more_is_better=False)
-SECONDS = Unit(significant, "s", more_is_better=False)
-NANOSECONDS = Unit(lambda value: f"{significant(value)} ns", "ns", more_is_better=False)
-MICROSECONDS = Unit(lambda value: f"{significant(value / 1e3)} µs", "µs", more_is_better=False)
+MILLISECONDS = Unit(significant, "ms")
+SECONDS = Unit(significant, "s")
+NANOSECONDS = Unit(lambda value: f"{significant(value)} ns", "ns")
+MICROSECONDS = Unit(lambda value: f"{significant(value / 1e3)} µs", "µs")
 COUNT = Unit(lambda value: f"{value:,.0f}", "count")
 PERCENT = Unit(lambda value: f"{value:.0f} %", "%")
-MEGABYTES = Unit(lambda value: f"{value:,.0f}", "MB", more_is_better=False)
+MEGABYTES = Unit(lambda value: f"{value:,.0f}", "MB")
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,6 @@ class Plot:
     axis: str
     unit: Unit
     series: tuple[Series, ...]
-    log_scale: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
-from statistics import quantiles
 
 from pyarrow import flight
 
 from contenders import BINARIES, COLUMNS, Server, LeftOut
+from results import latency_report
 
 LOADED = "concurrent_test"
 READ_ALL = "SELECT * FROM readings"
@@ -204,13 +204,7 @@ def timed(server: Server, ask: Callable[[], int], seconds: float) -> dict:
         return {"queries_per_second": len(latencies) / (now - start)}
 
     found = with_cpu(server, ask_for_so_long, lambda _: len(latencies))
-    percents = quantiles(latencies, n=100) if len(latencies) > 1 else latencies * 99
-    return {
-        **found,
-        "latency_ms_p50": percents[49],
-        "latency_ms_p99": percents[98],
-        "latency_ms_max": max(latencies),
-    }
+    return {**found, **latency_report(latencies)}
 
 
 @contextmanager

@@ -13,7 +13,8 @@ import postgres
 from contenders import REPOSITORY, TARGET, LeftOut
 
 WRITTEN = ("bench/results", "docs/benchmarks", "docs/benchmarks.md")
-PACKAGES = ("duckdb", "duckdb-extension-quack", "duckdb-extension-tpch", "pyarrow", "adbc-driver-flightsql")
+NUMBERS = {"family": "cpu family", "model": "model", "stepping": "stepping", "cache": "cache size"}
+PACKAGES = ("duckdb", "duckdb-extension-httpfs", "duckdb-extension-quack", "duckdb-extension-tpch", "pyarrow", "adbc-driver-flightsql")
 
 
 def about_run(mode: str, turns: int, command: str) -> dict:
@@ -42,11 +43,11 @@ def commit() -> str:
 def machine() -> dict:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "system": f"{distribution()}{platform.system()} {platform.release()} {platform.machine()}",
         "processor": processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(memory, 1),
-        "file_system": output_of("stat", "--file-system", "--format=%T", str(TARGET)),
+        "file_system": output_of("df", "--output=fstype", str(TARGET)).split()[-1],
     }
 
 
@@ -72,13 +73,28 @@ def cpu_ticks() -> list[int]:
     return [int(ticks) for ticks in line.split()[1:9]]
 
 
+def distribution() -> str:
+    try:
+        return f"{platform.freedesktop_os_release()['PRETTY_NAME']}, "
+    except (OSError, KeyError):
+        return ""
+
+
 def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except FileNotFoundError:
         return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    # Of the first core.
+    about = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        about.setdefault(name.strip(), value.strip())
+    if "model name" not in about:
+        return platform.processor()
+    # Virtual machines' names do not tell one processor from another.
+    numbers = [f"{name} {about[key]}" for name, key in NUMBERS.items() if key in about]
+    return f"{about['model name']} ({', '.join(numbers)})" if numbers else about["model name"]
 
 
 def versions() -> dict[str, str]:

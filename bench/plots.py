@@ -140,7 +140,7 @@ def draw_lines(plot: Plot, result: CaseResult) -> str | None:
     top = TOP + LEGEND_ROW
     across = Scale(places[0], places[-1], LEFT + 12, WIDTH - RIGHT - 12, log=True)
     up = values_scale(
-        [spread for _, points in lines for _, spread in points], plot.log_scale, LINES_HEIGHT - BOTTOM, top
+        [spread for _, points in lines for _, spread in points], False, LINES_HEIGHT - BOTTOM, top
     )
     parts = [*grid_up(up), *legend([label for label, _ in lines], TOP)]
     parts += [text(across(place), LINES_HEIGHT - BOTTOM + 18, f"{place:,.0f}", "dim", "middle") for place in places]

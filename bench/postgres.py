@@ -13,9 +13,10 @@ from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
 from random import Random
-from statistics import median, quantiles
+from statistics import median
 
 from contenders import LeftOut, end, working_directory
+from results import latency_report
 
 COLUMNS = "batch_id BIGINT, timestamp TIMESTAMP, value DOUBLE PRECISION, category VARCHAR"
 INSERT = "INSERT INTO concurrent_test VALUES (1, TIMESTAMP '2026-01-01 12:34:56.789', 43.21, 'A');\n"
@@ -97,16 +98,23 @@ class Postgres:
             for log in self.directory.glob("latencies.*")
             for line in log.read_text().splitlines()
         ]
-        percents = quantiles(millis, n=100)
-        return {"latency_ms_p50": percents[49], "latency_ms_p99": percents[98], "latency_ms_max": max(millis)}
+        return latency_report(millis)
+
+
+def hand_over(directory: Path) -> None:
+    """Makes a directory that of PostgreSQL's user, who must be able to go there."""
+    if not USER:
+        return
+    shutil.chown(directory, **USER)
+    if subprocess.run(["test", "-x", directory], check=False, cwd="/", **USER).returncode != 0:
+        raise LeftOut(f"the user {USER['user']} cannot go to {directory}: clone elsewhere, or set CARGO_TARGET_DIR")
 
 
 @cache
 def new_cluster() -> Path:
     """A cluster to copy, for to make one takes longer than most of what is measured. It is removed at the end."""
     directory = until_the_end.enter_context(working_directory())
-    if USER:
-        shutil.chown(directory, **USER)
+    hand_over(directory)
     data = directory / "data"
     initdb = (binaries() / "initdb", "--auth=trust", "--username=postgres", "--no-sync")
     run(*initdb, "-D", data, cwd=directory)
@@ -117,13 +125,12 @@ def new_cluster() -> Path:
 def running():
     programs = binaries()
     with working_directory() as directory:
-        if USER:
-            shutil.chown(directory, **USER)
+        hand_over(directory)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         data = directory / "data"
-        run("cp", "--archive", new_cluster(), data, cwd=directory)
+        run("cp", "-a", new_cluster(), data, cwd=directory)
         settings = ["-h", "127.0.0.1", "-p", str(port), "-k", ""]
         with (directory / "log").open("w") as log:
             command = [programs / "postgres", "-D", data, *settings]

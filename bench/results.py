@@ -76,6 +76,17 @@ def ratio(values: list[float], others: list[float]) -> Spread | None:
     return Spread(middle, min(pairs), max(pairs))
 
 
+def percentile(values: list[float], percent: int) -> float:
+    """The least of the values that so many percent of them do not exceed (nearest rank)."""
+    return sorted(values)[-(-len(values) * percent // 100) - 1]
+
+
+def latency_report(millis: list[float]) -> dict:
+    """As duck-bench reports latencies."""
+    percents = {"p50": 50, "p99": 99, "max": 100}
+    return {f"latency_ms_{name}": percentile(millis, percent) for name, percent in percents.items()}
+
+
 class Results:
     """The cases of one or more runs; a file keeps them. Figures are only compared within a case, so within a run."""
 

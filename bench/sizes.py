@@ -24,6 +24,7 @@ class Size:
     tpch_scale: float
     mixed_rows: int
     stall_seconds: float
+    checkpoint_row_groups: int
     table_rows: tuple[int, ...]
     connections: tuple[int, ...]
     slow_reader_rows: int
@@ -42,7 +43,7 @@ FULL = Size(
     puts=GRID,
     batches=GRID,
     exactly_once=tuple(
-        (commit, writers, rows) for commit in ("puts", "batch") for writers in (1, 8, 64) for rows in BATCH_ROWS
+        (commit, writers, rows) for commit in ("puts", "batch") for writers in WRITERS for rows in BATCH_ROWS
     ),
     seed_puts=((1, 1_000), (8, 1), (8, 100), (8, 1_000), (8, 10_000), (64, 1_000), (256, 1_000), BULK),
     peer_rows=BATCH_ROWS,
@@ -53,6 +54,7 @@ FULL = Size(
     tpch_scale=1,
     mixed_rows=1_000_000,
     stall_seconds=60,
+    checkpoint_row_groups=15_000,
     table_rows=(1_000_000, 10_000_000, 100_000_000),
     connections=(1, 10, 100, 1_000),
     slow_reader_rows=100_000_000,
@@ -93,6 +95,7 @@ TINY = replace(
     tpch_scale=0.01,
     mixed_rows=100_000,
     stall_seconds=0.5,
+    checkpoint_row_groups=100,
     table_rows=(10_000, 100_000),
     connections=(1, 20),
     slow_reader_rows=2_000_000,

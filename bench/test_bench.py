@@ -20,7 +20,7 @@ import targets
 from case import Case, step
 from cases import CASES, loads, mixed, reads, rows, small, stalls
 from contenders import end, late_ends, megabytes, serving
-from results import OURS, CaseResult, Results, Spread, ratio
+from results import OURS, CaseResult, Results, Spread, percentile, ratio
 from sizes import SIZES
 
 ABOUT = {
@@ -57,6 +57,30 @@ def test_a_ratio_is_that_of_the_medians_and_its_spread_that_of_the_turns():
     assert ratio([2, 6], [1]) == Spread(4, 4, 4)
     assert ratio([], [1]) is None
     assert ratio([1], [0]) is None
+
+
+def test_a_percentile_is_a_value_that_was_seen():
+    assert [percentile([4.0, 1.0, 3.0, 2.0], percent) for percent in (50, 99, 100)] == [2.0, 4.0, 4.0]
+    assert percentile([7.0], 50) == 7.0
+
+
+def test_the_longest_ack_is_judged_by_loads_of_a_minute_only():
+    def row(seconds: float) -> list[str]:
+        result = CaseResult(ABOUT)
+        result.add("puts", OURS, {"seconds": seconds, "latency_ms_max": 84.0})
+        found = Results(None)
+        found.cases["stalls"] = result
+        (target,) = (target for target in targets.TARGETS if "puts of 1,000 rows flat out" in target.name)
+        return target.row(found)[2:]
+
+    assert row(8) == ["–", "not measured"]
+    assert row(60) == ["84 ms", "reached"]
+
+
+def test_turns_are_one_at_least(capsys):
+    with pytest.raises(SystemExit):
+        run.arguments(["--turns", "0"])
+    assert "0 is less than 1" in capsys.readouterr().err
 
 
 def test_results_are_read_as_they_were_written(results):
@@ -109,8 +133,9 @@ def test_plots_are_well_formed_and_stay_inside_their_frame(results):
     for name, picture in page.drawn(results).items():
         root = ElementTree.fromstring(picture)
         height = float(root.attrib["viewBox"].split()[3])
-        for place in re.finditer(r' (?:c?[xy][12]?)="(-?[\d.]+)"', picture):
-            assert 0 <= float(place[1]) <= max(plots.WIDTH, height), (name, place[0])
+        for axis, most in (("x", plots.WIDTH), ("y", height)):
+            for place in re.finditer(rf' c?{axis}[12]?="(-?[\d.]+)"', picture):
+                assert 0 <= float(place[1]) <= most, (name, place[0])
 
 
 @pytest.mark.parametrize(

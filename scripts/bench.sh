@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # The packages that only the benchmark needs. Making .venv anew removes the stamp with the rest.
 get_packages() {
     local requirements=bench/requirements.txt stamp=.venv/bench-requirements.txt
-    if cmp --silent "$requirements" "$stamp"; then
+    if cmp -s "$requirements" "$stamp"; then
         return
     fi
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements" || {

@@ -28,8 +28,10 @@ from sizes import BULK, Size
 PEER_CLIENTS = 8
 # What clients and the transport come to by themselves.
 FLOORS = ((8, 1), (8, 1_000), (256, 1_000), (8, 10_000))
-# The limit with batches of so many rows counts for these tests: how many rows a batch has beyond that changes little.
-LIMITS = {1_000: ("8x1000",), 10_000: ("8x10000", "1x1000000")}
+# So many rows of a batch have a limit, which is measured right before eight loaders with such batches.
+LIMITED_ROWS = (1, 1_000, 10_000)
+# What it also counts for: how many rows a batch has beyond that changes little.
+BULK_LIMIT_ROWS = 10_000
 # Batches of one row that are on their way, by the limit's test: more of them cannot share a commit.
 ON_THEIR_WAY = {"limit-1": PEER_CLIENTS, "limit-1-batch": PEER_CLIENTS * clients.in_flight(PEER_CLIENTS, 1)}
 
@@ -57,16 +59,21 @@ def limit(rows: int, total: int, most_batches: int | None = None) -> dict:
     return {**clients.only(found, "rows_per_second", "rows_per_second_once"), **by_commit}
 
 
+def limits(commit: str, writers: int, rows: int, size: Size) -> Iterator[Step]:
+    """The limit of a test, where it has one."""
+    if writers != PEER_CLIENTS or rows not in LIMITED_ROWS:
+        return
+    shown = "limit-1-batch" if (commit, rows) == ("batch", 1) else f"limit-{rows}"
+    tests = [shown, f"{commit}-{writers}x{rows}"]
+    if rows == BULK_LIMIT_ROWS:
+        tests.append(f"{commit}-{BULK[0]}x{BULK[1]}")
+    yield Step(tuple(tests), "limit", lambda: limit(rows, size.limit_append_rows, ON_THEIR_WAY.get(shown)))
+
+
 def steps(size: Size) -> Iterator[Step]:
-    for test, commit in (("limit-1", "puts"), ("limit-1-batch", "batch")):
-        most = ON_THEIR_WAY[test]
-        tests = (test, f"{commit}-{PEER_CLIENTS}x1")
-        yield Step(tests, "limit", lambda most=most: limit(1, size.limit_append_rows, most))
-    for rows, pairs in LIMITS.items():
-        tests = [f"{commit}-{pair}" for pair in pairs for commit in ("puts", "batch")]
-        yield Step((f"limit-{rows}", *tests), "limit", lambda rows=rows: limit(rows, size.limit_append_rows))
     for writers, rows in size.puts:
         test = f"puts-{writers}x{rows}"
+        yield from limits("puts", writers, rows, size)
         if (writers, rows) in FLOORS:
             yield step(test, "floor", load, "floor", "puts", writers, rows, size.seconds)
         if (writers, rows) in size.seed_puts:
@@ -78,6 +85,7 @@ def steps(size: Size) -> Iterator[Step]:
         if ("puts", writers, rows) in size.exactly_once:
             yield exactly_once("puts", writers, rows, size)
     for writers, rows in size.batches:
+        yield from limits("batch", writers, rows, size)
         if (writers, rows) in FLOORS:
             yield step(f"batch-{writers}x{rows}", "floor", load, "floor", "batch", writers, rows, size.seconds)
         yield step(f"batch-{writers}x{rows}", "duck-flight", load, "duck-flight", "batch", writers, rows, size.seconds)

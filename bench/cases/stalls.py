@@ -39,6 +39,10 @@ LABELS = {
     "batch-flat-out": "8 loaders, batch commit of 1,000 rows, 125 batches of each on their way",
 }
 
+CHECKPOINT_LABELS = {
+    "checkpoint": "a checkpoint of one new row, in a table of four columns and 15,000 row groups (300 million rows of ours)"
+}
+
 # Of all that is told at debug, checkpoints only: the log is not to slow down what is measured.
 CHECKPOINTS_LOG = "info,duck_flight_server::engine::storage::checkpoint=debug"
 
@@ -104,9 +108,16 @@ def disk(seconds: float) -> dict:
         return clients.only(found, "syncs_per_second", "latency_ms_p50", "latency_ms_p99", "latency_ms_max")
 
 
+def checkpoint(row_groups: int) -> dict:
+    """What plain DuckDB takes for a checkpoint that has next to nothing to write."""
+    with working_directory() as directory:
+        return clients.bench("limit", "checkpoint", "--dir", directory, "--row-groups", row_groups)
+
+
 def steps(size: Size) -> Iterator[Step]:
     for test, (commit, in_flight) in LOADS.items():
         yield step(test, "duck-flight", load, commit, in_flight, size.stall_seconds, once=True)
+    yield step("checkpoint", "limit", checkpoint, size.checkpoint_row_groups, once=True)
     yield step("disk", "limit", disk, size.stall_seconds / 4, once=True)
 
 
@@ -137,6 +148,7 @@ CASE = Case(
     steps=steps,
     tables=(
         Table("stalls", "acks", named(LABELS), COLUMNS),
+        Table("checkpoint", "plain DuckDB", named(CHECKPOINT_LABELS), by_metric("limit", checkpoint_ms=("ms", MILLISECONDS))),
         Table("disk", "the disk alone", named({"disk": "4 KiB and fdatasync, again and again"}), DISK_COLUMNS),
     ),
 )

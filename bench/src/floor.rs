@@ -3,9 +3,6 @@
 //!
 //! It knows two statements, whose answers are made beforehand, and takes puts of which it reads only how many rows
 //! they have. Nothing is kept: the handle of a prepared statement, and the ticket of a flight, is the SQL text.
-//!
-//! Its allocator is the system's, like that of the other commands, and not the server's. That makes no difference
-//! beyond the noise (tried with small queries, one-row puts and large reads).
 
 mod answer;
 

@@ -20,6 +20,10 @@ mod reads;
 
 use clap::Parser;
 
+/// The server's, so that what is measured beside it does not differ by the allocator.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[derive(Parser)]
 enum Command {
     /// DuckDB in this process, and the disk.

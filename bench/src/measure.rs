@@ -148,10 +148,11 @@ pub(crate) fn latency_report(mut latencies: Vec<Duration>) -> Value {
     })
 }
 
-/// The latency in milliseconds that so many percent do not exceed; they are sorted. Absent where there are none.
+/// The least latency in milliseconds that so many percent do not exceed (nearest rank); they are sorted. Absent where there are none.
 fn at_percent(latencies: &[Duration], percent: usize) -> Option<f64> {
-    let last = latencies.len().checked_sub(1)?;
-    Some(latencies[last * percent / 100].as_secs_f64() * 1e3)
+    let rank = (latencies.len() * percent).div_ceil(100);
+    let latency = latencies.get(rank.checked_sub(1)?)?;
+    Some(latency.as_secs_f64() * 1e3)
 }
 
 pub(crate) fn per_second(count: usize, elapsed: Duration) -> f64 {
@@ -201,6 +202,8 @@ mod tests {
         let latencies: Vec<_> = (1..=101).map(Duration::from_millis).collect();
         let percents = [50, 99, 100].map(|percent| at_percent(&latencies, percent).unwrap());
         assert_eq!(percents, [51.0, 100.0, 101.0]);
+        let highest = at_percent(&latencies[..16], 99);
+        assert_eq!(highest, Some(16.0));
         assert_eq!(at_percent(&[], 50), None);
     }
 }

@@ -1,11 +1,13 @@
-//! DuckDB's appender.
+//! DuckDB's appender, and INSERTs of a few rows.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
 use duck_load::{BatchSource, Plan};
-use duckdb::{Connection, params};
+use duckdb::types::{TimeUnit, Value as Cell};
+use duckdb::{Connection, params, params_from_iter};
 use serde_json::{Value, json};
 
 use super::{File, open};
@@ -20,7 +22,10 @@ const ROW_GROUPS: usize = 4 * ROW_GROUP;
 /// begun is ended.
 const TRIAL: Duration = Duration::from_millis(100);
 const FINALISTS: usize = 2;
-const AT_MOST: Duration = Duration::from_millis(500);
+const AT_MOST: Duration = Duration::from_secs(1);
+
+/// Commits of so many rows are tried by INSERT, too: the appender plans one for each commit.
+const MOST_INSERTED_ROWS: usize = 8;
 
 /// Batches are made beforehand, so that only the appender is measured; more than so many, or of more rows in all, are
 /// appended again.
@@ -46,8 +51,7 @@ pub(crate) struct Args {
     shape: Option<Shape>,
 }
 
-/// The best setting's rate and, of the rows of duck-load, which alone sends them exactly once, that of the best one that
-/// is exactly once.
+/// The best setting's rate and, of batches that duck-load sends exactly once, that of the best one that is exactly once.
 pub(super) fn run(args: &Args) -> anyhow::Result<Value> {
     let load = Load::new(args)?;
     let mut measured = Vec::new();
@@ -59,7 +63,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Value> {
         anyhow::Ok(rate)
     };
     let rate = best_of(false)?;
-    let rate_once = args.shape.is_none().then(|| best_of(true)).transpose()?;
+    let is_sent_once = args.shape.is_none() && args.batch_rows > 1;
+    let rate_once = is_sent_once.then(|| best_of(true)).transpose()?;
     let settings: Vec<_> = measured.iter().map(Measured::report).collect();
     Ok(json!({
         "rows_per_second": rate,
@@ -68,9 +73,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Value> {
     }))
 }
 
-/// A way to append.
+/// How rows come to the table.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Way {
+    Appender,
+    /// A prepared INSERT of all rows of a commit.
+    Insert,
+}
+
+/// A way to load.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Setting {
+    way: Way,
     file: File,
     threads: usize,
     batches_per_commit: usize,
@@ -81,28 +95,36 @@ struct Setting {
 /// The ways that are worth a try.
 fn settings(args: &Args, exactly_once: bool) -> Vec<Setting> {
     let row_groups = [ROW_GROUP, ROW_GROUPS].map(|rows| rows.div_ceil(args.batch_rows));
-    let mut commits = [1, 4, 8, row_groups[0], row_groups[1]];
-    commits = commits.map(|batches| batches.min(args.max_commit_batches));
+    let mut commits = [1, 4, 8, row_groups[0], row_groups[1]]
+        .map(|batches| batches.min(args.max_commit_batches))
+        .to_vec();
     commits.sort_unstable();
+    commits.dedup();
     let mut settings = Vec::new();
     for (file, threads) in [(File::Server, 1), (File::Server, 2), (File::DuckDb, 2)] {
-        for batches_per_commit in commits {
+        for &batches_per_commit in &commits {
             let commit_rows = batches_per_commit * args.batch_rows;
             // Fewer rows than a commit would not show its rate.
             let is_too_large = batches_per_commit > 1 && commit_rows * threads > args.rows;
             // In DuckDB's own file small commits are never the best, nor is one thread.
             let is_too_small = file == File::DuckDb && commit_rows < ROW_GROUP;
-            if !is_too_large && !is_too_small {
-                settings.push(Setting {
-                    file,
-                    threads,
-                    batches_per_commit,
-                    exactly_once,
-                });
+            if is_too_large || is_too_small {
+                continue;
+            }
+            let setting = Setting {
+                way: Way::Appender,
+                file,
+                threads,
+                batches_per_commit,
+                exactly_once,
+            };
+            settings.push(setting);
+            if commit_rows <= MOST_INSERTED_ROWS && !exactly_once && args.shape.is_none() {
+                let way = Way::Insert;
+                settings.push(Setting { way, ..setting });
             }
         }
     }
-    settings.dedup();
     settings
 }
 
@@ -117,6 +139,10 @@ struct Measured {
 impl Measured {
     fn report(&self) -> Value {
         json!({
+            "way": match self.setting.way {
+                Way::Appender => "appender",
+                Way::Insert => "insert",
+            },
             "file": self.setting.file.name(),
             "threads": self.setting.threads,
             "batches_per_commit": self.setting.batches_per_commit,
@@ -191,7 +217,10 @@ impl<'a> Load<'a> {
         ))?;
         let (elapsed, rows) = threads_at_once(setting.threads, |thread| {
             let connection = connection.try_clone()?;
-            Ok(move || self.append(&connection, setting, thread, time))
+            Ok(move || match setting.way {
+                Way::Appender => self.append(&connection, setting, thread, time),
+                Way::Insert => self.insert(&connection, setting, time),
+            })
         })?;
         Ok(per_second(rows.iter().sum(), elapsed))
     }
@@ -224,6 +253,43 @@ impl<'a> Load<'a> {
         }
         Ok(rows)
     }
+
+    /// Inserts a thread's share of the rows, or what there is time for; answers with how many rows that were.
+    fn insert(
+        &self,
+        connection: &Connection,
+        setting: Setting,
+        time: Duration,
+    ) -> anyhow::Result<usize> {
+        let commit_rows = setting.batches_per_commit * self.args.batch_rows;
+        let places = vec!["(?, ?, ?, ?)"; commit_rows].join(", ");
+        let mut insert = connection.prepare(&format!("INSERT INTO t VALUES {places}"))?;
+        let mut batches = self.batches.iter().cycle();
+        let mut rows = 0;
+        let started = Instant::now();
+        while rows < self.args.rows / setting.threads && started.elapsed() < time {
+            let commit = batches.by_ref().take(setting.batches_per_commit);
+            rows += insert.execute(params_from_iter(commit.flat_map(cells)))?;
+        }
+        Ok(rows)
+    }
+}
+
+/// The values of a batch of `duck-load`, row by row.
+fn cells(batch: &RecordBatch) -> Vec<Cell> {
+    let ids = batch.column(0).as_primitive::<Int64Type>();
+    let times = batch.column(1).as_primitive::<TimestampMicrosecondType>();
+    let values = batch.column(2).as_primitive::<Float64Type>();
+    let categories = batch.column(3).as_string::<i32>();
+    let row = |row| {
+        [
+            Cell::BigInt(ids.value(row)),
+            Cell::Timestamp(TimeUnit::Microsecond, times.value(row)),
+            Cell::Double(values.value(row)),
+            Cell::Text(categories.value(row).to_owned()),
+        ]
+    };
+    (0..batch.num_rows()).flat_map(row).collect()
 }
 
 /// Batches of `duck-load`.
@@ -257,6 +323,7 @@ mod tests {
         let settings = settings(&args(batch_rows), false).into_iter();
         settings
             .filter(|setting| setting.file == file && setting.threads == threads)
+            .filter(|setting| setting.way == Way::Appender)
             .map(|setting| setting.batches_per_commit)
             .collect()
     }
@@ -268,6 +335,18 @@ mod tests {
         assert_eq!(commits(1, File::Server, 2), [1, 4, 8, 10_000]);
         assert_eq!(commits(1, File::DuckDb, 2), [0; 0]);
         assert_eq!(commits(1_000_000, File::Server, 2), [1]);
+    }
+
+    #[test]
+    fn commits_of_a_few_rows_are_tried_by_insert_too() {
+        let inserted = |batch_rows| {
+            let settings = settings(&args(batch_rows), false).into_iter();
+            let inserts = settings.filter(|setting| setting.way == Way::Insert);
+            let commits: Vec<_> = inserts.map(|setting| setting.batches_per_commit).collect();
+            commits
+        };
+        assert_eq!(inserted(1), [1, 4, 8, 1, 4, 8]);
+        assert_eq!(inserted(1000), [0; 0]);
     }
 
     #[test]

@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::Value;
 
-use crate::measure::{again_and_again, latency_report, per_second, threads_at_once};
+use crate::measure::{again_and_again, latency_report, per_second};
 
 const BLOCK: [u8; 4096] = [0x5A; 4096];
 
@@ -20,9 +20,6 @@ pub(crate) struct Args {
     /// How long to write.
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
-    /// Threads that write at the same time, each to a file of its own.
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
 }
 
 /// How many blocks a second reach the disk, and how long each takes.
@@ -31,12 +28,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Value> {
         .prefix("limit")
         .tempdir_in(&args.dir)?;
     let time = Duration::from_secs_f64(args.seconds);
-    let (elapsed, latencies) = threads_at_once(args.threads, |number| {
-        let mut file = File::create(directory.path().join(number.to_string()))?;
-        append_block(&mut file).context("warm up")?;
-        Ok(move || again_and_again(time, || append_block(&mut file)))
-    })?;
-    let latencies = latencies.concat();
+    let mut file = File::create(directory.path().join("blocks"))?;
+    append_block(&mut file).context("warm up")?;
+    let started = Instant::now();
+    let latencies = again_and_again(time, || append_block(&mut file))?;
+    let elapsed = started.elapsed();
     let rate = per_second(latencies.len(), elapsed);
     let mut report = latency_report(latencies);
     report["syncs_per_second"] = rate.into();

@@ -23,15 +23,12 @@ pub(crate) struct Args {
     /// Rows of the table.
     #[arg(long, default_value_t = 5_000_000)]
     rows: usize,
-    /// SQL that makes the table `readings`; `{rows}` in it stands for how many.
-    #[arg(long, default_value = FILL, hide_default_value = true)]
-    fill: String,
 }
 
 /// How fast the table is read, once it has been read before.
 pub(super) fn run(args: &Args) -> anyhow::Result<Value> {
     let connection = open(&args.dir.join("limit.db"), File::Server)?;
-    connection.execute_batch(&args.fill.replace("{rows}", &args.rows.to_string()))?;
+    connection.execute_batch(&FILL.replace("{rows}", &args.rows.to_string()))?;
     let read = || rows_per_second(&connection, READ);
     read()?;
     Ok(json!({ "rows_per_second": median(read)? }))

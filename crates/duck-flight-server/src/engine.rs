@@ -48,6 +48,7 @@ pub use sql_error::{SqlError, SqlErrorKind};
 pub use storage::attach::BLOCK_BYTES;
 pub(crate) use storage::attach::{MAX_ROW_GROUP_ROWS, VECTOR_ROWS};
 pub use storage::facts::Facts;
+pub use storage::open::DISABLE_COMPRESSION_SQL;
 pub(crate) use storage::open::SESSION_SETTINGS;
 pub(crate) use storage::spilled::MIN_SPILL_BYTES;
 pub(crate) use thread::STACK_BYTES;

@@ -46,8 +46,8 @@ mod unpacking;
 pub use args::{Args, LogFormat};
 pub use config::{Config, ConfigError};
 pub use engine::{
-    BLOCK_BYTES, Closed, DEFAULT_ROW_GROUP_ROWS, DEFAULT_STORAGE_VERSION, Engine, EngineOptions,
-    Facts, SqlError, SqlErrorKind,
+    BLOCK_BYTES, Closed, DEFAULT_ROW_GROUP_ROWS, DEFAULT_STORAGE_VERSION, DISABLE_COMPRESSION_SQL,
+    Engine, EngineOptions, Facts, SqlError, SqlErrorKind,
 };
 pub use error::{Error, Result};
 pub use server::{ServeError, runtime, serve, serve_flight};

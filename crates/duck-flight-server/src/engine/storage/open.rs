@@ -30,10 +30,10 @@ pub(in crate::engine) struct Opened {
     pub(in crate::engine) lossless: Lossless,
 }
 
-/// Texts that are compressed so have their NULLs with them, where the replay of DuckDB 1.5.5 does not look for them once rows were
+/// What the server sets so that texts are not compressed. Those that are have their NULLs with them, where the replay of DuckDB 1.5.5 does not look for them once rows were
 /// appended behind (`ValidityColumnData::UpdateWithBase`): a text that was put in the place of a NULL is NULL again. In the
 /// formats that have this compression there is no other one for texts.
-const DISABLE_COMPRESSION_SQL: &str = "SET GLOBAL disabled_compression_methods = 'dict_fsst'";
+pub const DISABLE_COMPRESSION_SQL: &str = "SET GLOBAL disabled_compression_methods = 'dict_fsst'";
 
 pub(in crate::engine) fn open_database(options: &EngineOptions) -> Result<Opened> {
     let path = options.database.to_str().ok_or_else(|| {
