@@ -295,3 +295,45 @@ async fn no_index_is_bound_to_a_macro_in_the_place_of_a_function() {
     assert_eq!(client.count("t").await, 2);
     server.stop();
 }
+
+/// What a transaction is about to commit nobody else sees.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_macro_and_an_index_that_may_call_it_are_not_both_committed() {
+    const INDEX: &str = "CREATE UNIQUE INDEX lowered ON t (lower(a))";
+    const SHADOW: &str = "CREATE MACRO lower(x, y) AS x || y";
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    client
+        .execute("CREATE TABLE t (i BIGINT, a VARCHAR); INSERT INTO t VALUES (1, 'A'), (2, 'B')")
+        .await;
+    let (mut one, mut other) = (client.session().await, client.session().await);
+    for (late, early, named, undo) in [
+        (SHADOW, INDEX, "`lowered`", "DROP INDEX lowered"),
+        (INDEX, SHADOW, "`lower`", "DROP MACRO lower"),
+    ] {
+        // The other one is a statement by itself, or a transaction, too.
+        for begin in [None, Some("BEGIN")] {
+            run(&mut one, &["BEGIN", late]).await;
+            run(&mut other, begin.as_slice()).await;
+            run(&mut other, &[early]).await;
+            run(&mut other, begin.map(|_| "COMMIT").as_slice()).await;
+            let refused = one.update("COMMIT", None).await;
+            assert_refused(refused, Code::Unimplemented, &[named, "rolled back"]);
+            // It has ended.
+            run(&mut one, &["BEGIN", "COMMIT"]).await;
+            // Now it is seen.
+            let refused = one.update(late, None).await;
+            assert_refused(refused, Code::Unimplemented, &["index"]);
+            client.execute(undo).await;
+        }
+    }
+    run(&mut one, &["BEGIN", "CREATE MACRO doubled(x) AS x * 2"]).await;
+    run(&mut other, &["BEGIN", INDEX]).await;
+    run(&mut one, &["COMMIT"]).await;
+    run(&mut other, &["COMMIT"]).await;
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let client = server.client().await;
+    let duplicate = client.try_execute("INSERT INTO t VALUES (3, 'a')").await;
+    assert_refused(duplicate, Code::InvalidArgument, &["Duplicate key"]);
+    server.stop();
+}

@@ -1,11 +1,19 @@
 //! A connection's transaction: how it begins and ends, and what is known of it.
 
-use parking_lot::RwLockReadGuard;
+use parking_lot::{MutexGuard, RwLockReadGuard};
 
 use super::{Connection, Result};
 use crate::engine::connections::commits::UnderWay;
 use crate::engine::replay::alterations::Changes;
 use crate::engine::replay::open_transactions::{Older, WaitForOlder};
+use crate::engine::sql::admission::check_beside;
+
+/// A commit that is under way until this is dropped.
+pub(in crate::engine) struct Begun<'c> {
+    _under_way: UnderWay<'c>,
+    _changes: Option<RwLockReadGuard<'c, ()>>,
+    _pairs: Option<MutexGuard<'c, ()>>,
+}
 
 impl Connection {
     /// Begins a transaction. It sees what is committed when it first looks at the database.
@@ -39,16 +47,21 @@ impl Connection {
     /// Marks the open transaction as being committed, until what comes back is dropped.
     ///
     /// # Errors
-    /// Where DuckDB would refuse that in its middle, and where nothing may be committed any more. Then it must be rolled back.
-    pub(in crate::engine) fn begin_commit(
-        &self,
-    ) -> crate::error::Result<(UnderWay<'_>, Option<RwLockReadGuard<'_, ()>>)> {
+    /// Where DuckDB would refuse that in its middle, where others have committed what must not be there beside it, and where nothing may
+    /// be committed any more. Then it must be rolled back.
+    pub(in crate::engine) fn begin_commit(&self) -> crate::error::Result<Begun<'_>> {
         // Before the other: who waits here for somebody who alters a table must not hold what that one waits for.
         let under_way = self.commits().under_way();
         // Only now: it may have waited for whoever found the log to end with half an entry, behind which DuckDB itself goes on.
         self.database.0.health.check()?;
-        let committing = self.changes().begin_commit()?;
-        Ok((under_way, committing))
+        // Nor before the first: whoever keeps others from committing would wait here for one that waits for the end of that.
+        let pairs = check_beside(self)?;
+        let changes = self.changes().begin_commit()?;
+        Ok(Begun {
+            _under_way: under_way,
+            _changes: changes,
+            _pairs: pairs,
+        })
     }
 
     /// Commits a transaction that has changed nothing plans rely on: no rows and no definitions.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use duck_flight_protocol::quote;
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 use super::index_work::Names;
 use super::named;
@@ -40,6 +40,9 @@ pub(super) struct Alterations {
     ended: AtomicU64,
     connections: AtomicU64,
     definitions: Mutex<Definitions>,
+    /// Held by whoever commits a macro or an index of those that must not be there together, from the look at what others have committed
+    /// to the end of the commit. Taken before `commits`.
+    pairs: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -74,6 +77,10 @@ pub(in crate::engine) struct Changes {
     defined: RefCell<Vec<Definition>>,
     /// Whether anything counts already.
     is_open: Cell<bool>,
+    /// Whether it may make a macro with the name of one of DuckDB's own functions.
+    shadows: Cell<bool>,
+    /// Whether it may make an index of an expression.
+    binds: Cell<bool>,
 }
 
 impl Alterations {
@@ -87,6 +94,8 @@ impl Alterations {
             written: RefCell::default(),
             defined: RefCell::default(),
             is_open: Cell::default(),
+            shadows: Cell::default(),
+            binds: Cell::default(),
         }
     }
 }
@@ -162,6 +171,31 @@ impl Changes {
         self.open([Definition::OfTable(table)]);
     }
 
+    /// Records that the transaction may make a macro with the name of one of DuckDB's own functions.
+    pub(in crate::engine) fn note_shadow(&self) {
+        self.shadows.set(true);
+    }
+
+    /// Whether it may.
+    pub(in crate::engine) fn shadows(&self) -> bool {
+        self.shadows.get()
+    }
+
+    /// Records that the transaction may make an index of an expression.
+    pub(in crate::engine) fn note_binding(&self) {
+        self.binds.set(true);
+    }
+
+    /// Whether it may.
+    pub(in crate::engine) fn binds(&self) -> bool {
+        self.binds.get()
+    }
+
+    /// Keeps others from committing such macros and indexes, until the guard is dropped.
+    pub(in crate::engine) fn alone_with_pairs(&self) -> MutexGuard<'_, ()> {
+        self.all.pairs.lock()
+    }
+
     /// Marks the transaction as being committed, until the guard is dropped.
     ///
     /// # Errors
@@ -189,6 +223,8 @@ impl Changes {
         self.rows.take();
         self.written.take();
         self.defined.take();
+        self.shadows.set(false);
+        self.binds.set(false);
         if !self.is_open.take() {
             return;
         }

@@ -12,7 +12,7 @@ use std::cell::RefCell;
 
 use explained::explained;
 pub(super) use functions::called;
-pub(in crate::engine) use replayed::{check_replay, remember_server_zone};
+pub(in crate::engine) use replayed::{check_beside, check_replay, remember_server_zone};
 
 use super::deed::{Asked, Deed};
 use super::tokens::{Token, Tokens, contains_word, count_pairs, is_certain, statements};

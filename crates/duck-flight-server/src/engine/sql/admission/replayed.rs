@@ -12,12 +12,14 @@
 //! So are the expressions of an index, when a table is first written to after a start. Where that fails, whoever writes to it
 //! next waits for ever (`TableIndexList::Bind`). So an index is made of DuckDB's own functions alone, and beside one of an expression no
 //! macro gets the name of such a function: it would be found in its place, by whoever has its schema in the search path. Which
-//! function stands for which piece of syntax (`||`, `[1]`, EXTRACT) only DuckDB knows, so that goes for all of them.
+//! function stands for which piece of syntax (`||`, `[1]`, EXTRACT) only DuckDB knows, so that goes for all of them, also where
+//! two transactions make the one and the other ([`beside`]).
 //!
 //! And whoever writes a row makes its keys, in the time zone of its own session: what depends on that is refused, whoever asks
 //! ([`indexed`]).
 
 mod altered;
+mod beside;
 mod indexed;
 mod surroundings;
 
@@ -30,6 +32,7 @@ use crate::engine::ffi::{Connection, StatementKind};
 use crate::error::{Error, Result};
 
 use altered::{Added, Altered, added_in_doubt};
+pub(in crate::engine) use beside::check_beside;
 use indexed::{Indexed, may_depend_on_zone, may_have_expression};
 pub(in crate::engine) use surroundings::remember_server_zone;
 use surroundings::{Definition, Surroundings, names};
@@ -74,8 +77,11 @@ pub(in crate::engine) fn check_replay(
         surroundings.look_at_indexes(connection)?;
     }
     let mut refusals = statements.iter().filter_map(|it| it.refusal(&surroundings));
-    let refusal = refusals.next().map(Error::Unimplemented);
-    refusal.map_or(Ok(()), Err)
+    if let Some(refusal) = refusals.next() {
+        return Err(Error::Unimplemented(refusal));
+    }
+    beside::note(connection, &statements, &surroundings);
+    Ok(())
 }
 
 /// The macro that a statement makes.
@@ -236,6 +242,24 @@ impl<'a> Logged<'a> {
             .or_else(|| self.may_alter.then(of_alteration).flatten())
     }
 
+    /// Whether it makes an index of an expression, or may do so.
+    fn binds(&self, around: &Surroundings) -> bool {
+        self.may_make_index
+            && match &self.index {
+                Some(index) => index.has_expression(around),
+                None => may_have_expression(self.text),
+            }
+    }
+
+    /// Whether it makes a macro with the name of one of DuckDB's own functions, or may do so.
+    fn shadows(&self, around: &Surroundings) -> bool {
+        match &self.made_macro {
+            MadeMacro::None => false,
+            MadeMacro::Named(name) => around.is_built_in(name),
+            MadeMacro::Any => true,
+        }
+    }
+
     fn index_refusal(&self, around: &Surroundings) -> Option<String> {
         let named = self.index.iter();
         let generated = named.flat_map(|index| index.generated(&around.columns));
@@ -246,11 +270,7 @@ impl<'a> Logged<'a> {
                  one: do without it, or index a column that is given its values"
             ));
         }
-        let has_expression = match &self.index {
-            Some(index) => index.has_expression(around),
-            None => may_have_expression(self.text),
-        };
-        let name = around.shadow.as_ref().filter(|_| has_expression)?;
+        let name = around.shadow.as_ref().filter(|_| self.binds(around))?;
         Some(format!(
             "DuckDB 1.5.5 binds the expressions of an index again after each start, and may find the macro `{name}` there in the \
              place of its own function: drop that macro first, or index a column that is given its values"
@@ -260,10 +280,9 @@ impl<'a> Logged<'a> {
     fn macro_refusal(&self, around: &Surroundings) -> Option<String> {
         let index = around.bound_index.as_ref()?;
         let of = match &self.made_macro {
-            MadeMacro::None => return None,
-            MadeMacro::Named(name) if !around.is_built_in(name) => return None,
+            _ if !self.shadows(around) => return None,
             MadeMacro::Named(name) => format!("its own function `{name}`"),
-            MadeMacro::Any => "a function of its own".to_owned(),
+            MadeMacro::None | MadeMacro::Any => "a function of its own".to_owned(),
         };
         Some(format!(
             "DuckDB 1.5.5 binds the expressions of the index `{index}` again after each start, and may find this macro there in the \

@@ -134,8 +134,24 @@ impl Surroundings {
         Ok(found)
     }
 
+    /// What is committed of indexes, and of macros that they may call.
+    pub(super) fn committed(connection: &Connection) -> Result<Self> {
+        let other = connection.another()?;
+        let mut found = Self::default();
+        found.look_at_columns(&other)?;
+        found.look_for_pairs(&other)?;
+        Ok(found)
+    }
+
     /// Looks at what the keys of an index may depend on, and whether any do.
     pub(super) fn look_at_indexes(&mut self, connection: &Connection) -> Result<()> {
+        self.look_at_columns(connection)?;
+        self.look_for_pairs(connection)?;
+        // What others have committed since the transaction began counts as well.
+        self.look_for_pairs(&connection.another()?)
+    }
+
+    fn look_at_columns(&mut self, connection: &Connection) -> Result<()> {
         let generating: Vec<[String; 2]> = texts(connection, GENERATING_SQL)?;
         for [table, name, data_type, default] in texts(connection, COLUMNS_SQL)? {
             let mut made = generating.iter().filter(|[of, _]| *of == table);
@@ -144,18 +160,19 @@ impl Surroundings {
         }
         let built_in: Vec<[String; 1]> = texts(connection, BUILT_IN_SQL)?;
         self.built_in = built_in.into_iter().map(|[name]| name).collect();
-        // What others have committed since the transaction began counts as well.
-        let other = connection.another()?;
-        for connection in [connection, &other] {
-            for [name] in texts(connection, MACROS_SQL)? {
-                if self.is_built_in(&name) {
-                    self.shadow = Some(name);
-                }
+        Ok(())
+    }
+
+    /// Looks for macros that an index may call, and for indexes that may call one.
+    fn look_for_pairs(&mut self, connection: &Connection) -> Result<()> {
+        for [name] in texts(connection, MACROS_SQL)? {
+            if self.is_built_in(&name) {
+                self.shadow = Some(name);
             }
-            for [name, table, keys] in texts(connection, INDEXES_SQL)? {
-                if self.has_expression(&table, &keys) {
-                    self.bound_index = Some(name);
-                }
+        }
+        for [name, table, keys] in texts(connection, INDEXES_SQL)? {
+            if self.has_expression(&table, &keys) {
+                self.bound_index = Some(name);
             }
         }
         Ok(())
