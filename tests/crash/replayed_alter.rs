@@ -337,3 +337,30 @@ async fn a_macro_and_an_index_that_may_call_it_are_not_both_committed() {
     assert_refused(duplicate, Code::InvalidArgument, &["Duplicate key"]);
     server.stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_of_a_script_is_judged_by_what_those_before_it_have_left() {
+    const INDEX: &str = "CREATE INDEX lowered ON t (lower(a))";
+    const SHADOW: &str = "CREATE MACRO lower(x, y) AS x || y";
+    let server = ServerProcess::start(&[]);
+    let client = server.client().await;
+    client
+        .execute(&format!("CREATE TABLE t (a VARCHAR); {INDEX}"))
+        .await;
+    let indexes = "SELECT index_name FROM duckdb_indexes()";
+    let too_early = format!("{SHADOW}; DROP INDEX lowered");
+    let refused = client.try_execute(too_early).await;
+    assert_refused(refused, Code::Unimplemented, &["`lowered`"]);
+    assert_eq!(client.rows(indexes).await, ["lowered"]);
+    for script in [
+        format!("DROP INDEX lowered; {SHADOW}"),
+        format!("DROP MACRO lower; {INDEX}; INSERT INTO t VALUES ('A')"),
+    ] {
+        client.execute(&script).await;
+    }
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    let client = server.client().await;
+    client.execute("DELETE FROM t WHERE lower(a) = 'a'").await;
+    assert_eq!(client.count("t").await, 0);
+    server.stop();
+}

@@ -227,7 +227,8 @@ impl<'a> Statement<'a> {
             if self.text.is_some() {
                 check_altered(asked)?;
             }
-            check_replay(self.connection, kind, &self.sql.text)?;
+            // By itself, for those before it have run.
+            check_replay(self.connection, kind, self.text())?;
             referred::check(self.connection, asked)?;
         }
         Ok(statement)

@@ -47,7 +47,7 @@ const ZONED: &[&str] = &["timestamptz", "timetz", "zone"];
 const MACRO: &[&str] = &["function", "macro"];
 
 /// Refuses an alteration or an index that may not mean the same when the log is replayed, or a macro by which an index may not. To be asked
-/// in its transaction, before it runs.
+/// in its transaction, before it runs; of its whole script where it is in doubt which part of that it is.
 pub(in crate::engine) fn check_replay(
     connection: &Connection,
     kind: StatementKind,
