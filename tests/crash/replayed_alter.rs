@@ -364,3 +364,40 @@ async fn a_statement_of_a_script_is_judged_by_what_those_before_it_have_left() {
     assert_eq!(client.count("t").await, 0);
     server.stop();
 }
+
+/// DuckDB by itself makes them.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_would_be_refused_is_told_of_at_the_start_until_it_is_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = duckdb::Connection::open(directory.path().join("test.db")).unwrap();
+    let made = "
+        CREATE TABLE plain AS SELECT 1 AS i; CREATE INDEX of_column ON plain (i);
+        CREATE TABLE t AS SELECT 'A' AS a; CREATE INDEX lowered ON t (lower(a));
+        CREATE TABLE zoned AS SELECT TIMESTAMPTZ '2020-01-01 20:00:00+00' AS ts;
+        CREATE INDEX of_day ON zoned ((ts::DATE));
+        CHECKPOINT; CREATE MACRO lower(x, y) AS x || y; CHECKPOINT";
+    database.execute_batch(made).unwrap();
+    drop(database);
+    let warning = |index: &str| format!("DROP INDEX \"main\".\"{index}\"");
+    let server = ServerProcess::start_in(directory, &[]);
+    for index in ["lowered", "of_day"] {
+        server.until_told(&warning(index)).await;
+    }
+    assert!(!server.stderr().contains("of_column"));
+    let client = server.client().await;
+    for sql in [
+        "DROP INDEX lowered",
+        "DROP INDEX of_day",
+        "DROP MACRO lower",
+        "CREATE INDEX in_utc ON zoned ((make_timestamp(epoch_us(ts))::DATE))",
+        "DELETE FROM zoned",
+        "INSERT INTO t VALUES ('B')",
+    ] {
+        client.execute(sql).await;
+    }
+    let server = ServerProcess::start_in(server.kill(), &[]);
+    assert_eq!(server.client().await.count("t").await, 2);
+    let told = server.stderr();
+    assert!(!told.contains("DROP INDEX"), "{told}");
+    server.stop();
+}

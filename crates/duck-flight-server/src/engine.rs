@@ -244,6 +244,7 @@ impl Engine {
         };
         // Last, for after it the connections above could not be set up.
         lock_down(&set_up)?;
+        admission::warn_of_indexes(&set_up);
         Ok(Self(Arc::new(inner)))
     }
 

@@ -12,7 +12,9 @@ use std::cell::RefCell;
 
 use explained::explained;
 pub(super) use functions::called;
-pub(in crate::engine) use replayed::{check_beside, check_replay, remember_server_zone};
+pub(in crate::engine) use replayed::{
+    check_beside, check_replay, remember_server_zone, warn_of_indexes,
+};
 
 use super::deed::{Asked, Deed};
 use super::tokens::{Token, Tokens, contains_word, count_pairs, is_certain, statements};

@@ -20,6 +20,7 @@
 
 mod altered;
 mod beside;
+mod existing;
 mod indexed;
 mod surroundings;
 
@@ -33,6 +34,7 @@ use crate::error::{Error, Result};
 
 use altered::{Added, Altered, added_in_doubt};
 pub(in crate::engine) use beside::check_beside;
+pub(in crate::engine) use existing::warn_of_indexes;
 use indexed::{Indexed, may_depend_on_zone, may_have_expression};
 pub(in crate::engine) use surroundings::remember_server_zone;
 use surroundings::{Definition, Surroundings, names};
@@ -224,10 +226,6 @@ impl<'a> Logged<'a> {
 
     /// Why it is refused.
     fn refusal(&self, around: &Surroundings) -> Option<String> {
-        let of_index = || {
-            self.index_refusal(around)
-                .or_else(|| self.key_refusal(around))
-        };
         let of_alteration = || {
             self.added()
                 .and_then(|added| added.refusal(self.may_add_field))
@@ -236,10 +234,18 @@ impl<'a> Logged<'a> {
                 .or_else(|| self.binding_refusal(around))
                 .or_else(|| self.zone_refusal(around))
         };
-        let index = self.may_make_index.then(of_index).flatten();
-        index
+        self.refusal_of_index(around)
             .or_else(|| self.macro_refusal(around))
             .or_else(|| self.may_alter.then(of_alteration).flatten())
+    }
+
+    /// Why the index is refused that it makes, or may make.
+    fn refusal_of_index(&self, around: &Surroundings) -> Option<String> {
+        let refusal = || {
+            self.index_refusal(around)
+                .or_else(|| self.key_refusal(around))
+        };
+        self.may_make_index.then(refusal).flatten()
     }
 
     /// Whether it makes an index of an expression, or may do so.
