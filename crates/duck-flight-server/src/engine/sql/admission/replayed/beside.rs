@@ -53,7 +53,6 @@ pub(in crate::engine) fn check_beside(
 #[cfg(test)]
 mod tests {
     use super::super::check_replay;
-    use super::*;
     use crate::engine::ffi::{Database, StatementKind};
 
     #[test]
