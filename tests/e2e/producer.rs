@@ -456,6 +456,30 @@ const MOMENT: Duration = Duration::from_millis(20);
 const LOADED: &str =
     "CREATE TABLE t (batch_id BIGINT, timestamp TIMESTAMP, value DOUBLE, category VARCHAR)";
 
+async fn forget(client: &Client) {
+    let forget = Action::new("forget_producers", r#"{"producer":"p"}"#);
+    let forgotten = client.flight().do_action(forget).await;
+    let forgotten: Vec<_> = forgotten.unwrap().try_collect().await.unwrap();
+    assert_eq!(forgotten, [r#"{"forgotten":1}"#]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loader_that_is_fenced_because_its_producer_is_forgotten_says_so() {
+    let server = TestServer::start().await;
+    let client = server.client().await;
+    client.execute(LOADED).await;
+    let loading = tokio::spawn({
+        let address = server.address().to_owned();
+        async move { load(&address, resuming(Commit::Batch, MOMENT, 100_000)).await }
+    });
+    let some = async { while client.count("t").await < 30 {} };
+    soon("three batches", some).await;
+    forget(&client).await;
+    let report = soon("the loader's end", loading).await.unwrap();
+    let error = report.first_error.unwrap();
+    assert!(error.contains("has forgotten this producer"), "{error}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_loader_whose_producer_is_forgotten_ends_and_doubles_nothing() {
     for commit in [Commit::Stream, Commit::Batch] {
@@ -474,16 +498,17 @@ async fn a_loader_whose_producer_is_forgotten_ends_and_doubles_nothing() {
         // Where the loader does not come: a batch of it would be remembered again.
         let server = servers.start("127.0.0.1:0");
         let client = server.client().await;
-        let forget = Action::new("forget_producers", r#"{"producer":"p"}"#);
-        let forgotten = client.flight().do_action(forget).await;
-        let forgotten: Vec<_> = forgotten.unwrap().try_collect().await.unwrap();
-        assert_eq!(forgotten, [r#"{"forgotten":1}"#]);
+        forget(&client).await;
         end(server, "TERM");
         let server = servers.start(&address);
         let report = soon("the loader's end", loading).await.unwrap();
         assert!(!report.is_success(), "{report}");
         assert_eq!((report.lost, report.still_lost), (0, 0), "{report}");
         let error = report.first_error.unwrap();
+        assert!(error.contains("has forgotten this producer"), "{error}");
+        // The next process knows nothing but what is there.
+        let next = load(&address, resuming(commit, MOMENT, 3));
+        let error = soon("the next one's end", next).await.first_error.unwrap();
         assert!(error.contains("has forgotten this producer"), "{error}");
         let doubled = "SELECT batch_id FROM t GROUP BY batch_id HAVING count(*) <> 10";
         assert_eq!(server.client().await.rows(doubled).await, [""; 0]);

@@ -19,15 +19,22 @@ use crate::Batch;
 /// What a writer sends its batches to. Answers come in the order in which the batches were sent.
 pub trait Target: Send + 'static {
     /// Makes ready to send as a producer, and answers with the last of its sequences that is durable; 0 when
-    /// there is none. To be called before the first batch, and again after a failure; never for a writer that is
+    /// there is none. To be called before the first batch, and again after a failure or a `reset`; never for a writer that is
     /// not a producer. It may be dropped and called again.
     ///
     /// # Errors
     /// When the server cannot be asked, or does not let this producer send.
     fn locate(&mut self) -> impl Future<Output = Result<u64, Failure>> + Send;
 
-    /// Whether the table has rows of one of these batches, by their ids. To be called after [`Target::locate`], where the
-    /// producer is behind what was acknowledged; a `reset` follows where it is dropped.
+    /// The last of the producer's sequences that is durable, as [`Target::locate`] answers it, but for a producer that is not
+    /// to send: nothing is made ready, which would fence another process.
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    fn last_durable(&mut self) -> impl Future<Output = Result<u64, Failure>> + Send;
+
+    /// Whether the table has rows of one of these batches, by their ids. To be called after [`Target::locate`] or
+    /// [`Target::last_durable`]; a `reset` follows where it is dropped, or the end.
     ///
     /// # Errors
     /// When the table cannot be asked. The producer must be located again.

@@ -14,6 +14,8 @@ use crate::stats::Stats;
 use crate::target::{Failure, Outcome, Target};
 use crate::{Batch, BatchSource, Plan, Progress, Stop};
 
+use location::{not_ours, position};
+
 /// No producer of duck-load comes farther: that would be 30,000 batches a second for a year. A proof holds a bit for each
 /// batch.
 const MAX_SEQUENCE: u64 = 1 << 40;
@@ -133,7 +135,10 @@ impl<T: Target> Worker<T> {
             }
             match self.next_event(due).await {
                 Event::Answer(Ok(ack)) => self.acknowledge(ack),
-                Event::Answer(Err(failure)) => self.fail_waiting(&failure),
+                Event::Answer(Err(failure)) => {
+                    let failure = self.explain(failure).await;
+                    self.fail_waiting(&failure);
+                }
                 Event::StopRequested => self.stop(),
                 Event::Due if !self.located => self.locate().await,
                 Event::Due => self.send(),
@@ -423,54 +428,9 @@ impl<T: Target> Worker<T> {
     }
 }
 
-/// Asks how far a producer has come that had come to `durable`. Where it is behind that and the rows are there all the same,
-/// they are not lost but the producer is forgotten, and its batches would be taken for new ones. The first time, the table of
-/// a producer that has come anywhere must be there: without it all that was loaded is gone, and would count as loaded.
-async fn position<T: Target>(
-    target: &mut T,
-    source: &BatchSource,
-    durable: u64,
-    is_first: bool,
-) -> Result<u64, Failure> {
-    let last = target.locate().await?;
-    if is_first && last > 0 && !target.has_table().await? {
-        return Err(dropped(last));
-    }
-    if last < durable {
-        let lost = [last + 1, durable].map(|sequence| source.ids().id(sequence));
-        if target.holds(lost).await? {
-            return Err(forgotten(last, durable));
-        }
-    }
-    Ok(last)
-}
-
-fn forgotten(last: u64, durable: u64) -> Failure {
-    let message = format!(
-        "the server has forgotten this producer, which had come to {durable} and is at {last} now, and has the rows in \
-         between: sent again they would be there twice. Delete them, or go on as another --producer"
-    );
-    Failure::of_all(Outcome::Refused, message)
-}
-
-fn dropped(last: u64) -> Failure {
-    let message = format!(
-        "the server knows {last} batches of this producer, but the table is gone that they were loaded into: it would take \
-         them for duplicates. Run once with --forget to load them again, or go on as another --producer"
-    );
-    Failure::of_all(Outcome::Refused, message)
-}
-
 fn no_answer(timeout: Duration) -> Failure {
     let message = format!("no answer within {timeout:?}");
     Failure::of_all(Outcome::Unknown, message)
-}
-
-fn not_ours(last: u64) -> Failure {
-    let message = format!(
-        "the producer is at sequence {last}, to which duck-load did not bring it: give it a --producer of its own"
-    );
-    Failure::of_all(Outcome::Refused, message)
 }
 
 /// Waits until `deadline`, not at all when it has passed, and for ever when there is none.
@@ -484,6 +444,7 @@ async fn wait_until(deadline: Option<Instant>) {
 }
 
 mod failures;
+mod location;
 #[cfg(test)]
 mod producer_tests;
 #[cfg(test)]

@@ -41,6 +41,8 @@ pub(crate) struct FakeTarget {
     lost: VecDeque<Failure>,
     /// The ids of the batches that the table has, by their sequences; not those of earlier processes.
     held: BTreeMap<u64, i64>,
+    /// A batch, by its sequence and id, that is committed once it was asked where the producer is.
+    late: Option<(u64, i64)>,
     has_table: bool,
     seen: Arc<Mutex<Seen>>,
 }
@@ -68,6 +70,7 @@ impl FakeTarget {
             durable: 0,
             lost: VecDeque::new(),
             held: BTreeMap::new(),
+            late: None,
             has_table: true,
             seen: Arc::default(),
         }
@@ -78,6 +81,20 @@ impl FakeTarget {
         Self {
             durable,
             lost: lost.into(),
+            ..self
+        }
+    }
+
+    /// Has the rows of this batch, by its sequence and id, whatever it knows of the producer.
+    pub(crate) fn having(mut self, sequence: u64, id: i64) -> Self {
+        self.held.insert(sequence, id);
+        self
+    }
+
+    /// Commits this batch, by its sequence and id, once it has said for the first time where the producer is.
+    pub(crate) fn having_late(self, sequence: u64, id: i64) -> Self {
+        Self {
+            late: Some((sequence, id)),
             ..self
         }
     }
@@ -164,10 +181,19 @@ impl Target for FakeTarget {
 
     async fn locate(&mut self) -> Result<u64, Failure> {
         self.seen.lock().unwrap().located += 1;
-        match self.lost.pop_front() {
-            Some(failure) => Err(failure),
-            None => Ok(self.durable),
+        if let Some(failure) = self.lost.pop_front() {
+            return Err(failure);
         }
+        let last = self.durable;
+        if let Some((sequence, id)) = self.late.take() {
+            self.durable = sequence;
+            self.held.insert(sequence, id);
+        }
+        Ok(last)
+    }
+
+    async fn last_durable(&mut self) -> Result<u64, Failure> {
+        Ok(self.durable)
     }
 
     async fn holds(&mut self, ids: [i64; 2]) -> Result<bool, Failure> {

@@ -305,9 +305,8 @@ impl Target for FlightTarget {
         if self.silent {
             self.reconnect().await?;
         }
-        self.endings_located = self.endings.count();
         if self.options.commit == Commit::Stream {
-            return self.ask_position().await;
+            return self.last_durable().await;
         }
         // Put in its place before it is awaited, so that nothing is lost when the waiting is dropped.
         let put = self.put.take().unwrap_or_else(|| self.open_long());
@@ -316,6 +315,11 @@ impl Target for FlightTarget {
             self.put = None;
         }
         result
+    }
+
+    async fn last_durable(&mut self) -> Result<u64, Failure> {
+        self.endings_located = self.endings.count();
+        self.ask_position().await
     }
 
     async fn holds(&mut self, ids: [i64; 2]) -> Result<bool, Failure> {

@@ -80,6 +80,55 @@ async fn a_producer_that_the_server_has_forgotten_sends_nothing_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_producer_that_is_fenced_because_it_is_forgotten_says_so() {
+    for (plan, errors) in [(producer(plan(8)), 1), (resuming(pipelined(8, 2)), 2)] {
+        let mut script = vec![(millis(1), Answer::Ack); 30];
+        script[6].1 = Answer::Forget(lost(Outcome::Fenced));
+        let (report, seen) = run(&plan, FakeTarget::new(script)).await;
+        assert_eq!((report.batches, report.errors), (6, errors), "{report}");
+        let error = report.first_error.unwrap();
+        assert!(error.contains("has forgotten this producer"), "{error}");
+        assert!(sequences(&seen).is_sorted_by(|one, next| one < next));
+        // Only a producer that goes on is located: that fences others.
+        assert_eq!(seen.lock().unwrap().located, 1);
+    }
+}
+
+fn id(plan: &Plan, sequence: u64) -> i64 {
+    BatchSource::for_writers(plan, 1)[0].ids().id(sequence)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_process_of_a_producer_that_the_server_has_forgotten_sends_nothing() {
+    for plan in [
+        producer(plan(5)),
+        resuming(plan(5)),
+        resuming(pipelined(5, 2)),
+    ] {
+        // All is forgotten, or what came after an older state of it.
+        for last in [0, 2] {
+            let target = FakeTarget::steady(millis(1)).holding(last, []);
+            let target = target.having(last + 1, id(&plan, last + 1));
+            let (report, seen) = run(&plan, target).await;
+            assert_eq!((report.batches, report.errors), (0, 1), "{report}");
+            let error = report.first_error.unwrap();
+            assert!(error.contains("has forgotten this producer"), "{error}");
+            assert_eq!(sequences(&seen), [] as [u64; 0]);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_an_earlier_process_may_arrive_while_a_new_one_begins() {
+    let plan = resuming(plan(5));
+    let target = FakeTarget::steady(millis(1)).holding(2, []);
+    let (report, seen) = run(&plan, target.having_late(3, id(&plan, 3))).await;
+    assert!(report.is_success(), "{report}");
+    assert_eq!((report.batches, report.resumed), (2, 3));
+    assert_eq!(sequences(&seen), [4, 5]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_server_has_lost_of_earlier_runs_is_sent_again_too() {
     let mut script = vec![(millis(1), Answer::Ack); 30];
     script[1].1 = Answer::Restore(38, lost(Outcome::Retriable));

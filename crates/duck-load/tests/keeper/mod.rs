@@ -61,7 +61,7 @@ pub(crate) struct Kept {
     pub(crate) faults: HashMap<usize, Fault>,
     /// What is done to the table before it is read.
     pub(crate) spoil: Option<Spoil>,
-    /// Is told that the table was asked for; whoever asks gets no answer then.
+    /// Is told that the proof was asked for; whoever asks gets no answer then.
     pub(crate) asked: Option<Arc<Notify>>,
     /// Lets the ack go that waits.
     pub(crate) go_on: Arc<Notify>,
@@ -309,8 +309,13 @@ impl FlightService for Keeper {
         &self,
         request: Request<Ticket>,
     ) -> Result<Response<Self::DoGetStream>, Status> {
+        let ticket = request.into_inner().ticket;
+        let query = std::str::from_utf8(&ticket).unwrap();
+        let is_look = query.starts_with("SELECT 1 ");
         let asked = self.kept().asked.clone();
-        if let Some(asked) = asked {
+        if let Some(asked) = asked
+            && !is_look
+        {
             asked.notify_one();
             return std::future::pending().await;
         }
@@ -318,10 +323,8 @@ impl FlightService for Keeper {
         if let Some(spoil) = self.kept().spoil {
             spoil(&mut batches);
         }
-        let ticket = request.into_inner().ticket;
-        let asked = std::str::from_utf8(&ticket).unwrap();
-        Ok(Response::new(match asked.starts_with("SELECT 1 ") {
-            true => answers::first_held(&batches, asked),
+        Ok(Response::new(match is_look {
+            true => answers::first_held(&batches, query),
             false => answers::digests(&batches),
         }))
     }
