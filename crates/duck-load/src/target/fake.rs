@@ -25,6 +25,8 @@ pub(crate) enum Answer {
     Restore(u64, Failure),
     /// A failure, after which the producer is forgotten, and what was durable is there all the same.
     Forget(Failure),
+    /// A failure, after which the table is gone.
+    Drop(Failure),
     /// None, ever.
     Silence,
 }
@@ -160,6 +162,11 @@ impl Target for FakeTarget {
             }
             Answer::Forget(failure) => {
                 self.durable = 0;
+                self.working.clear();
+                return Err(failure);
+            }
+            Answer::Drop(failure) => {
+                self.has_table = false;
                 self.working.clear();
                 return Err(failure);
             }

@@ -28,9 +28,9 @@ impl<T: Target> Worker<T> {
 }
 
 /// Asks how far a producer has come that had come to `durable`. Where it is behind that and the rows are there all the same,
-/// they are not lost but the producer is forgotten, and its batches would be taken for new ones. The first time it is not known
-/// how far it had come, and the table of a producer that has come anywhere must be there: without it all that was loaded is
-/// gone, and would count as loaded.
+/// they are not lost but the producer is forgotten, and its batches would be taken for new ones; the first time it is not known
+/// how far it had come. The table of a producer that has come anywhere must be there: without it all that was loaded is gone,
+/// and would count as loaded.
 pub(super) async fn position<T: Target>(
     target: &mut T,
     source: &BatchSource,
@@ -41,7 +41,7 @@ pub(super) async fn position<T: Target>(
         true => first_position(target, source).await?,
         false => target.locate().await?,
     };
-    if is_first && last > 0 && !target.has_table().await? {
+    if last > 0 && !target.has_table().await? {
         return Err(dropped(last));
     }
     if is_forgotten(target, source, last, durable).await? {

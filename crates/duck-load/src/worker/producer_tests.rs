@@ -313,6 +313,19 @@ async fn a_producer_whose_table_is_gone_does_not_take_its_batches_for_loaded() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_producer_whose_table_is_gone_when_it_goes_on_ends_too() {
+    for plan in [producer(plan(5)), resuming(pipelined(5, 2))] {
+        let mut script = vec![(millis(1), Answer::Ack); 10];
+        script[2].1 = Answer::Drop(lost(Outcome::Unknown));
+        let (report, _) = run(&plan, FakeTarget::new(script)).await;
+        assert!(!report.is_success(), "{report}");
+        assert_eq!(report.batches, 2);
+        let error = report.first_error.unwrap();
+        assert!(error.contains("the table is gone"), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pipeline_goes_on_after_the_last_durable_batch() {
     let mut script = vec![(millis(1), Answer::Ack); 20];
     script[1].1 = Answer::Lose(lost(Outcome::Unknown));
