@@ -53,6 +53,8 @@ pub(crate) struct Worker<T> {
     failures_in_a_row: u32,
     /// The failures since the last ack.
     setback: Option<Setback>,
+    /// Puts that were given up without a word on what became of them, and that may still fence a later one.
+    abandoned_puts: u32,
     /// Whether the target is ready for batches: a producer asks first how far it has come.
     located: bool,
     /// What of the producer was durable before the run; known once it has been asked.
@@ -65,8 +67,6 @@ pub(crate) struct Worker<T> {
 struct Setback {
     since: Instant,
     times: u32,
-    /// Whether being fenced is one of them that it went on from.
-    fenced: bool,
 }
 
 /// A batch that has been sent at least once.
@@ -121,6 +121,7 @@ impl<T: Target> Worker<T> {
             unacknowledged: Vec::new(),
             failures_in_a_row: 0,
             setback: None,
+            abandoned_puts: 0,
             earlier: None,
             stopping: false,
         }

@@ -12,6 +12,10 @@ use crate::target::{Failure, Outcome, Target};
 /// After so many failures in a row that a retry did not mend, a writer gives up.
 const MAX_FAILURES_IN_A_ROW: u32 = 5;
 
+/// So many of the puts that were given up are remembered at most: two processes that send as one producer fence each other no
+/// more often.
+const MAX_ABANDONED_PUTS: u32 = 5;
+
 impl<T: Target> Worker<T> {
     pub(super) fn fail_to_locate(&mut self, failure: &Failure) {
         let ends_it = self.ends_a_producer(failure);
@@ -75,26 +79,27 @@ impl<T: Target> Worker<T> {
         }
     }
 
-    /// Whether a producer cannot go on after this failure, the next one since its last ack.
+    /// Whether a producer cannot go on after this failure. To be asked once for each.
     fn ends_a_producer(&mut self, failure: &Failure) -> bool {
         match failure.oldest {
             // A producer that left a batch out could never send it any more: what follows would overtake it.
             Outcome::Refused => true,
             Outcome::Fenced => !self.may_have_fenced_itself(),
-            Outcome::Retriable | Outcome::Unknown => false,
+            Outcome::Unknown => {
+                self.abandoned_puts = MAX_ABANDONED_PUTS.min(self.abandoned_puts + 1);
+                false
+            }
+            Outcome::Retriable => false,
         }
     }
 
-    /// Whether what fenced a producer may be a put of its own: one that it gave up after a failure, and that the server
-    /// looked at only after the next one. It is believed once before the next ack: another process fences again.
+    /// Whether what fenced a producer may be a put of its own: one that it gave up, and that a proxy or a server that stood still
+    /// brought forth only after a later one, whether or not that had acks already. Each is believed once: another process
+    /// fences again.
     fn may_have_fenced_itself(&mut self) -> bool {
-        match &mut self.setback {
-            Some(setback) if !setback.fenced => {
-                setback.fenced = true;
-                true
-            }
-            _ => false,
-        }
+        let may_have = self.abandoned_puts > 0;
+        self.abandoned_puts = self.abandoned_puts.saturating_sub(1);
+        may_have
     }
 
     /// Counts a failure since the last ack.
@@ -102,7 +107,6 @@ impl<T: Target> Worker<T> {
         let setback = self.setback.get_or_insert(Setback {
             since: Instant::now(),
             times: 0,
-            fenced: false,
         });
         setback.times = setback.times.saturating_add(1);
         *setback
