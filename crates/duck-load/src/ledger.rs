@@ -10,17 +10,38 @@ pub(crate) struct Ledger {
     sent: u64,
     /// Those of them without an ack, in order: few, for a writer gives up when they become many.
     unacknowledged: Vec<u64>,
+    end: End,
+}
+
+/// Why a writer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The plan wanted nothing more of it, and nothing that was lost is left to be sent again.
+    Done,
+    /// It gave up, or was asked to end.
+    Early,
 }
 
 impl Ledger {
-    pub(crate) fn new(source: BatchSource, sent: u64, mut unacknowledged: Vec<u64>) -> Self {
+    pub(crate) fn new(
+        source: BatchSource,
+        sent: u64,
+        mut unacknowledged: Vec<u64>,
+        end: End,
+    ) -> Self {
         unacknowledged.sort_unstable();
         unacknowledged.dedup();
         Self {
             source,
             sent,
             unacknowledged,
+            end,
         }
+    }
+
+    /// Why the writer ended.
+    pub(crate) fn end(&self) -> End {
+        self.end
     }
 
     /// Makes the batches again.

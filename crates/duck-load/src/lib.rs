@@ -51,7 +51,7 @@ use duck_flight_protocol::{ConnectError, ConnectOptions};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use crate::ledger::Ledger;
+use crate::ledger::{End, Ledger};
 use crate::stats::Stats;
 use crate::worker::Worker;
 
@@ -131,30 +131,22 @@ async fn run_recorded<T: Target>(
     let (stats, ledgers): (Vec<_>, Vec<_>) = done.into_iter().map(|(_, done)| done).unzip();
     let stats = stats.into_iter().reduce(Stats::merge).unwrap_or_default();
     progress.finish();
-    let is_fulfilled = is_fulfilled(plan, &ledgers, &stats);
+    // One without an end never is.
+    let is_fulfilled = stats.still_lost == 0 && unfinished(&ledgers).next().is_none();
     let interrupted = stop.is_requested() && !is_fulfilled;
     let mut report = Report::new(plan, writer_count, &stats, interrupted);
-    if !is_fulfilled {
-        report.unsent = unsent(plan, &ledgers);
-    }
+    report.unsent = unsent(plan, &ledgers);
     (report, ledgers)
 }
 
-/// Batches of the plan that no writer came to.
+/// Batches of the plan that writers did not come to before they gave up, or were asked to end.
 fn unsent(plan: &Plan, ledgers: &[Ledger]) -> u64 {
     let most = plan.batches.map_or(0, NonZeroU64::get);
-    let left = ledgers.iter().map(|it| most.saturating_sub(it.sent()));
+    let left = unfinished(ledgers).map(|it| most.saturating_sub(it.sent()));
     left.sum()
 }
 
-/// Whether a run sent all batches of its plan, or for as long as the plan says, and what the server lost of them again. One
-/// without an end never does.
-fn is_fulfilled(plan: &Plan, ledgers: &[Ledger], stats: &Stats) -> bool {
-    let all_sent = plan
-        .batches
-        .is_some_and(|most| ledgers.iter().all(|ledger| ledger.sent() >= most.get()));
-    let is_over = plan
-        .duration
-        .is_some_and(|duration| stats.elapsed() >= duration);
-    stats.still_lost == 0 && (all_sent || is_over)
+/// The writers that ended before the plan was fulfilled, or before what the server lost of it was sent again.
+fn unfinished(ledgers: &[Ledger]) -> impl Iterator<Item = &Ledger> {
+    ledgers.iter().filter(|ledger| ledger.end() != End::Done)
 }

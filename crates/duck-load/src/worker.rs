@@ -9,7 +9,7 @@ use std::time::Duration;
 use duck_flight_protocol::Ack;
 use tokio::time::{Instant, sleep_until};
 
-use crate::ledger::Ledger;
+use crate::ledger::{End, Ledger};
 use crate::stats::Stats;
 use crate::target::{Failure, Outcome, Target};
 use crate::{Batch, BatchSource, Plan, Progress, Stop};
@@ -149,7 +149,7 @@ impl<T: Target> Worker<T> {
                 }
             }
         }
-        let ended = Instant::now();
+        let (end, ended) = (self.end(), Instant::now());
         self.close().await;
         self.stats.ran(self.started, ended);
         self.count_what_is_not_restored();
@@ -157,7 +157,7 @@ impl<T: Target> Worker<T> {
         self.unacknowledged
             .retain(|sequence| *sequence > self.recorded);
         let sent = self.made.max(self.furthest);
-        let ledger = Ledger::new(self.source, sent, self.unacknowledged);
+        let ledger = Ledger::new(self.source, sent, self.unacknowledged, end);
         (self.stats, ledger)
     }
 
@@ -180,12 +180,20 @@ impl<T: Target> Worker<T> {
         if !self.again.is_empty() {
             return Some(self.not_before);
         }
-        // What was sent before and is lost is not new: it is sent again whatever the plan says.
-        let is_new = self.made >= self.furthest;
-        if self.stopping || is_new && self.has_all_of_the_plan() {
+        if self.stopping || self.end() == End::Done {
             return None;
         }
         Some(self.planned().max(self.not_before))
+    }
+
+    /// Why it ends, were it to end now.
+    fn end(&self) -> End {
+        // What was sent before and is lost is not new: it is sent again whatever the plan says.
+        let is_new = self.made >= self.furthest;
+        match is_new && self.has_all_of_the_plan() {
+            true => End::Done,
+            false => End::Early,
+        }
     }
 
     /// Whether the plan wants no further batch to be made.

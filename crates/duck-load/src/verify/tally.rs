@@ -220,6 +220,7 @@ impl Bits {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::End;
     use crate::{BatchSource, Plan};
 
     const ROWS: u64 = 1000;
@@ -233,7 +234,7 @@ mod tests {
         let sources = BatchSource::for_writers(&plan, 2);
         let unacknowledged = [vec![], vec![5, 4]];
         let both = sources.into_iter().zip(unacknowledged);
-        both.map(|(source, unacknowledged)| Ledger::new(source, 5, unacknowledged))
+        both.map(|(source, unacknowledged)| Ledger::new(source, 5, unacknowledged, End::Done))
             .collect()
     }
 
@@ -335,12 +336,12 @@ unacked    1 of 2 batches without an ack found once, the others not at all"
             ..Plan::new("t")
         };
         let source = BatchSource::for_writers(&plan, 1).remove(0);
-        let ledgers = [Ledger::new(source.clone(), 5, vec![])];
+        let ledgers = [Ledger::new(source.clone(), 5, vec![], End::Done)];
         assert_eq!(
             Tally::new(&ledgers, ROWS).condition().unwrap(),
             "batch_id BETWEEN 100 AND 104 AND (batch_id >> 24) IN (0)"
         );
-        let nothing = [Ledger::new(source, 0, vec![])];
+        let nothing = [Ledger::new(source, 0, vec![], End::Done)];
         let tally = Tally::new(&nothing, ROWS);
         assert_eq!(tally.condition(), None);
         assert!(tally.finish().verified);

@@ -315,6 +315,25 @@ async fn the_fewer_of_batches_and_duration_ends_the_sending() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn batches_for_which_the_duration_has_no_time_are_not_missed() {
+    let plan = Plan {
+        interval: Some(millis(100)),
+        duration: Some(millis(1000)),
+        ..plan(50)
+    };
+    // The last one is sent, and answered, before the time is over.
+    let (report, _) = run(&plan, FakeTarget::steady(millis(1))).await;
+    assert_eq!((report.batches, report.unsent), (10, 0), "{report}");
+    assert!(!report.interrupted);
+    // Those of a writer that gave up are, however long the others went on.
+    let refused = FakeTarget::new(vec![(millis(1), failure(Outcome::Refused))]);
+    let targets = vec![refused, FakeTarget::steady(millis(1))];
+    let report = crate::run(&plan, targets, Progress::silent(), Stop::never()).await;
+    assert_eq!((report.batches, report.errors), (10, 5), "{report}");
+    assert_eq!(report.unsent, 45);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_sends_nothing_more_and_waits_for_outstanding_acks() {
     let plan = Plan {
         batches: None,
