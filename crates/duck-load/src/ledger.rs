@@ -20,6 +20,8 @@ pub(crate) enum End {
     Done,
     /// It gave up, or was asked to end.
     Early,
+    /// The same, before it had learned what its producer has loaded already.
+    Unlocated,
 }
 
 impl Ledger {

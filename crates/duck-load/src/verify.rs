@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::digest::Digest;
-use crate::ledger::Ledger;
+use crate::ledger::{End, Ledger};
 use crate::target::{Failure, Outcome};
 use crate::{Plan, Progress, retry};
 
@@ -81,6 +81,17 @@ pub(crate) async fn verify(
     ledgers: &[Ledger],
     progress: &Progress,
 ) -> Verification {
+    let is_unknown = |ledger: &Ledger| ledger.end() == End::Unlocated;
+    if plan.resume
+        && let Some(writer) = ledgers.iter().position(is_unknown)
+    {
+        // What earlier processes have loaded is to be proved, too.
+        let message = format!(
+            "nothing to prove, for writer {} never came to know what its producer had loaded",
+            writer + 1
+        );
+        return Tally::new(ledgers, plan.rows.get().into()).fail(message);
+    }
     let started = Instant::now();
     let patience = || plan.give_up_after.saturating_sub(started.elapsed());
     let mut attempt = 1;

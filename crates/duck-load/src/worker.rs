@@ -188,6 +188,10 @@ impl<T: Target> Worker<T> {
 
     /// Why it ends, were it to end now.
     fn end(&self) -> End {
+        if self.plan.producer.is_some() && self.earlier.is_none() {
+            // Whatever the time: nobody has said yet what there is left to do.
+            return End::Unlocated;
+        }
         // What was sent before and is lost is not new: it is sent again whatever the plan says.
         let is_new = self.made >= self.furthest;
         match is_new && self.has_all_of_the_plan() {

@@ -1,3 +1,4 @@
+use duck_flight_protocol::ConnectOptions;
 use tokio::time::sleep;
 
 use super::tests::{ROWS, failure, millis, pipelined, plan, run, run_until, sequences};
@@ -428,6 +429,48 @@ async fn a_server_that_cannot_be_asked_is_asked_again() {
     let (report, seen) = run(&producer(plan(2)), target).await;
     assert!(report.is_success(), "{report}");
     assert_eq!(seen.lock().unwrap().located, 3);
+}
+
+/// A resuming producer with forty batches, whose time is over long before the server says so.
+fn hardly_located(failures: usize) -> (Plan, FakeTarget) {
+    let plan = Plan {
+        batches: None,
+        duration: Some(millis(50)),
+        give_up_after: Duration::from_secs(60),
+        ..resuming(plan(1))
+    };
+    let failures = vec![lost(Outcome::Retriable); failures];
+    (plan, FakeTarget::steady(millis(1)).holding(40, failures))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_is_located_even_when_its_time_is_over() {
+    let (plan, target) = hardly_located(5);
+    let (report, seen) = run(&plan, target).await;
+    assert!(report.is_success() && !report.interrupted, "{report}");
+    assert_eq!((report.resumed, report.batches), (40, 0));
+    assert_eq!(seen.lock().unwrap().located, 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_producer_that_is_never_located_there_is_nothing_to_prove() {
+    // It gives up, or is asked to end when its time is over.
+    for (stop_after, errors) in [(millis(3_600_000), 1), (millis(500), 0)] {
+        let stop = Stop::on(sleep(stop_after));
+        let (plan, target) = hardly_located(1000);
+        let (report, ledgers) =
+            crate::run_recorded(&plan, vec![target], Progress::silent(), stop).await;
+        assert_eq!((report.errors, report.resumed), (errors, 0), "{report}");
+        assert_eq!(report.interrupted, errors == 0, "{report}");
+        // Nobody is asked there.
+        let server = ConnectOptions {
+            server: "localhost:1".to_owned(),
+        };
+        let proof = crate::verify::verify(&server, &plan, &ledgers, &Progress::silent()).await;
+        assert!(!proof.verified, "{proof}");
+        let error = proof.error.unwrap();
+        assert!(error.starts_with("nothing to prove"), "{error}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
