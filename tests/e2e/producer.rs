@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_flight::Action;
 use duck_flight_protocol::{Commit, ConnectOptions, PutOptions};
-use duck_load::{BatchSource, FlightTarget, Plan, Progress, Report, Stop, Target};
+use duck_load::{BatchSource, FlightTarget, Outcome, Plan, Progress, Report, Stop, Target};
 use duck_tests::{
     Answer, Client, OpenPut, PATIENCE, ServerProcess, TestServer, assert_refused, ints, options,
     soon, start,
@@ -583,5 +583,29 @@ async fn a_batch_is_not_in_doubt_whose_loader_lost_its_connection_before() {
     target.send(&source.next_batch()).unwrap();
     let ack = soon("an ack", target.answer()).await.unwrap();
     assert_eq!((ack.rows, client.count("t").await), (10, 20));
+    end(server, "TERM");
+}
+
+/// On one thread, as above.
+#[tokio::test]
+async fn a_later_server_is_not_asked_for_the_rows_of_the_one_before() {
+    let servers = Servers::new();
+    let server = servers.start("127.0.0.1:0");
+    let connect = ConnectOptions {
+        server: server.address().to_owned(),
+    };
+    let plan = resuming(Commit::Stream, MOMENT, 1);
+    let targets = FlightTarget::connect_all(&connect, &plan, &Progress::silent()).await;
+    let mut target = targets.unwrap().remove(0);
+    assert_eq!(soon("a position", target.locate()).await.unwrap(), 0);
+    assert!(!soon("an answer", target.has_table()).await.unwrap());
+    end(server, "KILL");
+    let server = servers.start(&connect.server);
+    let client = server.client().await;
+    assert_eq!(client.count("duck_flight.producers").await, 0);
+    let failure = soon("an answer", target.holds([1, 1])).await.unwrap_err();
+    assert_eq!(failure.oldest, Outcome::Retriable, "{failure:?}");
+    assert_eq!(soon("a position", target.locate()).await.unwrap(), 0);
+    assert!(!soon("an answer", target.holds([1, 1])).await.unwrap());
     end(server, "TERM");
 }

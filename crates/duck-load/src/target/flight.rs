@@ -155,15 +155,21 @@ impl FlightTarget {
         put
     }
 
+    /// Finds that the connection has ended over which the producer was located.
+    fn check_connection(&self) -> Result<(), Failure> {
+        if self.endings.count() == self.endings_located {
+            return Ok(());
+        }
+        let message = "the connection has ended";
+        Err(Failure::of_all(Outcome::Retriable, message))
+    }
+
     fn send_put(&mut self, batch: &Batch) -> Result<(), Failure> {
         let mut schema = self.encoder.schema.clone();
         if self.options.producer.is_some() {
-            if self.endings.count() != self.endings_located {
-                // Over another connection another server may answer. One that knows less would take the batch all the same,
-                // and what lies before it could never be sent again.
-                let message = "the connection has ended";
-                return Err(Failure::of_all(Outcome::Retriable, message));
-            }
+            // Over another connection another server may answer. One that knows less would take the batch all the same, and
+            // what lies before it could never be sent again.
+            self.check_connection()?;
             let options = PutOptions {
                 sequence: Some(batch.sequence),
                 ..self.options.clone()
@@ -223,7 +229,12 @@ impl FlightTarget {
     async fn count_rows(&mut self, condition: &str, limit: u8) -> Result<Option<usize>, Failure> {
         let table = self.options.table.to_sql();
         let query = format!("SELECT 1 FROM {table} WHERE {condition} LIMIT {limit}");
-        match self.ask(query).await {
+        let answer = self.ask(query).await;
+        if self.options.commit == Commit::Stream {
+            // What another server has, such as an older copy, says nothing of what the first one had. A long put ends by itself.
+            self.check_connection()?;
+        }
+        match answer {
             Ok(rows) => Ok(Some(rows)),
             Err(FlightError::Tonic(status)) if status.code() == Code::NotFound => Ok(None),
             Err(error) => {
