@@ -337,7 +337,7 @@ async fn a_snapshot_stays_as_it_is_while_full_groups_are_committed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loaders_proof_fails_for_a_row_that_has_lost_its_time_or_whose_category_has_grown() {
+async fn a_loaders_proof_fails_for_rows_that_have_changed() {
     let (server, client) = start().await;
     let plan = Plan {
         producer: Some("p".into()),
@@ -349,16 +349,27 @@ async fn a_loaders_proof_fails_for_a_row_that_has_lost_its_time_or_whose_categor
     let sound = run(&server, plan.clone()).await;
     assert!(sound.is_success(), "{sound}");
     client.execute("CREATE TABLE kept AS FROM t").await;
-    for damage in ["timestamp = NULL", "category = category || 'X'"] {
-        client
-            .execute(&format!(
-                "UPDATE t SET {damage} WHERE rowid = (SELECT min(rowid) FROM t)"
-            ))
-            .await;
+    let first = "WHERE rowid = (SELECT min(rowid) FROM t)";
+    // Two values that a double can hold as exactly after they have changed.
+    let two = "(SELECT min(rowid) AS low, max(rowid) AS high FROM t WHERE \"value\" BETWEEN 66 AND 98 AND category = 'A' \
+               AND batch_id = (SELECT min(batch_id) FROM t)) WHERE t.rowid IN (low, high)";
+    let opposite = |by: &str| {
+        format!("\"value\" = \"value\" + CASE t.rowid WHEN low THEN {by} ELSE -{by} END FROM {two}")
+    };
+    for damage in [
+        format!("timestamp = NULL {first}"),
+        format!("category = category || 'X' {first}"),
+        format!("\"value\" = 'nan' {first}"),
+        format!("\"value\" = NULL {first}"),
+        opposite("1"),
+        opposite("pow(2, -46)"),
+        opposite("(pow(2, 31) - 1) / pow(2, 46)"),
+    ] {
+        client.execute(&format!("UPDATE t SET {damage}")).await;
         let report = run(&server, plan.clone()).await;
         assert_eq!(report.batches, 0, "{report}");
         let proof = report.verification.unwrap();
-        assert!(proof.to_string().contains("1 damaged"), "{proof}");
+        assert!(proof.to_string().contains("1 damaged"), "{damage}: {proof}");
         client
             .execute("DELETE FROM t; INSERT INTO t FROM kept")
             .await;

@@ -15,7 +15,7 @@ use crate::ids::{BLOCK_BITS, Ids, mixed, stable_hash};
 const CATEGORIES: [u8; 4] = *b"ABCD";
 
 /// The largest value, not reached.
-const VALUE_LIMIT: f64 = 100.0;
+pub(crate) const VALUE_LIMIT: f64 = 100.0;
 
 /// The timestamp of a producer's sequence 0, in microseconds: the start of 2024, UTC.
 const PRODUCER_EPOCH_MICROS: i64 = 1_704_067_200_000_000;

@@ -63,7 +63,7 @@ pub(super) fn digests(batches: &[RecordBatch]) -> BoxStream<'static, Result<Flig
             let micros = i128::from(times.value(row));
             *rows += 1;
             *value_sum += steps;
-            *pair_sum += steps % ((1 << 31) - 1) * letter;
+            *pair_sum += pair(steps, letter);
             *first = micros.min(*first);
             *last = micros.max(*last);
         }
@@ -89,6 +89,12 @@ pub(super) fn digests(batches: &[RecordBatch]) -> BoxStream<'static, Result<Flig
     ])
     .unwrap();
     encoded(answer)
+}
+
+fn pair(steps: i128, letter: i128) -> i128 {
+    let (one, other) = ((1 << 31) - 1, (1 << 31) - 19);
+    let shifted = steps % one + letter;
+    (shifted * shifted % one) * (steps % other * (steps % other) % other)
 }
 
 fn encoded(answer: RecordBatch) -> BoxStream<'static, Result<FlightData, Status>> {
