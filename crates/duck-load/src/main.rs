@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, anyhow};
-use duck_flight_protocol::ConnectOptions;
+use duck_flight_protocol::{ConnectOptions, escape_controls, escape_controls_in_lines};
 use duck_load::args::{Args, Format};
 use duck_load::{Plan, Progress, Stop};
 use tokio::sync::oneshot;
@@ -20,8 +20,9 @@ async fn main() -> ExitCode {
     match run(args).await {
         Ok(code) => code,
         Err(error) => {
+            let message = escape_controls_in_lines(&format!("{error:#}"));
             // Nobody is left to hear that even this fails.
-            let _ = writeln!(io::stderr(), "error: {error:#}");
+            let _ = writeln!(io::stderr(), "error: {message}");
             ExitCode::FAILURE
         }
     }
@@ -59,7 +60,9 @@ async fn forget(server: &ConnectOptions, plan: &Plan, format: Format) -> anyhow:
     print(&match format {
         Format::Text => format!(
             "forgotten  {} of the {} producers asked for, in table {}",
-            answer.forgotten, plan.writers, plan.table
+            answer.forgotten,
+            plan.writers,
+            escape_controls(&plan.table.to_string())
         ),
         Format::Json => serde_json::to_string(&answer).context("encode the answer")?,
     })?;

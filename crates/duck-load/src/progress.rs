@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use duck_flight_protocol::escape_controls_in_lines;
 use indicatif::{HumanFloatCount, ProgressBar, ProgressState, ProgressStyle};
 
 use crate::Plan;
@@ -46,8 +47,10 @@ impl Progress {
         Self { bar: Some(bar) }
     }
 
-    /// Says one line, above the bar. Where nobody reads stderr any more, the run goes on all the same.
+    /// Says one line, above the bar, which a terminal shows and does not obey. Where nobody reads stderr any more, the run goes on
+    /// all the same.
     pub fn say(&self, line: &str) {
+        let line = escape_controls_in_lines(line);
         match &self.bar {
             None => {}
             // A hidden bar would swallow the line.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use chrono::SecondsFormat;
-use duck_flight_protocol::{Commit, TableName};
+use duck_flight_protocol::{Commit, TableName, escape_controls, escape_controls_in_lines};
 use serde::Serialize;
 
 use crate::stats::Stats;
@@ -157,6 +157,7 @@ impl Report {
 
     /// Who sent, and what of it was there already.
     fn write_producer(&self, f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+        let name = escape_controls(name);
         match self.writers {
             1 => writeln!(f, "producer   {name}")?,
             writers => writeln!(f, "producer   {name}-1 to {name}-{writers}")?,
@@ -210,7 +211,7 @@ impl Report {
             self.errors, self.retries
         )?;
         if let Some(error) = &self.first_error {
-            write!(f, "\nbecause    {error}")?;
+            write!(f, "\nbecause    {}", escape_controls_in_lines(error))?;
         }
         if self.unsent > 0 {
             let unsent = Batches(self.unsent);
@@ -248,10 +249,11 @@ impl Report {
     }
 }
 
-/// The summary for people.
+/// The summary for people, which a terminal shows and does not obey.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "table      {}", self.table)?;
+        let table = self.table.to_string();
+        writeln!(f, "table      {}", escape_controls(&table))?;
         if let Some(name) = &self.producer {
             self.write_producer(f, name)?;
         }
@@ -363,6 +365,32 @@ errors     5   retries 0   unknown 0
 because    no such column
 note       995 batches of the plan not sent";
         assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[test]
+    fn the_summary_does_not_move_the_cursor_and_the_json_has_everything_as_it_is() {
+        let plan = Plan {
+            producer: Some("p\u{202E}".into()),
+            ..Plan::new("t\u{1b}[31m\n")
+        };
+        let mut report = Report::new(&plan, 1, &Stats::default(), false);
+        report.first_error = Some("no\u{7}\nLINE 1".into());
+        report.verification = Some(Verification {
+            error: Some("none\u{9b}".into()),
+            ..Verification::default()
+        });
+        let text = report.to_string();
+        for expected in [
+            "table      t\\x1B[31m\\n\n",
+            "producer   p\\u{202E}\n",
+            "because    no\\x07\nLINE 1\n",
+            "could not be asked: none\\u{9B}",
+        ] {
+            assert!(text.contains(expected), "{text}");
+        }
+        let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        assert_eq!(json["table"], "t\u{1b}[31m\n");
+        assert_eq!(json["first_error"], "no\u{7}\nLINE 1");
     }
 
     #[test]

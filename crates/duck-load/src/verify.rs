@@ -11,7 +11,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use arrow_flight::Ticket;
 use arrow_flight::error::FlightError;
-use duck_flight_protocol::{ConnectError, ConnectOptions};
+use duck_flight_protocol::{ConnectError, ConnectOptions, escape_controls_in_lines};
 use futures::TryStreamExt;
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
@@ -167,6 +167,7 @@ impl fmt::Display for Verification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = if self.verified { "verified" } else { "FAILED" };
         if let Some(error) = &self.error {
+            let error = escape_controls_in_lines(error);
             return write!(f, "{verdict:<10} the table could not be asked: {error}");
         }
         write!(

@@ -74,6 +74,19 @@ async fn what_the_server_turns_down_for_now_is_sent_again() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_says_does_not_move_the_cursor() {
+    let keeper = Keeper::new([(1, Fault::Refuse)]);
+    let server = keeper.serve().await.server;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_duck-load"));
+    command.args(["--server", &server, "--batches", "1"]);
+    let output = tokio::task::spawn_blocking(move || command.output()).await;
+    let output = output.unwrap().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("the queue is full\\x07"), "{said:?}");
+}
+
 #[tokio::test]
 async fn a_large_batch_goes_into_one_put_as_several_messages() {
     let keeper = Keeper::new([]);

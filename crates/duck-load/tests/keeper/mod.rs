@@ -162,7 +162,7 @@ impl Keeper {
         let (fault, ack) = self.take_now(unit);
         match fault {
             None => Ok(ack),
-            Some(Fault::Refuse) => Err(Status::resource_exhausted("the queue is full")),
+            Some(Fault::Refuse) => Err(Status::resource_exhausted("the queue is full\u{7}")),
             Some(Fault::Fence) => Err(Status::aborted("fenced: by a later stream")),
             Some(Fault::Pause) => {
                 let go_on = self.kept().go_on.clone();

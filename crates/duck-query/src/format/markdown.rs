@@ -1,10 +1,11 @@
 //! Markdown tables.
 
+use std::borrow::Cow;
 use std::io;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
-use duck_flight_protocol::escape_controls_in_lines;
+use duck_flight_protocol::{escape_controls, escape_controls_in_lines};
 
 use super::{Printer, Sink, columns};
 use crate::type_name::is_numeric;
@@ -20,10 +21,7 @@ impl MarkdownPrinter {
     pub(super) fn new(schema: &Schema, null: String) -> Self {
         let fields = schema.fields().iter();
         Self {
-            names: fields
-                .clone()
-                .map(|field| escape_controls_in_lines(field.name()))
-                .collect(),
+            names: fields.clone().map(|field| field.name().clone()).collect(),
             are_numeric: fields.map(|field| is_numeric(field)).collect(),
             null,
         }
@@ -70,16 +68,18 @@ impl Printer for MarkdownPrinter {
     }
 }
 
-/// Escapes what was written from `start` on for the inside of a table.
+/// Escapes what was written from `start` on for the inside of a table, and for a terminal, which shows it and does not obey it.
 fn escape(out: &mut String, start: usize) {
-    if !out[start..].contains(['|', '\n', '\r']) {
+    let written = &out[start..];
+    if !written.contains('|') && matches!(escape_controls(written), Cow::Borrowed(_)) {
         return;
     }
-    let text = out.split_off(start).replace("\r\n", "\n");
-    for character in text.chars() {
+    let lines = out.split_off(start).replace("\r\n", "\n");
+    let harmless = escape_controls_in_lines(&lines.replace('\r', "\n"));
+    for character in harmless.chars() {
         match character {
             '|' => out.push_str("\\|"),
-            '\n' | '\r' => out.push_str("<br>"),
+            '\n' => out.push_str("<br>"),
             other => out.push(other),
         }
     }
@@ -102,11 +102,13 @@ mod tests {
     }
 
     #[test]
-    fn a_name_does_not_move_the_cursor() {
-        let batch = words(&[("a\u{1b}[31m\u{202E}\n|b", "w")]);
+    fn neither_a_name_nor_a_value_moves_the_cursor() {
+        let batch = words(&[("a\u{1b}[31m\u{202E}\n|b", "w\u{1b}[2J\u{202E}\r\n\r|\t")]);
         assert_eq!(
             printed(&unlimited(Format::Markdown), &[batch]),
-            "| a\\x1B[31m\\u{202E}<br>\\|b |\n| --- |\n| w |\n"
+            "| a\\x1B[31m\\u{202E}<br>\\|b |\n\
+             | --- |\n\
+             | w\\x1B[2J\\u{202E}<br><br>\\|\\t |\n"
         );
     }
 }
