@@ -16,8 +16,7 @@ use crate::{Batch, BatchSource, Plan, Progress, Stop};
 
 use location::{not_ours, position};
 
-/// No producer of duck-load comes farther: that would be 30,000 batches a second for a year. A proof holds a bit for each
-/// batch.
+/// No producer of duck-load comes farther: that would be 30,000 batches a second for a year.
 const MAX_SEQUENCE: u64 = 1 << 40;
 
 /// One writer of a run.

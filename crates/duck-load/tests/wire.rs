@@ -346,6 +346,30 @@ async fn a_proof_fails_when_what_was_acknowledged_is_lost_and_not_sent_again() {
     }
 }
 
+/// As where the sequences of the producer are times that somebody else has given.
+#[tokio::test]
+async fn a_proof_takes_no_longer_the_farther_others_have_brought_the_producer() {
+    for (last, expected) in [
+        (1 << 33, "; 8589934592 missing, "),
+        (
+            1 << 40,
+            "is at sequence 1099511627776, and a proof goes up to 17179869184",
+        ),
+    ] {
+        let keeper = Keeper::new([]);
+        let committed = vec![last];
+        keeper.kept().producers.insert("events".into(), committed);
+        let plan = Plan {
+            writers: NonZeroUsize::MIN,
+            ..resuming(Commit::Batch)
+        };
+        let report = keeper.load(&plan).await;
+        assert!(!report.is_success(), "{report}");
+        let proof = report.verification.unwrap();
+        assert!(proof.to_string().contains(expected), "{proof}");
+    }
+}
+
 #[tokio::test]
 async fn an_unknown_batch_of_a_plain_load_may_be_there_or_not() {
     for (fault, present) in [(Fault::LoseAck, 1), (Fault::Cut, 0)] {

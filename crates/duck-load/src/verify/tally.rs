@@ -1,11 +1,14 @@
 //! Compares what is in the table with what was sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{Offender, Verification};
 use crate::digest::Digest;
 use crate::ids::BLOCK_BITS;
 use crate::ledger::Ledger;
+
+/// How many blocks of ids a query names; it has a list of them, and a server has a limit on its length.
+const MAX_BLOCKS_NAMED: usize = 4096;
 
 /// Takes what the table holds of each batch, in any order, and comes to a verdict.
 pub(super) struct Tally<'a> {
@@ -19,12 +22,13 @@ pub(super) struct Tally<'a> {
 struct Writer<'a> {
     ledger: &'a Ledger,
     found: Bits,
+    /// How many of the batches found are acknowledged, whatever became of them.
+    acknowledged_found: u64,
 }
 
 /// What one batch came to.
 enum Finding {
     Once,
-    Missing,
     Doubled,
     Damaged(&'static str),
 }
@@ -58,10 +62,14 @@ impl<'a> Tally<'a> {
         let sent = self.writers.iter().filter(|w| w.ledger.sent() > 0);
         let ranges = sent.map(|w| w.ledger.source().ids().range(w.ledger.sent()));
         let (first, last) = ranges.reduce(|(a, b), (c, d)| (a.min(c), b.max(d)))?;
+        let range = format!("batch_id BETWEEN {first} AND {last}");
+        if self.by_block.len() > MAX_BLOCKS_NAMED {
+            return Some(range);
+        }
         let blocks: Vec<_> = self.by_block.keys().map(ToString::to_string).collect();
         // The range lets DuckDB skip what it has statistics of; the blocks leave out who loads at the same time.
         Some(format!(
-            "batch_id BETWEEN {first} AND {last} AND (batch_id >> {BLOCK_BITS}) IN ({})",
+            "{range} AND (batch_id >> {BLOCK_BITS}) IN ({})",
             blocks.join(", ")
         ))
     }
@@ -73,20 +81,23 @@ impl<'a> Tally<'a> {
         };
         let rows = u64::try_from(digest.rows).unwrap_or(0);
         self.proof.rows_found += rows;
-        let found_before = self.writers[writer].found.set(sequence);
+        let it = &mut self.writers[writer];
+        let found_before = it.found.set(sequence);
         debug_assert!(!found_before, "a GROUP BY names a batch once");
-        let finding = self.writers[writer].judge(sequence, digest, self.rows_per_batch);
+        let is_acknowledged = it.ledger.is_acknowledged(sequence);
+        it.acknowledged_found += u64::from(is_acknowledged && !found_before);
+        let finding = it.judge(sequence, digest, self.rows_per_batch);
         self.count(writer, sequence, rows, &finding);
     }
 
     /// The verdict.
     pub(super) fn finish(mut self) -> Verification {
         for writer in 0..self.writers.len() {
-            for sequence in 1..=self.writers[writer].ledger.sent() {
-                let it = &self.writers[writer];
-                if !it.found.get(sequence) && it.ledger.is_acknowledged(sequence) {
-                    self.count(writer, sequence, 0, &Finding::Missing);
-                }
+            let it = &self.writers[writer];
+            self.proof.batches_missing += it.missing();
+            let room = Verification::MAX_OFFENDERS - self.proof.offenders.len();
+            for sequence in it.first_missing(room) {
+                self.name(writer, sequence, 0, "it is not there");
             }
         }
         let proof = &mut self.proof;
@@ -129,10 +140,6 @@ impl<'a> Tally<'a> {
                 proof.batches_unacknowledged_present += 1;
                 return;
             }
-            Finding::Missing => {
-                proof.batches_missing += 1;
-                "it is not there".to_owned()
-            }
             Finding::Doubled => {
                 proof.batches_doubled += 1;
                 let sent = self.rows_per_batch;
@@ -143,9 +150,16 @@ impl<'a> Tally<'a> {
                 format!("{rows} rows of {}, {how}", self.rows_per_batch)
             }
         };
-        if proof.offenders.len() < Verification::MAX_OFFENDERS {
+        self.name(writer, sequence, rows, &problem);
+    }
+
+    /// Names a batch that breaks the proof, if it is one of the first few.
+    fn name(&mut self, writer: usize, sequence: u64, rows: u64, problem: &str) {
+        let ledger = self.writers[writer].ledger;
+        if self.proof.offenders.len() < Verification::MAX_OFFENDERS {
+            let acknowledged = ledger.is_acknowledged(sequence);
             let ack = if acknowledged { "" } else { "not " };
-            proof.offenders.push(Offender {
+            self.proof.offenders.push(Offender {
                 batch_id: ledger.source().ids().id(sequence),
                 writer: writer + 1,
                 sequence,
@@ -160,8 +174,24 @@ impl<'a> Writer<'a> {
     fn new(ledger: &'a Ledger) -> Self {
         Self {
             ledger,
-            found: Bits::new(ledger.sent()),
+            found: Bits::default(),
+            acknowledged_found: 0,
         }
+    }
+
+    /// How many acknowledged batches were not found.
+    fn missing(&self) -> u64 {
+        let acknowledged = self.ledger.sent() - self.ledger.unacknowledged();
+        acknowledged - self.acknowledged_found
+    }
+
+    /// The first of them, at most so many. It passes over those that were found, and no others but the few without an ack.
+    fn first_missing(&self, most: usize) -> Vec<u64> {
+        let missing = usize::try_from(self.missing()).unwrap_or(usize::MAX);
+        let is_missing =
+            |sequence: &u64| !self.found.get(*sequence) && self.ledger.is_acknowledged(*sequence);
+        let sequences = (1..=self.ledger.sent()).filter(is_missing);
+        sequences.take(missing.min(most)).collect()
     }
 
     fn judge(&self, sequence: u64, digest: &Digest, rows: u64) -> Finding {
@@ -189,31 +219,28 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// A bit for each batch of a writer.
-struct Bits(Vec<u64>);
+/// A bit for each batch of a writer, in words by their place: only those in which one is set, for a writer may have come far and
+/// have little in the table.
+#[derive(Default)]
+struct Bits(HashMap<u64, u64>);
 
 impl Bits {
-    fn new(last: u64) -> Self {
-        let words = usize::try_from(last / 64 + 1).expect("a bit for each batch fits into memory");
-        Self(vec![0; words])
-    }
-
-    fn place(sequence: u64) -> (usize, u64) {
-        let word = usize::try_from(sequence / 64).unwrap_or(usize::MAX);
-        (word, 1 << (sequence % 64))
+    fn place(sequence: u64) -> (u64, u64) {
+        (sequence / 64, 1 << (sequence % 64))
     }
 
     /// Sets the bit and says whether it was set.
     fn set(&mut self, sequence: u64) -> bool {
-        let (word, bit) = Self::place(sequence);
-        let was = self.0[word] & bit != 0;
-        self.0[word] |= bit;
+        let (place, bit) = Self::place(sequence);
+        let word = self.0.entry(place).or_default();
+        let was = *word & bit != 0;
+        *word |= bit;
         was
     }
 
     fn get(&self, sequence: u64) -> bool {
-        let (word, bit) = Self::place(sequence);
-        self.0[word] & bit != 0
+        let (place, bit) = Self::place(sequence);
+        self.0.get(&place).is_some_and(|word| word & bit != 0)
     }
 }
 
@@ -318,6 +345,23 @@ unacked    1 of 2 batches without an ack found once, the others not at all"
     }
 
     #[test]
+    fn what_is_missing_of_very_many_is_counted_and_only_the_first_are_named() {
+        let source = BatchSource::for_writers(&Plan::new("t"), 1).remove(0);
+        let batches: Vec<_> = [1, 3, 1 << 33].map(|it| source.batch(it)).into();
+        let ledgers = [Ledger::new(source, 1 << 34, vec![4, 5], End::Done)];
+        let mut tally = Tally::new(&ledgers, ROWS);
+        for batch in &batches {
+            tally.found(batch.id, &Digest::of(batch));
+        }
+        let proof = tally.finish();
+        assert!(!proof.verified);
+        assert_eq!(proof.batches_found_once, 3);
+        assert_eq!(proof.batches_missing, (1 << 34) - 2 - 3);
+        let named: Vec<_> = proof.offenders.iter().map(|it| it.sequence).collect();
+        assert_eq!(named, [2, 6, 7, 8, 9]);
+    }
+
+    #[test]
     fn batches_of_others_are_left_alone() {
         let (mine, other) = (ledgers(Some("p")), ledgers(Some("q")));
         let mut tally = Tally::new(&mine, ROWS);
@@ -341,6 +385,9 @@ unacked    1 of 2 batches without an ack found once, the others not at all"
             Tally::new(&ledgers, ROWS).condition().unwrap(),
             "batch_id BETWEEN 100 AND 104 AND (batch_id >> 24) IN (0)"
         );
+        let very_many = [Ledger::new(source.clone(), 1 << 37, vec![], End::Done)];
+        let condition = Tally::new(&very_many, ROWS).condition().unwrap();
+        assert_eq!(condition, "batch_id BETWEEN 100 AND 137438953571");
         let nothing = [Ledger::new(source, 0, vec![], End::Done)];
         let tally = Tally::new(&nothing, ROWS);
         assert_eq!(tally.condition(), None);
