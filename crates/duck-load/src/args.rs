@@ -128,7 +128,8 @@ pub struct Args {
     )]
     #[arg(value_parser = duration)]
     pub ack_timeout: Duration,
-    /// How to print the summary.
+    /// How to print the summary. A load that cannot connect at the start has none, in no format: it exits with 1 and says why on
+    /// stderr.
     #[arg(long, env = "DUCK_LOAD_FORMAT", value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }

@@ -92,10 +92,17 @@ fn bad_usage_exits_with_2_and_says_what_is_wrong() {
 #[test]
 fn without_a_server_it_exits_with_1_and_names_the_address() {
     let (_held, address) = free_address();
-    let output = duck_load(&["--server", &address]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains(&address), "{}", stderr(&output));
-    assert_eq!(stdout(&output), "");
+    for format in ["text", "json"] {
+        let output = duck_load(&["--server", &address, "--format", format]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(&address), "{}", stderr(&output));
+        // As its help says: there is no summary.
+        assert_eq!(stdout(&output), "");
+    }
+    let help = stdout(&duck_load(&["--help"]));
+    let words: Vec<_> = help.split_whitespace().collect();
+    let told = "A load that cannot connect at the start has none";
+    assert!(words.join(" ").contains(told), "{help}");
 }
 
 #[test]
