@@ -46,9 +46,11 @@ fn main() -> ExitCode {
                 && most < summary.rows
             {
                 let rows = summary.rows;
-                tell(&format!(
-                    "the first {most} of {rows} rows are printed; --max-rows all prints every row"
-                ));
+                let printed = match most {
+                    1 => format!("the first of {rows} rows is printed"),
+                    _ => format!("the first {most} of {rows} rows are printed"),
+                };
+                tell(&format!("{printed}; --max-rows all prints every row"));
             }
             ExitCode::SUCCESS
         }

@@ -290,11 +290,17 @@ fn rows_beyond_the_limit_are_counted_and_not_printed() {
         "{stderr}"
     );
     for format in ["csv", "json", "ndjson", "markdown"] {
-        let cut = ["--format", format, "--max-rows", "1"];
-        let (_, _, stderr) = run(&[&cut[..], &["many rows"]].concat());
-        let expected = format!("the first 1 of {MANY_ROWS} rows are printed; ");
-        assert!(stderr.starts_with(&expected), "{format}: {stderr}");
-        let (_, _, stderr) = run(&[&cut[..], &["an only row"]].concat());
+        for (most, expected) in [
+            ("1", format!("the first of {MANY_ROWS} rows is printed; ")),
+            (
+                "2",
+                format!("the first 2 of {MANY_ROWS} rows are printed; "),
+            ),
+        ] {
+            let (_, _, stderr) = run(&["--format", format, "--max-rows", most, "many rows"]);
+            assert!(stderr.starts_with(&expected), "{format}: {stderr}");
+        }
+        let (_, _, stderr) = run(&["--format", format, "--max-rows", "1", "an only row"]);
         assert_eq!(stderr, "", "{format}");
     }
     let (_, stdout, _) = run(&["--max-rows", "2", "many rows"]);
