@@ -182,6 +182,14 @@ impl Cast {
         )
     }
 
+    fn cast_values(&self, array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+        let is_float = matches!(self.target, DataType::Float32 | DataType::Float64);
+        if is_float && is_beyond_doubles(array.data_type()) {
+            return cast(&cast(array, &DataType::Utf8)?, &self.target);
+        }
+        cast(array, &self.target)
+    }
+
     /// The values as the target's, and the first that is another one there.
     fn cast(&self, array: &ArrayRef) -> Result<(ArrayRef, Option<usize>), ArrowError> {
         if let Check::By(unit) = self.check {
@@ -189,7 +197,7 @@ impl Cast {
             let moments = cast(array, &between)?;
             return Self::new(&between, &self.target).cast(&moments);
         }
-        let cast_values = cast(array, &self.target)?;
+        let cast_values = self.cast_values(array)?;
         let made_null = first_made_null(array, &cast_values);
         let lost = match self.check {
             Check::Nothing | Check::By(_) => None,
@@ -224,6 +232,18 @@ impl Cast {
         let all = [made_null, lost, outside, no_time];
         let lost = all.into_iter().flatten().min();
         Ok((cast_values, lost))
+    }
+}
+
+/// Whether the power of ten by which Arrow divides a decimal, or multiplies it, is none that a double holds: what comes of it
+/// need not be the nearest one.
+fn is_beyond_doubles(decimal: &DataType) -> bool {
+    use DataType::{Decimal32, Decimal64, Decimal128, Decimal256};
+    match decimal {
+        Decimal32(_, scale) | Decimal64(_, scale) | Decimal128(_, scale) | Decimal256(_, scale) => {
+            !(0..=22).contains(scale)
+        }
+        _ => false,
     }
 }
 

@@ -53,6 +53,20 @@ fn dictionaries_and_runs_are_looked_through() {
 }
 
 #[test]
+fn a_decimal_of_any_scale_becomes_the_nearest_double() {
+    for (value, scale, nearest) in [(158_969, -5, 15_896_900_000.0), (-51_339, 23, -5.1339e-19)] {
+        let array = Decimal128Array::from(vec![value])
+            .with_precision_and_scale(38, scale)
+            .unwrap();
+        let array: ArrayRef = Arc::new(array);
+        let Ok(doubles) = Cast::new(array.data_type(), &DataType::Float64).apply(&array) else {
+            panic!("{value} at scale {scale} does not fit");
+        };
+        assert_eq!(doubles.as_primitive::<Float64Type>().value(0), nearest);
+    }
+}
+
+#[test]
 fn numbers_do_not_become_infinite_and_decimals_stay_what_they_are() {
     let infinite = Float64Array::from(vec![0.1, f64::INFINITY, f64::NAN, 1e300]);
     assert_eq!(misfit(infinite, &DataType::Float32), Some(3));
