@@ -489,6 +489,39 @@ async fn batches_behind_the_one_that_replaces_their_table_go_into_the_new_one() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn large_batches_behind_the_one_that_makes_their_table_go_into_it() {
+    let setup = Setup {
+        ingest_buffer_bytes: 1 << 20,
+        ..Setup::default()
+    };
+    let server = setup.start().await;
+    let client = server.client().await;
+    // The first one takes so long that the next one comes while it is being written.
+    let batches = [
+        numbered(0, 400_000),
+        numbered(1, 100_000),
+        numbered(2, 100_000),
+    ];
+    for (create, before) in [
+        ("always", "DROP TABLE IF EXISTS t"),
+        ("replace", "CREATE OR REPLACE TABLE t (s VARCHAR)"),
+    ] {
+        client.execute(before).await;
+        let put = options(&format!(
+            r#"{{"table":"t","create":"{create}","commit":"batch"}}"#
+        ));
+        let acks = client.put(&put, &batches).await.expect(create);
+        let rows: Vec<_> = acks.iter().map(|ack| ack.rows).collect();
+        assert_eq!(rows, [400_000, 100_000, 100_000], "{create}");
+        let stored = client
+            .rows("SELECT count(*), count(DISTINCT batch) FROM t")
+            .await;
+        assert_eq!(stored, ["600000|3"], "{create}");
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_large_put_that_makes_its_table_holds_up_no_checkpoint() {
     for create in ["always", "replace"] {
         let (server, client) = start().await;

@@ -558,6 +558,8 @@ impl Put {
     /// Makes or changes the table in a commit of its own. In a long transaction it would keep everybody else from putting into
     /// the table.
     async fn make_table(&self) -> Result<()> {
+        // A large unit that is to make the table holds all of them. It has not gone through the queue, so this one would overtake it.
+        let place = self.places(1).await?;
         let (sender, made) = oneshot::channel();
         self.engine.submit(Unit {
             put: self.target.clone(),
@@ -569,7 +571,7 @@ impl Put {
             is_first: false,
             // It has no rows.
             referred: Vec::new(),
-            answer: Answer::new(self.target.clone(), sender, None),
+            answer: Answer::new(self.target.clone(), sender, Some(place)),
             share: self.engine.budget().share(),
         })?;
         Committing(made).done().await.map(|_| ())
