@@ -9,7 +9,7 @@ use futures::future::{BoxFuture, Shared};
 use futures::{FutureExt, TryFutureExt};
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::statement::{info, run_now};
 use super::ticket::StatementTicket;
@@ -113,7 +113,10 @@ pub(super) async fn poll(
         })
     });
     let abort = task.abort_handle();
-    let outcome = task.map(|outcome| Arc::new(outcome.unwrap_or(Err(Error::Cancelled))));
+    let outcome = task.map(|outcome| {
+        let outcome = outcome.unwrap_or_else(|ended| Err(without_outcome(&ended)));
+        Arc::new(outcome)
+    });
     let poll = Arc::new(Poll {
         descriptor,
         progress,
@@ -126,6 +129,14 @@ pub(super) async fn poll(
     let id = Handle::new();
     polls.insert(id, poll.clone())?;
     answer(polls, id, &poll).await
+}
+
+/// What is said of a statement whose task has ended before it: one that has panicked may have been committed.
+fn without_outcome(ended: &JoinError) -> Error {
+    match ended.is_panic() {
+        true => Error::WorkerLost,
+        false => Error::Cancelled,
+    }
 }
 
 /// Runs a statement up to its first rows, which then wait to be fetched.
@@ -182,4 +193,23 @@ async fn answer(polls: &Handles<Arc<Poll>>, id: Handle, poll: &Poll) -> Result<P
 fn complete(info: FlightInfo) -> Result<PollInfo> {
     let answer = PollInfo::new().with_info(info);
     answer.try_with_progress(1.0).map_err(encoding)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn panics() {
+        panic!("on purpose")
+    }
+
+    #[tokio::test]
+    async fn who_polls_a_statement_that_has_panicked_is_not_told_that_it_was_cancelled() {
+        let ended = tokio::spawn(panics()).await.unwrap_err();
+        assert!(matches!(without_outcome(&ended), Error::WorkerLost));
+        let task = tokio::spawn(std::future::pending::<()>());
+        task.abort();
+        let ended = task.await.unwrap_err();
+        assert!(matches!(without_outcome(&ended), Error::Cancelled));
+    }
 }
