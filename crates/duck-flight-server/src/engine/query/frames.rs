@@ -20,7 +20,13 @@ const FRAMES_WAITING: usize = 2;
 const READ_AHEAD_BYTES: usize = 64 << 20;
 const ALL_READ_AHEAD_BYTES: usize = 256 << 20;
 
-type Item = (Result<Frame>, Option<OwnedSemaphorePermit>);
+type Item = (Result<Frame>, Option<Taken>);
+
+/// What a message has taken until its client takes it: a place, or room to read ahead.
+struct Taken {
+    _of_all: OwnedSemaphorePermit,
+    _of_its_result: Option<OwnedSemaphorePermit>,
+}
 
 /// The end of the thread that runs the statement.
 pub(super) struct FrameSender {
@@ -28,24 +34,29 @@ pub(super) struct FrameSender {
     places: Arc<Semaphore>,
     /// The requests that wait for the connection, where it is a client's own.
     requests: Option<Arc<Requests>>,
-    read_ahead_bytes: usize,
+    /// The memory for what is read ahead of this result.
+    read_ahead: ReadAhead,
     all_read_ahead: ReadAhead,
     patience: Patience,
     /// Since the client has taken its last message.
     stall: Option<Stall>,
 }
 
-/// The memory for all that is read ahead. Clones share it.
+/// The memory for what is read ahead: of all results, unless it is said to be that of one. Clones share it.
 #[derive(Clone)]
 pub(in crate::engine) struct ReadAhead(Arc<Semaphore>);
 
 impl Default for ReadAhead {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(ALL_READ_AHEAD_BYTES)))
+        Self::new(ALL_READ_AHEAD_BYTES)
     }
 }
 
 impl ReadAhead {
+    fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes)))
+    }
+
     /// Room for this many bytes, taken until it is dropped; `None` where there is not as much.
     fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let bytes = u32::try_from(bytes).ok()?;
@@ -70,7 +81,7 @@ pub(super) fn channel(
         frames: sender,
         places: places.clone(),
         requests,
-        read_ahead_bytes: 0,
+        read_ahead: ReadAhead::new(READ_AHEAD_BYTES),
         all_read_ahead,
         patience,
         stall: None,
@@ -97,11 +108,11 @@ impl FrameSender {
     }
 
     /// Waits for a place, or for room to read ahead.
-    fn place(&mut self, bytes: usize) -> Result<OwnedSemaphorePermit> {
+    fn place(&mut self, bytes: usize) -> Result<Taken> {
         let places = self.places.clone();
         if let Ok(place) = places.clone().try_acquire_owned() {
             self.stall = None;
-            return Ok(place);
+            return Ok(Taken::place(place));
         }
         let place = places
             .acquire_owned()
@@ -135,19 +146,27 @@ impl FrameSender {
                 }
             });
             if let Some(Some(place)) = for_a_moment(waiting) {
-                return place;
+                return place.map(Taken::place);
             }
         }
     }
 
     /// Room to read ahead, where there is any.
-    fn room(&mut self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        if self.read_ahead_bytes + bytes > READ_AHEAD_BYTES {
-            return None;
+    fn room(&self, bytes: usize) -> Option<Taken> {
+        let of_its_result = self.read_ahead.room(bytes)?;
+        Some(Taken {
+            _of_all: self.all_read_ahead.room(bytes)?,
+            _of_its_result: Some(of_its_result),
+        })
+    }
+}
+
+impl Taken {
+    fn place(place: OwnedSemaphorePermit) -> Self {
+        Self {
+            _of_all: place,
+            _of_its_result: None,
         }
-        let room = self.all_read_ahead.room(bytes)?;
-        self.read_ahead_bytes += bytes;
-        Some(room)
     }
 }
 
@@ -212,12 +231,25 @@ mod tests {
             sender.send(Frame::End).unwrap();
         }
         // Nothing more is read ahead of it.
-        sender.read_ahead_bytes = READ_AHEAD_BYTES + 1;
+        sender.read_ahead.0.close();
         drop(receiver);
         assert!(matches!(sender.send(Frame::End), Err(Error::Cancelled)));
         assert!(poll!(&mut next).is_pending(), "refused");
         drop(held);
         assert!(next.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_a_client_has_taken_leaves_its_room_to_what_is_read_ahead_next() {
+        let patience = Patience::new(Others::Units(Budget::new(1)), Duration::MAX);
+        let (sender, mut receiver) = channel(None, ReadAhead::default(), patience);
+        for _ in 0..5 {
+            let room = sender.room(READ_AHEAD_BYTES);
+            assert!(room.is_some());
+            assert!(sender.room(1).is_none());
+            sender.frames.send((Ok(Frame::End), room)).ok();
+            assert!(receiver.recv().await.is_some());
+        }
     }
 
     #[test]
