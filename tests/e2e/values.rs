@@ -263,6 +263,29 @@ async fn of_a_table_with_a_variant_the_other_columns_work() {
     server.stop();
 }
 
+/// DuckDB 1.5.5 gives the database up where it finds such a field in a row group of so many rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_of_a_variant_are_read_however_large_its_row_groups_are() {
+    let server =
+        ServerProcess::start(&["--storage-version", "v1.5.0", "--row-group-size", "122880"]);
+    let client = server.client().await;
+    client
+        .execute(
+            "CREATE TABLE t (i BIGINT, v VARIANT); INSERT INTO t SELECT range, NULL FROM range(200000)",
+        )
+        .await;
+    client.checkpoint().await;
+    let sql = "SELECT count(*) FROM t WHERE (v.a)::BIGINT = i";
+    assert_eq!(client.rows(sql).await, ["0"]);
+    for sql in [
+        "SET GLOBAL variant_minimum_shredding_size = 1",
+        "RESET GLOBAL variant_minimum_shredding_size",
+    ] {
+        client.try_execute(sql).await.expect_err(sql);
+    }
+    server.stop();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_table_with_a_union_too_large_for_arrow_the_other_columns_work() {
     let (server, client) = start().await;

@@ -54,6 +54,10 @@ pub(in crate::engine) fn open_database(options: &EngineOptions) -> Result<Opened
         // For an `ORDER BY ... LIMIT` it leaves row groups out by their smallest and largest values, and in DuckDB 1.5.5 counts
         // on rows that have been deleted or updated since (`AddRowGroups` in `row_group_reorderer.cpp`): it finds wrong rows, or none.
         ("disabled_optimizers", "row_group_pruner".to_owned()),
+        // Where a `VARIANT` is kept as the fields that its rows have in common, as in row groups of 30,000 rows or more, DuckDB 1.5.5 gives the
+        // database up when a query reads one of them (`VariantColumnData::PushdownShreddedFieldExtract`). Nothing more is
+        // kept so; what another DuckDB has written to the file stays.
+        ("variant_minimum_shredding_size", "-1".to_owned()),
         // A row group that is full goes into the file at once, not with four others.
         ("write_buffer_row_group_count", "1".to_owned()),
         // A file that is there keeps its format.
