@@ -62,6 +62,32 @@ async fn a_nested_column_with_a_default_is_refused_whatever_its_name() {
     server.shutdown().await;
 }
 
+/// An error ends such a statement's transaction, be it one of the server's own questions about another table.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_with_structs_beside_generated_columns_are_in_the_way_of_none() {
+    let (server, client) = start().await;
+    client
+        .execute(
+            "CREATE TABLE t AS SELECT range AS k, range % 3 AS m FROM range(30000);
+             CREATE TABLE x (k INTEGER, s STRUCT(a INTEGER), g INTEGER GENERATED ALWAYS AS (k + 1));
+             CREATE TABLE \"a \"\"name\"\"\" (k INTEGER, s STRUCT(a INTEGER), g INTEGER GENERATED ALWAYS AS (k + 1));
+             INSERT INTO x (k, s) SELECT range, {a: range} FROM range(30000)",
+        )
+        .await;
+    let mut session = client.session().await;
+    for sql in [
+        "ALTER TABLE t ADD COLUMN a DOUBLE DEFAULT random()",
+        "ALTER TABLE x ADD COLUMN a DOUBLE DEFAULT random()",
+        "CREATE TABLE p AS PIVOT (SELECT k % 5 AS k, m FROM t) ON m USING count(*)",
+        "CREATE TABLE q AS SELECT * FROM (PIVOT t ON m USING count(*) GROUP BY k)",
+    ] {
+        session.update(sql, None).await.expect(sql);
+    }
+    let found = "SELECT (SELECT count(a) FROM t), (SELECT count(a) FROM x), (SELECT count(*) FROM p), (SELECT count(*) FROM q)";
+    assert_eq!(client.rows(found).await, ["30000|30000|5|30000"]);
+    server.shutdown().await;
+}
+
 async fn pivot_types(session: &mut SqlClient) -> Vec<String> {
     let types = "SELECT count(*) FROM duckdb_types() WHERE type_name LIKE '%pivot%'";
     session.rows(types, None).await

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use arrow::array::{Array, RecordBatch, StructArray};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
-use duck_flight_protocol::{TableName, quote};
+use duck_flight_protocol::TableName;
 use duckdb::ffi;
 
-use super::query::Script;
 use super::{
     ArrowOptions, Connection, LogicalType, Result, SqlError, SqlErrorKind, c_string, check,
     take_text, text,
 };
+use crate::engine::catalog::{is_name, literal, texts};
 use crate::engine::replay::index_work::may_delete;
+use crate::engine::rows::constraints::is_in_schema;
 
 /// The most rows a data chunk may have. A longer one that needs a cast overruns DuckDB's buffers
 /// (`BaseAppender::AppendDataChunk` casts into a chunk of the standard vector size).
@@ -35,6 +36,8 @@ pub(crate) struct ColumnShape {
     /// Whether its values are computed, so that none can be given. Known from a look-up alone, see
     /// [`Connection::mark_generated`].
     pub(crate) is_generated: bool,
+    /// Whether new rows have a default there.
+    has_default: bool,
     /// Whether its values are JSON, which to DuckDB is text by another name.
     pub(crate) is_json: bool,
     /// Whether Arrow has a type for it. One that it has none for is told as text.
@@ -105,6 +108,7 @@ impl ColumnShape {
             field,
             type_id: logical.id(),
             is_generated: false,
+            has_default: false,
             is_json: logical.is_json(),
             has_arrow_type: logical.has_arrow_type(),
             is_plain: logical.is_plain(),
@@ -162,32 +166,18 @@ impl Connection {
         self.describe_columns(&description).map(Some)
     }
 
-    /// Finds the generated columns of a table, which its description does not tell: an INSERT that names one is
-    /// refused when it is prepared.
+    /// Finds the generated columns of a table: those that its description gives no default, though the catalog tells an expression. Nothing
+    /// of that fails, for an error could end the open transaction.
     pub(crate) fn mark_generated(&self, table: &TableName, columns: &mut [ColumnShape]) {
-        let is_refused = |names: &[&str]| {
-            let names: Vec<_> = names.iter().map(|name| quote(name)).collect();
-            let values = vec!["DEFAULT"; names.len()].join(", ");
-            let sql = format!(
-                "INSERT INTO {} ({}) VALUES ({values})",
-                table.to_sql(),
-                names.join(", ")
-            );
-            let prepared = self.parse(&sql).ok().and_then(Script::last_statement);
-            prepared.is_some_and(|statement| {
-                statement.is_err_and(|error| error.message.contains("generated column"))
-            })
-        };
-        let names: Vec<_> = columns
-            .iter()
-            .map(|column| column.field.name().as_str())
-            .collect();
-        if !is_refused(&names) {
+        if columns.iter().all(|column| column.has_default) {
             return;
         }
-        let generated: Vec<_> = names.iter().map(|name| is_refused(&[name])).collect();
-        for (column, is_generated) in columns.iter_mut().zip(generated) {
-            column.is_generated = is_generated;
+        let Ok(with_expressions) = texts::<1>(self, &with_expressions_sql(table)) else {
+            return;
+        };
+        for column in columns.iter_mut().filter(|column| !column.has_default) {
+            let name = column.field.name();
+            column.is_generated = with_expressions.iter().any(|[other]| other == name);
         }
     }
 
@@ -198,6 +188,9 @@ impl Connection {
             let count = ffi::duckdb_table_description_get_column_count(description.0);
             (0..count)
                 .map(|index| {
+                    let mut has_default = false;
+                    // It fails for no index that is there.
+                    ffi::duckdb_column_has_default(description.0, index, &raw mut has_default);
                     let name = take_text(ffi::duckdb_table_description_get_column_name(
                         description.0,
                         index,
@@ -206,7 +199,11 @@ impl Connection {
                         description.0,
                         index,
                     ));
-                    column_shape(&options, &name, logical)
+                    let shape = column_shape(&options, &name, logical);
+                    shape.map(|shape| ColumnShape {
+                        has_default,
+                        ..shape
+                    })
                 })
                 .collect()
         }
@@ -289,6 +286,23 @@ fn column_shape(options: &ArrowOptions, name: &str, logical: LogicalType) -> Res
     let schema =
         Schema::try_from(&c_schema).map_err(|error| SqlError::internal(error.to_string()))?;
     Ok(ColumnShape::new(schema.fields()[0].clone(), logical))
+}
+
+/// The columns of a table that have an expression: a default, or what they are computed by.
+fn with_expressions_sql(table: &TableName) -> String {
+    let name = table.to_sql();
+    if name.contains("\"\"") {
+        // The pragma reads a quote in a name as none, and would tell of another table. This one goes over all tables.
+        return format!(
+            "SELECT column_name FROM system.main.duckdb_columns() WHERE column_default IS NOT NULL AND {is_of} AND {place}",
+            is_of = is_name("table_name", &table.table),
+            place = is_in_schema(table),
+        );
+    }
+    format!(
+        "SELECT name FROM system.main.pragma_table_info({}) WHERE dflt_value IS NOT NULL",
+        literal(&name)
+    )
 }
 
 struct TableNames {

@@ -188,7 +188,7 @@ pub(super) fn describe(connection: &Connection, table: &TableName) -> Result<Vec
 }
 
 /// The condition that something in the catalog is in the schema of a table.
-pub(super) fn is_in_schema(table: &TableName) -> String {
+pub(in crate::engine) fn is_in_schema(table: &TableName) -> String {
     let schema = is_name("schema_name", table.schema.as_deref().unwrap_or("main"));
     let catalog = match &table.catalog {
         Some(catalog) => is_name("database_name", catalog),
