@@ -47,13 +47,17 @@ pub(super) fn attach(connection: &Connection, options: &EngineOptions, path: &st
     let file = literal(path);
     let is_new = !options.database.exists();
     let mut not_looked = None;
+    let mut is_beside_log = false;
     let size = if is_new && options.storage_version == ONE_BLOCK_SIZE {
         MAX_ROW_GROUP_ROWS
     } else if is_new || size == MAX_ROW_GROUP_ROWS {
         size
     } else {
         let with_log = |error| match has_log(&options.database) {
-            true => largest_group_beside_log(connection, &options.database, &file),
+            true => {
+                is_beside_log = true;
+                largest_group_beside_log(connection, &options.database, &file)
+            }
             false => Err(error),
         };
         let largest = largest_group(connection, &file).or_else(with_log);
@@ -79,6 +83,14 @@ pub(super) fn attach(connection: &Connection, options: &EngineOptions, path: &st
     // Where it is the file that is at fault, attaching it has told.
     if let Some(error) = not_looked {
         tracing::warn!(error = %in_a_line(&error), "the database file could not be looked through");
+    }
+    if is_beside_log && size > options.row_group_rows {
+        // The file's own cannot be told from those that the replay has made just now.
+        tracing::warn!(
+            rows = size,
+            asked_for = options.row_group_rows,
+            "row groups of the file or its log are larger than asked for, and so are new ones"
+        );
     }
     Ok(size)
 }
