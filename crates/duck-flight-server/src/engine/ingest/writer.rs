@@ -41,6 +41,7 @@ use crate::engine::rows::keys::{Keys, Refusals};
 use crate::engine::rows::offences::{offences, tell_unfound};
 use crate::engine::rows::plan::Plan;
 use crate::engine::rows::sql_type::create_table_sql;
+use crate::engine::sql_error::SqlError;
 use crate::engine::storage::bell::CheckpointBell;
 use crate::engine::storage::health::Health;
 use crate::engine::storage::mark::{Before, Mark};
@@ -147,7 +148,7 @@ impl Writer {
     fn run(self) {
         let mut inserts = Inserts::new(&self.connection);
         while let Some((turn, group)) = self.shared.queue.take() {
-            // Whoever waits for these units is told that their worker is lost.
+            // In a commit, or after it: whoever waits for these units is told that their worker is lost.
             let write = AssertUnwindSafe(|| self.write(&mut inserts, &turn, group));
             if catch_unwind(write).is_err() {
                 tracing::error!("a writer panicked; its group is rolled back");
@@ -163,35 +164,40 @@ impl Writer {
         if group.is_empty() {
             return;
         }
-        let before = self.shared.mark.before();
         let inserted = self.insert(inserts, turn, &group);
-        let outcome = inserted.and_then(|done| match done {
-            true => Ok(()),
-            false => self.append_in_turn(turn, &mut group),
+        let outcome = inserted.and_then(|before| match before {
+            Some(before) => Ok(before),
+            None if group.iter().any(must_be_alone) => self.commit_in_turn(turn, &mut group),
+            None => self.commit(turn, &mut group),
         });
         match outcome {
-            Ok(()) => self.acknowledge(group, before),
+            Ok(before) => self.acknowledge(group, before),
             Err(error) => {
                 // A group before this one may have been in the way; from here on none is.
                 turn.wait();
-                self.take_apart(group, error);
+                self.take_apart(turn, group, error);
             }
         }
     }
 
+    /// Appends a group in its turn, its tables altered before where they are to be, and commits it.
+    fn commit_in_turn(&self, turn: &Turn, group: &mut [Unit]) -> Result<Before> {
+        turn.wait();
+        self.alter_tables(group)?;
+        self.commit(turn, group)
+    }
+
     /// Appends a group while the one before it commits, and commits it in its turn.
-    fn append_in_turn(&self, turn: &Turn, group: &mut [Unit]) -> Result<()> {
-        if group.iter().any(must_be_alone) {
-            turn.wait();
-            self.alter_tables(group)?;
-        }
+    fn commit(&self, turn: &Turn, group: &mut [Unit]) -> Result<Before> {
         let steady = self.connection.indexes().steady();
         let times_forgotten = self.shared.seen.times_forgotten();
         transaction(&self.connection, |connection| {
-            self.append(connection, group, Some(turn), times_forgotten)?;
-            self.secure(connection, group, &steady)?;
-            turn.wait();
-            self.finish(connection, group)
+            guarded(|| {
+                self.append(connection, group, turn, times_forgotten)?;
+                self.secure(connection, group, &steady)?;
+                turn.wait();
+                self.finish(connection, group)
+            })
         })
     }
 
@@ -217,7 +223,7 @@ impl Writer {
     }
 
     /// The end of a group's transaction, up to its commit, in its turn.
-    fn finish(&self, connection: &Connection, group: &[Unit]) -> Result<()> {
+    fn finish(&self, connection: &Connection, group: &[Unit]) -> Result<Before> {
         self.check(group)?;
         for unit in group.iter().filter(|unit| unit.put.effect.is_keyed()) {
             connection
@@ -225,7 +231,15 @@ impl Writer {
                 .note_rows(Some(unit.put.table.table.clone()));
         }
         let identities = group.iter().filter_map(Unit::identity);
-        self.shared.producers.write(connection, identities)
+        self.shared.producers.write(connection, identities)?;
+        Ok(self.before_commit())
+    }
+
+    /// What a commit is marked with. Looked at last, in its turn: after a checkpoint between the two it could not be marked.
+    fn before_commit(&self) -> Before {
+        // The commit of rows that fill row groups would wait for it.
+        self.connection.wait_for_checkpoint();
+        self.shared.mark.before()
     }
 
     /// Whether a group may be committed, in its turn.
@@ -235,10 +249,15 @@ impl Writer {
         Producers::check(group)
     }
 
-    /// Commits a group of rows for one table by an INSERT that is prepared. False where the group needs more than that.
-    fn insert(&self, inserts: &mut Inserts<'_>, turn: &Turn, group: &[Unit]) -> Result<bool> {
+    /// Commits a group of rows for one table by an INSERT that is prepared. `None` where the group needs more than that.
+    fn insert(
+        &self,
+        inserts: &mut Inserts<'_>,
+        turn: &Turn,
+        group: &[Unit],
+    ) -> Result<Option<Before>> {
         let Some(plan) = single_insert(group) else {
-            return Ok(false);
+            return Ok(None);
         };
         let table = &group[0].put.table;
         let rows: u64 = group.iter().map(|unit| unit.rows).sum();
@@ -246,8 +265,8 @@ impl Writer {
             .iter()
             .flat_map(|unit| &unit.cast)
             .flat_map(|(_, batches)| batches);
-        if !inserts.load(table, plan, batches, rows)? {
-            return Ok(false);
+        if !guarded(|| inserts.load(table, plan, batches, rows))? {
+            return Ok(None);
         }
         let mut identities = group.iter().filter_map(Unit::identity).peekable();
         let may_be_filed = rows >= inserts.connection.fewest_filed_rows();
@@ -257,25 +276,31 @@ impl Writer {
             // Before the check: it may wait for whoever finds the log to end with half an entry.
             let _under_way = inserts.connection.commits().under_way();
             self.check(group).inspect_err(|_| inserts.unload(table))?;
+            let before = self.before_commit();
             inserts.run(table)?;
-            return Ok(true);
+            return Ok(Some(before));
         }
         if group.iter().any(must_be_alone) {
             turn.wait();
         }
         let steady = inserts.connection.indexes().steady();
-        transaction(inserts.connection, |_| {
-            inserts.run(table)?;
-            self.secure(inserts.connection, group, &steady)?;
-            turn.wait();
-            self.check(group)?;
-            self.shared.producers.insert(inserts, identities)
-        })?;
-        Ok(true)
+        let outcome = transaction(inserts.connection, |_| {
+            guarded(|| {
+                inserts.run(table)?;
+                self.secure(inserts.connection, group, &steady)?;
+                turn.wait();
+                self.check(group)?;
+                self.shared.producers.insert(inserts, identities)?;
+                Ok(self.before_commit())
+            })
+        });
+        // After a panic they may still be there.
+        let before = outcome.inspect_err(|_| inserts.unload(table))?;
+        Ok(Some(before))
     }
 
     /// A group that failed: its halves are tried, down to the unit at fault.
-    fn take_apart(&self, mut group: Vec<Unit>, error: Error) {
+    fn take_apart(&self, turn: &Turn, mut group: Vec<Unit>, error: Error) {
         let error = self.shared.observe(error);
         if let Error::Undecided(reason) = &error {
             // All of them may be durable, and nothing can be tried any more.
@@ -285,7 +310,7 @@ impl Writer {
         let second = group.split_off(group.len().div_ceil(2));
         if second.is_empty() {
             if let Some(unit) = group.pop() {
-                self.retry_or_refuse(unit, error);
+                self.retry_or_refuse(turn, unit, error);
             }
             return;
         }
@@ -294,16 +319,15 @@ impl Writer {
             if half.is_empty() {
                 continue;
             }
-            let before = self.shared.mark.before();
-            match self.try_commit(&mut half) {
-                Ok(()) => self.acknowledge(half, before),
-                Err(error) => self.take_apart(half, error),
+            match self.commit_in_turn(turn, &mut half) {
+                Ok(before) => self.acknowledge(half, before),
+                Err(error) => self.take_apart(turn, half, error),
             }
         }
     }
 
     /// A lone unit that failed: tried again where only the moment was wrong, or without the rows at fault.
-    fn retry_or_refuse(&self, unit: Unit, mut error: Error) {
+    fn retry_or_refuse(&self, turn: &Turn, unit: Unit, mut error: Error) {
         let Some(mut unit) = unit.screen() else {
             return;
         };
@@ -325,16 +349,18 @@ impl Writer {
                     break;
                 }
                 searches += 1;
-                match self.without_offences(&mut unit, error, may_be_gone) {
+                let found = guarded(|| self.without_offences(&mut unit, error, may_be_gone));
+                // After a panic the transaction in which they were looked for may be open.
+                self.connection.roll_back();
+                match found {
                     Ok(found_some) => may_be_gone = found_some,
                     Err(last) => return unit.refuse(last),
                 }
             }
-            let before = self.shared.mark.before();
-            let outcome = self.try_commit(std::slice::from_mut(&mut unit));
+            let outcome = self.commit_in_turn(turn, std::slice::from_mut(&mut unit));
             drop(alone);
             match outcome {
-                Ok(()) => return self.acknowledge(vec![unit], before),
+                Ok(before) => return self.acknowledge(vec![unit], before),
                 Err(again) => error = self.shared.observe(again),
             }
         }
@@ -372,18 +398,6 @@ impl Writer {
         }
     }
 
-    /// Commits units in the turn of their group.
-    fn try_commit(&self, group: &mut [Unit]) -> Result<()> {
-        self.alter_tables(group)?;
-        let steady = self.connection.indexes().steady();
-        let times_forgotten = self.shared.seen.times_forgotten();
-        transaction(&self.connection, |connection| {
-            self.append(connection, group, None, times_forgotten)?;
-            self.secure(connection, group, &steady)?;
-            self.finish(connection, group)
-        })
-    }
-
     /// Answers units whose commit has returned.
     fn acknowledge(&self, group: Vec<Unit>, before: Before) {
         for unit in group.iter().filter(|unit| unit.makes_anew()) {
@@ -413,8 +427,10 @@ impl Writer {
                 // Until the commit: what others commit while DuckDB 1.5.5 changes a type is lost, or makes it fail.
                 let mut alone = None;
                 let keep_out = || alone = Some(self.connection.commits().alone());
-                let alter = |connection| alter_table(connection, unit, keep_out);
-                if !transaction(&self.connection, alter)? {
+                let has_altered = transaction(&self.connection, |connection| {
+                    guarded(|| alter_table(connection, unit, keep_out))
+                });
+                if !has_altered? {
                     break;
                 }
                 self.shared.seen.forget(&put.table);
@@ -429,7 +445,7 @@ impl Writer {
         &self,
         connection: &Connection,
         group: &mut [Unit],
-        turn: Option<&Turn>,
+        turn: &Turn,
         times_forgotten: u64,
     ) -> Result<()> {
         let mut order: Vec<usize> = (0..group.len()).collect();
@@ -453,7 +469,7 @@ impl Writer {
         connection: &Connection,
         group: &mut [Unit],
         units: &[usize],
-        turn: Option<&Turn>,
+        turn: &Turn,
     ) -> Result<()> {
         let mut columns: Option<Columns> = None;
         let is_alone = group.len() == 1;
@@ -461,7 +477,7 @@ impl Writer {
             let unit = &mut group[index];
             let columns = match &columns {
                 Some(columns) => columns,
-                None => columns.insert(resolve(connection, &unit.put, unit.is_first, turn)?),
+                None => columns.insert(resolve(connection, &unit.put, unit.is_first, Some(turn))?),
             };
             if !unit
                 .cast
@@ -594,6 +610,16 @@ fn lacking(connection: &Connection, unit: &Unit) -> Result<Vec<Alteration>> {
     without_fixed_columns(connection, table, alterations)
 }
 
+/// Runs what comes before a commit. A panic there is an error of its group, which is then taken apart: what of a client's rows has made
+/// it is told of their unit alone.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        tracing::error!("a writer panicked before a commit; its group is taken apart");
+        let message = "the server failed at these rows, so nothing of them was committed; its log may say why";
+        Err(SqlError::internal(message).into())
+    })
+}
+
 /// Whether a unit is written only in its turn: one that makes or changes its table, or rows that are there, or that refers to rows which
 /// a group before it may delete.
 fn must_be_alone(unit: &Unit) -> bool {
@@ -676,9 +702,14 @@ pub(super) fn resolve(
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
     use crossbeam_channel::{Sender, unbounded};
+    use duck_flight_protocol::PutOptions;
+    use tokio::sync::oneshot::{Receiver, channel};
 
     use super::*;
+    use crate::engine::ingest::unit::{Answer, Committed};
+    use crate::engine::{Engine, EngineOptions};
 
     /// Writers of which one is in its turn to commit until its other end is dropped.
     fn busy_writers() -> (Writers, Sender<()>) {
@@ -709,5 +740,122 @@ mod tests {
         let (writers, end) = busy_writers();
         drop(end);
         assert!(writers.stop(Instant::now() + STOP_PATIENCE));
+    }
+
+    /// Rows with one column of numbers for each of these names.
+    fn rows(names: &[&str]) -> RecordBatch {
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+        RecordBatch::try_from_iter(names.iter().map(|&name| (name, numbers.clone()))).unwrap()
+    }
+
+    /// A put of rows like these.
+    fn target(options: &PutOptions, rows: &RecordBatch, effect: Effect) -> Target {
+        let key = TableKey::new(&options.table, "");
+        Target::new(options, key, effect, None, rows.schema())
+    }
+
+    /// A unit of a put whose stream has the columns of `told`, but whose rows are `sent`.
+    fn unit(
+        engine: &Engine,
+        table: &str,
+        told: &RecordBatch,
+        sent: RecordBatch,
+    ) -> (Unit, Receiver<Result<Committed>>) {
+        let put = Arc::new(target(&PutOptions::new(table), told, Effect::Append));
+        let (sender, answer) = channel();
+        let unit = Unit {
+            put: put.clone(),
+            sequence: None,
+            rows: sent.num_rows() as u64,
+            sent: vec![sent],
+            cast: None,
+            rejects: Vec::new(),
+            is_first: true,
+            referred: Vec::new(),
+            answer: Answer::new(put, sender, None),
+            share: engine.budget().share(),
+        };
+        (unit, answer)
+    }
+
+    async fn writer(engine: &Engine) -> Writer {
+        let connection = engine.0.lookups.run(|session, _| {
+            let another = session.connection.another()?;
+            Ok(another)
+        });
+        Writer {
+            connection: connection.await.unwrap(),
+            shared: engine.shared().clone(),
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rows_whose_cast_panics_are_refused_alone() {
+        let engine = Engine::open(&EngineOptions::in_memory()).unwrap();
+        let writer = writer(&engine).await;
+        let (one, two) = (rows(&["i"]), rows(&["i", "j"]));
+        let (innocent, mut committed) = unit(&engine, "t", &one, one.clone());
+        let (faulty, mut refused) = unit(&engine, "u", &two, one.clone());
+        let turn = writer.shared.queue.turn();
+        let mut inserts = Inserts::new(&writer.connection);
+        writer.write(&mut inserts, &turn, vec![faulty, innocent]);
+        assert_eq!(committed.try_recv().unwrap().unwrap().rows, 2);
+        let refused = refused.try_recv().unwrap();
+        assert!(matches!(refused, Err(Error::Malformed(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn a_panic_before_a_commit_is_an_error_and_leaves_no_transaction_open() {
+        let database = Database::open(":memory:", &[]).unwrap();
+        let connection = database.connect().unwrap();
+        let failed: Result<()> = transaction(&connection, |connection| {
+            guarded(|| {
+                connection.execute("CREATE TABLE t (i BIGINT)")?;
+                panic!("as a bug would")
+            })
+        });
+        assert!(failed.unwrap_err().to_string().contains("nothing of them"));
+        let made = transaction(&connection, |connection| {
+            Ok(connection.table_columns(&TableName::from("t"))?.is_some())
+        });
+        assert!(!made.unwrap());
+    }
+
+    /// Rows go into two tables, so that they are appended before their turn.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_commit_is_marked_although_a_checkpoint_was_made_while_it_waited_for_its_turn() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.db");
+        let engine = Engine::open(&EngineOptions {
+            database: path,
+            ..EngineOptions::in_memory()
+        });
+        let engine = engine.unwrap();
+        let writer = writer(&engine).await;
+        let other = writer.connection.another().unwrap();
+        let tables = "CREATE TABLE t (i BIGINT); CREATE TABLE u (i BIGINT)";
+        other.execute(tables).unwrap();
+        let sent = rows(&["i"]);
+        let mut group = Vec::new();
+        for table in ["t", "u"] {
+            let (mut unit, _) = unit(&engine, table, &sent, sent.clone());
+            let columns = other.table_columns(&unit.put.table).unwrap().unwrap();
+            let plan = Arc::new(unit.put.plan(&columns.into()).unwrap());
+            unit.replan(&plan, true).unwrap();
+            group.push(unit);
+        }
+        let queue = writer.shared.queue.clone();
+        let (earlier, turn) = (queue.turn(), queue.turn());
+        let shared = writer.shared.clone();
+        let before = std::thread::scope(|scope| {
+            let commits = scope.spawn(move || writer.commit(&turn, &mut group));
+            while !other.is_beside_others() && !commits.is_finished() {
+                std::thread::yield_now();
+            }
+            other.execute("CHECKPOINT").unwrap();
+            drop(earlier);
+            commits.join().unwrap().unwrap()
+        });
+        assert!(before == shared.mark.before());
     }
 }

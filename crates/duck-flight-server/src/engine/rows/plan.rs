@@ -1,5 +1,6 @@
 //! How the batches of a stream become rows of a table: which column goes where, and what a row does there.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanBuilder, RecordBatch, RecordBatchOptions};
@@ -332,12 +333,21 @@ impl Plan {
         variable.saturating_add(cast.num_rows().saturating_mul(self.cast.row_bytes))
     }
 
-    /// Casts a batch of the stream. `rows_before` are the rows of the unit before this batch, for errors.
+    /// Casts a batch of the stream. `rows_before` are the rows of the unit before this batch, for errors. One that makes Arrow's casts
+    /// panic is refused like any other that cannot be cast: nobody else's rows are to fail with it.
     pub(in crate::engine) fn apply(
         &self,
         batch: &RecordBatch,
         rows_before: u64,
     ) -> Result<RecordBatch> {
+        let cast = AssertUnwindSafe(|| self.cast_batch(batch, rows_before));
+        catch_unwind(cast).unwrap_or_else(|_| {
+            let message = "the batch cannot be cast to the types of its table";
+            Err(Error::Malformed(message.into()))
+        })
+    }
+
+    fn cast_batch(&self, batch: &RecordBatch, rows_before: u64) -> Result<RecordBatch> {
         let mut columns = self
             .columns
             .iter()
@@ -454,4 +464,21 @@ fn unknown_column(field: &Field, table: &[ColumnShape]) -> Error {
         field.name(),
         names.join(", ")
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_whose_cast_panics_is_refused() {
+        let columns = ["i", "j"].map(ColumnShape::number);
+        let fields = columns.each_ref().map(|column| column.field.clone());
+        let stream = Schema::new(fields.to_vec());
+        let plan = Plan::new(&stream, &columns.into(), &Effect::Append, SchemaMode::Match);
+        // It has none of the columns.
+        let batch = RecordBatch::new_empty(Arc::new(Schema::empty()));
+        let refused = plan.unwrap().apply(&batch, 0);
+        assert!(matches!(refused, Err(Error::Malformed(_))), "{refused:?}");
+    }
 }
