@@ -70,7 +70,8 @@ struct State {
 /// The waiting units of a put, in their order.
 struct Lane {
     units: VecDeque<Unit>,
-    /// Since when there have been some.
+    rows: u64,
+    /// Since when the first of them has been the first.
     since: Instant,
 }
 
@@ -200,19 +201,27 @@ impl State {
             self.order.push_back(id);
             Lane {
                 units: VecDeque::new(),
+                rows: 0,
                 since: Instant::now(),
             }
         });
+        lane.rows += unit.rows;
         lane.units.push_back(unit);
     }
 
     fn is_ready(&self) -> bool {
-        let enough = if self.busy == 0 {
-            0
-        } else {
-            SECOND_WRITER_ROWS
-        };
-        self.rows >= enough && self.order.iter().any(|id| !self.is_held(*id))
+        if self.busy == 0 {
+            return self.order.iter().any(|id| !self.is_held(*id));
+        }
+        // Lane by lane only where all of them have enough: those that are held nobody may take.
+        let mut rows = 0;
+        self.rows >= SECOND_WRITER_ROWS
+            && self.order.iter().any(|id| {
+                if !self.is_held(*id) {
+                    rows += self.lanes[id].rows;
+                }
+                rows >= SECOND_WRITER_ROWS
+            })
     }
 
     /// Whether the first unit of a lane must wait for a large unit, or a statement.
@@ -278,6 +287,8 @@ impl State {
         if lane.units.is_empty() {
             self.lanes.remove(&id);
         } else {
+            lane.rows -= unit.as_ref().map_or(0, |unit| unit.rows);
+            lane.since = Instant::now();
             self.order.push_back(id);
         }
         unit
@@ -356,9 +367,71 @@ pub(super) struct TurnToFill<'c> {
 mod tests {
     use std::thread;
 
+    use arrow::datatypes::Schema;
+    use duck_flight_protocol::{PutOptions, TableName};
+    use tokio::sync::oneshot;
+
+    use super::holds::{Others, Reach, Tables};
     use super::*;
     use crate::engine::ffi::Database;
+    use crate::engine::ingest::budget::Budget;
+    use crate::engine::ingest::unit::{Answer, Target};
+    use crate::engine::rows::effect::Effect;
     use crate::engine::storage::images::{Images, PATIENCE};
+
+    fn key(table: &str) -> TableKey {
+        TableKey::new(&TableName::from(table), "")
+    }
+
+    fn put(table: &str) -> Arc<Target> {
+        let (options, schema) = (PutOptions::new(table), Arc::new(Schema::empty()));
+        let put = Target::new(&options, key(table), Effect::Append, None, schema);
+        Arc::new(put)
+    }
+
+    fn unit(put: &Arc<Target>, rows: u64) -> Unit {
+        let (sender, _) = oneshot::channel();
+        Unit {
+            put: put.clone(),
+            sequence: None,
+            sent: Vec::new(),
+            rows,
+            cast: None,
+            rejects: Vec::new(),
+            is_first: false,
+            referred: Vec::new(),
+            answer: Answer::new(put.clone(), sender, None),
+            share: Budget::new(1).share(),
+        }
+    }
+
+    #[test]
+    fn a_second_writer_does_not_join_for_rows_that_nobody_may_take() {
+        let queue = Arc::new(Queue::new(Duration::MAX));
+        let (held, free) = (put("held"), put("free"));
+        let reach = Reach::changes(Tables::These(vec![key("held")]));
+        let hold = queue.hold(reach, Others::All);
+        queue.push(unit(&free, 1)).unwrap();
+        let taken = queue.take().unwrap();
+        queue.push(unit(&held, SECOND_WRITER_ROWS)).unwrap();
+        queue.push(unit(&free, 1)).unwrap();
+        assert!(!queue.state.lock().is_ready());
+        drop(hold);
+        assert!(queue.state.lock().is_ready());
+        drop(taken);
+    }
+
+    #[test]
+    fn each_unit_of_a_put_has_a_time_of_its_own_to_wait() {
+        let (put, mut state) = (put("t"), State::default());
+        state.push(unit(&put, 1));
+        state.push(unit(&put, 1));
+        let later = Instant::now();
+        let id = state.order.pop_front().unwrap();
+        assert!(state.pop(id).is_some());
+        assert!(state.lanes[&id].since >= later);
+        assert_eq!(state.lanes[&id].rows, 1);
+    }
 
     #[test]
     fn a_turn_to_commit_row_groups_is_given_away_while_a_checkpoint_runs() {
