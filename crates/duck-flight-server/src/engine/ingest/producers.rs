@@ -168,6 +168,7 @@ impl Producers {
             };
             (key, Arc::new(Mutex::new(state)))
         });
+        let states: HashMap<_, _> = states.collect();
         let field = |name, data_type| Field::new(name, data_type, false);
         let batch_schema = Arc::new(Schema::new(vec![
             field("producer", DataType::Utf8),
@@ -180,9 +181,9 @@ impl Producers {
             ),
         ]));
         Ok(Self(Arc::new(Inner {
-            states: Mutex::new(states.collect()),
             // A compaction finds out how many there are.
-            written: AtomicU64::new(COMPACT_ROWS),
+            written: AtomicU64::new(COMPACT_ROWS + states.len() as u64),
+            states: Mutex::new(states),
             deleting: Mutex::default(),
             sequences: OwnTable::open(connection, "sequences", &batch_schema)?,
             batch_schema,
@@ -534,10 +535,16 @@ mod tests {
     #[test]
     fn no_index_waits_for_transactions_that_are_older_than_a_compaction() {
         let (database, connection, lossless, producers) = idle_producers();
+        let earlier = "INSERT INTO duck_flight.sequences
+             SELECT producer, \"schema\", \"table\", 6, committed_at FROM duck_flight.sequences";
+        connection.execute(earlier).unwrap();
         let older = database.connect().unwrap();
         older.begin().unwrap();
         older.execute("FROM duck_flight.producers LIMIT 1").unwrap();
         producers.compact(&connection).unwrap();
+        let sql = "SELECT producer FROM duck_flight.sequences";
+        let kept = rows(&connection, &lossless, sql).unwrap();
+        assert_eq!(kept.num_rows(), 100);
         let forgotten = producers.forget(&connection, &lossless, &IDLE, OWN_CATALOG);
         assert_eq!(forgotten.unwrap(), 100);
         assert!(!connection.older_transactions().others);
