@@ -678,10 +678,10 @@ pub(super) fn resolve(
         (Some(_), Create::Replace) if makes_anew && is_temporary => "CREATE OR REPLACE TEMP TABLE",
         (Some(_), Create::Replace) if makes_anew => REPLACE,
         (Some(columns), _) => return Ok(columns.into()),
-        (None, Create::Never) => return Err(Error::NoTable(table.clone())),
         (None, _) if matches!(effect, Effect::Delete { .. }) => {
-            return Err(Error::NoTable(table.clone()));
+            return Err(Error::NothingToDelete(table.clone()));
         }
+        (None, Create::Never) => return Err(Error::NoTable(table.clone())),
         (None, _) if is_temporary => "CREATE TEMP TABLE",
         (None, _) => "CREATE TABLE",
     };
@@ -857,5 +857,26 @@ mod tests {
             commits.join().unwrap().unwrap()
         });
         assert!(before == shared.mark.before());
+    }
+
+    #[test]
+    fn who_deletes_from_a_table_that_is_gone_is_not_told_to_have_it_made() {
+        let database = Database::open(":memory:", &[]).unwrap();
+        let connection = database.connect().unwrap();
+        let delete = Effect::Delete {
+            key: vec!["i".to_owned()],
+        };
+        for create in [Create::IfMissing, Create::Never] {
+            let options = PutOptions {
+                create,
+                ..PutOptions::new("t")
+            };
+            let put = target(&options, &rows(&["i"]), delete.clone());
+            let refused = resolve(&connection, &put, true, None).err();
+            assert!(
+                matches!(refused, Some(Error::NothingToDelete(_))),
+                "{create:?}: {refused:?}"
+            );
+        }
     }
 }
