@@ -23,6 +23,7 @@ use super::unit::{TableKey, Unit};
 use crate::engine::catalog::{literal, rows, text};
 use crate::engine::ffi::Connection;
 use crate::engine::rows::insert::Inserts;
+use crate::engine::sql_error::SqlError;
 use crate::engine::{Lossless, transaction};
 use crate::error::{Error, Result};
 
@@ -278,7 +279,7 @@ impl Producers {
             Arc::new(committed_at.with_timezone("UTC")),
         ];
         let batch = RecordBatch::try_new(self.0.batch_schema.clone(), columns)
-            .map_err(|error| Error::Malformed(error.to_string()))?;
+            .map_err(|error| SqlError::internal(error.to_string()))?;
         write(&self.0.sequences, &batch)?;
         self.0
             .written

@@ -13,6 +13,7 @@ use super::unit::Target;
 use crate::engine::ffi::Connection;
 use crate::engine::rows::plan::Plan;
 use crate::engine::rows::types::row_json;
+use crate::engine::sql_error::SqlError;
 use crate::error::{Error, Result};
 
 /// Where rejected rows are kept.
@@ -92,7 +93,7 @@ pub(super) fn sift(plan: &Plan, batch: &RecordBatch, rows_before: u64) -> Result
         _ => concat_batches(plan.schema(), &sieve.cast),
     };
     Ok(Sifted {
-        cast: cast.map_err(|error| Error::Columns(error.to_string()))?,
+        cast: cast.map_err(|error| SqlError::internal(error.to_string()))?,
         rejects: sieve.rejects,
     })
 }
@@ -235,7 +236,7 @@ impl Rejects {
             )),
         ];
         let batch = RecordBatch::try_new(self.schema.clone(), columns)
-            .map_err(|error| Error::Malformed(error.to_string()))?;
+            .map_err(|error| SqlError::internal(error.to_string()))?;
         self.table.append(connection, &batch)
     }
 }

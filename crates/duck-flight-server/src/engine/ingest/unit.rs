@@ -23,6 +23,7 @@ use crate::engine::rows::offences::Offence;
 use crate::engine::rows::plan::Plan;
 use crate::engine::rows::stored::AT_FAULT;
 use crate::engine::rows::types::same_name;
+use crate::engine::sql_error::SqlError;
 use crate::error::{Error, Result};
 
 /// What the rows of a unit that is alone may become without room in the budget. They become more only where their table was altered since they
@@ -427,7 +428,7 @@ impl Unit {
                 })
                 .collect();
             *batch = filter_record_batch(batch, &keep)
-                .map_err(|error| Error::Columns(error.to_string()))?;
+                .map_err(|error| SqlError::internal(error.to_string()))?;
             rows = end;
         }
         self.rejects.extend(aside);

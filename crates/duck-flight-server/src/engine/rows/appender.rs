@@ -421,7 +421,8 @@ fn number(batch: &RecordBatch, schema: &SchemaRef, first: u64) -> Result<RecordB
     let ordinals = UInt64Array::from_iter_values(first..first + batch.num_rows() as u64);
     let mut columns = batch.columns().to_vec();
     columns.push(Arc::new(ordinals));
-    RecordBatch::try_new(schema.clone(), columns).map_err(|error| Error::Columns(error.to_string()))
+    RecordBatch::try_new(schema.clone(), columns)
+        .map_err(|error| SqlError::internal(error.to_string()).into())
 }
 
 fn gathered_schema(plan: &Plan, ordered: bool) -> SchemaRef {

@@ -22,6 +22,7 @@ use crate::engine::ffi::append::{MAX_CHUNK_ROWS, ROWS};
 use crate::engine::ffi::{ColumnShape, Connection};
 use crate::engine::ingest::rejects::MAX_REJECTS;
 use crate::engine::ingest::unit::Target;
+use crate::engine::sql_error::SqlError;
 use crate::error::{Error, Result, in_a_line};
 
 /// How often the rows that are left are looked at again: without those at fault, others may be. Nobody else may commit meanwhile.
@@ -290,7 +291,7 @@ impl Search<'_> {
             let rows = chunk.iter().map(|offence| offence.row);
             let ordinals = Arc::new(UInt64Array::from_iter_values(rows));
             let batch = RecordBatch::try_new(schema.clone(), vec![ordinals])
-                .map_err(|error| Error::Columns(error.to_string()))?;
+                .map_err(|error| SqlError::internal(error.to_string()))?;
             appender.append(&importer.import(&batch)?)?;
         }
         Ok(appender.flush()?)

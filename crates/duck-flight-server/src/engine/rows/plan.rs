@@ -18,6 +18,7 @@ use super::types::{ColumnCast, Names, is_text};
 use crate::engine::ffi::ColumnShape;
 use crate::engine::ffi::Connection;
 use crate::engine::replay::structs;
+use crate::engine::sql_error::SqlError;
 use crate::error::{Error, Result};
 
 /// What a value of no fixed width takes at most beside its bytes.
@@ -370,7 +371,7 @@ impl Plan {
         }
         let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         RecordBatch::try_new_with_options(self.schema.clone(), columns, &rows)
-            .map_err(|error| Error::Columns(error.to_string()))
+            .map_err(|error| SqlError::internal(error.to_string()).into())
     }
 }
 
