@@ -4,7 +4,11 @@ use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, DictionaryArray, Int32Array, RecordBatch, StringArray};
+use arrow::array::{
+    ArrayRef, DictionaryArray, Int32Array, Int32Builder, IntervalMonthDayNanoBuilder, MapBuilder,
+    RecordBatch, StringArray,
+};
+use arrow::datatypes::IntervalMonthDayNano;
 use arrow_flight::FlightData;
 use arrow_ipc::CompressionType;
 use arrow_ipc::writer::{
@@ -30,11 +34,26 @@ fn last_of(values: &[&str]) -> RecordBatch {
     RecordBatch::try_from_iter([("s", column)]).unwrap()
 }
 
+/// A row whose value is the last one of maps to intervals: of none, one, two months and so on.
+fn last_of_maps(count: i32) -> RecordBatch {
+    let (keys, values) = (Int32Builder::new(), IntervalMonthDayNanoBuilder::new());
+    let mut maps = MapBuilder::new(None, keys, values);
+    for months in 0..count {
+        maps.keys().append_value(months);
+        let interval = IntervalMonthDayNano::new(months, 5, 7000);
+        maps.values().append_value(interval);
+        maps.append(true).unwrap();
+    }
+    let last = Int32Array::from(vec![count - 1]);
+    let column: ArrayRef = Arc::new(DictionaryArray::new(last, Arc::new(maps.finish())));
+    RecordBatch::try_from_iter([("m", column)]).unwrap()
+}
+
 /// The messages of a put of these batches, each of which makes the dictionary of the one before longer.
-fn growing(batches: &[RecordBatch]) -> Vec<FlightData> {
+fn growing(batches: &[RecordBatch], compression: Option<CompressionType>) -> Vec<FlightData> {
     let options = IpcWriteOptions::default()
         .with_dictionary_handling(DictionaryHandling::Delta)
-        .try_with_compression(Some(CompressionType::LZ4_FRAME))
+        .try_with_compression(compression)
         .unwrap();
     let generator = IpcDataGenerator::default();
     let mut tracker = DictionaryTracker::new(false);
@@ -60,7 +79,8 @@ async fn a_dictionary_that_grows_and_grows_is_refused() {
     let server = setup.start().await;
     let client = server.client().await;
     let large = "x".repeat(3 * MIB);
-    let mut put = growing(&[last_of(&["a"]), last_of(&["a", &large])]);
+    let batches = [last_of(&["a"]), last_of(&["a", &large])];
+    let mut put = growing(&batches, Some(CompressionType::LZ4_FRAME));
     let [_, _, _, delta, _] = put.as_slice() else {
         panic!("a dictionary and a delta expected: {}", put.len())
     };
@@ -148,6 +168,26 @@ async fn dictionaries_of_puts_that_stay_open_are_bounded_for_all_of_them() {
     .await;
     for put in open {
         put.cancel().await;
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn intervals_in_dictionaries_may_stand_anywhere_in_memory() {
+    let (server, client) = start().await;
+    let put = growing(&[last_of_maps(1), last_of_maps(3)], None);
+    assert_eq!(put.len(), 5, "schema, dictionary, batch, delta, batch");
+    for message in 0..put.len() {
+        // What stands before the values in a message moves them.
+        for bytes in 0..16 {
+            let mut put = put.clone();
+            put[message].app_metadata = vec![b'x'; bytes].into();
+            assert_eq!(client.put_messages(put).await.unwrap()[0].rows, 2);
+        }
+    }
+    let values = "SELECT count(*) FROM t WHERE map_values(m) = [INTERVAL ";
+    for value in ["'5 days 7 us'", "'2 months 5 days 7 us'"] {
+        assert_eq!(client.rows(&format!("{values}{value}]")).await, ["80"]);
     }
     server.shutdown().await;
 }

@@ -19,7 +19,7 @@ use prost::Message as _;
 
 use super::dictionaries::Dictionaries;
 use super::messages::{Messages, PutMessage};
-use super::{size, views};
+use super::{intervals, size, views};
 use crate::drain::Stage;
 use crate::engine::{HeldBytes, Parameters, SentBatch};
 use crate::error::{Error, Result};
@@ -319,6 +319,7 @@ impl Decoder {
                 let columns: Vec<_> = columns.collect();
                 let bytes = self.check_sizes(&columns, rows.num_rows(), bytes)?;
                 self.check_views(&columns)?;
+                let rows = intervals::aligned_batch(rows, columns).map_err(invalid_batch)?;
                 let rows = views::with_texts(rows, &self.schema).map_err(invalid_batch)?;
                 // They keep their whole message.
                 let bytes = bytes
@@ -333,24 +334,7 @@ impl Decoder {
                 }))
             }
             MessageHeader::DictionaryBatch => {
-                let dictionary = message
-                    .header_as_dictionary_batch()
-                    .ok_or_else(|| empty("dictionary"))?;
-                let data = dictionary.data().ok_or_else(|| empty("dictionary"))?;
-                let bytes = self.expanded_bytes(&data, &body)?;
-                let version = message.version();
-                // Only its own bytes count for as long as it stays.
-                let body = match body.len() < sent.bytes / 2 {
-                    true => Buffer::from(body.as_slice()),
-                    false => body,
-                };
-                self.dictionaries.read(
-                    dictionary,
-                    &body,
-                    bytes,
-                    &self.schema_with_bytes,
-                    version,
-                )?;
+                self.read_dictionary(&message, body, sent.bytes)?;
                 Ok(None)
             }
             MessageHeader::Schema => Err(malformed("a put has one schema, at its start")),
@@ -361,6 +345,28 @@ impl Decoder {
                 )))
             }
         }
+    }
+
+    /// Keeps the values of a dictionary, in place of those it had or behind them.
+    fn read_dictionary(
+        &mut self,
+        message: &Message<'_>,
+        body: Buffer,
+        sent_bytes: usize,
+    ) -> Result<()> {
+        let dictionary = message
+            .header_as_dictionary_batch()
+            .ok_or_else(|| empty("dictionary"))?;
+        let data = dictionary.data().ok_or_else(|| empty("dictionary"))?;
+        let bytes = self.expanded_bytes(&data, &body)?;
+        let version = message.version();
+        // Only its own bytes count for as long as it stays.
+        let body = match body.len() < sent_bytes / 2 {
+            true => Buffer::from(body.as_slice()),
+            false => body,
+        };
+        self.dictionaries
+            .read(dictionary, &body, bytes, &self.schema_with_bytes, version)
     }
 
     /// Refuses batches whose views show far more than their message: each view is looked at, also those that no row shows.
@@ -477,7 +483,7 @@ pub(super) fn invalid_batch(error: arrow::error::ArrowError) -> Error {
     ))
 }
 
-fn empty(kind: &str) -> Error {
+pub(super) fn empty(kind: &str) -> Error {
     malformed(format!("a message calls itself a {kind} and holds none"))
 }
 

@@ -5,13 +5,16 @@
 //! weigh with the first batch behind them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayData, ArrayRef};
 use arrow::buffer::Buffer;
-use arrow::datatypes::Schema;
+use arrow::compute::concat;
+use arrow::datatypes::{DataType, Field, Schema};
 use arrow_ipc::{DictionaryBatch, MetadataVersion};
 
-use super::decode::{invalid_batch, malformed};
+use super::decode::{empty, invalid_batch, malformed};
+use super::intervals;
 use crate::engine::HeldBytes;
 use crate::error::Result;
 
@@ -61,16 +64,58 @@ impl Dictionaries {
             }
         };
         self.check(self.memory.bytes.saturating_add(bytes))?;
-        arrow_ipc::reader::read_dictionary(body, message, schema, &mut self.by_id, &version)
-            .map_err(invalid_batch)?;
-        if let Some(values) = self.by_id.get(&id) {
-            self.memory.keep(&values.to_data());
+        let is_delta = message.isDelta();
+        let mut values = self.values(message, body, schema, version)?;
+        match &extended {
+            Some(extended) => {
+                let both = concat(&[extended.as_ref(), values.as_ref()]).map_err(invalid_batch)?;
+                values = intervals::aligned_array(&both).map_err(invalid_batch)?;
+            }
+            None if is_delta => {
+                return Err(malformed("a delta of a dictionary that was not sent"));
+            }
+            None => {}
         }
+        self.memory.keep(&values.to_data());
+        self.by_id.insert(id, values);
         if let Some(extended) = extended {
             self.memory.release(&extended.to_data());
         }
         self.check(self.memory.bytes)?;
         self.held.resize(self.held_besides + self.memory.bytes)
+    }
+
+    /// The values in a message, as Arrow's own reader of dictionaries reads them; that one puts a delta behind the others before
+    /// its intervals stand where they can be copied.
+    fn values(
+        &self,
+        message: DictionaryBatch<'_>,
+        body: &Buffer,
+        schema: &Schema,
+        version: MetadataVersion,
+    ) -> Result<ArrayRef> {
+        let id = message.id();
+        #[expect(
+            deprecated,
+            reason = "Arrow's reader of batches finds dictionaries by it as well"
+        )]
+        let fields = schema.fields_with_dict_id(id);
+        let Some(DataType::Dictionary(_, of)) = fields.first().map(|field| field.data_type())
+        else {
+            return Err(malformed(format!("no column has the dictionary {id}")));
+        };
+        let data = message.data().ok_or_else(|| empty("dictionary"))?;
+        let field = Field::new("", of.as_ref().clone(), true);
+        let rows = arrow_ipc::reader::read_record_batch(
+            body,
+            data,
+            Arc::new(Schema::new(vec![field])),
+            &self.by_id,
+            None,
+            &version,
+        )
+        .map_err(invalid_batch)?;
+        intervals::aligned_array(rows.column(0)).map_err(invalid_batch)
     }
 
     fn check(&self, bytes: usize) -> Result<()> {
@@ -168,10 +213,7 @@ fn each_buffer(data: &ArrayData, visit: &mut impl FnMut(&Buffer)) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow::array::{Int32Array, Int64Array, StructArray};
-    use arrow::datatypes::{DataType, Field};
 
     use super::*;
 
