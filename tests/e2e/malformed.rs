@@ -114,7 +114,7 @@ async fn a_put_without_what_its_first_message_must_hold_is_refused() {
     refused(no_schema, &["schema"]).await;
     let mut nothing = valid();
     nothing[0].data_header = Default::default();
-    refused(nothing, &[]).await;
+    refused(nothing, &["hold its schema as well"]).await;
     let mut twice = valid();
     twice.insert(1, twice[0].clone());
     refused(twice, &["schema"]).await;
@@ -253,6 +253,28 @@ async fn columns_of_the_wrong_type_are_refused_by_name() {
         Code::InvalidArgument,
         &["`i`"],
     );
+    assert_unharmed(server, client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_with_fewer_nulls_than_none_or_more_than_values_is_refused() {
+    let (server, client) = server_with_table().await;
+    for (length, nulls) in [(2_i64, -1_i64), (2, i64::MIN), (2, 3), (-1, 0)] {
+        let mut put = valid();
+        let mut header = put[1].data_header.to_vec();
+        let message = arrow_ipc::root_as_message(&header).unwrap();
+        let nodes = message.header_as_record_batch().unwrap().nodes().unwrap();
+        let at = nodes.bytes().as_ptr().addr() - header.as_ptr().addr();
+        let node = [length.to_le_bytes(), nulls.to_le_bytes()].concat();
+        header[at..at + node.len()].copy_from_slice(&node);
+        put[1].data_header = header.into();
+        let words = format!("{length} values and {nulls} nulls");
+        assert_refused(
+            client.put_messages(put).await,
+            Code::InvalidArgument,
+            &[&words],
+        );
+    }
     assert_unharmed(server, client).await;
 }
 

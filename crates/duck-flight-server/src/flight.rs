@@ -9,6 +9,7 @@ mod cut;
 mod decode;
 mod dictionaries;
 mod get;
+mod headers;
 mod intervals;
 mod list;
 mod messages;

@@ -1,9 +1,9 @@
 //! The messages of a put, decoded and checked: nothing here trusts its client.
 //!
 //! Arrow's reader validates every buffer it builds an array from (offsets, UTF-8, dictionary keys, child
-//! lengths). What it takes on trust is checked here before: how often a header refers to the same bytes, the sizes that
-//! compressed buffers claim, and the numbers of values that take no bytes. Where it panics, the panic ends as an error of
-//! the put.
+//! lengths). What it takes on trust is checked here before: how often a header refers to the same bytes, what it says of types and
+//! [batches](headers), the sizes that compressed buffers claim, and the numbers of values that take no bytes. Where it panics,
+//! the panic ends as an error of the put.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use arrow::array::{Array, ArrayData, RecordBatch};
 use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow_flight::{FlightData, FlightDescriptor};
-use arrow_ipc::{CompressionType, Message, MessageHeader};
+use arrow_ipc::{CompressionType, Endianness, Message, MessageHeader, MetadataVersion};
 use bytes::Bytes;
 use flatbuffers::VerifierOptions;
 use prost::Message as _;
 
 use super::dictionaries::Dictionaries;
 use super::messages::{Messages, PutMessage};
-use super::{intervals, size, views};
+use super::{headers, intervals, size, views};
 use crate::drain::Stage;
 use crate::engine::{HeldBytes, Parameters, SentBatch};
 use crate::error::{Error, Result};
@@ -193,6 +193,11 @@ fn guarded<T>(decode: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 fn decode_schema(header: &[u8]) -> Result<SchemaRef> {
+    if header.is_empty() {
+        return Err(malformed(
+            "the first message of a put must hold its schema as well, beside the descriptor",
+        ));
+    }
     let message = root(header)?;
     let schema = message.header_as_schema().ok_or_else(|| {
         let found = message
@@ -206,18 +211,14 @@ fn decode_schema(header: &[u8]) -> Result<SchemaRef> {
     if schema.fields().is_none() {
         return Err(malformed("the schema has no list of fields"));
     }
-    let schema: Schema = arrow_ipc::convert::fb_to_schema(schema);
-    // Names go to DuckDB as C strings.
-    if let Some(field) = schema
-        .flattened_fields()
-        .iter()
-        .find(|field| field.name().contains('\0'))
-    {
-        let name = field.name().escape_default();
-        return Err(malformed(format!(
-            "the name `{name}` of a column or field holds the character NUL"
-        )));
+    // Arrow's reader takes all values for little-endian ones.
+    if schema.endianness() != Endianness::Little {
+        return Err(malformed(
+            "big-endian Arrow is not supported; send little-endian",
+        ));
     }
+    let schema: Schema = arrow_ipc::convert::fb_to_schema(schema);
+    headers::check_schema(&schema)?;
     Ok(Arc::new(schema))
 }
 
@@ -229,11 +230,18 @@ fn schema_bytes(schema: &Schema) -> usize {
 }
 
 fn root(header: &[u8]) -> Result<Message<'_>> {
-    arrow_ipc::root_as_message_with_opts(&limits_of(header), header).map_err(|error| {
+    let message = arrow_ipc::root_as_message_with_opts(&limits_of(header), header);
+    let message = message.map_err(|error| {
         malformed(format!(
             "the message's header is not valid Arrow IPC: {error}"
         ))
-    })
+    })?;
+    match message.version() {
+        MetadataVersion::V4 | MetadataVersion::V5 => Ok(message),
+        other => Err(malformed(format!(
+            "{other:?} of Arrow IPC is not supported; send V5 or V4"
+        ))),
+    }
 }
 
 /// What a header may come to.
@@ -303,6 +311,8 @@ impl Decoder {
                 let batch = message
                     .header_as_record_batch()
                     .ok_or_else(|| empty("record batch"))?;
+                let types = self.schema.fields().iter().map(|field| field.data_type());
+                headers::check_batch(&batch, message.version(), types)?;
                 let bytes = self.expanded_bytes(&batch, &body)?;
                 let referred = self.referred_bytes(&batch)?;
                 let arrays = array_bytes(&batch);
@@ -498,6 +508,8 @@ mod tests {
     use arrow_ipc::writer::{
         CompressionContext, DictionaryTracker, IpcDataGenerator, IpcWriteOptions,
     };
+    use arrow_ipc::{MessageArgs, SchemaArgs};
+    use flatbuffers::{FlatBufferBuilder, WIPOffset};
 
     use super::*;
 
@@ -583,5 +595,47 @@ mod tests {
         let with_text = plain.with_metadata(texts.into());
         let of_text = schema_bytes(&with_text) - of_plain;
         assert!((10_000_000..10_000_100).contains(&of_text), "{of_text}");
+    }
+
+    /// The header of a schema without columns.
+    fn header_of(version: MetadataVersion, endianness: Endianness) -> Vec<u8> {
+        let mut builder = FlatBufferBuilder::new();
+        let columns: [WIPOffset<arrow_ipc::Field<'_>>; 0] = [];
+        let columns = builder.create_vector(&columns);
+        let schema = SchemaArgs {
+            endianness,
+            fields: Some(columns),
+            ..Default::default()
+        };
+        let schema = arrow_ipc::Schema::create(&mut builder, &schema);
+        let message = MessageArgs {
+            version,
+            header_type: MessageHeader::Schema,
+            header: Some(schema.as_union_value()),
+            ..Default::default()
+        };
+        let message = Message::create(&mut builder, &message);
+        builder.finish(message, None);
+        builder.finished_data().to_vec()
+    }
+
+    #[test]
+    fn what_is_not_little_endian_or_of_a_version_that_is_not_known_is_refused() {
+        use MetadataVersion as Version;
+        let refusal = |version, endianness| {
+            let schema = decode_schema(&header_of(version, endianness));
+            schema.err().map(|error| error.to_string())
+        };
+        for version in [Version::V4, Version::V5] {
+            assert_eq!(refusal(version, Endianness::Little), None);
+            for endianness in [Endianness::Big, Endianness(7)] {
+                let why = refusal(version, endianness).expect("a refusal");
+                assert!(why.contains("send little-endian"), "{why}");
+            }
+        }
+        for version in [Version::V1, Version::V3, Version(5), Version(-1)] {
+            let why = refusal(version, Endianness::Little).expect("a refusal");
+            assert!(why.contains("send V5 or V4"), "{why}");
+        }
     }
 }

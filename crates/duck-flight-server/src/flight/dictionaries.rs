@@ -14,7 +14,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use arrow_ipc::{DictionaryBatch, MetadataVersion};
 
 use super::decode::{empty, invalid_batch, malformed};
-use super::intervals;
+use super::{headers, intervals};
 use crate::engine::HeldBytes;
 use crate::error::Result;
 
@@ -105,6 +105,7 @@ impl Dictionaries {
             return Err(malformed(format!("no column has the dictionary {id}")));
         };
         let data = message.data().ok_or_else(|| empty("dictionary"))?;
+        headers::check_batch(&data, version, std::iter::once(of.as_ref()))?;
         let field = Field::new("", of.as_ref().clone(), true);
         let rows = arrow_ipc::reader::read_record_batch(
             body,

@@ -101,7 +101,8 @@ fn texts(data: ArrayData, data_type: &DataType) -> Result<ArrayData, ArrowError>
     data.child_data(children).build()
 }
 
-fn child_types(data_type: &DataType) -> Vec<&DataType> {
+/// The types of the children of an array of this type.
+pub(super) fn child_types(data_type: &DataType) -> Vec<&DataType> {
     use DataType::{
         Dictionary, FixedSizeList, LargeList, LargeListView, List, ListView, Map, RunEndEncoded,
         Struct, Union,
