@@ -384,7 +384,7 @@ note       995 batches of the plan not sent";
             "table      t\\x1B[31m\\n\n",
             "producer   p\\u{202E}\n",
             "because    no\\x07\nLINE 1\n",
-            "could not be asked: none\\u{9B}",
+            "no proof from the table: none\\u{9B}",
         ] {
             assert!(text.contains(expected), "{text}");
         }

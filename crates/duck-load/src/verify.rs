@@ -53,7 +53,7 @@ pub struct Verification {
     pub rows_found: u64,
     /// The first few batches that break the proof.
     pub offenders: Vec<Offender>,
-    /// Why the table could not be asked, if so.
+    /// Why nothing was proved, if so.
     pub error: Option<String>,
 }
 
@@ -187,7 +187,7 @@ impl fmt::Display for Verification {
         let verdict = if self.verified { "verified" } else { "FAILED" };
         if let Some(error) = &self.error {
             let error = escape_controls_in_lines(error);
-            return write!(f, "{verdict:<10} the table could not be asked: {error}");
+            return write!(f, "{verdict:<10} no proof from the table: {error}");
         }
         write!(
             f,

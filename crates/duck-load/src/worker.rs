@@ -54,6 +54,8 @@ pub(crate) struct Worker<T> {
     setback: Option<Setback>,
     /// Puts that were given up without a word on what became of them, and that may still fence a later one.
     abandoned_puts: u32,
+    /// When the last of them was given up.
+    abandoned_at: Option<Instant>,
     /// Whether the target is ready for batches: a producer asks first how far it has come.
     located: bool,
     /// What of the producer was durable before the run; known once it has been asked.
@@ -121,6 +123,7 @@ impl<T: Target> Worker<T> {
             failures_in_a_row: 0,
             setback: None,
             abandoned_puts: 0,
+            abandoned_at: None,
             earlier: None,
             stopping: false,
         }

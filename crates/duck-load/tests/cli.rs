@@ -234,7 +234,7 @@ fn a_proof_that_cannot_be_had_is_a_failure() {
     let output = duck_load(&[&flags[..], &["--verify", "--give-up-after", "200ms"]].concat());
     assert_eq!(output.status.code(), Some(1));
     let summary = stdout(&output);
-    let expected = "\nFAILED     the table could not be asked: ";
+    let expected = "\nFAILED     no proof from the table: ";
     assert!(summary.contains(expected), "{summary}");
 }
 

@@ -87,17 +87,21 @@ impl<T: Target> Worker<T> {
             Outcome::Fenced => !self.may_have_fenced_itself(),
             Outcome::Unknown => {
                 self.abandoned_puts = MAX_ABANDONED_PUTS.min(self.abandoned_puts + 1);
+                self.abandoned_at = Some(Instant::now());
                 false
             }
             Outcome::Retriable => false,
         }
     }
 
-    /// Whether what fenced a producer may be a put of its own: one that it gave up, and that a proxy or a server that stood still
-    /// brought forth only after a later one, whether or not that had acks already. Each is believed once: another process
-    /// fences again.
+    /// Whether what fenced a producer may be a put of its own: one that it gave up not long ago, and that a proxy or a server that
+    /// stood still brought forth only after a later one, whether or not that had acks already. Each is believed once: another
+    /// process fences again.
     fn may_have_fenced_itself(&mut self) -> bool {
-        let may_have = self.abandoned_puts > 0;
+        let is_recent = self
+            .abandoned_at
+            .is_some_and(|at| at.elapsed() < self.plan.give_up_after);
+        let may_have = is_recent && self.abandoned_puts > 0;
         self.abandoned_puts = self.abandoned_puts.saturating_sub(1);
         may_have
     }

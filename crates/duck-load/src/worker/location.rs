@@ -50,22 +50,20 @@ pub(super) async fn position<T: Target>(
     Ok(last)
 }
 
-/// Asks for the first time. Where the next batch is in the table already, an earlier process has sent it, and the server has
-/// forgotten that.
+/// Asks for the first time. Where the next batch is in the table already, somebody has sent it, and the server does not know.
 async fn first_position<T: Target>(target: &mut T, source: &BatchSource) -> Result<u64, Failure> {
-    let mut last = target.locate().await?;
-    loop {
-        let next = last.saturating_add(1);
-        if !target.holds([source.ids().id(next); 2]).await? {
-            return Ok(last);
-        }
-        // A put of the earlier process may have been committed between the two questions: then the server knows of it by now.
-        target.reset();
-        let found = target.locate().await?;
-        if found <= last {
-            return Err(forgotten(found, next));
-        }
-        last = found;
+    let last = target.locate().await?;
+    let next = last.saturating_add(1);
+    if !target.holds([source.ids().id(next); 2]).await? {
+        return Ok(last);
+    }
+    // A put of an earlier process may have been committed between the two questions: then the server knows of it by now.
+    target.reset();
+    let found = target.locate().await?;
+    match found > last {
+        // Not looked at again: beside another process the next batch is there each time.
+        true => Ok(found),
+        false => Err(taken(found, next)),
     }
 }
 
@@ -98,6 +96,15 @@ fn forgotten(last: u64, durable: u64) -> Failure {
     let message = format!(
         "the server has forgotten this producer, which had come to {durable} at least and is at {last} now, and has the rows in \
          between: sent again they would be there twice. Delete them, or go on as another --producer"
+    );
+    Failure::of_all(Outcome::Refused, message)
+}
+
+fn taken(last: u64, next: u64) -> Failure {
+    let message = format!(
+        "the table has rows of batch {next} already, but the producer is at {last}: the server has forgotten this producer, or \
+         another load was given the same --first-batch-id. Sent again they would be there twice. Delete them, or go on as \
+         another --producer, with ids of its own"
     );
     Failure::of_all(Outcome::Refused, message)
 }
