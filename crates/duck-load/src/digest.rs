@@ -173,15 +173,16 @@ mod tests {
             .filter(|row| (70.0..90.0).contains(&values.value(*row)))
             .collect();
         let first = rows[0];
-        let is_alike = |row: &&usize| categories.value(**row) == categories.value(first);
-        let (alike, others): (Vec<_>, Vec<_>) = rows[1..].iter().partition(is_alike);
+        let is_alike = |row: &usize| categories.value(*row) == categories.value(first);
+        let (alike, others): (Vec<usize>, Vec<usize>) =
+            rows[1..].iter().copied().partition(is_alike);
         let [one, other] = PAIR_PRIMES;
         let any_steps = [1, 1000, 1 << 46, one, other];
         let multiples = [one, 7 * one, 1000 * one, other, 7 * other];
         for (rows, all_steps) in [(alike, any_steps), (others, multiples)] {
             for row in rows {
                 for steps in all_steps {
-                    let changed = compensated(&batch, first, *row, steps);
+                    let changed = compensated(&batch, first, row, steps);
                     assert_eq!(changed.values, digest.values);
                     assert_ne!(changed.pairs, digest.pairs, "row {row}, {steps} steps");
                 }
