@@ -185,7 +185,7 @@ impl Cast {
     fn cast_values(&self, array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
         let is_float = matches!(self.target, DataType::Float32 | DataType::Float64);
         if is_float && is_beyond_doubles(array.data_type()) {
-            return cast(&cast(array, &DataType::Utf8)?, &self.target);
+            return cast(&cast(array, &DataType::LargeUtf8)?, &self.target);
         }
         cast(array, &self.target)
     }
