@@ -407,7 +407,7 @@ impl Engine {
     /// back.
     ///
     /// # Errors
-    /// When too much waits; then it goes on.
+    /// When too many statements wait; the transaction then stays open.
     pub(crate) fn end(
         &self,
         held: Held,

@@ -56,8 +56,8 @@ const PLACES: u32 = 1 << 16;
 pub(crate) struct Put {
     engine: Engine,
     target: Arc<Target>,
-    /// Places for units that are under way. A large unit takes all of them: it does not go through the queue,
-    /// and must neither overtake the units before it nor be overtaken by those behind it.
+    /// Limits how many units of the put are under way. A large unit does not go through the queue, so it takes all places: nothing of
+    /// the put may overtake it, nor be overtaken by it.
     places: Arc<Semaphore>,
     /// How rows go into the table as it was last seen; `None` where it is to be made or changed first.
     plan: Option<Arc<Plan>>,

@@ -129,7 +129,8 @@ mod tests {
     #[test]
     fn decimals_have_a_digit_and_no_more_than_fit_into_them() {
         use DataType::{Decimal32, Decimal64, Decimal128, Decimal256};
-        let kinds: [(fn(u8, i8) -> DataType, u8); 4] = [
+        type Decimal = fn(u8, i8) -> DataType;
+        let kinds: [(Decimal, u8); 4] = [
             (Decimal32, 9),
             (Decimal64, 18),
             (Decimal128, 38),

@@ -30,7 +30,7 @@ pub(super) const SECOND_WRITER_ROWS: u64 = 30_720;
 /// without memory whether there is more of it.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How many turns a large unit gives away, at most, because a checkpoint runs in them.
+/// How often a large unit gives up its turn because a checkpoint is running; after that it keeps its turn and waits in it.
 const TURNS_BESIDE_CHECKPOINTS: usize = 3;
 
 /// The units that wait, and whose turn it is to commit.

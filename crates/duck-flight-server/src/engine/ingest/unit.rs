@@ -379,9 +379,8 @@ impl Unit {
         self.answer.give(Err(error));
     }
 
-    /// Casts the rows for a table that is another than the one they were cast for, or that is known only now. What they become,
-    /// and those that are put aside, must find room in the budget, unless the unit `is_alone` in its group and so does not wait for
-    /// others: then they may be more, but not without a bound.
+    /// Casts the rows again, for the table as it is now. In a group, what they become must fit into the free part of the budget, or
+    /// the group is taken apart. A unit that `is_alone` may exceed it, up to [`MOST_ALONE_BYTES`]: nobody waits for it.
     pub(super) fn replan(&mut self, plan: &Arc<Plan>, is_alone: bool) -> Result<()> {
         let (mut cast, mut rows) = (CastRows::default(), 0);
         for part in self.sent.iter().flat_map(parts) {

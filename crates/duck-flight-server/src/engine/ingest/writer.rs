@@ -440,7 +440,8 @@ impl Writer {
     }
 
     /// Appends a group within the open transaction: table by table, and there put by put, each put's units in
-    /// their order. `turn` is waited for before a table is made. `times_forgotten` is how often columns were before the transaction.
+    /// their order. `turn` is waited for before a table is made. `times_forgotten` is the counter as it was before the
+    /// transaction: what is learnt in it is remembered only if nothing was forgotten since.
     fn append(
         &self,
         connection: &Connection,

@@ -68,8 +68,8 @@ impl Reach {
             && matches!(&self.changed, Tables::These(tables) if tables.is_empty())
     }
 
-    /// Whether one changes what the other one changes, too, or refers to; or both refer to the same. They would not harm each other then, but
-    /// where they came by turns, whoever changes that table would wait for ever.
+    /// Whether two holders must wait for each other: one changes a table that the other one changes or refers to. Two that only refer to the
+    /// same table would do no harm, but with a stream of them whoever wants to change that table would never get it.
     fn meets(&self, other: &Self) -> bool {
         let are_both_referring = |table: &TableKey| other.referred.contains(table);
         self.changed.meet(&other.changed)
