@@ -182,7 +182,7 @@ impl Producers {
             ),
         ]));
         Ok(Self(Arc::new(Inner {
-            // A compaction finds out how many there are.
+            // So many that a compaction is due at once: it finds out how many there are.
             written: AtomicU64::new(COMPACT_ROWS + states.len() as u64),
             states: Mutex::new(states),
             deleting: Mutex::default(),
