@@ -16,6 +16,7 @@ mod messages;
 mod put;
 mod size;
 mod sql;
+mod stages;
 mod views;
 mod visit;
 
@@ -35,6 +36,7 @@ use self::decode::{MAX_EXPANSION, Upload};
 use self::messages::Messages;
 pub(crate) use self::messages::RequestBytes;
 use self::sql::FlightSql;
+pub use self::stages::{Decoded, Fetched, Stages};
 use self::visit::Visit;
 use crate::drain::{Drain, Stage};
 use crate::engine::Place;

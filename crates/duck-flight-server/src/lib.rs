@@ -50,5 +50,7 @@ pub use engine::{
     Engine, EngineOptions, Facts, SqlError, SqlErrorKind,
 };
 pub use error::{Error, Result};
+#[doc(hidden)]
+pub use flight::{Decoded, Fetched, Stages};
 pub use server::{ServeError, runtime, serve, serve_flight};
 pub use session::Expiry;
