@@ -114,8 +114,8 @@ pub struct Args {
     #[arg(long, env = "DUCK_LOAD_VERIFY", value_parser = BoolishValueParser::new())]
     pub verify: bool,
     /// How often to send a batch again after failures that certainly committed nothing of it; with --producer,
-    /// after any failure that may pass. With --resume there is no such limit. What was behind such a batch is sent again with
-    /// it, and keeps its own retries.
+    /// after any failure that may pass. With --resume there is no such limit, but for a batch that the server answers with an
+    /// error of its own (`INTERNAL`) each time. What was behind such a batch is sent again with it, and keeps its own retries.
     #[arg(long, env = "DUCK_LOAD_RETRIES", value_name = "N", default_value_t = 7)]
     #[arg(value_parser = clap::value_parser!(u32).range(..=100), allow_negative_numbers = true)]
     pub retries: u32,

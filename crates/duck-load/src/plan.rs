@@ -45,7 +45,8 @@ pub struct Plan {
     /// Prove afterwards from the table itself that every acknowledged batch is there once, and whole.
     pub verify: bool,
     /// How often a batch is sent again after failures that certainly committed nothing of it; of a producer, after
-    /// any failure that may pass. Without limit with [`Plan::resume`].
+    /// any failure that may pass. With [`Plan::resume`] without limit, but for a batch that the server answers with an error of
+    /// its own (`INTERNAL`) each time.
     pub retries: u32,
     /// How long a writer waits for an answer, from the one before, until it takes the answer for lost.
     pub ack_timeout: Duration,

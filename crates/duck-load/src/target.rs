@@ -100,6 +100,8 @@ pub enum Outcome {
 ///   committed, nothing of those behind it was, and they are retriable. Otherwise they are unknown, too.
 /// - An `ABORTED` by which the server says that this producer was fenced is [`Outcome::Fenced`] for everything without
 ///   an answer.
+/// - An `INTERNAL` that the server itself answered is a [fault](Failure::fault) of its own, which may meet the same batch each
+///   time. Those of a connection are none: tonic gives that code to streams that were reset, too.
 /// - Everything else (a connection that broke, a proxy's answer, a stream that ended without acks, no answer
 ///   in time) leaves everything without an answer unknown, whatever code the client's library gives to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +110,9 @@ pub struct Failure {
     pub oldest: Outcome,
     /// What it says about the batches sent after it.
     pub later: Outcome,
+    /// Whether the server answered the oldest one with an error of its own, such as a panic: sending it again may meet the
+    /// same each time.
+    pub fault: bool,
     /// What went wrong, for people.
     pub message: String,
 }
@@ -118,6 +123,7 @@ impl Failure {
         Self {
             oldest: outcome,
             later: outcome,
+            fault: false,
             message: message.into(),
         }
     }
@@ -131,6 +137,7 @@ impl Failure {
         Self {
             oldest,
             later,
+            fault: false,
             message: message.into(),
         }
     }
@@ -153,12 +160,23 @@ impl Failure {
         if status.code() == Code::Aborted && status.message().starts_with(FENCED) {
             return Self::of_all(Outcome::Fenced, message);
         }
-        Self::of_oldest(answered(&status), message)
+        Self {
+            fault: is_fault(&status),
+            ..Self::of_oldest(answered(&status), message)
+        }
     }
 }
 
 /// How tonic begins the message of a status that it made of an HTTP answer without a gRPC status.
 const FROM_HTTP_STATUS: &str = "grpc-status header missing";
+
+/// How tonic begins the message of an `INTERNAL` that it made of a stream that was cut off or damaged on its way: here, which it
+/// gives no source, or where a server or a proxy answered with what it met itself.
+const FROM_STREAM: [&str; 3] = [
+    "Unexpected EOF decoding stream",
+    "protocol error: ",
+    "h2 protocol error: ",
+];
 
 /// How the generated client begins the message of a status that it made before it sent anything.
 const NOT_READY: &str = "Service was not ready";
@@ -203,6 +221,12 @@ fn answered(status: &Status) -> Outcome {
         | Code::Internal
         | Code::DataLoss => Outcome::Unknown,
     }
+}
+
+/// Whether a status that the server itself gave tells of an error of its own.
+fn is_fault(status: &Status) -> bool {
+    let is_of_stream = |begin: &str| status.message().starts_with(begin);
+    status.code() == Code::Internal && !FROM_STREAM.into_iter().any(is_of_stream)
 }
 
 /// Whether the call failed before there was a connection to send it on.
@@ -280,6 +304,26 @@ mod tests {
         for code in [Code::Internal, Code::Unknown, Code::Cancelled] {
             let found = outcomes(Status::new(code, "oops"));
             assert_eq!(found, (Outcome::Unknown, Outcome::Unknown), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_fault_of_the_server_is_told_from_those_of_the_transport() {
+        let is_fault = |status: Status| Failure::of_call(status, SERVER).fault;
+        assert!(is_fault(Status::internal("the server failed")));
+        let mut reset = Status::internal("h2 protocol error: http2 error");
+        reset.set_source(std::sync::Arc::new(io::Error::other("stream reset")));
+        assert!(!is_fault(reset));
+        for message in [
+            "Unexpected EOF decoding stream.",
+            "protocol error: received message with compressed-flag but no grpc-encoding was specified",
+            "h2 protocol error: error reading a body from connection",
+            "grpc-status header missing, mapped from HTTP status code 400",
+        ] {
+            assert!(!is_fault(Status::internal(message)), "{message}");
+        }
+        for code in [Code::Unknown, Code::Unavailable, Code::InvalidArgument] {
+            assert!(!is_fault(Status::new(code, "oops")), "{code}");
         }
     }
 

@@ -52,6 +52,8 @@ pub(crate) struct Worker<T> {
     failures_in_a_row: u32,
     /// The failures since the last ack.
     setback: Option<Setback>,
+    /// The server's own faults since then.
+    faults: Option<Faults>,
     /// Puts that were given up without a word on what became of them, and that may still fence a later one.
     abandoned_puts: u32,
     /// When the last of them was given up.
@@ -67,6 +69,13 @@ pub(crate) struct Worker<T> {
 #[derive(Clone, Copy)]
 struct Setback {
     since: Instant,
+    times: u32,
+}
+
+/// Errors of the server's own, all at the same batch.
+#[derive(Clone, Copy)]
+struct Faults {
+    sequence: u64,
     times: u32,
 }
 
@@ -122,6 +131,7 @@ impl<T: Target> Worker<T> {
             unacknowledged: Vec::new(),
             failures_in_a_row: 0,
             setback: None,
+            faults: None,
             abandoned_puts: 0,
             abandoned_at: None,
             earlier: None,
@@ -321,6 +331,7 @@ impl<T: Target> Worker<T> {
     fn settle(&mut self, sent: &Sent, duplicate: bool) {
         self.failures_in_a_row = 0;
         self.setback = None;
+        self.faults = None;
         let sequence = sent.batch.sequence;
         if self.plan.producer.is_some() {
             self.durable = self.durable.max(sequence);

@@ -242,6 +242,62 @@ async fn a_fenced_producer_ends_and_says_why() {
     }
 }
 
+/// Six batches are acknowledged, and the server fails at the seventh each time, until it is mended.
+#[tokio::test]
+async fn a_batch_at_which_the_server_fails_each_time_ends_a_resuming_loader_until_it_is_mended() {
+    for commit in BOTH {
+        let keeper = Keeper::new((7..100).map(|unit| (unit, Fault::Fail)));
+        let server = keeper.serve().await;
+        let plan = Plan {
+            writers: NonZeroUsize::MIN,
+            in_flight: NonZeroUsize::MIN,
+            retries: 2,
+            ..resuming(commit)
+        };
+        let report = tokio::time::timeout(PATIENCE, load(&server, &plan)).await;
+        let report = report.expect("an end");
+        assert!(!report.is_success(), "{report}");
+        assert_eq!((report.batches, report.errors), (6, 0), "{report}");
+        assert_eq!((report.unknown, report.unsent), (1, 43), "{report}");
+        assert_eq!(keeper.kept().units, 6 + 3);
+        let error = report.first_error.unwrap();
+        for words in ["sequence 7 of producer `events`", "a writer panicked"] {
+            assert!(error.contains(words), "{error}");
+        }
+        let proof = report.verification.unwrap();
+        assert!(proof.verified, "{proof}");
+        assert_eq!(
+            (proof.batches_found_once, proof.batches_unacknowledged),
+            (6, 1)
+        );
+        keeper.kept().faults.clear();
+        let report = load(&server, &plan).await;
+        assert!(report.is_success(), "{report}");
+        assert_eq!((report.batches, report.resumed), (44, 6), "{report}");
+        assert_eq!(keeper.rows_by_id().len(), 50);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_ends_at_a_fault_of_the_server_exits_with_1_and_names_the_batch() {
+    let keeper = Keeper::new((2..100).map(|unit| (unit, Fault::Fail)));
+    let server = keeper.serve().await.server;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_duck-load"));
+    let resume = ["--producer", "p", "--resume", "--retries", "1"];
+    command.args(["--server", &server, "--batches", "3"]);
+    command.args(resume);
+    let output = tokio::task::spawn_blocking(move || command.output()).await;
+    let output = output.unwrap().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    let summary = String::from_utf8(output.stdout).unwrap();
+    for text in [said, summary] {
+        let named = "the server has failed at sequence 2 of producer `p`, 2 times";
+        assert!(text.contains(named), "{text}");
+        assert!(text.contains("run the same command again"), "{text}");
+    }
+}
+
 #[tokio::test]
 async fn a_resuming_loader_waits_for_a_server_that_comes_later() {
     // It is taken from the start, so that no other test is given its port; but nobody listens.

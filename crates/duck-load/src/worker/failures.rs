@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-use super::{Sent, Setback, Worker};
+use super::{Faults, Sent, Setback, Worker};
 use crate::report::Batches;
 use crate::retry;
 use crate::target::{Failure, Outcome, Target};
@@ -40,6 +40,9 @@ impl<T: Target> Worker<T> {
         self.located = !is_producer;
         let ends_a_producer = self.ends_a_producer(failure);
         let setback = self.set_back();
+        let faults = self.count_fault(&failed, failure);
+        // Nobody mends the server meanwhile: those that resume would only meet the same until their time is over.
+        let faults = faults.filter(|faults| is_producer && faults.times > self.plan.retries);
         let mut again = VecDeque::new();
         let mut abandoned = Vec::new();
         let mut is_final = is_producer && ends_a_producer;
@@ -59,7 +62,8 @@ impl<T: Target> Worker<T> {
                 Outcome::Unknown => is_producer,
                 Outcome::Fenced => !ends_a_producer,
             };
-            let exhausted = may_help && self.is_exhausted(setback, sent.attempts);
+            let exhausted =
+                may_help && (faults.is_some() || self.is_exhausted(setback, sent.attempts));
             is_final |= exhausted && !self.stopping;
             if may_help && !exhausted && !self.stopping {
                 again.push_back(sent);
@@ -71,7 +75,11 @@ impl<T: Target> Worker<T> {
         let is_again = !again.is_empty();
         again.append(&mut self.again);
         self.again = again;
-        self.abandon(&abandoned, &reason(failure, ends_a_producer));
+        let reason = match faults {
+            Some(faults) => self.faulty(faults, failure),
+            None => reason(failure, ends_a_producer),
+        };
+        self.abandon(&abandoned, &reason);
         if is_final || self.failures_in_a_row >= MAX_FAILURES_IN_A_ROW {
             self.give_up();
         } else if is_again && failure.oldest != Outcome::Refused {
@@ -114,6 +122,39 @@ impl<T: Target> Worker<T> {
         });
         setback.times = setback.times.saturating_add(1);
         *setback
+    }
+
+    /// Counts how often the server has failed at a batch with no ack in between, where it did so again.
+    fn count_fault(&mut self, failed: &[Sent], failure: &Failure) -> Option<Faults> {
+        let oldest = failed.first().filter(|_| failure.fault)?;
+        let sequence = oldest.batch.sequence;
+        let earlier = self.faults.filter(|faults| faults.sequence == sequence);
+        let times = earlier.map_or(0, |faults| faults.times).saturating_add(1);
+        self.faults = Some(Faults { sequence, times });
+        self.faults
+    }
+
+    /// Why a producer ends at a batch at which the server fails each time, for people.
+    fn faulty(&self, faults: Faults, failure: &Failure) -> String {
+        let Faults { sequence, times } = faults;
+        let producer = self.producer().unwrap_or_default();
+        let often = match times {
+            1 => "once".to_owned(),
+            _ => format!("{times} times with no ack in between"),
+        };
+        let message = &failure.message;
+        format!(
+            "the server has failed at sequence {sequence} of producer `{producer}`, {often} (INTERNAL): {message}. Its log tells \
+             more. The batch may be stored or not: once the server is mended, run the same command again, which stores nothing \
+             twice"
+        )
+    }
+
+    /// The producer that this writer is.
+    fn producer(&self) -> Option<String> {
+        let [index, writers] =
+            [self.index, self.plan.writers.get()].map(|it| u64::try_from(it).unwrap_or(u64::MAX));
+        self.plan.producer_of(index.saturating_sub(1), writers)
     }
 
     /// Whether it has been tried often enough, or without progress for long enough.

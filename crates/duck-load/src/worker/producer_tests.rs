@@ -1,3 +1,5 @@
+use std::num::NonZeroUsize;
+
 use duck_flight_protocol::ConnectOptions;
 use tokio::time::sleep;
 
@@ -420,6 +422,94 @@ async fn a_resuming_producer_gives_up_only_after_a_time_without_progress() {
     assert_eq!((report.batches, report.errors, report.unknown), (1, 0, 1));
     assert!(report.elapsed_seconds > 705.0, "{report}");
     assert!(report.elapsed_seconds < 765.0, "{report}");
+}
+
+/// The server itself says that it failed at the batch.
+fn fault() -> Answer {
+    Answer::Fail(Failure {
+        fault: true,
+        ..Failure::of_oldest(Outcome::Unknown, "oops")
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_at_which_the_server_fails_each_time_ends_a_producer_and_is_named() {
+    for (plan, unknown) in [
+        (producer(plan(9)), 1),
+        (resuming(plan(9)), 1),
+        (resuming(pipelined(9, 3)), 3),
+    ] {
+        let plan = Plan { retries: 3, ..plan };
+        let mut script = vec![(millis(1), fault()); 30];
+        script[0].1 = Answer::Ack;
+        let target = FakeTarget::new(script);
+        let seen = target.seen();
+        let (report, ledgers) =
+            crate::run_recorded(&plan, vec![target], Progress::silent(), Stop::never()).await;
+        assert!(!report.is_success(), "{report}");
+        assert_eq!((report.batches, report.errors), (1, 0), "{report}");
+        assert_eq!((report.unknown, report.unsent), (unknown, 8 - unknown));
+        let error = report.first_error.unwrap();
+        for words in ["sequence 2 of producer `p`", "4 times", ": oops. "] {
+            assert!(error.contains(words), "{error}");
+        }
+        let sent = sequences(&seen);
+        assert_eq!(sent.iter().filter(|it| **it == 2).count(), 4, "{sent:?}");
+        // What was sent and has no ack is not taken for loaded.
+        let ledger = &ledgers[0];
+        assert_eq!(
+            (ledger.sent(), ledger.unacknowledged()),
+            (1 + unknown, unknown)
+        );
+        assert!(ledger.is_acknowledged(1) && !ledger.is_acknowledged(2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_producer_of_a_fault_is_that_of_its_writer() {
+    let plan = Plan {
+        writers: NonZeroUsize::new(2).unwrap(),
+        retries: 0,
+        ..resuming(plan(1))
+    };
+    let targets = vec![
+        FakeTarget::steady(millis(1)),
+        FakeTarget::new(vec![(millis(1), fault())]),
+    ];
+    let report = crate::run(&plan, targets, Progress::silent(), Stop::never()).await;
+    let error = report.first_error.unwrap();
+    assert!(
+        error.contains("sequence 1 of producer `p-2`, once"),
+        "{error}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_of_the_server_that_pass_do_not_add_up() {
+    for plan in [producer(plan(4)), resuming(plan(4))] {
+        let plan = Plan { retries: 3, ..plan };
+        let mut script = vec![(millis(1), fault()); 4];
+        script[3].1 = Answer::Ack;
+        let (report, _) = run(&plan, FakeTarget::new(script)).await;
+        assert!(report.is_success(), "{report}");
+        assert_eq!((report.batches, report.retries), (4, 12), "{report}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_of_the_server_at_other_batches_do_not_add_up() {
+    let plan = Plan {
+        retries: 1,
+        ..resuming(plan(8))
+    };
+    // It fails at the fifth, is replaced by a copy that holds two, and fails at the third.
+    let mut script = vec![(millis(1), Answer::Ack); 30];
+    script[4].1 = fault();
+    script[5].1 = Answer::Restore(2, lost(Outcome::Unknown));
+    script[6].1 = fault();
+    let (report, seen) = run(&plan, FakeTarget::new(script)).await;
+    assert!(report.is_success(), "{report}");
+    assert_eq!(sequences(&seen), [1, 2, 3, 4, 5, 5, 3, 3, 4, 5, 6, 7, 8]);
 }
 
 #[tokio::test(start_paused = true)]

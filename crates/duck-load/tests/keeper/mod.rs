@@ -38,6 +38,8 @@ pub(crate) enum Fault {
     Cut,
     /// It is committed, and all connections break before its ack.
     LoseAck,
+    /// The server fails at it, and says so: nothing of it is committed.
+    Fail,
     /// Another stream of the producer has taken the place of this one.
     Fence,
     /// All connections break before it is committed, and another server answers: with an older copy, in which the one
@@ -163,6 +165,7 @@ impl Keeper {
         match fault {
             None => Ok(ack),
             Some(Fault::Refuse) => Err(Status::resource_exhausted("the queue is full\u{7}")),
+            Some(Fault::Fail) => Err(Status::internal("a writer panicked")),
             Some(Fault::Fence) => Err(Status::aborted("fenced: by a later stream")),
             Some(Fault::Pause) => {
                 let go_on = self.kept().go_on.clone();
@@ -192,7 +195,7 @@ impl Keeper {
                 kept.restore(units);
                 Ack::default()
             }
-            Some(Fault::Refuse | Fault::Cut | Fault::Fence) => Ack::default(),
+            Some(Fault::Refuse | Fault::Cut | Fault::Fail | Fault::Fence) => Ack::default(),
         };
         (fault, ack)
     }
