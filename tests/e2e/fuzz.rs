@@ -310,7 +310,7 @@ async fn harm_of(
         // The decoder catches what makes Arrow's reader panic; no thread of the engine may.
         let engine = said
             .lines()
-            .find(|line| line.contains("panicked at") && !line.contains("tokio-rt-worker"));
+            .find(|line| line.contains("panicked") && !line.contains("tokio-rt-worker"));
         if let Some(line) = engine {
             outcome = Err(format!("{line} {outcome:?}"));
         }

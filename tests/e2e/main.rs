@@ -35,6 +35,7 @@ mod modes;
 mod names;
 mod ordered;
 mod ordinary;
+mod panics;
 mod parameters;
 mod peers;
 mod places;

@@ -39,6 +39,7 @@ mod gauge;
 mod grains;
 mod grpc;
 mod intake;
+mod panics;
 mod server;
 mod session;
 mod unpacking;
@@ -52,5 +53,6 @@ pub use engine::{
 pub use error::{Error, Result};
 #[doc(hidden)]
 pub use flight::{Decoded, Fetched, Stages};
+pub use panics::log_panics;
 pub use server::{ServeError, runtime, serve, serve_flight};
 pub use session::Expiry;

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use duck_flight_server::{Args, Closed, Config, Engine, Facts, LogFormat, runtime, serve};
+use duck_flight_server::{
+    Args, Closed, Config, Engine, Facts, LogFormat, log_panics, runtime, serve,
+};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{self, SignalKind, signal};
@@ -51,7 +53,10 @@ fn main() -> ExitCode {
     };
     let asked = std::env::var_os("RUST_LOG").unwrap_or_default();
     match log_filter(&asked.to_string_lossy()) {
-        Ok(filter) => init_tracing(filter, log_format),
+        Ok(filter) => {
+            init_tracing(filter, log_format);
+            log_panics();
+        }
         Err(error) => return wrong_usage(&error),
     }
     let outcome = runtime().context("start the runtime").and_then(|runtime| {
@@ -280,7 +285,7 @@ fn log_filter(asked: &str) -> anyhow::Result<EnvFilter> {
 fn init_tracing(filter: EnvFilter, format: LogFormat) {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        // It would be told on stderr, too, and panic where nobody reads that.
+        // It would be told on stderr, too, and panic where nobody reads that; a panic that is logged would end the process.
         .log_internal_errors(false)
         .with_ansi(shows_colors())
         .with_writer(std::io::stderr);
