@@ -13,6 +13,7 @@ pub(super) mod queue;
 pub(super) mod recent;
 pub(super) mod rejects;
 pub(super) mod staged;
+mod target;
 pub(super) mod unit;
 pub(super) mod writer;
 
@@ -38,7 +39,8 @@ use budget::Share;
 use large::Large;
 use producers::{Claim, Standing as UnitStanding};
 use rejects::Sifted;
-use unit::{Answer, CastRows, Committed, TableKey, Target, Unit, unambiguous};
+use target::{TableKey, Target, unambiguous};
+use unit::{Answer, CastRows, Committed, Unit};
 
 /// From this size on a unit has a transaction of its own.
 const LARGE_UNIT_BYTES: usize = 32 << 20;

@@ -19,7 +19,8 @@ use duck_flight_protocol::{ForgetProducers, ProducerState, TableName, quote};
 use parking_lot::Mutex;
 
 use super::own_table::OwnTable;
-use super::unit::{TableKey, Unit};
+use super::target::TableKey;
+use super::unit::Unit;
 use crate::engine::catalog::{literal, rows, text};
 use crate::engine::ffi::Connection;
 use crate::engine::rows::insert::Inserts;

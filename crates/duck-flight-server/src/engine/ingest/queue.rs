@@ -13,7 +13,8 @@ use duck_flight_protocol::Create;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use super::unit::{PutId, TableKey, Unit};
+use super::target::{PutId, TableKey};
+use super::unit::Unit;
 use crate::engine::ffi::{Connection, Filling};
 use crate::error::{Error, Result};
 use holds::Held;
@@ -375,7 +376,8 @@ mod tests {
     use super::*;
     use crate::engine::ffi::Database;
     use crate::engine::ingest::budget::Budget;
-    use crate::engine::ingest::unit::{Answer, Target};
+    use crate::engine::ingest::target::Target;
+    use crate::engine::ingest::unit::Answer;
     use crate::engine::rows::effect::Effect;
     use crate::engine::storage::images::{Images, PATIENCE};
 

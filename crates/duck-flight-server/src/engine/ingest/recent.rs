@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch};
 
-use super::unit::{Target, offence_error};
+use super::target::Target;
+use super::unit::offence_error;
 use crate::engine::Lossless;
 use crate::engine::ffi::Connection;
 use crate::engine::rows::appender::GATHERED_BYTES;

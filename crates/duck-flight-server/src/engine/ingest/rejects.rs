@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::own_table::OwnTable;
 use super::producers::Claim;
-use super::unit::Target;
+use super::target::Target;
 use crate::engine::ffi::Connection;
 use crate::engine::rows::plan::Plan;
 use crate::engine::rows::types::row_json;

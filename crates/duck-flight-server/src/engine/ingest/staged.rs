@@ -8,7 +8,8 @@ use arrow::array::RecordBatch;
 use duck_flight_protocol::quote;
 
 use super::rejects::{MAX_REJECTS, Reject, RejectedBytes, Sifted};
-use super::unit::{Committed, Target, offence_error, places};
+use super::target::Target;
+use super::unit::{Committed, offence_error, places};
 use crate::engine::catalog::{literal, prepare};
 use crate::engine::ffi::Connection;
 use crate::engine::query::readable::Readable;
@@ -239,7 +240,7 @@ mod tests {
     use arrow::array::{ArrayRef, Int64Array};
     use duck_flight_protocol::{PutOptions, TableName};
 
-    use super::super::unit::TableKey;
+    use super::super::target::TableKey;
     use super::*;
     use crate::engine::ffi::Database;
     use crate::engine::sql_error::SqlErrorKind;

@@ -7,7 +7,7 @@ use parking_lot::MutexGuard;
 use super::{LOOK, Queue, State};
 use crate::engine::connections::cancel::Cancel;
 use crate::engine::ingest::budget::Budget;
-use crate::engine::ingest::unit::{TableKey, Target};
+use crate::engine::ingest::target::{TableKey, Target};
 use crate::error::Result;
 
 /// Tables, by their keys.
