@@ -13,10 +13,12 @@ mod headers;
 mod intervals;
 mod list;
 mod messages;
+mod parse;
 mod put;
 mod size;
 mod sql;
 mod stages;
+mod upload;
 mod views;
 mod visit;
 
@@ -32,11 +34,12 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, stream};
 use tonic::{Request, Response, Status, Streaming};
 
-use self::decode::{MAX_EXPANSION, Upload};
+use self::decode::MAX_EXPANSION;
 use self::messages::Messages;
 pub(crate) use self::messages::RequestBytes;
 use self::sql::FlightSql;
 pub use self::stages::{Decoded, Fetched, Stages};
+use self::upload::Upload;
 use self::visit::Visit;
 use crate::drain::{Drain, Stage};
 use crate::engine::Place;

@@ -1,30 +1,23 @@
 //! The messages of a put, decoded and checked: nothing here trusts its client.
 //!
 //! Arrow's reader validates every buffer it builds an array from (offsets, UTF-8, dictionary keys, child
-//! lengths). What it takes on trust is checked here before: how often a header refers to the same bytes, what it says of types and
-//! [batches](headers), the sizes that compressed buffers claim, and the numbers of values that take no bytes. Where it panics,
-//! the panic ends as an error of the put.
+//! lengths). What it takes on trust is checked before: how often a header refers to the same bytes ([`parse`]), what it says
+//! of types and [batches](headers), and here the sizes that compressed buffers claim and the numbers of values that take no
+//! bytes. Where it panics, the panic ends as an error of the put.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
-use arrow::array::{Array, ArrayData, RecordBatch};
+use arrow::array::{Array, ArrayData};
 use arrow::buffer::Buffer;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
-use arrow_flight::{FlightData, FlightDescriptor};
-use arrow_ipc::{CompressionType, Endianness, Message, MessageHeader, MetadataVersion};
-use bytes::Bytes;
-use flatbuffers::VerifierOptions;
-use prost::Message as _;
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow_flight::FlightData;
+use arrow_ipc::{CompressionType, Message, MessageHeader};
 
 use super::dictionaries::Dictionaries;
-use super::messages::{Messages, PutMessage};
-use super::{headers, intervals, size, views};
-use crate::drain::Stage;
-use crate::engine::{HeldBytes, Parameters, SentBatch};
+use super::messages::PutMessage;
+use super::{headers, intervals, parse, size, views};
+use crate::engine::{HeldBytes, SentBatch};
 use crate::error::{Error, Result};
-use crate::intake::Standing;
-use crate::unpacking::Unpacking;
 
 /// How much larger than the largest message a message may become when it is decompressed.
 pub(super) const MAX_EXPANSION: usize = 8;
@@ -35,31 +28,11 @@ const FREE_VALUES: usize = 1 << 20;
 /// All columns together may have this many more values that take no bytes.
 const FREE_VALUES_OF_ALL: usize = 16 << 20;
 
-/// A header may refer to a table or a string many times, and each time it is read anew. Read so, it may come to
-/// `MAX_HEADER_EXPANSION` times its length and `SMALL_HEADER_BYTES` more, but to `MAX_HEADER_BYTES` at most. The headers of wide
-/// tables come to less than twice their length.
-const MAX_HEADER_EXPANSION: usize = 16;
-const SMALL_HEADER_BYTES: usize = 64 << 10;
-const MAX_HEADER_BYTES: usize = 128 << 20;
-
-/// A header may hold one flatbuffer table for each 4 of its bytes, and 16 more. Headers of wide tables hold at most one for each 20.
-const MIN_TABLE_BYTES: usize = 4;
-const FEW_TABLES: usize = 16;
-
 /// What an array takes, and each of its buffers, however few values there are.
 const ARRAY_BYTES: usize = 128;
 
-/// An open put may keep this many bytes of its first message uncounted: HTTP/2 keeps more for each stream.
-const LITTLE: usize = 64 << 10;
-
-/// The record batches of a put.
-pub(super) struct PutStream {
-    messages: Messages,
-    unpacking: Unpacking,
-    decoder: Decoder,
-}
-
-struct Decoder {
+/// Reads the batches of a put.
+pub(super) struct Decoder {
     schema: SchemaRef,
     /// What batches are read by.
     schema_with_bytes: SchemaRef,
@@ -67,194 +40,10 @@ struct Decoder {
     max_expanded_bytes: usize,
 }
 
-/// A put of which the first message has been read.
-pub(super) struct Upload {
-    first: FlightData,
-    /// How long the descriptor was: what it says is kept for as long as the put is open.
-    descriptor_bytes: usize,
-    messages: Messages,
-    unpacking: Unpacking,
-}
-
-impl Upload {
-    /// Reads the first message, which holds the descriptor. Those with rows need room of `unpacking` for what they become.
-    pub(super) async fn open(
-        mut messages: Messages,
-        unpacking: &Unpacking,
-    ) -> Result<(FlightDescriptor, Self)> {
-        let Some(PutMessage {
-            data: mut first, ..
-        }) = messages.next().await?
-        else {
-            return Err(malformed(
-                "the put is empty: its first message holds descriptor and schema. ADBC's driver sends nothing of a table \
-                 without batches: skip it, or ingest a record batch without rows",
-            ));
-        };
-        let descriptor = first.flight_descriptor.take().ok_or_else(|| {
-            malformed("the first message of a put must hold a descriptor that names the table")
-        })?;
-        let upload = Self {
-            first,
-            descriptor_bytes: descriptor.encoded_len(),
-            messages,
-            unpacking: unpacking.clone(),
-        };
-        Ok((descriptor, upload))
-    }
-
-    /// The rows, whose schema is in the first message too. Their dictionaries are added to what is held, and what the put
-    /// keeps of the first message where that is much.
-    pub(super) fn rows(self, mut held: HeldBytes) -> Result<PutStream> {
-        let max_expanded_bytes = self.messages.max_bytes().saturating_mul(MAX_EXPANSION);
-        let schema = guarded(|| decode_schema(&self.first.data_header))?;
-        let kept = schema_bytes(&schema).saturating_add(self.descriptor_bytes);
-        if kept > LITTLE {
-            held.grow(kept)?;
-        }
-        let decoder = Decoder {
-            schema_with_bytes: views::with_bytes(&schema),
-            schema,
-            dictionaries: Dictionaries::new(max_expanded_bytes, held),
-            max_expanded_bytes,
-        };
-        Ok(PutStream {
-            messages: self.messages,
-            unpacking: self.unpacking,
-            decoder,
-        })
-    }
-
-    /// All rows and their schema, where there is one: the values of a statement's parameters. They are added to what is held
-    /// for it, which comes to no more than `max_bytes`, and their dictionaries to what is held until all are read.
-    pub(super) async fn all_rows(
-        mut self,
-        max_bytes: usize,
-        held: &mut HeldBytes,
-        held_meanwhile: HeldBytes,
-    ) -> Result<Option<(SchemaRef, Vec<RecordBatch>)>> {
-        if self.first.data_header.is_empty() {
-            // A statement without parameters: nothing may follow but the end, and nothing is kept until then.
-            self.first = FlightData::default();
-            return match self.messages.next().await? {
-                None => Ok(None),
-                Some(_) => Err(malformed("rows without a schema before them")),
-            };
-        }
-        let mut rows = self.rows(held_meanwhile)?;
-        // Before Arrow's reader, which panics at some that DuckDB does not have.
-        Parameters::check_types(rows.schema())?;
-        let mut batches = Vec::new();
-        while let Some((batch, _)) = rows.next(Standing::Idle).await? {
-            if batch.rows.num_rows() == 0 {
-                continue;
-            }
-            if held.bytes() + batch.bytes > max_bytes {
-                return Err(Error::TooManyParameters(max_bytes));
-            }
-            held.grow(batch.bytes)?;
-            batches.push(batch.rows);
-        }
-        Ok(Some((rows.schema().clone(), batches)))
-    }
-}
-
-impl PutStream {
-    /// The schema of every batch.
-    pub(super) fn schema(&self) -> &SchemaRef {
-        &self.decoder.schema
-    }
-
-    /// Fails as soon as the server is on its way down: what was read is whole, and more can be sent to the next server.
-    pub(super) fn end_with_the_server(&mut self) {
-        self.messages.end_at(Stage::Finishing);
-    }
-
-    /// The next batch and its `app_metadata`, or `None` once the client has ended the stream. `standing` is that of the put
-    /// that waits for it.
-    pub(super) async fn next(&mut self, standing: Standing) -> Result<Option<(SentBatch, Bytes)>> {
-        self.messages.tell(standing);
-        while let Some(message) = self.messages.next().await? {
-            let claimed = guarded(|| claimed_bytes(&message.data))?;
-            let room = self.unpacking.take(standing, claimed).await;
-            if let Some(batch) = guarded(|| self.decoder.decode(&message))? {
-                let batch = SentBatch { room, ..batch };
-                return Ok(Some((batch, message.data.app_metadata)));
-            }
-        }
-        Ok(None)
-    }
-}
-
 /// Runs a decoder of Arrow's. Malformed bytes that make it panic are an error like any other.
-fn guarded<T>(decode: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn guarded<T>(decode: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(decode))
         .unwrap_or_else(|_| Err(malformed("the message is not valid Arrow IPC")))
-}
-
-fn decode_schema(header: &[u8]) -> Result<SchemaRef> {
-    if header.is_empty() {
-        return Err(malformed(
-            "the first message of a put must hold its schema as well, beside the descriptor",
-        ));
-    }
-    let message = root(header)?;
-    let schema = message.header_as_schema().ok_or_else(|| {
-        let found = message
-            .header_type()
-            .variant_name()
-            .unwrap_or("nothing known");
-        malformed(format!(
-            "the first message of a put must hold its schema, not {found}"
-        ))
-    })?;
-    if schema.fields().is_none() {
-        return Err(malformed("the schema has no list of fields"));
-    }
-    // Arrow's reader takes all values for little-endian ones.
-    if schema.endianness() != Endianness::Little {
-        return Err(malformed(
-            "big-endian Arrow is not supported; send little-endian",
-        ));
-    }
-    let schema: Schema = arrow_ipc::convert::fb_to_schema(schema);
-    headers::check_schema(&schema)?;
-    Ok(Arc::new(schema))
-}
-
-/// The memory of a schema.
-fn schema_bytes(schema: &Schema) -> usize {
-    let entries = schema.metadata.iter();
-    let entries = entries.map(|(key, value)| 2 * size_of::<String>() + key.len() + value.len());
-    schema.fields.size() + entries.sum::<usize>()
-}
-
-fn root(header: &[u8]) -> Result<Message<'_>> {
-    let message = arrow_ipc::root_as_message_with_opts(&limits_of(header), header);
-    let message = message.map_err(|error| {
-        malformed(format!(
-            "the message's header is not valid Arrow IPC: {error}"
-        ))
-    })?;
-    match message.version() {
-        MetadataVersion::V4 | MetadataVersion::V5 => Ok(message),
-        other => Err(malformed(format!(
-            "{other:?} of Arrow IPC is not supported; send V5 or V4"
-        ))),
-    }
-}
-
-/// What a header may come to.
-fn limits_of(header: &[u8]) -> VerifierOptions {
-    let limits = VerifierOptions::default();
-    let bytes = header.len().saturating_mul(MAX_HEADER_EXPANSION);
-    VerifierOptions {
-        max_tables: limits
-            .max_tables
-            .min(header.len() / MIN_TABLE_BYTES + FEW_TABLES),
-        max_apparent_size: MAX_HEADER_BYTES.min(bytes.saturating_add(SMALL_HEADER_BYTES)),
-        ..limits
-    }
 }
 
 /// How many bytes a compressed buffer claims to become, and those it has for that in the body of its message; `None` for one without a
@@ -273,11 +62,11 @@ fn claim<'b>(buffer: &arrow_ipc::Buffer, body: &'b [u8]) -> Result<Option<(usize
 }
 
 /// How many bytes the compressed buffers of a message claim to become together.
-fn claimed_bytes(data: &FlightData) -> Result<usize> {
+pub(super) fn claimed_bytes(data: &FlightData) -> Result<usize> {
     if data.data_header.is_empty() {
         return Ok(0);
     }
-    let message = root(&data.data_header)?;
+    let message = parse::root(&data.data_header)?;
     let batch = match message.header_type() {
         MessageHeader::RecordBatch => message.header_as_record_batch(),
         MessageHeader::DictionaryBatch => message
@@ -297,14 +86,29 @@ fn claimed_bytes(data: &FlightData) -> Result<usize> {
 }
 
 impl Decoder {
+    /// For batches of this schema. Their dictionaries are added to what is held.
+    pub(super) fn new(schema: SchemaRef, max_expanded_bytes: usize, held: HeldBytes) -> Self {
+        Self {
+            schema_with_bytes: views::with_bytes(&schema),
+            schema,
+            dictionaries: Dictionaries::new(max_expanded_bytes, held),
+            max_expanded_bytes,
+        }
+    }
+
+    /// The schema of every batch.
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
     /// Decodes a message; `None` where it holds no rows.
-    fn decode(&mut self, sent: &PutMessage) -> Result<Option<SentBatch>> {
+    pub(super) fn decode(&mut self, sent: &PutMessage) -> Result<Option<SentBatch>> {
         let data = &sent.data;
         if data.data_header.is_empty() && data.data_body.is_empty() {
             // Metadata alone, which a plain put has no use for.
             return Ok(None);
         }
-        let message = root(&data.data_header)?;
+        let message = parse::root(&data.data_header)?;
         let body = Buffer::from(data.data_body.clone());
         match message.header_type() {
             MessageHeader::RecordBatch => {
@@ -499,143 +303,4 @@ pub(super) fn empty(kind: &str) -> Error {
 
 pub(super) fn malformed(message: impl Into<String>) -> Error {
     Error::Malformed(message.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use arrow::array::{ArrayRef, Int64Array, StringArray};
-    use arrow::datatypes::{Field, Fields};
-    use arrow_ipc::writer::{
-        CompressionContext, DictionaryTracker, IpcDataGenerator, IpcWriteOptions,
-    };
-    use arrow_ipc::{MessageArgs, SchemaArgs};
-    use flatbuffers::{FlatBufferBuilder, WIPOffset};
-
-    use super::*;
-
-    const COLUMNS: usize = 4000;
-
-    fn metadata(of: usize) -> [(String, String); 3] {
-        let json =
-            format!(r#"{{"name": "column_{of}", "pandas_type": "int64", "metadata": null}}"#);
-        let pairs = [
-            ("PARQUET:field_id", of.to_string()),
-            ("a", "b".into()),
-            ("pandas", json),
-        ];
-        pairs.map(|(key, value)| (key.to_owned(), value))
-    }
-
-    /// A wide table's columns: plain ones, some with metadata, some nested.
-    fn wide_schemas() -> [Schema; 4] {
-        let name = |column: usize| format!("column_{column}");
-        let plain = |column: usize| Field::new(name(column), DataType::Int64, true);
-        let short = |column: usize| Field::new(column.to_string(), DataType::Boolean, true);
-        let described = |column| plain(column).with_metadata(metadata(column).into());
-        let nested = |column| {
-            let inner = Fields::from(vec![plain(column), short(column), plain(column)]);
-            Field::new_list(name(column), Field::new_struct("item", inner, true), true)
-        };
-        let kinds: [&dyn Fn(usize) -> Field; 4] = [&plain, &short, &described, &nested];
-        kinds.map(|field| Schema::new((0..COLUMNS).map(field).collect::<Vec<_>>()))
-    }
-
-    fn schema_header(schema: &Schema) -> Vec<u8> {
-        let (generator, options) = (IpcDataGenerator::default(), IpcWriteOptions::default());
-        let mut tracker = DictionaryTracker::new(false);
-        let message =
-            generator.schema_to_bytes_with_dictionary_tracker(schema, &mut tracker, &options);
-        message.ipc_message
-    }
-
-    fn batch_header() -> Vec<u8> {
-        let values = |column: usize| -> ArrayRef {
-            match column % 2 {
-                0 => Arc::new(Int64Array::from(vec![1])),
-                _ => Arc::new(StringArray::from(vec!["x"])),
-            }
-        };
-        let columns = (0..COLUMNS).map(|column| (column.to_string(), values(column)));
-        let rows = RecordBatch::try_from_iter(columns).unwrap();
-        let mut tracker = DictionaryTracker::new(false);
-        let encoded = IpcDataGenerator::default().encode(
-            &rows,
-            &mut tracker,
-            &IpcWriteOptions::default(),
-            &mut CompressionContext::default(),
-        );
-        encoded.unwrap().1.ipc_message
-    }
-
-    #[test]
-    fn headers_of_wide_tables_come_to_far_less_than_they_may() {
-        let mut headers = wide_schemas().each_ref().map(schema_header).to_vec();
-        headers.push(batch_header());
-        for header in headers {
-            let limits = limits_of(&header);
-            let quarter = VerifierOptions {
-                max_tables: limits.max_tables / 4,
-                max_apparent_size: limits.max_apparent_size / 4,
-                ..limits
-            };
-            arrow_ipc::root_as_message_with_opts(&quarter, &header).unwrap();
-        }
-    }
-
-    #[test]
-    fn a_schema_weighs_what_its_columns_and_texts_do() {
-        let [plain, _, described, _] = wide_schemas();
-        let of_plain = schema_bytes(&plain);
-        assert!(
-            (COLUMNS * 100..COLUMNS * 300).contains(&of_plain),
-            "{of_plain}"
-        );
-        assert!(schema_bytes(&described) > of_plain + COLUMNS * 100);
-        let texts = [("a".to_owned(), "x".repeat(10_000_000))];
-        let with_text = plain.with_metadata(texts.into());
-        let of_text = schema_bytes(&with_text) - of_plain;
-        assert!((10_000_000..10_000_100).contains(&of_text), "{of_text}");
-    }
-
-    /// The header of a schema without columns.
-    fn header_of(version: MetadataVersion, endianness: Endianness) -> Vec<u8> {
-        let mut builder = FlatBufferBuilder::new();
-        let columns: [WIPOffset<arrow_ipc::Field<'_>>; 0] = [];
-        let columns = builder.create_vector(&columns);
-        let schema = SchemaArgs {
-            endianness,
-            fields: Some(columns),
-            ..Default::default()
-        };
-        let schema = arrow_ipc::Schema::create(&mut builder, &schema);
-        let message = MessageArgs {
-            version,
-            header_type: MessageHeader::Schema,
-            header: Some(schema.as_union_value()),
-            ..Default::default()
-        };
-        let message = Message::create(&mut builder, &message);
-        builder.finish(message, None);
-        builder.finished_data().to_vec()
-    }
-
-    #[test]
-    fn what_is_not_little_endian_or_of_a_version_that_is_not_known_is_refused() {
-        use MetadataVersion as Version;
-        let refusal = |version, endianness| {
-            let schema = decode_schema(&header_of(version, endianness));
-            schema.err().map(|error| error.to_string())
-        };
-        for version in [Version::V4, Version::V5] {
-            assert_eq!(refusal(version, Endianness::Little), None);
-            for endianness in [Endianness::Big, Endianness(7)] {
-                let why = refusal(version, endianness).expect("a refusal");
-                assert!(why.contains("send little-endian"), "{why}");
-            }
-        }
-        for version in [Version::V1, Version::V3, Version(5), Version(-1)] {
-            let why = refusal(version, Endianness::Little).expect("a refusal");
-            assert!(why.contains("send V5 or V4"), "{why}");
-        }
-    }
 }

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::Answers;
-use super::decode::{PutStream, Upload};
+use super::upload::{PutStream, Upload};
 use crate::engine::{Committed, Committing, Engine, Put};
 use crate::error::{Error, Result};
 use crate::intake::Standing;

@@ -32,8 +32,8 @@ use futures::{StreamExt, stream};
 use prost::Message;
 
 use super::Answers;
-use super::decode::Upload;
 use super::put::result;
+use super::upload::Upload;
 use super::visit::Visit;
 use crate::error::{Error, Result};
 use crate::session::{Caller, Handle, Handles, Sessions};

@@ -9,9 +9,10 @@ use tonic::Request;
 use tonic::body::Body;
 
 use super::columns::with_types;
-use super::decode::{MAX_EXPANSION, Upload};
+use super::decode::MAX_EXPANSION;
 use super::get::encode;
 use super::messages::{Messages, RequestBytes};
+use super::upload::Upload;
 use crate::drain::Drain;
 use crate::engine::{Engine, Place, SentBatch};
 use crate::error::{Error, Result};

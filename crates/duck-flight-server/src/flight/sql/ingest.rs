@@ -6,8 +6,8 @@ use duck_flight_protocol::{Create, PutOptions, TableName};
 
 use crate::engine::TEMPORARY;
 use crate::error::{Error, Result};
-use crate::flight::decode::Upload;
 use crate::flight::put::put_stream;
+use crate::flight::upload::Upload;
 use crate::intake::Standing;
 use crate::session::{Caller, Sessions};
 

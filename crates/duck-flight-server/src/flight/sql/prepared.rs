@@ -17,8 +17,8 @@ use super::statement::{info, run_now, schema_of};
 use super::ticket::StatementTicket;
 use crate::engine::{Description, HeldBytes, Parameters, Place, Rows, Sql};
 use crate::error::{Error, Result};
-use crate::flight::decode::Upload;
 use crate::flight::get::{encoding, sql_text};
+use crate::flight::upload::Upload;
 use crate::session::{Caller, Execution, PreparedStatement, Sessions};
 
 /// How many bytes of parameters one execution may have.
