@@ -4,6 +4,10 @@
 //! gets a connection of its own once a statement leaves something behind (a temporary table, a setting, an open
 //! transaction). It then serves one request at a time; a result that is still being read when the next request
 //! comes is read ahead into memory, up to a bound, so that the next one need not wait for the reader.
+//!
+//! Which connection a request runs on, its [`Place`] says.
+
+mod place;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -16,134 +20,15 @@ use super::pool::{ClientTransaction, Session};
 use crate::error::{Error, Result};
 use crate::gauge::{Counted, Gauge};
 
+pub(crate) use place::Place;
+pub(in crate::engine) use place::{Seat, Traces};
+
 /// How long a request waits for the one before it on the same connection.
 const BUSY_WAIT: Duration = Duration::from_secs(30);
 
 /// How long a request waits at least before it is refused because a result is still being read: long enough for the server to
 /// notice that the client has dropped that result, and to end it.
 const MOMENT: Duration = Duration::from_millis(100);
-
-/// Where a client's statements run.
-#[derive(Clone)]
-pub(crate) enum Place {
-    /// On any connection, with nothing left behind.
-    Any,
-    /// On any connection too, until something is left behind; from then on on the client's own.
-    Own(Lease),
-    /// On the client's own, in a transaction that a call has begun, and a call ends.
-    Transaction(TransactionLease),
-}
-
-/// What happens to what a statement leaves behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::engine) enum Traces {
-    /// It is gone: the connection is replaced after the request.
-    Wiped,
-    /// A statement that leaves something behind does not run: the client gets a connection of its own for it.
-    Refused,
-    /// It stays: the connection is the client's own.
-    Kept,
-    /// It stays, but no statement may end the open transaction.
-    KeptInTransaction,
-}
-
-/// The connection that one request runs on.
-pub(in crate::engine) enum Seat {
-    /// The one of the thread that takes the request.
-    Shared(Traces),
-    /// The client's own.
-    Own(Held, Traces),
-}
-
-impl Place {
-    /// The connection that a request runs on, or tries to.
-    pub(in crate::engine) async fn seat(&self) -> Result<Seat> {
-        match self {
-            Self::Any => Ok(Seat::Shared(Traces::Wiped)),
-            Self::Own(lease) if !lease.is_open() => {
-                lease.check()?;
-                Ok(Seat::Shared(Traces::Refused))
-            }
-            Self::Own(_) | Self::Transaction(_) => self.own_seat().await,
-        }
-    }
-
-    /// The client's own connection, for a request that was refused elsewhere.
-    pub(in crate::engine) async fn own_seat(&self) -> Result<Seat> {
-        match self {
-            Self::Any => Ok(Seat::Shared(Traces::Wiped)),
-            Self::Own(lease) => Ok(Seat::Own(lease.hold().await?, Traces::Kept)),
-            Self::Transaction(transaction) => {
-                let held = transaction.hold().await?;
-                Ok(Seat::Own(held, Traces::KeptInTransaction))
-            }
-        }
-    }
-
-    /// Whether any connection serves, and none is the client's own.
-    pub(in crate::engine) fn is_shared(&self) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Own(lease) => !lease.is_open(),
-            Self::Transaction(_) => false,
-        }
-    }
-
-    /// The requests that wait for the client's own connection.
-    pub(in crate::engine) fn requests(&self) -> Option<Arc<Requests>> {
-        self.lease().map(|lease| lease.0.requests.clone())
-    }
-
-    /// Says that a request of the client's goes on, until it is dropped.
-    pub(in crate::engine) fn in_use(&self) -> Option<InUse> {
-        self.lease().map(Lease::in_use)
-    }
-
-    /// Waits until the client's session or transaction is closed.
-    pub(super) async fn end(&self) {
-        match self.lease() {
-            Some(lease) => lease.ended().await,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn lease(&self) -> Option<&Lease> {
-        match self {
-            Self::Any => None,
-            Self::Own(lease) => Some(lease),
-            Self::Transaction(transaction) => Some(&transaction.lease),
-        }
-    }
-}
-
-impl Seat {
-    /// Runs `work` on the connection; `thread` is the session of the thread that does it. Closing the client's session
-    /// cancels it.
-    pub(in crate::engine) fn run<T>(
-        mut self,
-        thread: &mut Session,
-        cancel: &Arc<Cancel>,
-        work: impl FnOnce(&mut Session, Traces) -> Result<T>,
-    ) -> Result<T> {
-        match &mut self {
-            Self::Shared(traces) => {
-                let outcome = work(thread, *traces);
-                // Before the answer, for what its client runs next must not find it in the way.
-                thread.end_transaction();
-                outcome
-            }
-            Self::Own(held, traces) => {
-                let lease = held.lease.clone();
-                let _running = lease.running(cancel)?;
-                let session = held.session(thread)?;
-                if session.transaction != ClientTransaction::None {
-                    cancel.spare_transaction();
-                }
-                session.attempt(|session| work(session, *traces))
-            }
-        }
-    }
-}
 
 /// A client's own connection, opened when it is first needed. Clones share it.
 #[derive(Clone, Default)]
@@ -426,12 +311,9 @@ impl Held {
 mod tests {
     use std::pin::pin;
 
-    use arrow::array::AsArray;
-    use arrow::datatypes::Int64Type;
     use futures::poll;
 
     use super::*;
-    use crate::engine::{Engine, EngineOptions, query};
 
     #[tokio::test(start_paused = true)]
     async fn a_request_is_refused_only_once_it_has_waited_for_a_moment() {
@@ -447,66 +329,5 @@ mod tests {
         assert!(matches!(next.await, Err(Error::SessionBusy)));
         drop(held);
         assert!(lease.hold().await.is_ok());
-    }
-
-    async fn engine_with_table() -> Engine {
-        let engine = Engine::open(&EngineOptions::in_memory()).unwrap();
-        execute(&engine, &Place::Any, "CREATE TABLE t (i BIGINT)").await;
-        engine
-    }
-
-    async fn execute(engine: &Engine, place: &Place, sql: &str) {
-        engine.execute(place, sql.to_owned()).await.unwrap();
-    }
-
-    /// The rows of the table that are committed.
-    async fn count(engine: &Engine) -> i64 {
-        let counted = engine.run(&Place::Any, "SELECT count(*) FROM t".to_owned());
-        let rows = counted.await.unwrap().rows.unwrap();
-        rows.batches[0]
-            .column(0)
-            .as_primitive::<Int64Type>()
-            .value(0)
-    }
-
-    /// Inserts a row, in a transaction of its own where the client has none, and panics before that is committed.
-    async fn insert_and_panic(engine: &Engine, place: &Place) {
-        let (queries, shared) = (&engine.0.queries, &engine.0.shared);
-        let panics = query::run_on(queries, shared, place, |session, _, _| -> Result<()> {
-            if session.transaction == ClientTransaction::None {
-                session.connection.begin()?;
-            }
-            session.connection.execute("INSERT INTO t VALUES (2)")?;
-            panic!("on purpose")
-        });
-        assert!(matches!(panics.await, Err(Error::WorkerLost)));
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn what_panics_in_a_transaction_leaves_nothing_of_it_to_commit() {
-        let engine = engine_with_table().await;
-        let transaction = TransactionLease::default();
-        engine.begin(&transaction).await.unwrap();
-        let place = Place::Transaction(transaction.clone());
-        execute(&engine, &place, "INSERT INTO t VALUES (1)").await;
-        insert_and_panic(&engine, &place).await;
-        let held = engine.hold(&transaction).await.unwrap();
-        let commit = engine.end(held, &transaction, true).unwrap().await;
-        assert!(
-            matches!(commit, Err(Error::TransactionFailed)),
-            "{commit:?}"
-        );
-        assert_eq!(count(&engine).await, 0);
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_session_goes_on_in_no_transaction_where_its_statement_panics_in_one_of_its_own() {
-        let engine = engine_with_table().await;
-        let place = Place::Own(Lease::default());
-        execute(&engine, &place, "CREATE TEMP TABLE own (i INTEGER)").await;
-        insert_and_panic(&engine, &place).await;
-        execute(&engine, &place, "INSERT INTO own VALUES (1)").await;
-        execute(&engine, &place, "INSERT INTO t FROM own").await;
-        assert_eq!(count(&engine).await, 1, "it is committed");
     }
 }

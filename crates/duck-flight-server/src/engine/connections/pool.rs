@@ -1,28 +1,25 @@
-//! Threads and connections for them: a fixed number of both, fed from one bounded queue.
+//! Threads and connections for them: a fixed number of both, fed from one bounded [`queue`]. A connection that serves is a
+//! [`Session`].
 
-use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+mod queue;
+mod session;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use duck_flight_protocol::TableName;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::cancel::{Cancel, CancelOnDrop};
-use crate::engine::catalog;
-use crate::engine::ffi::{Connection, Database};
+use crate::engine::ffi::Database;
 use crate::engine::query::frames::ReadAhead;
-use crate::engine::replay::SeenIndexes;
-use crate::engine::replay::index_work::IndexWork;
 use crate::engine::thread;
 use crate::error::{Error, Result};
+use queue::Queue;
 
-/// Where a job comes while `MANY_AT_ONCE` others wait or run, more are expected for a time of `CROWDED_FOR`: then threads of the pool get
-/// more done than one of the network, which would better read what they ask.
-const MANY_AT_ONCE: usize = 2;
-const CROWDED_FOR: Duration = Duration::from_millis(10);
+pub(in crate::engine) use session::{ClientTransaction, Session, Work};
 
 /// What a pool runs.
 #[derive(Clone, Copy)]
@@ -34,151 +31,12 @@ pub(in crate::engine) struct Jobs {
     pub(in crate::engine) remedy: &'static str,
 }
 
-type Job = Box<dyn FnOnce(&mut Session) + Send>;
-
 /// A fixed set of threads, one connection more, and the requests that wait for a thread. Whoever runs something takes
 /// the connection that was used last: its plans and caches are warm.
 pub(in crate::engine) struct Pool {
     queue: Arc<Queue>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     read_ahead: ReadAhead,
-}
-
-/// The jobs that wait. The thread that became idle last is woken first: its caches are warm.
-struct Queue {
-    state: Mutex<QueueState>,
-    /// One for each thread.
-    wake: Vec<Condvar>,
-    /// Whoever had the connections to itself has given its own back.
-    alone_ended: Condvar,
-    jobs: Jobs,
-    max_waiting: usize,
-}
-
-#[derive(Default)]
-struct QueueState {
-    /// Each with the time since which it waits.
-    jobs: VecDeque<(Instant, Job)>,
-    idle: Vec<usize>,
-    /// The connections that nobody uses; the one that was used last is the last.
-    sessions: Vec<Session>,
-    /// When a job came last while [`MANY_AT_ONCE`] others were there.
-    crowded: Option<Instant>,
-    /// Whether somebody who is no thread of the pool has one.
-    is_alone: bool,
-    closed: bool,
-}
-
-impl QueueState {
-    /// Takes back a connection. One that could not be renewed is the last to be used again.
-    fn give_back(&mut self, session: Session) {
-        let place = if session.dirty {
-            0
-        } else {
-            self.sessions.len()
-        };
-        self.sessions.insert(place, session);
-    }
-}
-
-impl Queue {
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock()
-    }
-
-    fn push(&self, job: Job) -> Result<()> {
-        let mut state = self.lock();
-        if state.closed {
-            return Err(Error::ShuttingDown);
-        }
-        if state.jobs.len() >= self.max_waiting {
-            let Jobs { what, remedy, .. } = self.jobs;
-            return Err(Error::Busy {
-                what,
-                remedy,
-                limit: self.max_waiting,
-            });
-        }
-        let now = Instant::now();
-        if state.sessions.len() + MANY_AT_ONCE <= self.wake.len() + 1 + state.jobs.len() {
-            state.crowded = Some(now);
-        }
-        state.jobs.push_back((now, job));
-        let idle = state.idle.pop();
-        // Without the lock, or the thread would wake only to wait for it.
-        drop(state);
-        if let Some(thread) = idle {
-            self.wake[thread].notify_one();
-        }
-        Ok(())
-    }
-
-    /// Takes back the connection of the job before, and waits for the next job; `None` when there will be no more.
-    fn pop(&self, thread: usize, done: Option<Session>) -> Option<(Job, Session)> {
-        let mut state = self.lock();
-        if let Some(done) = done {
-            state.give_back(done);
-        }
-        loop {
-            if !state.jobs.is_empty()
-                && let Some(session) = state.sessions.pop()
-                && let Some((_, job)) = state.jobs.pop_front()
-            {
-                state.idle.retain(|idle| *idle != thread);
-                return Some((job, session));
-            }
-            if state.closed {
-                return None;
-            }
-            if !state.idle.contains(&thread) {
-                state.idle.push(thread);
-            }
-            self.wake[thread].wait(&mut state);
-        }
-    }
-
-    /// Takes a connection where no job waits or runs.
-    fn take_alone(&self) -> Option<Session> {
-        let mut state = self.lock();
-        let is_quiet = state.jobs.is_empty() && state.sessions.len() > self.wake.len();
-        let is_crowded = || {
-            state
-                .crowded
-                .is_some_and(|since| since.elapsed() < CROWDED_FOR)
-        };
-        let is_clean = state.sessions.last().is_some_and(|last| !last.dirty);
-        if state.closed || !is_quiet || !is_clean || is_crowded() {
-            return None;
-        }
-        state.is_alone = true;
-        state.sessions.pop()
-    }
-
-    fn end_alone(&self, session: Session) {
-        let mut state = self.lock();
-        state.give_back(session);
-        state.is_alone = false;
-        // Nobody waits before that, and to notify is a system call.
-        if state.closed {
-            self.alone_ended.notify_all();
-        }
-    }
-
-    fn close(&self) {
-        self.lock().closed = true;
-        for thread in &self.wake {
-            thread.notify_all();
-        }
-    }
-
-    /// Closes the connections. The threads have ended.
-    fn close_sessions(&self) {
-        let mut state = self.lock();
-        while state.is_alone {
-            self.alone_ended.wait(&mut state);
-        }
-        state.sessions.clear();
-    }
 }
 
 /// A connection of a pool in which nothing else runs, until it is dropped. Jobs that come meanwhile find others.
@@ -214,64 +72,8 @@ pub(in crate::engine) struct Waits(Arc<Queue>);
 impl Waits {
     /// How long the oldest job that waits has done so.
     pub(super) fn longest(&self) -> Duration {
-        let state = self.0.lock();
-        let oldest = state.jobs.front();
-        oldest.map_or(Duration::ZERO, |(since, _)| since.elapsed())
+        self.0.longest_wait()
     }
-}
-
-/// A connection, and what a client's statements have done on it. In the pool it is as new; a lease keeps it from one request to
-/// the next.
-pub(in crate::engine) struct Session {
-    pub(in crate::engine) connection: Connection,
-    /// Whether the request may have left something behind (a temporary table, a setting, a transaction).
-    pub(in crate::engine) dirty: bool,
-    pub(in crate::engine) transaction: ClientTransaction,
-    /// What the client's transaction has done.
-    pub(in crate::engine) work: Work,
-    /// Whether a PIVOT may have left types behind.
-    pub(in crate::engine) has_pivoted: bool,
-    database: Database,
-}
-
-/// What a transaction that a client has begun has done so far.
-#[derive(Debug)]
-pub(in crate::engine) struct Work {
-    /// How many rows it has written, as far as it is known; more where it is not.
-    pub(in crate::engine) rows_written: u64,
-    /// Whether it may have made an index.
-    pub(in crate::engine) makes_index: bool,
-    /// Whether it may have made a schema.
-    pub(in crate::engine) makes_schema: bool,
-    /// Whether it may have defined anything, altered or dropped it.
-    pub(in crate::engine) defines: bool,
-    /// The indexes of others that it sees.
-    pub(in crate::engine) seen_indexes: SeenIndexes,
-    /// What it has done to indexes, and to rows that may be in them.
-    pub(in crate::engine) indexes: IndexWork,
-}
-
-impl Work {
-    /// What a transaction has done that begins afterwards.
-    pub(in crate::engine) fn none(connection: &Connection) -> Self {
-        Self {
-            rows_written: 0,
-            makes_index: false,
-            makes_schema: false,
-            defines: false,
-            seen_indexes: connection.indexes().seen(),
-            indexes: IndexWork::default(),
-        }
-    }
-}
-
-/// A transaction that a client has begun, and ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::engine) enum ClientTransaction {
-    None,
-    Open,
-    /// Open, and something may have failed in it. It may be that DuckDB lets it be rolled back only.
-    Doubtful,
 }
 
 impl Pool {
@@ -283,16 +85,8 @@ impl Pool {
         database: &Database,
     ) -> Result<Self> {
         let sessions = (0..=size).map(|_| Session::open(database));
-        let queue = Arc::new(Queue {
-            state: Mutex::new(QueueState {
-                sessions: sessions.collect::<Result<_>>()?,
-                ..QueueState::default()
-            }),
-            wake: (0..size).map(|_| Condvar::new()).collect(),
-            alone_ended: Condvar::new(),
-            jobs,
-            max_waiting,
-        });
+        let sessions = sessions.collect::<Result<Vec<_>>>()?;
+        let queue = Arc::new(Queue::new(jobs, size, max_waiting, sessions));
         let mut threads = Vec::with_capacity(size);
         for index in 0..size {
             let queue = queue.clone();
@@ -385,100 +179,11 @@ fn run_unless_panic<T>(session: &mut Session, job: impl FnOnce(&mut Session) -> 
     outcome.ok()
 }
 
-impl Session {
-    fn open(database: &Database) -> Result<Self> {
-        let connection = database.connect_for_clients()?;
-        Ok(Self {
-            dirty: false,
-            transaction: ClientTransaction::None,
-            work: Work::none(&connection),
-            has_pivoted: false,
-            connection,
-            database: database.clone(),
-        })
-    }
-
-    /// Records that something runs in the client's transaction whose failures are not all told.
-    pub(in crate::engine) fn doubt(&mut self) {
-        if self.transaction == ClientTransaction::Open {
-            self.transaction = ClientTransaction::Doubtful;
-        }
-    }
-
-    /// Runs `work` on a client's own connection. Whatever fails inside of its transaction, be it a question about a statement,
-    /// may have left nothing possible in it but to roll it back; where `work` panics, nothing else is.
-    pub(in crate::engine) fn attempt<T>(
-        &mut self,
-        work: impl FnOnce(&mut Self) -> Result<T>,
-    ) -> Result<T> {
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|panic| {
-            self.give_up();
-            resume_unwind(panic)
-        });
-        if outcome.is_err() {
-            self.doubt();
-        }
-        outcome
-    }
-
-    /// Gives up what was done halfway.
-    fn give_up(&mut self) {
-        // A client's transaction may have ended on the way, and what is none of its own is open for this work only.
-        if self.transaction == ClientTransaction::None || self.connection.begin().is_ok() {
-            self.connection.roll_back();
-            self.transaction = ClientTransaction::None;
-        } else {
-            self.connection.spoil_transaction();
-            self.transaction = ClientTransaction::Doubtful;
-        }
-    }
-
-    /// Rolls back what a script has left open that failed between its BEGIN and its COMMIT.
-    pub(super) fn end_transaction(&mut self) {
-        if self.transaction != ClientTransaction::None {
-            self.connection.roll_back();
-            self.transaction = ClientTransaction::None;
-        }
-    }
-
-    /// Opens another connection to the same database.
-    pub(super) fn another(&self) -> Result<Self> {
-        Self::open(&self.database)
-    }
-
-    /// The name of a table in full, as the session looks up names.
-    pub(in crate::engine) fn full_name(&self, table: TableName) -> Result<TableName> {
-        let TableName {
-            catalog,
-            schema,
-            table,
-        } = table;
-        let (own_catalog, own_schema) = catalog::current(&self.connection)?;
-        Ok(TableName {
-            schema: schema.or_else(|| catalog.is_none().then_some(own_schema)),
-            catalog: catalog.or(Some(own_catalog)),
-            table,
-        })
-    }
-
-    /// Replaces a connection that may hold something of the last request. Answers whether it is as new.
-    fn renew(&mut self) -> bool {
-        if self.dirty {
-            match self.another() {
-                Ok(new) => *self = new,
-                Err(error) => {
-                    tracing::error!(%error, "no new connection; the next request tries again");
-                }
-            }
-        }
-        !self.dirty
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
+    use super::queue::{CROWDED_FOR, MANY_AT_ONCE};
     use super::*;
 
     const MAX_WAITING: usize = 8;
