@@ -25,7 +25,6 @@ mod thread;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use duck_flight_protocol::{ForgetProducers, ProducerState, PutOptions, TableName};
 use parking_lot::Mutex;
@@ -40,9 +39,11 @@ pub(crate) use ingest::unit::{Committed, TEMPORARY};
 pub(crate) use ingest::{Committing, Put, SentBatch};
 pub(crate) use options::IN_MEMORY;
 pub use options::{DEFAULT_ROW_GROUP_ROWS, DEFAULT_STORAGE_VERSION, EngineOptions};
+pub(crate) use query::Sql;
+pub(crate) use query::description::Description;
 pub(crate) use query::parameters::Parameters;
 pub(crate) use query::progress::Progress;
-pub(crate) use query::{Description, Outcome, ResultStream, Rows, Sql};
+pub(crate) use query::results::{ResultStream, Rows};
 pub(crate) use rows::row_bytes::row_bytes;
 pub use sql_error::{SqlError, SqlErrorKind};
 pub use storage::attach::BLOCK_BYTES;
@@ -95,9 +96,6 @@ pub(crate) const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many writers share the commits: one appends while another waits for the disk.
 const WRITERS: usize = 2;
-
-/// Texts of statements up to this size count nowhere: as many as may wait take little.
-const SHORT_TEXT_BYTES: usize = 16 << 10;
 
 /// How many look-ups of tables may wait for the catalog thread.
 const LOOKUPS_WAITING: usize = 65_536;
@@ -253,100 +251,12 @@ impl Engine {
         &self.0.facts
     }
 
-    /// Runs a script; the last statement's result streams out. Dropping the stream stops it.
-    pub(crate) async fn query(&self, place: &Place, sql: impl Into<Sql>) -> Result<ResultStream> {
-        let Inner {
-            queries,
-            express,
-            patience,
-            shared,
-            ..
-        } = &*self.0;
-        let sql = self.hold_text(sql)?;
-        let runs = self.0.running.enter();
-        let result = query::query(queries, express, patience, shared, place, sql).await;
-        result.map(|stream| stream.counted_by(runs))
-    }
-
-    /// Runs a script to its end, and keeps its last result in memory.
-    pub(crate) async fn run(&self, place: &Place, sql: impl Into<Sql>) -> Result<Outcome> {
-        let Inner {
-            queries,
-            shared,
-            holdings,
-            ..
-        } = &*self.0;
-        let sql = self.hold_text(sql)?;
-        let _runs = self.0.running.enter();
-        query::run(queries, shared, holdings, place, sql).await
-    }
-
-    /// How many statements run, or wait for their turn.
-    pub(crate) fn running(&self) -> usize {
-        self.0.running.count()
-    }
-
     /// Takes memory for what waits for its client.
     ///
     /// # Errors
     /// When all clients would hold too much.
     pub(crate) fn hold_bytes(&self, bytes: usize) -> Result<HeldBytes> {
         self.0.holdings.take(bytes)
-    }
-
-    /// Takes memory for a statement's text for as long as it is kept, unless it is short.
-    fn hold_text(&self, sql: impl Into<Sql>) -> Result<Sql> {
-        let sql = sql.into();
-        if sql.text.len() <= SHORT_TEXT_BYTES {
-            return Ok(sql);
-        }
-        // As it came, and as it is to run.
-        let held = self.hold_bytes(sql.text.len().saturating_mul(2))?;
-        Ok(sql.held_by(held))
-    }
-
-    /// Runs a script for its effect and answers with the number of rows it changed.
-    pub(crate) async fn execute(&self, place: &Place, sql: impl Into<Sql>) -> Result<u64> {
-        let sql = self.hold_text(sql)?;
-        let _runs = self.0.running.enter();
-        query::execute(&self.0.queries, &self.0.shared, place, sql).await
-    }
-
-    /// What is known of a script, without running it.
-    pub(crate) async fn describe(&self, place: &Place, sql: String) -> Result<Description> {
-        let Inner {
-            queries,
-            express,
-            shared,
-            ..
-        } = &*self.0;
-        let sql = self.hold_text(sql)?;
-        query::describe(queries, express, shared, place, sql).await
-    }
-
-    /// Whether what was known of a script is so still: nothing was committed since, and the client's own connection
-    /// does not see things that others do not.
-    pub(crate) fn is_current(&self, description: &Description, place: &Place) -> bool {
-        place.is_shared() && description.is_current(&self.0.commits)
-    }
-
-    /// What is in the catalog, as the client's statements see it.
-    pub(crate) async fn catalog(
-        &self,
-        place: &Place,
-        request: CatalogRequest,
-    ) -> Result<RecordBatch> {
-        let Inner {
-            queries, shared, ..
-        } = &*self.0;
-        let lossless = shared.lossless.clone();
-        query::run_on(queries, shared, place, move |session, _, cancel| {
-            // It goes on where it cannot tell all of a table, which may have failed the transaction.
-            session.doubt();
-            let _watch = cancel.watch(&session.connection);
-            request.answer(&session.connection, &lossless, cancel)
-        })
-        .await
     }
 
     /// The client's own connection, where rows must go in by it: into a temporary table, or in its transaction.
@@ -390,11 +300,8 @@ impl Engine {
             return Err(Error::TransactionOpen);
         }
         let begun = transaction.clone();
-        let Inner {
-            queries, shared, ..
-        } = &*self.0;
         let done = move || begun.set_begun();
-        let answer = query::control(queries, shared, held, "BEGIN TRANSACTION", done)?;
+        let answer = self.control(held, "BEGIN TRANSACTION", done)?;
         answer.await.map_err(|_| Error::WorkerLost)?
     }
 
@@ -416,10 +323,7 @@ impl Engine {
     ) -> Result<impl Future<Output = Result<()>> + use<>> {
         let answer = if transaction.has_begun() {
             let sql = if commit { "COMMIT" } else { "ROLLBACK" };
-            let Inner {
-                queries, shared, ..
-            } = &*self.0;
-            Some(query::control(queries, shared, held, sql, || ())?)
+            Some(self.control(held, sql, || ())?)
         } else {
             None
         };
@@ -445,11 +349,6 @@ impl Engine {
             // On a thread of the pool, for a roll back may take long. Without one, it is closed here.
             self.0.queries.submit(move |_| held.close()).ok();
         }
-    }
-
-    /// Lists tables and views whose name matches a `LIKE` pattern, or all.
-    pub(crate) async fn relations(&self, pattern: Option<String>) -> Result<Vec<Relation>> {
-        catalog::relations(&self.0.queries, self.0.shared.lossless.clone(), pattern).await
     }
 
     /// Opens a put into a table.

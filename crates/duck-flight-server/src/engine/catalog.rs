@@ -4,21 +4,19 @@ pub(super) mod metadata;
 pub(super) mod references;
 mod seen;
 
-use std::sync::Arc;
-
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use duck_flight_protocol::{TableName, quote};
 
 use super::connections::lease::Place;
-use super::connections::pool::Pool;
 use super::ffi::{ArrowOptions, Connection, Prepared};
 use super::ingest::producers::OWN_SCHEMA;
 use super::query::readable::Readable;
 use super::sql_error::SqlError;
-use super::{Engine, Lossless, SESSION_SETTINGS, query};
+use super::{Engine, Lossless, SESSION_SETTINGS};
 use crate::error::{Result, in_a_line};
+use metadata::CatalogRequest;
 
 pub(super) use seen::{Columns, SeenTables};
 
@@ -35,43 +33,80 @@ pub(crate) struct Relation {
     pub(crate) rows_estimate: Option<i64>,
 }
 
-/// Lists tables and views whose name matches a `LIKE` pattern, in the order of their names. One whose
-/// columns cannot be exported, or a view that has lost its table, is left out. It takes as long as it takes to plan each view.
-pub(super) async fn relations(
-    pool: &Pool,
-    lossless: Arc<Lossless>,
-    pattern: Option<String>,
-) -> Result<Vec<Relation>> {
-    pool.run(move |session, cancel| {
-        let connection = &session.connection;
-        let _watch = cancel.watch(connection);
-        let mut relations = Vec::new();
-        let found = rows(connection, &lossless, &listing_sql(pattern.as_deref()))?;
-        for row in 0..found.num_rows() {
-            cancel.check()?;
-            let name = TableName {
-                catalog: Some(text(found.column(0), row)),
-                schema: Some(text(found.column(1), row)),
-                table: text(found.column(2), row),
-            };
-            let estimate = found.column(3).as_primitive::<Int64Type>();
-            let rows_estimate = estimate.is_valid(row).then(|| estimate.value(row));
-            match select_all_schema(connection, &lossless, &name) {
-                Ok((schema, texts)) => relations.push(Relation {
-                    name,
-                    schema,
-                    texts,
-                    rows_estimate,
-                }),
-                Err(error) => {
-                    let (name, error) = (in_a_line(&name), in_a_line(&error));
-                    tracing::warn!(%name, %error, "left out of the listing");
+impl Engine {
+    /// Lists tables and views whose name matches a `LIKE` pattern, or all, in the order of their names. One whose
+    /// columns cannot be exported, or a view that has lost its table, is left out. It takes as long as it takes to plan each view.
+    pub(crate) async fn relations(&self, pattern: Option<String>) -> Result<Vec<Relation>> {
+        let lossless = self.0.shared.lossless.clone();
+        let listing = self.0.queries.run(move |session, cancel| {
+            let connection = &session.connection;
+            let _watch = cancel.watch(connection);
+            let mut relations = Vec::new();
+            let found = rows(connection, &lossless, &listing_sql(pattern.as_deref()))?;
+            for row in 0..found.num_rows() {
+                cancel.check()?;
+                let name = TableName {
+                    catalog: Some(text(found.column(0), row)),
+                    schema: Some(text(found.column(1), row)),
+                    table: text(found.column(2), row),
+                };
+                let estimate = found.column(3).as_primitive::<Int64Type>();
+                let rows_estimate = estimate.is_valid(row).then(|| estimate.value(row));
+                match select_all_schema(connection, &lossless, &name) {
+                    Ok((schema, texts)) => relations.push(Relation {
+                        name,
+                        schema,
+                        texts,
+                        rows_estimate,
+                    }),
+                    Err(error) => {
+                        let (name, error) = (in_a_line(&name), in_a_line(&error));
+                        tracing::warn!(%name, %error, "left out of the listing");
+                    }
                 }
             }
-        }
-        Ok(relations)
-    })
-    .await
+            Ok(relations)
+        });
+        listing.await
+    }
+
+    /// What is in the catalog, as the client's statements see it.
+    pub(crate) async fn catalog(
+        &self,
+        place: &Place,
+        request: CatalogRequest,
+    ) -> Result<RecordBatch> {
+        let lossless = self.0.shared.lossless.clone();
+        self.run_on(place, move |session, _, cancel| {
+            // It goes on where it cannot tell all of a table, which may have failed the transaction.
+            session.doubt();
+            let _watch = cancel.watch(&session.connection);
+            request.answer(&session.connection, &lossless, cancel)
+        })
+        .await
+    }
+
+    /// The catalog and the schema in which a client's statements look up names first.
+    pub(crate) async fn current_names(&self, place: &Place) -> Result<(String, String)> {
+        self.look_up(place, current).await
+    }
+
+    /// The settings that a session may change, and their values in this one.
+    pub(crate) async fn session_settings(&self, place: &Place) -> Result<Vec<(String, String)>> {
+        self.look_up(place, session_settings).await
+    }
+
+    async fn look_up<T: Send + 'static>(
+        &self,
+        place: &Place,
+        what: fn(&Connection) -> Result<T>,
+    ) -> Result<T> {
+        self.run_on(place, move |session, _, cancel| {
+            let _watch = cancel.watch(&session.connection);
+            what(&session.connection)
+        })
+        .await
+    }
 }
 
 fn listing_sql(pattern: Option<&str>) -> String {
@@ -97,35 +132,6 @@ pub(super) fn select_all_schema(
     let statement = prepare(connection, &format!("FROM {}", name.to_sql()))?;
     let (schema, texts) = statement.schema_as_texts(&lossless.options)?;
     Ok((Readable::new(&schema).schema().clone(), texts))
-}
-
-impl Engine {
-    /// The catalog and the schema in which a client's statements look up names first.
-    pub(crate) async fn current_names(&self, place: &Place) -> Result<(String, String)> {
-        self.look_up(place, current).await
-    }
-
-    /// The settings that a session may change, and their values in this one.
-    pub(crate) async fn session_settings(&self, place: &Place) -> Result<Vec<(String, String)>> {
-        self.look_up(place, session_settings).await
-    }
-
-    async fn look_up<T: Send + 'static>(
-        &self,
-        place: &Place,
-        what: fn(&Connection) -> Result<T>,
-    ) -> Result<T> {
-        query::run_on(
-            &self.0.queries,
-            &self.0.shared,
-            place,
-            move |session, _, cancel| {
-                let _watch = cancel.watch(&session.connection);
-                what(&session.connection)
-            },
-        )
-        .await
-    }
 }
 
 /// The catalog and the schema in which a connection looks up names first.

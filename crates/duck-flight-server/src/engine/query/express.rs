@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use super::Sql;
+use super::description::Description;
 use super::lookout::Lookout;
 use super::pump::{Start, whole};
-use super::{Description, Sql, description};
 use crate::engine::Lossless;
 use crate::engine::connections::cancel::Cancel;
 use crate::engine::connections::pool::{Pool, Session};
@@ -59,7 +60,7 @@ impl Express {
             let connection = &session.connection;
             let moment = connection.commits().quiet()?;
             let plan = connection.take_brief_plan(sql, moment)?;
-            let described = description(&plan, lossless, sql, 1, Some(moment));
+            let described = Description::of(&plan, lossless, sql, 1, Some(moment));
             connection.keep_plan(sql, plan, moment, true);
             described.ok()
         })

@@ -160,7 +160,7 @@ mod tests {
     use arrow::datatypes::Int64Type;
 
     use super::*;
-    use crate::engine::{Engine, EngineOptions, Lease, Place, TransactionLease, query};
+    use crate::engine::{Engine, EngineOptions, Lease, Place, TransactionLease};
     use crate::error::Error;
 
     async fn engine_with_table() -> Engine {
@@ -185,8 +185,7 @@ mod tests {
 
     /// Inserts a row, in a transaction of its own where the client has none, and panics before that is committed.
     async fn insert_and_panic(engine: &Engine, place: &Place) {
-        let (queries, shared) = (&engine.0.queries, &engine.0.shared);
-        let panics = query::run_on(queries, shared, place, |session, _, _| -> Result<()> {
+        let panics = engine.run_on(place, |session, _, _| -> Result<()> {
             if session.transaction == ClientTransaction::None {
                 session.connection.begin()?;
             }
