@@ -1,5 +1,6 @@
 //! What is in the database: tables and views, with their schemas.
 
+mod lookups;
 pub(super) mod metadata;
 pub(super) mod references;
 mod seen;
