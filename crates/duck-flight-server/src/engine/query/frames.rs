@@ -230,7 +230,7 @@ mod tests {
         for _ in 0..FRAMES_WAITING {
             sender.send(Frame::End).unwrap();
         }
-        // Nothing more is read ahead of it.
+        // One that finds room to read ahead refuses nobody in any case.
         sender.read_ahead.0.close();
         drop(receiver);
         assert!(matches!(sender.send(Frame::End), Err(Error::Cancelled)));
