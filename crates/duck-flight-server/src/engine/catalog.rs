@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use duck_flight_protocol::{TableName, quote};
 
 use super::connections::lease::Place;
-use super::ffi::{ArrowOptions, Connection, Prepared};
+use super::ffi::{ArrowOptions, Connection, Prepared, QueryResult};
 use super::ingest::producers::OWN_SCHEMA;
 use super::query::readable::Readable;
 use super::sql_error::SqlError;
@@ -184,7 +184,7 @@ pub(super) fn folded(expression: &str) -> String {
 /// Runs one of the engine's own small queries, and answers with its rows as a batch. Such queries call functions by their full
 /// names, for a client may have made a macro of the same name.
 pub(super) fn rows(connection: &Connection, lossless: &Lossless, sql: &str) -> Result<RecordBatch> {
-    fetch(prepare(connection, sql)?, lossless)
+    batch(connection.query(sql)?, lossless)
 }
 
 /// The texts that one of the engine's own small queries answers with, in a transaction that is open or in one of its own.
@@ -193,9 +193,7 @@ pub(super) fn texts<const N: usize>(
     sql: &str,
 ) -> Result<Vec<[String; N]>> {
     let options = ArrowOptions::of(connection);
-    let mut batches = prepare(connection, sql)?
-        .execute()?
-        .into_batches(&options)?;
+    let mut batches = connection.query(sql)?.into_batches(&options)?;
     let mut rows = Vec::new();
     while let Some(found) = batches.next_batch()? {
         let row = |row| std::array::from_fn(|column| text(found.column(column), row));
@@ -215,7 +213,12 @@ pub(super) fn prepare<'c>(
 
 /// Runs a prepared query of the engine's own, and answers with its rows as a batch.
 pub(super) fn fetch(statement: Prepared<'_>, lossless: &Lossless) -> Result<RecordBatch> {
-    let mut batches = statement.execute()?.into_batches(&lossless.options)?;
+    batch(statement.execute()?, lossless)
+}
+
+/// All rows of a result.
+fn batch(result: QueryResult<'_>, lossless: &Lossless) -> Result<RecordBatch> {
+    let mut batches = result.into_batches(&lossless.options)?;
     let mut all = Vec::new();
     while let Some(batch) = batches.next_batch()? {
         all.push(batch);

@@ -506,6 +506,32 @@ mod tests {
     use super::*;
     use crate::engine::ffi::Database;
 
+    /// DuckDB's look-up holds on to the table that it was planned with: planned in one transaction and run in another one, it read what
+    /// was freed in between.
+    #[test]
+    fn generated_columns_are_found_while_their_table_is_replaced() {
+        let database = Database::open(":memory:", &[]).unwrap();
+        let (own, other) = (database.connect().unwrap(), database.connect().unwrap());
+        let name = "a name that is too long to be kept in place";
+        let replace =
+            format!("CREATE OR REPLACE TABLE t (\"{name}\" BIGINT, twice AS (2 * \"{name}\"))");
+        other.execute(&replace).unwrap();
+        std::thread::scope(|scope| {
+            let replacing = scope.spawn(move || {
+                for _ in 0..2_000 {
+                    other.execute(&replace).unwrap();
+                }
+            });
+            while !replacing.is_finished() {
+                let table = TableName::from("t");
+                let mut columns = own.table_columns(&table).unwrap().unwrap();
+                own.mark_generated(&table, &mut columns);
+                let generated: Vec<_> = columns.iter().map(|column| column.is_generated).collect();
+                assert_eq!(generated, [false, true]);
+            }
+        });
+    }
+
     #[test]
     fn rows_count_as_written_until_they_are_committed_and_not_at_all_in_a_temporary_table() {
         let database = Database::open(":memory:", &[]).unwrap();

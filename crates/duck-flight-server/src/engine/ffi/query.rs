@@ -66,6 +66,30 @@ impl Connection {
         }
         Ok(script)
     }
+
+    /// Runs a query of ours at once, all of it in one transaction: in the open one, or in one of its own. A statement that is prepared is
+    /// planned in a transaction before the one that it runs in, and some plans hold on to a table that may be gone by then
+    /// (`PragmaTableInfoBind`).
+    pub(crate) fn query(&self, sql: &str) -> Result<QueryResult<'_>> {
+        let sql = super::c_string(sql)?;
+        self.chunks_fetched.set(0);
+        self.rows_fetched.set(0);
+        self.open_transaction.touch();
+        // SAFETY: an all-zero duckdb_result is what the C API expects to fill in.
+        let mut raw: ffi::duckdb_result = unsafe { std::mem::zeroed() };
+        // SAFETY: the connection is open and the text NUL-terminated; the result is freed by `QueryResult::drop`, also after a failure.
+        let state = unsafe { ffi::duckdb_query(self.raw, sql.as_ptr(), &raw mut raw) };
+        self.open_transaction.settle();
+        let mut result = QueryResult {
+            raw,
+            connection: self,
+        };
+        if state == ffi::DuckDBSuccess {
+            return Ok(result);
+        }
+        let untold = || SqlError::internal("a query failed and does not say why");
+        Err(result.error().unwrap_or_else(untold))
+    }
 }
 
 /// A parsed script: statements that are prepared one after another, each after the one before it has run.

@@ -270,7 +270,7 @@ impl<'a> Statement<'a> {
             | StatementKind::Definition
             | StatementKind::Alteration
             | StatementKind::Set => true,
-            StatementKind::Call => !contains_word(&self.sql.text, "checkpoint"),
+            StatementKind::Call => !self.is_checkpoint(kind),
             _ => false,
         }
     }
