@@ -11,6 +11,7 @@
 //! - [`Appender`], [`ArrowImporter`], [`append::DataChunk`]: Arrow in, rows appended;
 //! - [`insert::Insert`]: the same by a statement that is planned once;
 //! - [`tasks::Tasks`]: the tasks of all statements, for threads of ours;
+//! - [`allocator`]: how long DuckDB's allocator keeps memory that was freed;
 //! - [`lock`]: a lock on the database file that outlives what DuckDB does with the file.
 //!
 //! A wrapper owns what it wraps and frees it once. Whatever borrows from a connection says so with a
@@ -18,6 +19,7 @@
 
 #![expect(unsafe_code, reason = "this module is where the C API is called")]
 
+pub(in crate::engine) mod allocator;
 pub(crate) mod append;
 mod arrow_type;
 mod checkpoint;

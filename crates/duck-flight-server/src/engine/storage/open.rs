@@ -10,6 +10,7 @@ use super::images::PATIENCE;
 use super::mark;
 use super::spilled::spill_directory;
 use crate::engine::catalog::literal;
+use crate::engine::ffi::allocator::keep_freed_memory_briefly;
 use crate::engine::ffi::{ArrowOptions, Connection, Database};
 use crate::engine::{EngineOptions, IN_MEMORY, Lossless};
 use crate::error::{Error, Result};
@@ -82,6 +83,7 @@ pub(in crate::engine) fn open_database(options: &EngineOptions) -> Result<Opened
         settings.push(("temp_directory", directory.display().to_string()));
     }
     let database = Database::open(IN_MEMORY, &settings)?;
+    keep_freed_memory_briefly();
     database.start_helpers(threads - 1)?;
     let connection = database.connect()?;
     // DuckDB takes no notice of it before it is open.
