@@ -232,6 +232,8 @@ async fn no_client_forces_a_checkpoint_that_all_others_wait_for() {
         "FORCE CHECKPOINT",
         "FROM force_checkpoint()",
         "FROM checkpoint()",
+        "CALL checkpoint()",
+        "CALL pragma_table_info('t'); SELECT 1 AS \u{a0}checkpoint; SELECT 2",
         "CREATE VIEW v AS SELECT 1 FROM t, system.main.\"Checkpoint\" ()",
         "PRAGMA force_checkpoint",
         "SELECT 1; force /* */ checkpoint test",

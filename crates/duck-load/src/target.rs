@@ -167,15 +167,17 @@ impl Failure {
     }
 }
 
-/// How tonic begins the message of a status that it made of an HTTP answer without a gRPC status.
+/// How tonic, and the last one a proxy in Go, begins the message of a status that it made of an HTTP answer without a gRPC status.
 const FROM_HTTP_STATUS: &str = "grpc-status header missing";
 
-/// How tonic begins the message of an `INTERNAL` that it made of a stream that was cut off or damaged on its way: here, which it
-/// gives no source, or where a server or a proxy answered with what it met itself.
-const FROM_STREAM: [&str; 3] = [
+/// How tonic, and the last of them grpc-go, begins the message of an `INTERNAL` that it made of a stream that was cut off or damaged
+/// on its way: here, which it gives no source, or where a server or a proxy answered with what it met itself.
+const FROM_STREAM: [&str; 5] = [
     "Unexpected EOF decoding stream",
+    "Error decompressing: ",
     "protocol error: ",
     "h2 protocol error: ",
+    "stream terminated by RST_STREAM",
 ];
 
 /// How the generated client begins the message of a status that it made before it sent anything.
@@ -318,6 +320,8 @@ mod tests {
             "Unexpected EOF decoding stream.",
             "protocol error: received message with compressed-flag but no grpc-encoding was specified",
             "h2 protocol error: error reading a body from connection",
+            "Error decompressing: deflate decompression error, while decompressing",
+            "stream terminated by RST_STREAM with error code: INTERNAL_ERROR",
             "grpc-status header missing, mapped from HTTP status code 400",
         ] {
             assert!(!is_fault(Status::internal(message)), "{message}");

@@ -184,16 +184,25 @@ pub(super) fn folded(expression: &str) -> String {
 /// Runs one of the engine's own small queries, and answers with its rows as a batch. Such queries call functions by their full
 /// names, for a client may have made a macro of the same name.
 pub(super) fn rows(connection: &Connection, lossless: &Lossless, sql: &str) -> Result<RecordBatch> {
-    batch(connection.query(sql)?, lossless)
+    fetch(prepare(connection, sql)?, lossless)
 }
 
-/// The texts that one of the engine's own small queries answers with, in a transaction that is open or in one of its own.
+/// The texts that one of the engine's own small queries answers with. Where no transaction is open it is planned in one of its own, and
+/// run in another one.
 pub(super) fn texts<const N: usize>(
     connection: &Connection,
     sql: &str,
 ) -> Result<Vec<[String; N]>> {
+    texts_of(connection, prepare(connection, sql)?.execute()?)
+}
+
+/// The texts of a result.
+pub(super) fn texts_of<const N: usize>(
+    connection: &Connection,
+    result: QueryResult<'_>,
+) -> Result<Vec<[String; N]>> {
     let options = ArrowOptions::of(connection);
-    let mut batches = connection.query(sql)?.into_batches(&options)?;
+    let mut batches = result.into_batches(&options)?;
     let mut rows = Vec::new();
     while let Some(found) = batches.next_batch()? {
         let row = |row| std::array::from_fn(|column| text(found.column(column), row));
@@ -213,12 +222,7 @@ pub(super) fn prepare<'c>(
 
 /// Runs a prepared query of the engine's own, and answers with its rows as a batch.
 pub(super) fn fetch(statement: Prepared<'_>, lossless: &Lossless) -> Result<RecordBatch> {
-    batch(statement.execute()?, lossless)
-}
-
-/// All rows of a result.
-fn batch(result: QueryResult<'_>, lossless: &Lossless) -> Result<RecordBatch> {
-    let mut batches = result.into_batches(&lossless.options)?;
+    let mut batches = statement.execute()?.into_batches(&lossless.options)?;
     let mut all = Vec::new();
     while let Some(batch) = batches.next_batch()? {
         all.push(batch);

@@ -13,7 +13,7 @@ use super::{
     ArrowOptions, Connection, LogicalType, Result, SqlError, SqlErrorKind, c_string, check,
     take_text, text,
 };
-use crate::engine::catalog::{is_name, literal, texts};
+use crate::engine::catalog::{is_name, literal, texts_of};
 use crate::engine::replay::index_work::may_delete;
 use crate::engine::rows::constraints::is_in_schema;
 
@@ -172,7 +172,9 @@ impl Connection {
         if columns.iter().all(|column| column.has_default) {
             return;
         }
-        let Ok(with_expressions) = texts::<1>(self, &with_expressions_sql(table)) else {
+        let found = self.query(&with_expressions_sql(table)).ok();
+        let names = found.and_then(|found| texts_of::<1>(self, found).ok());
+        let Some(with_expressions) = names else {
             return;
         };
         for column in columns.iter_mut().filter(|column| !column.has_default) {

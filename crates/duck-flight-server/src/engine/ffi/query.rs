@@ -67,9 +67,9 @@ impl Connection {
         Ok(script)
     }
 
-    /// Runs a query of ours at once, all of it in one transaction: in the open one, or in one of its own. A statement that is prepared is
-    /// planned in a transaction before the one that it runs in, and some plans hold on to a table that may be gone by then
-    /// (`PragmaTableInfoBind`).
+    /// Runs a small query of ours to its end, all of it in one transaction: in the open one, or in one of its own. A statement that is
+    /// prepared is planned in a transaction before the one that it runs in, and some plans hold on to a table that may be gone by then
+    /// (`PragmaTableInfoBind`). No helper is called for it.
     pub(crate) fn query(&self, sql: &str) -> Result<QueryResult<'_>> {
         let sql = super::c_string(sql)?;
         self.chunks_fetched.set(0);

@@ -28,7 +28,7 @@ impl Connection {
     }
 }
 
-/// A result whose rows are fetched chunk by chunk while the statement runs.
+/// A result whose rows are fetched chunk by chunk, while the statement runs unless it ran to its end at once.
 pub(crate) struct QueryResult<'a> {
     pub(super) raw: ffi::duckdb_result,
     pub(super) connection: &'a Connection,
@@ -105,7 +105,7 @@ impl<'a> QueryResult<'a> {
 
 impl Drop for QueryResult<'_> {
     fn drop(&mut self) {
-        // SAFETY: filled in by duckdb_execute_pending, freed only here.
+        // SAFETY: filled in by duckdb_execute_pending or duckdb_query, freed only here.
         unsafe { ffi::duckdb_destroy_result(&raw mut self.raw) };
     }
 }

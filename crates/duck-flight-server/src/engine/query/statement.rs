@@ -216,6 +216,7 @@ impl<'a> Statement<'a> {
         };
         let statement = statement.ok_or(Error::NoStatement)??;
         let kind = statement.kind();
+        self.check_checkpoint(kind)?;
         if matches!(
             kind,
             StatementKind::Definition | StatementKind::Alteration | StatementKind::Explain
