@@ -167,7 +167,7 @@ impl Failure {
     }
 }
 
-/// How tonic, and the last one a proxy in Go, begins the message of a status that it made of an HTTP answer without a gRPC status.
+/// How tonic begins the message of a status that it made of an HTTP answer without a gRPC status.
 const FROM_HTTP_STATUS: &str = "grpc-status header missing";
 
 /// How tonic, and the last of them grpc-go, begins the message of an `INTERNAL` that it made of a stream that was cut off or damaged
