@@ -13,10 +13,10 @@ pub(super) mod producers;
 pub(super) mod queue;
 pub(super) mod recent;
 pub(super) mod rejects;
-mod shared;
+pub(super) mod shared;
 pub(super) mod staged;
 mod tables;
-mod target;
+pub(super) mod target;
 pub(super) mod unit;
 pub(super) mod writer;
 

@@ -26,7 +26,7 @@ use super::connections::cancel::{Cancel, CancelOnDrop};
 use super::connections::lease::{Held, Place, Seat, Traces};
 use super::connections::pool::Session;
 use super::holdings::HeldBytes;
-use super::ingest::writer::Shared;
+use super::ingest::shared::Shared;
 use super::sql::admission::check_before_planning;
 use super::sql_error::SqlErrorKind;
 use super::{Engine, Inner};

@@ -29,7 +29,7 @@ use crate::engine::Lossless;
 use crate::engine::connections::cancel::Cancel;
 use crate::engine::ffi::Connection;
 use crate::engine::ingest::producers::OWN_SCHEMA;
-use crate::engine::ingest::unit::TEMPORARY;
+use crate::engine::ingest::target::TEMPORARY;
 use crate::engine::sql_error::{SqlError, SqlErrorKind};
 use crate::error::{Result, in_a_line};
 use columns::{Columns, columns};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::texts;
 use crate::engine::ffi::Connection;
-use crate::engine::ingest::unit::TableKey;
+use crate::engine::ingest::target::TableKey;
 use crate::error::Result;
 
 /// The foreign keys of tables that others also see: where they are, which table refers, and to which one. Both are in one schema, and

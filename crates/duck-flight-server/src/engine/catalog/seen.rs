@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::references::References;
 use crate::engine::ffi::ColumnShape;
-use crate::engine::ingest::unit::TableKey;
+use crate::engine::ingest::target::TableKey;
 use crate::engine::rows::keys::Refusals;
 use crate::engine::rows::types::same_name;
 

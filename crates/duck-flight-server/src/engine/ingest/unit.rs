@@ -8,13 +8,11 @@ use arrow::compute::filter_record_batch;
 use duck_flight_protocol::SchemaMode;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-pub(crate) use super::target::TEMPORARY;
-pub(in crate::engine) use super::target::{TableKey, Target};
-
 use super::budget::Share;
 use super::large::parts;
 use super::producers::{Claim, Standing};
 use super::rejects::{Reject, RejectedBytes, Sifted};
+use super::target::{TableKey, Target};
 use crate::engine::rows::offences::Offence;
 use crate::engine::rows::plan::Plan;
 use crate::engine::sql_error::SqlError;

@@ -24,10 +24,9 @@ use std::time::Instant;
 use duck_flight_protocol::{SchemaMode, TableName};
 use parking_lot::Mutex;
 
-pub(in crate::engine) use super::shared::Shared;
-
 use super::producers::Producers;
 use super::queue::{Queue, SECOND_WRITER_ROWS, Turn};
+use super::shared::Shared;
 use super::tables::{ALTERATIONS_AT_ONCE, alter_table};
 use super::target::TableKey;
 use super::unit::Unit;

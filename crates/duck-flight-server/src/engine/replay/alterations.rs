@@ -22,7 +22,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use super::index_work::Names;
 use super::named;
 use crate::engine::ffi::{Connection, StatementKind};
-use crate::engine::ingest::unit::TEMPORARY;
+use crate::engine::ingest::target::TEMPORARY;
 use crate::engine::sql::deed::{Asked, Deed, How, What, own_name};
 use crate::engine::sql_error::{SqlError, SqlErrorKind};
 use crate::error::Result;

@@ -15,7 +15,7 @@ use super::named::tables_sql;
 use super::rename::renamed;
 use crate::engine::catalog::{literal, texts};
 use crate::engine::ffi::Connection;
-use crate::engine::ingest::unit::TEMPORARY;
+use crate::engine::ingest::target::TEMPORARY;
 use crate::error::{Error, Result};
 
 const UNREADABLE: &str = "a table is renamed by ALTER TABLE name RENAME TO name alone, without white space beyond ASCII, and with a new name in double quotes whose last letter is beyond ASCII: the \

@@ -20,7 +20,7 @@ use super::named::{self, Table};
 use super::{FIRST_NEW_ROW, hides_row_numbers, may_make_index};
 use crate::engine::catalog::texts;
 use crate::engine::ffi::{Connection, StatementKind};
-use crate::engine::ingest::unit::TEMPORARY;
+use crate::engine::ingest::target::TEMPORARY;
 use crate::engine::rows::types::same_name;
 use crate::engine::sql::deed::{Asked, CHANGING, Change, Deed, How, What, own_name};
 use crate::engine::sql::tokens::contains_any_word;

@@ -14,7 +14,7 @@ use super::index_work::IndexStep;
 use super::named::tables;
 use crate::engine::catalog::texts;
 use crate::engine::ffi::Connection;
-use crate::engine::ingest::unit::TEMPORARY;
+use crate::engine::ingest::target::TEMPORARY;
 use crate::engine::rows::types::same_name;
 use crate::engine::sql::deed::Asked;
 use crate::engine::sql_error::{SqlError, SqlErrorKind};

@@ -5,7 +5,7 @@
 
 use crate::engine::catalog::{folded, is_name, texts};
 use crate::engine::ffi::Connection;
-use crate::engine::ingest::unit::TEMPORARY;
+use crate::engine::ingest::target::TEMPORARY;
 use crate::error::Result;
 
 /// The schema that DuckDB finds in each database, and where a connection looks that is as new.

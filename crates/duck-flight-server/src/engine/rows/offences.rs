@@ -21,7 +21,7 @@ use crate::engine::catalog::fetch;
 use crate::engine::ffi::append::{MAX_CHUNK_ROWS, ROWS};
 use crate::engine::ffi::{ColumnShape, Connection};
 use crate::engine::ingest::rejects::MAX_REJECTS;
-use crate::engine::ingest::unit::Target;
+use crate::engine::ingest::target::Target;
 use crate::engine::sql_error::SqlError;
 use crate::error::{Error, Result, in_a_line};
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
-use crate::engine::ingest::unit::TableKey;
+use crate::engine::ingest::target::TableKey;
 
 /// The log is checkpointed from this size on. Commits that append to a table wait while it is written, and a larger
 /// log makes that longer.

@@ -15,7 +15,7 @@ use super::bell::{CheckpointBell, Rings, Signal};
 use super::images::PATIENCE;
 use super::room::log_path;
 use crate::engine::ffi::{Connection, Database};
-use crate::engine::ingest::writer::Shared;
+use crate::engine::ingest::shared::Shared;
 use crate::engine::sql_error::SqlError;
 use crate::engine::thread;
 use crate::error::{Error, Result, in_a_line};

@@ -5,7 +5,7 @@ use crate::engine::catalog::references::References;
 use crate::engine::connections::commits::Alone;
 use crate::engine::ffi::StatementKind;
 use crate::engine::ingest::queue::holds::{Hold, Reach, Tables};
-use crate::engine::ingest::unit::{TEMPORARY, TableKey};
+use crate::engine::ingest::target::{TEMPORARY, TableKey};
 use crate::engine::replay::claim::{claim_name, claim_renamed};
 use crate::engine::replay::index_work::IndexWork;
 use crate::engine::replay::named::MAIN;
